@@ -1,0 +1,25 @@
+//! Every fixed limit, and the relations between them.
+
+/// Bytes of a page of a relation file and of a buffer frame.
+pub const PAGE_BYTES: usize = 8192;
+/// Bytes of a page of the write-ahead log.
+pub const WAL_PAGE_BYTES: usize = 8192;
+/// Longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 2048;
+/// Key and value up to this many bytes together stay in the leaf; larger values overflow.
+pub const INLINE_BYTES_MAX: usize = PAGE_BYTES / 4;
+/// The upper bound of the parameter `max_value_size`.
+pub const VALUE_BYTES_CEILING: usize = 16 << 20;
+/// Bytes of one piece of a relation file.
+pub const FILE_PIECE_BYTES: u64 = 1 << 30;
+/// Most backend processes.
+pub const BACKENDS_MAX: usize = 64;
+/// Processes that own a slot in shared memory: startup, checkpointer, walwriter, backends.
+pub const PROCESSES_MAX: usize = BACKENDS_MAX + 3;
+/// Snapshots that one process can hold published at a time.
+pub const SNAPSHOTS_PER_PROCESS: usize = 64;
+/// Relation files that exist at a time, those that wait to be unlinked included.
+pub const FILES_MAX: usize = 2048;
+
+const _: () = assert!(INLINE_BYTES_MAX >= KEY_BYTES_MAX);
+const _: () = assert!(FILE_PIECE_BYTES.is_multiple_of(PAGE_BYTES as u64));

@@ -1,0 +1,1 @@
+//! Placeholder; the crate's purpose is written here as it is built.
