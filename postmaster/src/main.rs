@@ -1,1 +1,6 @@
+//! The postmaster: births, deaths, signals, admission. It touches no page and takes no latch.
+
+mod restart;
+mod state;
+
 fn main() {}
