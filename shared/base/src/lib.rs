@@ -2,9 +2,25 @@
 //! limits and the relations between them, process roles, and (in their modules) parameters,
 //! configuration and log lines. No I/O beside reading configuration files, no shared memory.
 
+pub mod conf_file;
+pub mod config;
+pub mod glob;
 pub mod ids;
 pub mod limits;
+pub mod overrides;
+pub mod params;
 pub mod role;
+pub mod units;
+pub mod value;
+pub mod words;
 
+pub use config::Config;
 pub use ids::{BatchNo, BlockNo, FileNo, FrameNo, Lsn, PageTag, StartCount, Timeline};
+pub use overrides::Overrides;
+pub use params::Param;
 pub use role::Role;
+
+/// The server's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The version of Redis whose commands and replies are the model; `redis_version` in `INFO`.
+pub const REDIS_COMPAT: &str = "7.2.0";

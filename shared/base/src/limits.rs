@@ -20,6 +20,16 @@ pub const PROCESSES_MAX: usize = BACKENDS_MAX + 3;
 pub const SNAPSHOTS_PER_PROCESS: usize = 64;
 /// Relation files that exist at a time, those that wait to be unlinked included.
 pub const FILES_MAX: usize = 2048;
+/// Least size of the log's ring in shared memory, in bytes.
+pub const WAL_BUFFERS_BYTES_MIN: u64 = 256 << 10;
+/// Longest text that a parameter can have, in bytes.
+pub const PARAMETER_TEXT_BYTES_MAX: usize = 1023;
+/// Bytes that all values set by `CONFIG SET` can take in shared memory.
+pub const CONFIG_OVERRIDES_BYTES_MAX: usize = 8192;
+/// How deep configuration files can include each other.
+pub const CONFIG_INCLUDE_DEPTH_MAX: usize = 10;
+/// Largest configuration file, in bytes.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1 << 20;
 
 const _: () = assert!(INLINE_BYTES_MAX >= KEY_BYTES_MAX);
 const _: () = assert!(FILE_PIECE_BYTES.is_multiple_of(PAGE_BYTES as u64));
