@@ -1,0 +1,30 @@
+//! The three classes of error, which decide what happens to the process that meets one.
+
+/// How far an error reaches. Each class is handled, and logged, in one place: where a command is
+/// run, where a process's `main` ends, and where it aborts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// A reply to the client; the connection lives.
+    Reply,
+    /// This process ends with status 1, and all it held is released in order.
+    Fatal,
+    /// What is in memory cannot be trusted any more, or can no longer be made durable: abort, and
+    /// the server recovers from disk.
+    Panic,
+}
+
+/// An error that knows its class.
+pub trait Classified: std::error::Error {
+    /// How far it reaches.
+    fn class(&self) -> Class;
+}
+
+/// Exit statuses of a child, as the postmaster reads them.
+pub mod exit {
+    /// The child did all it was to do.
+    pub const OK: i32 = 0;
+    /// FATAL: reported, and nothing shared is left behind.
+    pub const FATAL: i32 = 1;
+    /// Told by SIGQUIT to leave at once, or cut off from the postmaster.
+    pub const QUIT: i32 = 2;
+}
