@@ -1,1 +1,30 @@
-//! Placeholder; the crate's purpose is written here as it is built.
+//! The one room that may hold `unsafe`: what Redoubt needs from the operating system, behind an
+//! interface that is safe and has no hidden contract.
+//!
+//! * [`shm`], [`frame`]: the shared segment, its plan, typed areas and page frames;
+//! * [`latch`], [`futex`], [`event`]: waiting and waking across processes;
+//! * [`fork`], [`signals`], [`crash`], [`title`], [`fdpass`], [`lockfile`], [`deathwatch`]: the
+//!   life of a process;
+//! * [`storage`], [`clock`], [`random`], [`fault`]: seams that a test can take hold of.
+//!
+//! Invariants of the whole crate:
+//!
+//! * No public function or type can be misused from safe code so that memory is shared wrongly:
+//!   regions come from one [`shm::Plan`], so they never overlap; the bytes of a frame are reached
+//!   only through a guard of its latch; shared types hold plain numbers and atomics.
+//! * Every `unsafe` block holds one operation and says why it is sound.
+//! * What waits can be killed: futex waits end at a signal whose handler leaves the process.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod atomics;
+pub mod clock;
+pub mod crash;
+pub mod event;
+pub mod frame;
+pub mod futex;
+mod held;
+pub mod latch;
+mod rawlatch;
+pub mod shm;
+pub mod storage;

@@ -1,0 +1,153 @@
+//! Sleeping on a word of shared memory, across processes, and a condition built on it.
+//!
+//! Invariant: the private flag is never used, because a private futex is looked up by address
+//! space and would not find a sleeper in another process.
+
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::time::Duration;
+use zerocopy::{FromBytes, KnownLayout};
+
+const ANY_CHANNEL: u32 = u32::MAX;
+
+/// How a [`futex_wait`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// A wake-up came (or the kernel ended the wait without one: look at the condition again).
+    Woken,
+    /// The word did not hold the expected value, so there was no sleep.
+    Changed,
+    /// A signal was handled meanwhile.
+    Interrupted,
+    /// The time was over.
+    TimedOut,
+}
+
+/// Sleeps while `word` holds `expected`, at most for `timeout`. A signal ends the sleep, so that
+/// a caller in a loop sees what its handler did.
+pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Waited {
+    match timeout {
+        None => wait_until(word, expected, None, ANY_CHANNEL),
+        Some(timeout) => {
+            let end = crate::clock::monotonic_ns()
+                .saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+            wait_until(word, expected, Some(end), ANY_CHANNEL)
+        }
+    }
+}
+
+/// Wakes up to `count` sleepers on `word`, in whatever process, and returns how many.
+pub fn futex_wake(word: &AtomicU32, count: u32) -> u32 {
+    wake_on(word, count, ANY_CHANNEL)
+}
+
+/// Sleeps without a time limit; true if a wake-up ended it.
+pub(crate) fn wait_on(word: &AtomicU32, expected: u32, channel: u32) -> bool {
+    wait_until(word, expected, None, channel) == Waited::Woken
+}
+
+fn wait_until(word: &AtomicU32, expected: u32, end_ns: Option<u64>, channel: u32) -> Waited {
+    let end = end_ns.map(|ns| libc::timespec {
+        tv_sec: libc::time_t::try_from(ns / 1_000_000_000).unwrap_or(libc::time_t::MAX),
+        // Below 10^9, which fits every c_long.
+        tv_nsec: (ns % 1_000_000_000) as libc::c_long,
+    });
+    let end_pointer = end.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: FUTEX_WAIT_BITSET reads the word, which is a live atomic, and the timespec, which
+    // is null or lives until the call returns; it writes to neither.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT_BITSET,
+            expected,
+            end_pointer,
+            ptr::null::<u32>(),
+            channel,
+        )
+    };
+    if result == 0 {
+        return Waited::Woken;
+    }
+    match std::io::Error::last_os_error().raw_os_error() {
+        Some(libc::EAGAIN) => Waited::Changed,
+        Some(libc::EINTR) => Waited::Interrupted,
+        Some(libc::ETIMEDOUT) => Waited::TimedOut,
+        other => crate::crash::panic_abort(&format!("futex wait failed with errno {other:?}")),
+    }
+}
+
+/// Wakes up to `count` sleepers of a channel, and returns how many.
+pub(crate) fn wake_on(word: &AtomicU32, count: u32, channel: u32) -> u32 {
+    let count = count.min(i32::MAX as u32);
+    // SAFETY: FUTEX_WAKE_BITSET takes the address of the word, a live atomic, as a name only.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAKE_BITSET,
+            count,
+            ptr::null::<libc::timespec>(),
+            ptr::null::<u32>(),
+            channel,
+        )
+    };
+    u32::try_from(result).unwrap_or_else(|_| {
+        let error = std::io::Error::last_os_error();
+        crate::crash::panic_abort(&format!("futex wake failed: {error}"))
+    })
+}
+
+/// Something in shared memory that processes wait for: a sequence that moves at each change.
+///
+/// Protocol. Waiter: W1 `ticket()`, W2 look at the condition, W3 `wait(ticket)` if it does not
+/// hold, and again from W1. Changer: C1 make the condition true, C2 `wake_all()`. If C2 comes
+/// before W1, W2 sees C1; else the sequence is no longer the ticket and W3 does not sleep, or the
+/// waiter is counted before it sleeps and C2 wakes it.
+#[derive(FromBytes, KnownLayout, Debug, Default)]
+#[repr(C)]
+pub struct Condition {
+    /// atomic: Release by the changer, Acquire by the waiter.
+    sequence: AtomicU32,
+    /// atomic: ordered against `sequence` by fences on both sides.
+    waiters: AtomicU32,
+}
+
+/// The state of a [`Condition`] that a waiter has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(u32);
+
+impl Condition {
+    /// A condition outside of shared memory, for tests.
+    pub const fn new() -> Self {
+        Self {
+            sequence: AtomicU32::new(0),
+            waiters: AtomicU32::new(0),
+        }
+    }
+
+    /// To be taken before looking at the condition.
+    pub fn ticket(&self) -> Ticket {
+        Ticket(self.sequence.load(Ordering::Acquire))
+    }
+
+    /// Sleeps unless there was a [`Condition::wake_all`] since the ticket was taken. Returns at a
+    /// wake-up, a signal, or when the time is over: the caller looks at its condition again.
+    pub fn wait(&self, ticket: Ticket, timeout: Option<Duration>) {
+        self.waiters.fetch_add(1, Ordering::Relaxed);
+        // Count ourselves before the kernel reads the sequence; pairs with `wake_all`.
+        fence(Ordering::SeqCst);
+        futex_wait(&self.sequence, ticket.0, timeout);
+        self.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Wakes all who wait. Without waiters this is no system call.
+    pub fn wake_all(&self) {
+        self.sequence.fetch_add(1, Ordering::Release);
+        // Move the sequence before looking for waiters; pairs with `wait`.
+        fence(Ordering::SeqCst);
+        if self.waiters.load(Ordering::Relaxed) != 0 {
+            futex_wake(&self.sequence, u32::MAX);
+        }
+    }
+}

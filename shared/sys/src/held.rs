@@ -1,0 +1,79 @@
+//! What this thread holds: frames (so that a fork can be refused) and, in debug builds, ranks.
+//!
+//! Guards never leave their thread, so thread-local counts are exact.
+
+use std::cell::Cell;
+
+thread_local! {
+    static FRAMES: Cell<u32> = const { Cell::new(0) };
+}
+
+#[inline]
+pub(crate) fn enter_frame() {
+    FRAMES.set(
+        FRAMES
+            .get()
+            .checked_add(1)
+            .expect("no thread holds four billion frames"),
+    );
+}
+
+#[inline]
+pub(crate) fn leave_frame() {
+    FRAMES.set(FRAMES.get() - 1);
+}
+
+/// Guards of frames that this thread holds (leaked ones included).
+pub(crate) fn frames() -> u32 {
+    FRAMES.get()
+}
+
+#[cfg(debug_assertions)]
+mod ranks {
+    use std::cell::RefCell;
+
+    thread_local! {
+        /// How many latches of each rank are held.
+        static RANKS: RefCell<[u8; 256]> = const { RefCell::new([0; 256]) };
+    }
+
+    /// The highest rank held that is at or above `rank`.
+    pub(crate) fn rank_above(rank: u8) -> Option<u8> {
+        RANKS.with_borrow(|held| (rank..=u8::MAX).rev().find(|at| held[usize::from(*at)] > 0))
+    }
+
+    pub(crate) fn check_rank(rank: u8) {
+        if rank == 0 {
+            return;
+        }
+        if let Some(held) = rank_above(rank) {
+            crate::crash::panic_abort(&format!(
+                "a latch of rank {rank} was asked for while one of rank {held} is held"
+            ));
+        }
+    }
+
+    pub(crate) fn enter_rank(rank: u8) {
+        if rank != 0 {
+            RANKS.with_borrow_mut(|held| held[usize::from(rank)] += 1);
+        }
+    }
+
+    pub(crate) fn leave_rank(rank: u8) {
+        if rank != 0 {
+            RANKS.with_borrow_mut(|held| held[usize::from(rank)] -= 1);
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+mod ranks {
+    #[inline(always)]
+    pub(crate) fn check_rank(_rank: u8) {}
+    #[inline(always)]
+    pub(crate) fn enter_rank(_rank: u8) {}
+    #[inline(always)]
+    pub(crate) fn leave_rank(_rank: u8) {}
+}
+
+pub(crate) use ranks::*;

@@ -1,0 +1,303 @@
+//! The narrow door to files: one trait, one real disk here and one simulated (`simdisk`).
+//!
+//! Invariants:
+//!
+//! * Paths are relative to the data directory, with `/` between names, and never leave it.
+//! * Reads and writes name their offset; no file has a position that processes could share.
+//! * An error says which operation failed on which file, and keeps its kind (`StorageFull`, …).
+//!   Whether a failed sync means PANIC is decided by the caller; nothing here is tried again.
+//! * Files are made readable and writable by their owner alone, and closed at exec.
+
+use nix::errno::Errno;
+use nix::fcntl::posix_fallocate;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// To read one that exists.
+    Read,
+    /// To read and write one that exists.
+    ReadWrite,
+    /// To read and write one that must not exist yet.
+    CreateNew,
+    /// As `ReadWrite`; each write returns when its data is durable (`O_DSYNC`).
+    ReadWriteSyncData,
+    /// As `ReadWrite`; each write returns when data and metadata are durable (`O_SYNC`).
+    ReadWriteSync,
+}
+
+/// A directory of files on a disk that may fail.
+pub trait Storage: Send + Sync {
+    /// Opens a file.
+    fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>>;
+    /// Gives a file another name, replacing what had it. Durable after `sync_dir`.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file's name. Durable after `sync_dir`.
+    fn remove(&self, path: &str) -> io::Result<()>;
+    /// The names in a directory, sorted; of files and directories alike.
+    fn list(&self, dir: &str) -> io::Result<Vec<String>>;
+    /// Makes a directory in one that exists. Durable after `sync_dir` of that one.
+    fn create_dir(&self, dir: &str) -> io::Result<()>;
+    /// Makes the names in a directory (`""` is the data directory itself) durable.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+    /// Whether there is a file or directory of that name.
+    fn exists(&self, path: &str) -> io::Result<bool>;
+}
+
+/// An open file.
+pub trait StorageFile: Send + Sync {
+    /// Fills the buffer from `offset`; fewer bytes only where the file ends.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all bytes at `offset`, making the file longer if need be.
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes what was written durable, with the length if that is needed to read it. After an
+    /// error nothing is known of what was written since the last success.
+    fn sync_data(&self) -> io::Result<()>;
+    /// As `sync_data`, with all metadata.
+    fn sync_all(&self) -> io::Result<()>;
+    /// Makes sure that the range has its room on disk, reading as zeros where nothing was written;
+    /// `StorageFull` otherwise.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Bytes of the file.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether it has no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        self.len().map(|len| len == 0)
+    }
+    /// Cuts the file, or lengthens it by zeros without taking room.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+    /// Suggests that the range be written now, so that a later sync has less to do. Promises
+    /// nothing.
+    fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()>;
+}
+
+/// Puts the operation and the file's name before what the system said; the kind stays.
+pub(crate) fn failed(what: &str, path: &str, error: &io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("could not {what} \"{path}\": {error}"),
+    )
+}
+
+/// Whether a path is relative and stays below its start.
+pub(crate) fn is_inside(path: &str) -> bool {
+    path.is_empty() || path.split('/').all(|name| !matches!(name, "" | "." | ".."))
+}
+
+/// The files of a data directory on a real disk.
+pub struct RealStorage {
+    data_dir: PathBuf,
+}
+
+impl RealStorage {
+    /// The storage below `data_dir`, which exists.
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self { data_dir }
+    }
+
+    /// Where it is.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    fn full(&self, path: &str) -> io::Result<PathBuf> {
+        if is_inside(path) {
+            Ok(self.data_dir.join(path))
+        } else {
+            let message = format!("\"{path}\" is not a path below the data directory");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+        }
+    }
+
+    fn on<T>(
+        &self,
+        what: &str,
+        path: &str,
+        action: impl FnOnce(&Path) -> io::Result<T>,
+    ) -> io::Result<T> {
+        action(&self.full(path)?).map_err(|error| failed(what, path, &error))
+    }
+}
+
+impl Storage for RealStorage {
+    fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(mode != OpenMode::Read).mode(0o600);
+        match mode {
+            OpenMode::Read | OpenMode::ReadWrite => {}
+            OpenMode::CreateNew => {
+                options.create_new(true);
+            }
+            OpenMode::ReadWriteSyncData => {
+                options.custom_flags(libc::O_DSYNC);
+            }
+            OpenMode::ReadWriteSync => {
+                options.custom_flags(libc::O_SYNC);
+            }
+        }
+        let what = if mode == OpenMode::CreateNew {
+            "create file"
+        } else {
+            "open file"
+        };
+        let file = self.on(what, path, |full| options.open(full))?;
+        Ok(Arc::new(RealFile {
+            file,
+            path: path.to_owned(),
+        }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let target = self.full(to)?;
+        self.on(&format!("rename to \"{to}\" file"), from, |full| {
+            fs::rename(full, target)
+        })
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.on("remove file", path, |full| fs::remove_file(full))
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.on("list directory", dir, |full| {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(full)? {
+                let name = entry?.file_name().into_string().map_err(|name| {
+                    let message = format!("the file name {name:?} is not UTF-8");
+                    io::Error::new(io::ErrorKind::InvalidData, message)
+                })?;
+                names.push(name);
+            }
+            names.sort_unstable();
+            Ok(names)
+        })
+    }
+
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        self.on("create directory", dir, |full| {
+            DirBuilder::new().mode(0o700).create(full)
+        })
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.on("sync directory", dir, |full| File::open(full)?.sync_all())
+    }
+
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.on("look for", path, |full| full.try_exists())
+    }
+}
+
+struct RealFile {
+    file: File,
+    path: String,
+}
+
+impl RealFile {
+    fn failed(&self, what: &str, error: &io::Error) -> io::Error {
+        failed(what, &self.path, error)
+    }
+
+    fn range(&self, offset: u64, len: u64) -> io::Result<(libc::off_t, libc::off_t)> {
+        match (offset.try_into(), len.try_into()) {
+            (Ok(offset), Ok(len)) => Ok((offset, len)),
+            _ => Err(self.failed("reach so far in file", &Errno::EFBIG.into())),
+        }
+    }
+}
+
+impl StorageFile for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let at = offset + done as u64;
+                    return Err(self.failed(&format!("read at offset {at} of file"), &error));
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset).map_err(|error| {
+            let what = format!("write {} bytes at offset {offset} of file", bytes.len());
+            self.failed(&what, &error)
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file
+            .sync_data()
+            .map_err(|error| self.failed("sync the data of file", &error))
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.file
+            .sync_all()
+            .map_err(|error| self.failed("sync file", &error))
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let (start, count) = self.range(offset, len)?;
+        loop {
+            match posix_fallocate(&self.file, start, count) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    let what = format!("allocate {len} bytes at offset {offset} of file");
+                    return Err(self.failed(&what, &error.into()));
+                }
+            }
+        }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let metadata = self.file.metadata();
+        metadata
+            .map(|data| data.len())
+            .map_err(|error| self.failed("find the length of", &error))
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.file
+            .set_len(len)
+            .map_err(|error| self.failed("change the length of file", &error))
+    }
+
+    fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
+        let (start, count) = self.range(offset, len)?;
+        // SAFETY: the descriptor is open as long as `self.file` lives; nothing else is passed but
+        // numbers.
+        let result = unsafe {
+            libc::sync_file_range(
+                self.file.as_raw_fd(),
+                start,
+                count,
+                libc::SYNC_FILE_RANGE_WRITE,
+            )
+        };
+        if result == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // A file system or sandbox that cannot: it was a suggestion.
+            Some(libc::ENOSYS | libc::ESPIPE | libc::EINVAL | libc::EOPNOTSUPP) => Ok(()),
+            _ => Err(self.failed("start writing back file", &error)),
+        }
+    }
+}
