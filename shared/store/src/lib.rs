@@ -1,1 +1,25 @@
-//! Placeholder; the crate's purpose is written here as it is built.
+//! What the processes share and what lies on disk: the write-ahead log, buffers, relation files,
+//! `pg_control`, checkpoints asked for and done, snapshots. Below the trees, above the bytes.
+//!
+//! [`shared::Shared`] is the one list of what is in shared memory; [`ctx::Store`] is what one
+//! process holds of it, and the door for everything above.
+
+pub mod buffer;
+pub mod checkpoint;
+pub mod control_file;
+pub mod ctx;
+pub mod doublewrite;
+pub mod files;
+pub mod namespaces;
+pub mod procs;
+pub mod relation;
+pub mod shared;
+pub mod snapshot;
+pub mod stats;
+pub mod wal;
+
+pub use ctx::{ChildContext, Store};
+pub use procs::{Procs, SlotNo};
+pub use shared::{Shared, Sizes};
+pub use snapshot::{Points, Snapshot, Snapshots, TooManySnapshots};
+pub use stats::Stats;

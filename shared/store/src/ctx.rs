@@ -1,0 +1,86 @@
+//! What a process holds: its context as the postmaster hands it over at the fork, and the store,
+//! which is all that the engine needs of it.
+
+use crate::procs::SlotNo;
+use crate::shared::Shared;
+use rd_base::counters::Counter;
+use rd_base::{Config, Role};
+use rd_sys::clock::Clock;
+use rd_sys::deathwatch::DeathWatch;
+use rd_sys::storage::{RealStorage, Storage};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What the postmaster gives to a child that it forks.
+pub struct ChildContext {
+    /// What the child is for.
+    pub role: Role,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// The configuration at the time of the fork.
+    pub config: Arc<Config>,
+    /// Shared memory.
+    pub shared: Arc<Shared>,
+    /// A backend's socket to the postmaster, over which its connections come.
+    pub connections: Option<OwnedFd>,
+    /// Tells when the postmaster is gone.
+    pub death_watch: DeathWatch,
+}
+
+impl ChildContext {
+    /// The child's slot in shared memory.
+    pub fn slot(&self) -> SlotNo {
+        SlotNo::of(self.role).expect("every child has a slot")
+    }
+
+    /// Takes the slot and opens the store of this process, on the real disk and the real clock.
+    pub fn store(&self) -> Store {
+        let slot = self.slot();
+        self.shared.procs.set_pid(slot, std::process::id());
+        Store {
+            shared: Arc::clone(&self.shared),
+            storage: Arc::new(RealStorage::new(self.data_dir.clone())),
+            clock: Clock::Real,
+            slot,
+            config: Arc::clone(&self.config),
+        }
+    }
+
+    /// Reads the configuration again, as SIGHUP asks. What is wrong with it has been logged by the
+    /// postmaster, which read it first.
+    pub fn reload(&mut self) -> Arc<Config> {
+        let overrides = self.shared.overrides().unwrap_or_default();
+        self.config = Arc::new(self.config.reload(&overrides).config);
+        Arc::clone(&self.config)
+    }
+}
+
+/// One process's hold on what is shared and what lies on disk.
+#[derive(Clone)]
+pub struct Store {
+    /// Shared memory.
+    pub shared: Arc<Shared>,
+    /// The data directory.
+    pub storage: Arc<dyn Storage>,
+    /// The clock.
+    pub clock: Clock,
+    /// This process's slot.
+    pub slot: SlotNo,
+    /// The configuration; replaced whole by whoever owns the store when it changes.
+    pub config: Arc<Config>,
+}
+
+impl Store {
+    /// Counts one `counter` for this process.
+    #[inline]
+    pub fn count(&self, counter: Counter) {
+        self.shared.stats.add(self.slot, counter, 1);
+    }
+
+    /// Adds `count` to `counter` for this process.
+    #[inline]
+    pub fn add(&self, counter: Counter, count: u64) {
+        self.shared.stats.add(self.slot, counter, count);
+    }
+}

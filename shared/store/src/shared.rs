@@ -1,0 +1,294 @@
+//! The one list of what is in shared memory.
+//!
+//! The postmaster plans, makes and opens all of it before its first fork, so that it lies at one
+//! address in all children; after a child's crash it makes everything anew. Each topic plans its
+//! own regions and explains its own words; what belongs to no topic is in the root below.
+//!
+//! Invariant: nothing in the segment is a pointer, and all of it is valid when it is all zeros.
+
+use crate::buffer::{Pool, PoolRegions};
+use crate::checkpoint::{CheckpointRegions, CheckpointShared};
+use crate::files::{Files, FilesRegions};
+use crate::namespaces::{Namespaces, NamespacesRegions};
+use crate::procs::{Procs, ProcsRegions};
+use crate::snapshot::{SnapshotRegions, Snapshots};
+use crate::stats::{Stats, StatsRegions};
+use crate::wal::{Wal, WalRegions};
+use rd_base::Config;
+use rd_base::limits::{CONFIG_OVERRIDES_BYTES_MAX, PAGE_BYTES};
+use rd_base::Overrides;
+use rd_sys::{Area, Latch, One, Plan, Region, Segment, ShmError};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use zerocopy::{FromBytes, KnownLayout};
+
+/// What shared memory is sized from; fixed for the life of a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Frames of shared buffers.
+    pub frames: usize,
+    /// Bytes of the WAL ring, a multiple of the WAL page.
+    pub wal_ring_bytes: u64,
+    /// Bytes of a WAL segment file.
+    pub wal_segment_bytes: u64,
+}
+
+impl Sizes {
+    /// The sizes that `config` asks for.
+    pub fn from_config(config: &Config) -> Sizes {
+        Sizes {
+            frames: (config.shared_buffers_bytes() / PAGE_BYTES as u64) as usize,
+            wal_ring_bytes: config.wal_buffers_bytes(),
+            wal_segment_bytes: config.wal_segment_size_bytes(),
+        }
+    }
+}
+
+/// What is going on in the server as a whole. Numbers are in memory only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Phase {
+    /// Nothing has been read yet.
+    Starting = 0,
+    /// Torn pages are repaired and the end of the log is made durable again.
+    Repairing = 1,
+    /// The log is replayed.
+    Redo = 2,
+    /// Clients are served.
+    Running = 3,
+}
+
+/// Words that belong to no topic.
+#[repr(C, align(128))]
+#[derive(FromBytes, KnownLayout)]
+struct Root {
+    /// [`Phase`]. atomic: Release by startup, Acquire by all.
+    phase: AtomicU32,
+    /// Generation of the text in `overrides`, odd while it is being replaced.
+    /// atomic: guard `overrides_latch` for writers; readers check it before and after.
+    overrides_generation: AtomicU32,
+    /// guard: itself; taken by backends, never by the postmaster.
+    overrides_latch: Latch,
+    /// Where redo began, where it is, and where the log was last seen to end.
+    /// atomic: Relaxed, written by startup; for display.
+    redo_from: AtomicU64,
+    redo_at: AtomicU64,
+    redo_until: AtomicU64,
+    /// Wall clock, in microseconds, when the segment was made. const after boot.
+    made_at_us: AtomicU64,
+    /// Number of the last connection. atomic: Relaxed.
+    last_connection: AtomicU64,
+    /// Bytes in `overrides`. guard: `overrides_latch`.
+    overrides_bytes: AtomicU64,
+}
+
+/// Progress of recovery, as shown to those who wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RedoProgress {
+    /// Where redo began.
+    pub from: u64,
+    /// The LSN it has reached.
+    pub at: u64,
+    /// Where the log is expected to end.
+    pub until: u64,
+}
+
+/// Where everything lies.
+#[derive(Clone, Copy)]
+struct Regions {
+    root: Region<Root>,
+    overrides: Region<AtomicU64>,
+    procs: ProcsRegions,
+    stats: StatsRegions,
+    snapshots: SnapshotRegions,
+    wal: WalRegions,
+    checkpoint: CheckpointRegions,
+    files: FilesRegions,
+    namespaces: NamespacesRegions,
+    pool: PoolRegions,
+}
+
+/// All that is in shared memory, opened.
+pub struct Shared {
+    /// What it was sized from.
+    pub sizes: Sizes,
+    /// What each process tells the others.
+    pub procs: Procs,
+    /// Counters.
+    pub stats: Stats,
+    /// Published snapshots.
+    pub snapshots: Snapshots,
+    /// The write-ahead log.
+    pub wal: Wal,
+    /// Checkpoints asked for and done.
+    pub checkpoint: CheckpointShared,
+    /// Relation files.
+    pub files: Files,
+    /// Namespaces.
+    pub namespaces: Namespaces,
+    /// Shared buffers.
+    pub pool: Pool,
+    root: One<Root>,
+    overrides: Area<AtomicU64>,
+    /// Kept so that whoever holds this holds the mapping.
+    _segment: Segment,
+}
+
+/// Shared memory could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SharedError {
+    /// The segment itself.
+    #[error("{0}")]
+    Segment(#[from] ShmError),
+    /// The descriptors of the processes' events.
+    #[error("could not make the event descriptors of the processes: {0}")]
+    Events(#[from] io::Error),
+}
+
+fn plan(sizes: &Sizes) -> (Plan, Regions) {
+    let mut plan = Plan::new();
+    let regions = Regions {
+        root: plan.reserve(1),
+        overrides: plan.reserve(CONFIG_OVERRIDES_BYTES_MAX / 8),
+        procs: ProcsRegions::plan(&mut plan),
+        stats: StatsRegions::plan(&mut plan),
+        snapshots: SnapshotRegions::plan(&mut plan),
+        wal: WalRegions::plan(&mut plan, sizes),
+        checkpoint: CheckpointRegions::plan(&mut plan),
+        files: FilesRegions::plan(&mut plan),
+        namespaces: NamespacesRegions::plan(&mut plan),
+        pool: PoolRegions::plan(&mut plan, sizes),
+    };
+    (plan, regions)
+}
+
+impl Shared {
+    /// Makes the named segment and opens all of it. `keep_name` leaves the name in `/dev/shm` for
+    /// inspection.
+    ///
+    /// # Errors
+    /// When there is not enough shared memory, or no descriptor is left.
+    pub fn create(sizes: Sizes, name: &str, keep_name: bool) -> Result<Arc<Shared>, SharedError> {
+        let (plan, regions) = plan(&sizes);
+        Shared::open(Segment::create(&plan, name, keep_name)?, sizes, &regions)
+    }
+
+    /// The same in memory without a name, for one process and its threads.
+    ///
+    /// # Errors
+    /// As for [`Shared::create`].
+    pub fn anonymous(sizes: Sizes) -> Result<Arc<Shared>, SharedError> {
+        let (plan, regions) = plan(&sizes);
+        Shared::open(Segment::anonymous(&plan)?, sizes, &regions)
+    }
+
+    /// Bytes of a segment of these sizes.
+    pub fn bytes(sizes: &Sizes) -> usize {
+        plan(sizes).0.bytes()
+    }
+
+    fn open(segment: Segment, sizes: Sizes, at: &Regions) -> Result<Arc<Shared>, SharedError> {
+        let procs = Procs::open(&segment, &at.procs)?;
+        let wal = Wal::open(&segment, &at.wal, &sizes, procs.clone());
+        let shared = Shared {
+            sizes,
+            stats: Stats::open(&segment, &at.stats),
+            snapshots: Snapshots::open(&segment, &at.snapshots),
+            checkpoint: CheckpointShared::open(&segment, &at.checkpoint),
+            files: Files::open(&segment, &at.files),
+            namespaces: Namespaces::open(&segment, &at.namespaces),
+            pool: Pool::open(&segment, &at.pool, &sizes),
+            root: segment.one(at.root),
+            overrides: segment.area(at.overrides),
+            procs,
+            wal,
+            _segment: segment,
+        };
+        shared.root.made_at_us.store(rd_sys::clock::wall_us(), Ordering::Relaxed);
+        Ok(Arc::new(shared))
+    }
+
+    /// What the server is doing.
+    pub fn phase(&self) -> Phase {
+        match self.root.phase.load(Ordering::Acquire) {
+            1 => Phase::Repairing,
+            2 => Phase::Redo,
+            3 => Phase::Running,
+            _ => Phase::Starting,
+        }
+    }
+
+    /// Says what the server is doing; for the startup process.
+    pub fn set_phase(&self, phase: Phase) {
+        self.root.phase.store(phase as u32, Ordering::Release);
+    }
+
+    /// How far redo has come.
+    pub fn redo_progress(&self) -> RedoProgress {
+        RedoProgress {
+            from: self.root.redo_from.load(Ordering::Relaxed),
+            at: self.root.redo_at.load(Ordering::Relaxed),
+            until: self.root.redo_until.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Says how far redo has come; for the startup process.
+    pub fn set_redo_progress(&self, progress: RedoProgress) {
+        self.root.redo_from.store(progress.from, Ordering::Relaxed);
+        self.root.redo_at.store(progress.at, Ordering::Relaxed);
+        self.root.redo_until.store(progress.until, Ordering::Relaxed);
+    }
+
+    /// Wall clock, in microseconds since 1970, when this segment was made: at start, or at the
+    /// last crash restart.
+    pub fn made_at_us(&self) -> u64 {
+        self.root.made_at_us.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the parameters set by `CONFIG SET`: `change` makes the new ones from those in
+    /// force, under the latch, so that two sessions do not lose each other's.
+    ///
+    /// # Errors
+    /// Those of `change`; then the old ones stay.
+    pub fn change_overrides<E>(
+        &self,
+        change: impl FnOnce(&Overrides) -> Result<Overrides, E>,
+    ) -> Result<(), E> {
+        let root = &self.root;
+        let _guard = root.overrides_latch.lock();
+        let bytes = change(&self.overrides().unwrap_or_default())?.encode();
+        assert!(bytes.len() <= CONFIG_OVERRIDES_BYTES_MAX, "the overrides' own limit");
+        root.overrides_generation.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        for (word, bytes) in self.overrides.iter().zip(bytes.chunks(8)) {
+            let mut padded = [0; 8];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
+        }
+        root.overrides_bytes.store(bytes.len() as u64, Ordering::Relaxed);
+        root.overrides_generation.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// The parameters set by `CONFIG SET`; none while they are being replaced, or if they cannot
+    /// be made out. Takes no latch and trusts nothing, so that the postmaster may call it.
+    pub fn overrides(&self) -> Option<Overrides> {
+        let root = &self.root;
+        let before = root.overrides_generation.load(Ordering::SeqCst);
+        let length = root.overrides_bytes.load(Ordering::Relaxed) as usize;
+        if before % 2 == 1 || length > CONFIG_OVERRIDES_BYTES_MAX {
+            return None;
+        }
+        let words = self.overrides.iter().take(length.div_ceil(8));
+        let mut bytes: Vec<u8> =
+            words.flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+        bytes.truncate(length);
+        fence(Ordering::SeqCst);
+        let after = root.overrides_generation.load(Ordering::SeqCst);
+        if before != after {
+            return None;
+        }
+        Overrides::decode(&bytes).ok()
+    }
+}

@@ -1,0 +1,228 @@
+//! Snapshots: the numbers at which somebody may still read, and so what pruning must keep.
+//!
+//! A snapshot is one LSN; it sees, of each key, the newest version stamped at or before it. The
+//! numbers that may be read at are the published snapshots, the durable LSN (autocommit reads load
+//! it under the leaf's latch) and the target that a flush has announced (the next durable LSN).
+//! Together they are the *points*. A version is needed if a point lies between its stamp and that
+//! of the next newer version.
+//!
+//! # Publishing and pruning must not miss each other
+//!
+//! The reader, who wants the durable LSN as his snapshot:
+//! 1. loads the durable LSN `d` and stores it in a free entry of his slot;
+//! 2. fences, and loads the durable LSN again; if it is no longer `d`, begins anew.
+//!
+//! The reader, who wants the insert position:
+//! 1. stores "choosing, at least `low`" with the insert position `low` read beforehand; fences;
+//! 2. reads the insert position and stores it.
+//!
+//! The flusher announces its target by the reader's second way (see `wal::flush`), and later makes
+//! it the durable LSN.
+//!
+//! The pruner, who holds the leaf exclusively, so that all stamps in it are of commits that have
+//! reserved their LSN:
+//! 1. fences, and loads the flush target, 2. then the durable LSN, 3. then the entries.
+//!
+//! Why nothing is missed: a number chosen after the pruner looked is at or above the insert
+//! position of that moment, and so not below any stamp in the leaf; a chooser under way is counted
+//! from his lower bound on; a durable LSN that rises between 2 and 3 was the announced target at 1;
+//! and a reader whose entry was not yet stored at 3 checks the durable LSN after storing it.
+
+use crate::procs::SlotNo;
+use crate::wal::{FlushTarget, Wal};
+use rd_base::Lsn;
+use rd_base::limits::{PROCESSES_MAX, SNAPSHOTS_PER_PROCESS};
+use rd_sys::{Area, Plan, Region, Segment};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use zerocopy::{FromBytes, KnownLayout};
+
+/// Set in an entry whose owner is choosing; the other bits are the least it may choose.
+const CHOOSING: u64 = 1 << 63;
+
+/// The entries of one process.
+#[repr(C, align(128))]
+#[derive(FromBytes, KnownLayout)]
+struct Entries {
+    /// Entries at or beyond this index have never been used by this owner.
+    /// atomic: raised by the owner (SeqCst) before an entry is stored, loaded SeqCst.
+    used: AtomicU32,
+    reserved: AtomicU32,
+    /// 0: free; [`CHOOSING`] and a lower bound; or a snapshot.
+    /// atomic: stored SeqCst by the owner, loaded SeqCst by pruners.
+    lsns: [AtomicU64; SNAPSHOTS_PER_PROCESS],
+}
+
+/// Where the entries lie in the segment.
+#[derive(Clone, Copy)]
+pub struct SnapshotRegions {
+    entries: Region<Entries>,
+}
+
+impl SnapshotRegions {
+    /// Reserves room for the entries of all processes.
+    pub fn plan(plan: &mut Plan) -> SnapshotRegions {
+        SnapshotRegions { entries: plan.reserve(PROCESSES_MAX) }
+    }
+}
+
+/// All published snapshots.
+#[derive(Clone)]
+pub struct Snapshots {
+    entries: Area<Entries>,
+}
+
+/// All [`SNAPSHOTS_PER_PROCESS`] entries of this process are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManySnapshots;
+
+/// A published snapshot; withdrawn when dropped. It owns what it needs, so that a session may keep
+/// it from one turn of its backend's loop to another.
+pub struct Snapshot {
+    entries: Area<Entries>,
+    slot: SlotNo,
+    index: usize,
+    lsn: Lsn,
+}
+
+impl Snapshot {
+    /// The number that it is.
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    fn entry(&self) -> &AtomicU64 {
+        &self.entries[self.slot.index()].lsns[self.index]
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.entry().store(0, Ordering::Release);
+    }
+}
+
+impl Snapshots {
+    /// Opens the table.
+    pub fn open(segment: &Segment, regions: &SnapshotRegions) -> Snapshots {
+        Snapshots { entries: segment.area(regions.entries) }
+    }
+
+    fn take_entry(&self, slot: SlotNo) -> Result<Snapshot, TooManySnapshots> {
+        let mine = &self.entries[slot.index()];
+        let free = mine.lsns.iter().position(|lsn| lsn.load(Ordering::Relaxed) == 0);
+        let index = free.ok_or(TooManySnapshots)?;
+        mine.used.fetch_max(index as u32 + 1, Ordering::SeqCst);
+        Ok(Snapshot { entries: self.entries.clone(), slot, index, lsn: Lsn::ZERO })
+    }
+
+    /// Publishes the durable LSN as a snapshot of the process in `slot`.
+    ///
+    /// # Errors
+    /// When the process has none left.
+    pub fn publish_durable(&self, wal: &Wal, slot: SlotNo) -> Result<Snapshot, TooManySnapshots> {
+        let mut snapshot = self.take_entry(slot)?;
+        loop {
+            snapshot.lsn = wal.durable_lsn();
+            snapshot.entry().store(snapshot.lsn.get(), Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            if wal.durable_lsn() == snapshot.lsn {
+                return Ok(snapshot);
+            }
+        }
+    }
+
+    /// Publishes the insert position as a snapshot of the process in `slot`.
+    ///
+    /// # Errors
+    /// When the process has none left.
+    pub fn publish_insert(&self, wal: &Wal, slot: SlotNo) -> Result<Snapshot, TooManySnapshots> {
+        let mut snapshot = self.take_entry(slot)?;
+        let low = wal.insert_lsn().get();
+        snapshot.entry().store(CHOOSING | low, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        snapshot.lsn = wal.insert_lsn();
+        snapshot.entry().store(snapshot.lsn.get(), Ordering::SeqCst);
+        Ok(snapshot)
+    }
+
+    /// Collects all numbers that may be read at into `points`, as the pruner's steps say.
+    pub fn collect(&self, wal: &Wal, points: &mut Points) {
+        points.lsns.clear();
+        points.open_from = u64::MAX;
+        fence(Ordering::SeqCst);
+        match wal.flush_target() {
+            FlushTarget::None => {}
+            FlushTarget::Choosing(low) => points.open_from = low.get(),
+            FlushTarget::Announced(target) => points.lsns.push(target.get()),
+        }
+        points.lsns.push(wal.durable_lsn().get());
+        fence(Ordering::SeqCst);
+        for entries in self.entries.iter() {
+            let used = entries.used.load(Ordering::SeqCst) as usize;
+            for entry in entries.lsns.iter().take(used) {
+                match entry.load(Ordering::SeqCst) {
+                    0 => {}
+                    word if word & CHOOSING != 0 => {
+                        points.open_from = points.open_from.min(word & !CHOOSING);
+                    }
+                    lsn => points.lsns.push(lsn),
+                }
+            }
+        }
+    }
+}
+
+/// The numbers that may be read at, as they were at one moment.
+#[derive(Clone, Debug)]
+pub struct Points {
+    lsns: Vec<u64>,
+    /// Somebody is choosing a number at or above this one.
+    open_from: u64,
+}
+
+impl Default for Points {
+    fn default() -> Self {
+        Points { lsns: Vec::new(), open_from: u64::MAX }
+    }
+}
+
+impl Points {
+    /// Whether somebody may read the version stamped `stamp`, whose next newer version is stamped
+    /// `newer`.
+    pub fn needs(&self, stamp: Lsn, newer: Lsn) -> bool {
+        debug_assert!(stamp < newer);
+        self.open_from < newer.get()
+            || self.lsns.iter().any(|&point| stamp.get() <= point && point < newer.get())
+    }
+
+    /// The horizon: the least number that may be read at.
+    pub fn horizon(&self) -> Lsn {
+        Lsn::new(self.lsns.iter().copied().min().unwrap_or(u64::MAX).min(self.open_from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn points(lsns: &[u64], open_from: u64) -> Points {
+        Points { lsns: lsns.to_vec(), open_from }
+    }
+
+    #[test]
+    fn a_version_is_needed_from_its_stamp_to_just_before_the_next() {
+        let at = |stamp, newer, p: &Points| p.needs(Lsn::new(stamp), Lsn::new(newer));
+        let one = points(&[50], u64::MAX);
+        assert!(at(50, 51, &one) && at(10, 51, &one));
+        assert!(!at(51, 60, &one) && !at(10, 50, &one));
+        let chooser = points(&[50], 70);
+        assert!(at(60, 71, &chooser), "somebody may choose 70");
+        assert!(!at(60, 70, &chooser));
+    }
+
+    #[test]
+    fn the_horizon_is_the_least_of_all() {
+        assert_eq!(points(&[50, 40], 45).horizon(), Lsn::new(40));
+        assert_eq!(points(&[50, 40], 30).horizon(), Lsn::new(30));
+    }
+}
