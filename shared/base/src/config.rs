@@ -269,9 +269,9 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads the files and the command line again and keeps `overrides` over them. Wrong values, and
-    /// those that need a restart, are reported and the old ones stay; if the text of a file cannot
-    /// be made out, all stay.
+    /// Reads the files and the command line again and keeps `overrides` over them. Wrong values,
+    /// and those that need a restart, are reported and the old ones stay; if the text of a file
+    /// cannot be made out, all stay.
     pub fn reload(&self, overrides: &Overrides) -> Reloaded {
         let Candidate {
             settings,
@@ -317,7 +317,8 @@ impl Config {
         config
     }
 
-    /// Checks a `CONFIG SET` of several parameters, all or none, and returns the overrides with them.
+    /// Checks a `CONFIG SET` of several parameters, all or none, and returns the overrides with
+    /// them.
     pub fn set(
         &self,
         pairs: &[(&str, &str)],

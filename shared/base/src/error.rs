@@ -23,7 +23,8 @@ pub trait Classified: std::error::Error {
 pub mod exit {
     /// The child did all it was to do.
     pub const OK: i32 = 0;
-    /// FATAL: reported, and nothing shared is left behind.
+    /// FATAL: reported, and a retry would find the same. The postmaster stops if the startup
+    /// process ends so; of any other child it is a crash, as every status but [`OK`] is.
     pub const FATAL: i32 = 1;
     /// Told by SIGQUIT to leave at once, or cut off from the postmaster.
     pub const QUIT: i32 = 2;

@@ -289,7 +289,7 @@ impl Param {
             (edit_distance(&name, known), known)
         });
         let (distance, known) = ranked.min()?;
-        (distance <= known.len() / 3).then_some(known)
+        (distance <= 2.max(known.len() / 3)).then_some(known)
     }
 }
 
@@ -335,7 +335,8 @@ Connections "Connections" {
             .at_start().local().redis("unixsocketperm"),
         "Access permissions of the unix socket, in octal.";
     MaxConnections: int max_connections =
-        Parameter::int("max_connections", "10000", 1, 1_000_000).extremes(&["1", "2"]).redis("maxclients"),
+        Parameter::int("max_connections", "10000", 1, 1_000_000).extremes(&["1", "2"])
+            .redis("maxclients"),
         "Most client connections at a time; further ones get an error.";
     Backends: int backends =
         Parameter::int("backends", "0", 0, BACKENDS_MAX as u64).at_start().extremes(&["1"]),
@@ -470,7 +471,185 @@ Developer "Developer options" {
         Parameter::bool("shm_keep_name", "off").at_start(),
         "Keep the name of the shared memory segment, for inspection.";
     FaultPoints: text fault_points =
-        Parameter::text("fault_points", "").at_start().local(),
+        Parameter::text("fault_points", "").local(),
         "Named places at which to fail on purpose; for crash tests only.";
 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Value;
+
+    #[test]
+    fn defaults_extremes_and_bounds_read_back() {
+        for param in Param::ALL.iter().copied() {
+            let row = param.row();
+            let bounds = row.kind.range().map(|(min, max)| [min, max]);
+            let bounds = bounds.iter().flatten().map(String::as_str);
+            let words = match row.kind {
+                Kind::Word { words } => words,
+                _ => &[],
+            };
+            let extremes = row.extremes.iter().chain(words).copied();
+            for text in extremes.chain(bounds).chain([row.default]) {
+                let value = row.kind.parse(text);
+                let value = value.unwrap_or_else(|error| panic!("{param} = {text}: {error}"));
+                let printed = row.kind.print(&value);
+                assert_eq!(row.kind.parse(&printed), Ok(value), "{param} = {printed}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_well_formed() {
+        for (index, param) in Param::ALL.iter().copied().enumerate() {
+            let row = param.row();
+            assert_eq!(param as usize, index);
+            assert_eq!(Param::find(row.name), Some(param));
+            assert_eq!(
+                Param::find(&row.name.to_uppercase().replace('_', "-")),
+                Some(param)
+            );
+            assert!(row.help.ends_with('.') && row.help.len() < 100, "{param}");
+            if let Some(redis) = row.redis_name {
+                assert_eq!(Param::find(redis), Some(param));
+            }
+            if let Kind::Int { max, .. } | Kind::Octal { max } = row.kind {
+                assert!(
+                    u32::try_from(max).is_ok(),
+                    "{param}: its getter returns 32 bits"
+                );
+            }
+            if let Kind::Measured { unit, min, max, .. } = row.kind {
+                assert!(
+                    min.is_multiple_of(unit) && max.is_multiple_of(unit),
+                    "{param}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_values_say_what_would_be_right() {
+        let cases: &[(Param, &str, &str)] = &[
+            (
+                Param::SharedBuffers,
+                "1MB",
+                "1MB is outside the valid range (16MB .. 16TB)",
+            ),
+            (
+                Param::SharedBuffers,
+                "128mb",
+                "invalid value \"128mb\": valid units are B, kB, MB, GB, TB",
+            ),
+            (
+                Param::CheckpointTimeout,
+                "5m",
+                "invalid value \"5m\": valid units are us, ms, s, min, h, d",
+            ),
+            (
+                Param::CheckpointTimeout,
+                "29",
+                "29s is outside the valid range (30s .. 1d)",
+            ),
+            (
+                Param::Port,
+                "65536",
+                "65536 is outside the valid range (0 .. 65535)",
+            ),
+            (
+                Param::Port,
+                "-1",
+                "invalid value \"-1\": must not be negative",
+            ),
+            (
+                Param::Port,
+                "7432x",
+                "invalid value \"7432x\": must be a number without unit",
+            ),
+            (Param::Port, "", "invalid value \"\": not a number"),
+            (
+                Param::Port,
+                "99999999999999999999",
+                "invalid value \"99999999999999999999\": too large",
+            ),
+            (
+                Param::UnixSocketPermissions,
+                "0800",
+                "invalid value \"0800\": must be octal, as in 0700",
+            ),
+            (
+                Param::UnixSocketPermissions,
+                "1777",
+                "1777 is outside the valid range (0000 .. 0777)",
+            ),
+            (
+                Param::UnixSocketPermissions,
+                "",
+                "invalid value \"\": must be octal, as in 0700",
+            ),
+            (
+                Param::CheckpointCompletionTarget,
+                "1.1",
+                "1.1 is outside the valid range (0 .. 1)",
+            ),
+            (
+                Param::CheckpointCompletionTarget,
+                "nan",
+                "invalid value \"nan\": not a number",
+            ),
+            (
+                Param::LogCheckpoints,
+                "maybe",
+                "invalid value \"maybe\": must be on or off",
+            ),
+            (
+                Param::WalSyncMethod,
+                "sync",
+                "invalid value \"sync\": must be one of fdatasync, fsync, open_datasync, open_sync",
+            ),
+            (Param::FaultPoints, "a\nb", "text holds a control character"),
+        ];
+        for (param, text, message) in cases {
+            let error = param.row().kind.parse(text).expect_err("must be refused");
+            assert_eq!(error.to_string(), *message, "{param} = {text}");
+        }
+        let long = "x".repeat(1024);
+        assert!(Param::FaultPoints.row().kind.parse(&long).is_err());
+        let quoted = Param::Port
+            .row()
+            .kind
+            .parse(&long)
+            .expect_err("no number")
+            .to_string();
+        assert!(
+            quoted.len() < 100,
+            "messages do not repeat long input: {quoted}"
+        );
+        assert_eq!(
+            Param::CheckpointCompletionTarget
+                .row()
+                .kind
+                .parse("-0")
+                .map(|v| format!("{v:?}")),
+            Ok(format!("{:?}", Value::Real(0.0)))
+        );
+    }
+
+    #[test]
+    fn a_misspelt_name_is_recognised() {
+        for (given, meant) in [
+            ("shared_bufers", Some("shared_buffers")),
+            ("sharedbuffers", Some("shared_buffers")),
+            ("prot", Some("port")),
+            ("checkpoint-timout", Some("checkpoint_timeout")),
+            ("MAX_WAL_SIZ", Some("max_wal_size")),
+            ("something_else", None),
+            ("", None),
+        ] {
+            let nearest = Param::nearest(given);
+            assert_eq!(nearest, meant, "{given:?}");
+        }
+    }
 }

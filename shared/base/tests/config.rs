@@ -1,0 +1,587 @@
+//! Configuration as the server meets it: files on disk, command line, reload, `CONFIG SET`,
+//! `CONFIG REWRITE`.
+
+use proptest::prelude::*;
+use rd_base::conf_file::{FILE_NAME, rewrite};
+use rd_base::config::{Place, SetErrorReason};
+use rd_base::documents::sample_conf;
+use rd_base::limits::{BACKENDS_MAX, CONFIG_OVERRIDES_BYTES_MAX};
+use rd_base::params::{Context, Reach};
+use rd_base::words::{EndOfRecoveryCheckpoint, LogMinMessages, TornPageProtection, WalSyncMethod};
+use rd_base::{Config, Overrides, Param};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+
+const MB: u64 = 1 << 20;
+
+/// A data directory with a configuration file.
+fn data_dir(conf: &str) -> TempDir {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    write_conf(dir.path(), conf);
+    dir
+}
+
+fn write_conf(dir: &Path, conf: &str) {
+    fs::write(dir.join(FILE_NAME), conf).expect("redoubt.conf");
+}
+
+fn command_line(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn load(dir: &TempDir) -> Config {
+    Config::load(dir.path(), &[]).expect("must load")
+}
+
+/// What is wrong, with the directory left out.
+fn load_errors(dir: &TempDir, arguments: &[(&str, &str)]) -> Vec<String> {
+    let problems = Config::load(dir.path(), &command_line(arguments)).expect_err("must not load");
+    without_dir(dir, &problems.to_string())
+}
+
+fn without_dir(dir: &TempDir, text: &str) -> Vec<String> {
+    let prefix = format!("{}/", dir.path().display());
+    text.lines().map(|line| line.replace(&prefix, "")).collect()
+}
+
+#[test]
+fn the_sample_file_means_the_defaults() {
+    let config = load(&data_dir(&sample_conf()));
+    let defaults = Config::default();
+    for param in Param::ALL.iter().copied() {
+        assert_eq!(config.show(param), defaults.show(param), "{param}");
+        assert_eq!(config.source(param), &Place::Default);
+    }
+    assert_eq!(config.listen_addresses(), "127.0.0.1");
+    assert_eq!(config.port(), 7432);
+    assert_eq!(config.unix_socket_permissions(), 0o700);
+    assert_eq!(config.shared_buffers_bytes(), 128 * MB);
+    assert_eq!(config.checkpoint_timeout(), Duration::from_secs(300));
+    assert_eq!(
+        config.checkpoint_completion_target().to_bits(),
+        0.9_f64.to_bits()
+    );
+    assert_eq!(config.wal_sync_method(), WalSyncMethod::Fdatasync);
+    assert_eq!(
+        config.torn_page_protection(),
+        TornPageProtection::DoubleWrite
+    );
+    assert_eq!(
+        config.end_of_recovery_checkpoint(),
+        EndOfRecoveryCheckpoint::AfterOpen
+    );
+    assert_eq!(config.log_min_messages(), LogMinMessages::Log);
+    assert!(config.synchronous_commit() && config.restart_after_crash());
+}
+
+#[test]
+fn later_layers_win_and_each_value_knows_its_source() {
+    let dir = data_dir("port = 1000\nport = 1001\nmax_connections = 5\nmax-value-size = 2MB\n");
+    let arguments = command_line(&[("max_connections", "6"), ("backends", "3")]);
+    let config = Config::load(dir.path(), &arguments).expect("must load");
+    assert_eq!(
+        (config.port(), config.max_connections(), config.backends()),
+        (1001, 6, 3)
+    );
+    assert_eq!(config.max_value_size_bytes(), 2 * MB);
+    let file = Place::File(dir.path().join(FILE_NAME).into(), 2);
+    assert_eq!(config.source(Param::Port), &file);
+    assert_eq!(config.source(Param::MaxConnections), &Place::CommandLine);
+    assert_eq!(config.source(Param::WalSyncMethod), &Place::Default);
+
+    let overrides = config
+        .set(&[("maxclients", "7")], Reach::Anyone, &Overrides::new())
+        .expect("must be accepted");
+    let config = config.with_overrides(&overrides);
+    assert_eq!(config.max_connections(), 7);
+    assert_eq!(config.source(Param::MaxConnections), &Place::ConfigSet);
+    assert_eq!(
+        config.with_overrides(&Overrides::new()).max_connections(),
+        6
+    );
+}
+
+#[test]
+fn what_is_automatic_follows_what_it_depends_on() {
+    for (shared_buffers, wal_buffers) in [
+        ("16MB", 4 * MB),
+        ("128MB", 4 * MB),
+        ("256MB", 8 * MB),
+        ("1GB", 32 * MB),
+        ("1000000kB", 31_244 * 1024 / 8192 * 8192),
+        ("64GB", 64 * MB),
+    ] {
+        let config = Config::from_pairs(&[("shared_buffers", shared_buffers)]).expect("valid");
+        let resolved = config.wal_buffers_bytes();
+        assert!(resolved.is_multiple_of(8192), "{shared_buffers}");
+        assert!(
+            resolved.abs_diff(wal_buffers) <= 8192,
+            "{shared_buffers}: {resolved}"
+        );
+    }
+    let config = Config::from_pairs(&[("wal_buffers", "8kB")]).expect("valid");
+    assert_eq!(config.wal_buffers_bytes(), 256 * 1024);
+    let backends = Config::default().backends() as usize;
+    assert!((4..=BACKENDS_MAX).contains(&backends), "{backends}");
+}
+
+#[test]
+fn all_mistakes_are_reported_with_file_and_line() {
+    let dir = data_dir(
+        "shared_bufers = 1GB\n\
+         shared_buffers = 1MB  # too little\n\
+         port = 74x\n\
+         \n\
+         wal_sync_method = sync\n\
+         checkpoint_timeout = '5 minutes'\n\
+         restart_after_crash = perhaps\n\
+         nonsense\n\
+         a = 'open\n\
+         wal_segment_size = 1MB\n\
+         quite_unknown = 1\n",
+    );
+    let expected = [
+        "redoubt.conf:8: syntax error: expected a value after \"nonsense\"",
+        "redoubt.conf:9: syntax error: missing closing quote after \"a\"",
+        "redoubt.conf:1: parameter \"shared_bufers\": no such parameter; \
+         did you mean \"shared_buffers\"?",
+        "redoubt.conf:2: parameter \"shared_buffers\": 1MB is outside the valid range \
+         (16MB .. 16TB)",
+        "redoubt.conf:3: parameter \"port\": invalid value \"74x\": \
+         must be a number without unit",
+        "redoubt.conf:5: parameter \"wal_sync_method\": invalid value \"sync\": \
+         must be one of fdatasync, fsync, open_datasync, open_sync",
+        "redoubt.conf:6: parameter \"checkpoint_timeout\": invalid value \"5 minutes\": \
+         valid units are us, ms, s, min, h, d",
+        "redoubt.conf:7: parameter \"restart_after_crash\": invalid value \"perhaps\": \
+         must be on or off",
+        "redoubt.conf:10: parameter \"wal_segment_size\": is fixed by rd_initdb \
+         and cannot be set",
+        "redoubt.conf:11: parameter \"quite_unknown\": no such parameter",
+        "command line: parameter \"port\": 70000 is outside the valid range (0 .. 65535)",
+    ];
+    assert_eq!(load_errors(&dir, &[("port", "70000")]), expected);
+}
+
+#[test]
+fn a_missing_file_says_what_to_do() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let errors = load_errors(&dir, &[]);
+    assert_eq!(errors.len(), 1);
+    assert!(
+        errors[0].starts_with("redoubt.conf: could not read configuration file:"),
+        "{errors:?}"
+    );
+    assert!(errors[0].contains("rd_initdb"), "{errors:?}");
+}
+
+#[test]
+fn text_that_is_no_text_is_refused() {
+    let dir = data_dir("");
+    fs::write(dir.path().join(FILE_NAME), b"port = 1\nport = \xff\n").expect("write");
+    assert_eq!(
+        load_errors(&dir, &[]),
+        ["redoubt.conf:2: line is not UTF-8"]
+    );
+    fs::write(dir.path().join(FILE_NAME), b"port = 1\0\n").expect("write");
+    assert_eq!(load_errors(&dir, &[]).len(), 1);
+    fs::write(dir.path().join(FILE_NAME), vec![b'#'; (1 << 20) + 1]).expect("write");
+    assert!(load_errors(&dir, &[])[0].contains("larger than"));
+    fs::write(
+        dir.path().join(FILE_NAME),
+        b"\xEF\xBB\xBFport = 1\r\nmax_connections = 2\r\n",
+    )
+    .expect("write");
+    let config = load(&dir);
+    assert_eq!((config.port(), config.max_connections()), (1, 2));
+}
+
+#[test]
+fn includes_are_relative_ordered_and_bounded() {
+    let dir = data_dir(
+        "port = 1\n\
+         include 'more/a.conf'\n\
+         include_if_exists = 'absent.conf'\n\
+         include_dir 'parts'\n",
+    );
+    for folder in ["more", "parts"] {
+        fs::create_dir(dir.path().join(folder)).expect("folder");
+    }
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("write");
+    write(
+        "more/a.conf",
+        "port = 2\nmax_connections = 2\ninclude b.conf\n",
+    );
+    write("more/b.conf", "max_connections = 3\n");
+    write("parts/20.conf", "backends = 20\n");
+    write("parts/10.conf", "backends = 10\n");
+    write("parts/.hidden.conf", "backends = 30\n");
+    write("parts/30.conf.bak", "backends = 40\n");
+    let config = load(&dir);
+    assert_eq!(
+        (config.port(), config.max_connections(), config.backends()),
+        (2, 3, 20)
+    );
+    let source = config.source(Param::MaxConnections).to_string();
+    assert!(source.ends_with("more/b.conf:1"), "{source}");
+
+    write("more/b.conf", "include 'a.conf'\n");
+    let errors = load_errors(&dir, &[]);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(
+        errors[0].ends_with("files include each other more than 10 deep"),
+        "{errors:?}"
+    );
+
+    write_conf(
+        dir.path(),
+        "include 'gone.conf'\ninclude_dir 'gone'\ninclude 'parts'\n",
+    );
+    let errors = load_errors(&dir, &[]);
+    assert_eq!(errors.len(), 3, "{errors:?}");
+    assert!(
+        errors[0].starts_with("redoubt.conf:1: could not include"),
+        "{errors:?}"
+    );
+    assert!(
+        errors[1].starts_with("redoubt.conf:2: could not read directory"),
+        "{errors:?}"
+    );
+    assert!(
+        errors[2].starts_with("redoubt.conf:3: could not include"),
+        "{errors:?}"
+    );
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused() {
+    let dir = data_dir("max_wal_size = 64MB\n");
+    assert_eq!(
+        load_errors(&dir, &[]),
+        [
+            "redoubt.conf:1: parameter \"max_wal_size\": \"max_wal_size\" (64MB) must be at least \
+          \"min_wal_size\" (80MB)"
+        ]
+    );
+    write_conf(dir.path(), "max_wal_size = 64MB\nmin_wal_size = 16MB\n");
+    assert_eq!(
+        load_errors(&dir, &[]),
+        [
+            "redoubt.conf:2: parameter \"min_wal_size\": \"min_wal_size\" (16MB) must be at least \
+          2 times \"wal_segment_size\" (16MB)"
+        ]
+    );
+    write_conf(dir.path(), "max_wal_size = 64MB\nmin_wal_size = 32MB\n");
+    assert_eq!(load(&dir).max_wal_size_bytes(), 64 * MB);
+}
+
+#[test]
+fn reload_takes_up_what_is_right_and_keeps_the_rest() {
+    let dir = data_dir("max_connections = 5\nshared_buffers = 32MB\ncheckpoint_timeout = 1min\n");
+    let config = load(&dir).with_wal_segment_size(MB);
+    write_conf(
+        dir.path(),
+        "max_connections = 0\nshared_buffers = 64MB\ncheckpoint_timeout = 2min\nunknown_one = 1\n",
+    );
+    let reloaded = config.reload(&Overrides::new());
+    let text: Vec<String> = reloaded.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        without_dir(&dir, &text.join("\n")),
+        [
+            "redoubt.conf:1: parameter \"max_connections\": 0 is outside the valid range \
+             (1 .. 1000000)",
+            "redoubt.conf:4: parameter \"unknown_one\": no such parameter",
+            "redoubt.conf:2: parameter \"shared_buffers\": cannot be changed to 64MB without \
+             restarting the server; 32MB stays in force",
+        ]
+    );
+    let changed: Vec<String> = reloaded.changed.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        changed,
+        ["parameter \"checkpoint_timeout\" changed to \"2min\""]
+    );
+    let config = reloaded.config;
+    assert_eq!(
+        (config.max_connections(), config.shared_buffers_bytes()),
+        (5, 32 * MB)
+    );
+    assert!(config.pending_restart(Param::SharedBuffers));
+    assert!(!config.pending_restart(Param::WalBuffers));
+    assert_eq!(
+        config.wal_segment_size_bytes(),
+        MB,
+        "what pg_control says stays"
+    );
+
+    write_conf(dir.path(), "shared_buffers = 32MB\n");
+    let reloaded = config.reload(&Overrides::new());
+    assert!(reloaded.problems.is_empty(), "{:?}", reloaded.problems);
+    let config = reloaded.config;
+    assert!(!config.pending_restart(Param::SharedBuffers));
+    assert_eq!(
+        config.max_connections(),
+        10_000,
+        "a line that is gone means the default"
+    );
+    assert_eq!(config.checkpoint_timeout(), Duration::from_secs(300));
+}
+
+#[test]
+fn a_file_that_cannot_be_made_out_changes_nothing() {
+    let dir = data_dir("max_connections = 5\n");
+    let config = load(&dir);
+    write_conf(
+        dir.path(),
+        "max_connections = 6\nlog_connections on 'oops\n",
+    );
+    let reloaded = config.reload(&Overrides::new());
+    assert_eq!(reloaded.problems.len(), 1, "{:?}", reloaded.problems);
+    assert!(reloaded.changed.is_empty());
+    assert_eq!(reloaded.config.max_connections(), 5);
+    fs::remove_file(dir.path().join(FILE_NAME)).expect("remove");
+    let reloaded = config.reload(&Overrides::new());
+    assert_eq!(reloaded.problems.len(), 1);
+    assert_eq!(reloaded.config.max_connections(), 5);
+}
+
+#[test]
+fn reload_keeps_relations() {
+    let dir = data_dir("");
+    let config = load(&dir);
+    write_conf(dir.path(), "max_wal_size = 32MB\nmax_connections = 7\n");
+    let reloaded = config.reload(&Overrides::new());
+    assert_eq!(reloaded.problems.len(), 1, "{:?}", reloaded.problems);
+    assert_eq!(reloaded.config.max_wal_size_bytes(), 1024 * MB);
+    assert_eq!(reloaded.config.max_connections(), 7);
+    // A value set by command that no longer fits a new file gives way to it.
+    let overrides = config
+        .set(
+            &[("min_wal_size", "512MB")],
+            Reach::Anyone,
+            &Overrides::new(),
+        )
+        .expect("fits 1GB");
+    write_conf(dir.path(), "max_wal_size = 256MB\n");
+    let reloaded = config.reload(&overrides);
+    assert_eq!(reloaded.config.max_wal_size_bytes(), 256 * MB);
+    assert_eq!(reloaded.config.min_wal_size_bytes(), 80 * MB);
+}
+
+#[test]
+fn config_set_checks_everything_and_takes_all_or_nothing() {
+    let config = Config::default();
+    let none = Overrides::new();
+    let refusal = |pairs: &[(&str, &str)], reach| {
+        let error = config
+            .set(pairs, reach, &none)
+            .expect_err("must be refused");
+        (error.argument, error.reason)
+    };
+    let unknown = refusal(&[("log_connection", "on")], Reach::Anyone);
+    let nearest = SetErrorReason::Unknown(Some("log_connections"));
+    assert_eq!(unknown, ("log_connection".to_owned(), nearest));
+    let twice = refusal(
+        &[("maxclients", "1"), ("max_connections", "2")],
+        Reach::Anyone,
+    );
+    assert_eq!(
+        twice,
+        ("max_connections".to_owned(), SetErrorReason::Repeated)
+    );
+    for name in ["port", "bind", "shared_buffers", "wal_segment_size"] {
+        let (_, reason) = refusal(&[(name, "1")], Reach::Local);
+        assert_eq!(reason, SetErrorReason::Immutable, "{name}");
+    }
+    let (_, reason) = refusal(&[("fault_points", "x")], Reach::Anyone);
+    assert_eq!(reason, SetErrorReason::NotOverTcp);
+    assert!(
+        config
+            .set(&[("fault_points", "x")], Reach::Local, &none)
+            .is_ok()
+    );
+    let (argument, reason) = refusal(&[("timeout", "5"), ("max_wal_size", "x")], Reach::Anyone);
+    assert_eq!(argument, "max_wal_size");
+    assert_eq!(reason.to_string(), "invalid value \"x\": not a number");
+    let (argument, reason) = refusal(&[("max_wal_size", "64MB")], Reach::Anyone);
+    assert_eq!(argument, "max_wal_size");
+    assert!(matches!(reason, SetErrorReason::Relation(_)));
+
+    let pairs = [
+        ("max_wal_size", "64MB"),
+        ("min_wal_size", "32MB"),
+        ("Timeout", "90"),
+    ];
+    let overrides = config
+        .set(&pairs, Reach::Anyone, &none)
+        .expect("they fit together");
+    let new = config.with_overrides(&overrides);
+    assert_eq!(
+        (new.max_wal_size_bytes(), new.min_wal_size_bytes()),
+        (64 * MB, 32 * MB)
+    );
+    assert_eq!(new.timeout(), Duration::from_secs(90));
+    let held: Vec<_> = overrides
+        .iter()
+        .map(|(param, text)| (param, text.to_owned()))
+        .collect();
+    assert!(
+        held.contains(&(Param::Timeout, "90s".to_owned())),
+        "{held:?}"
+    );
+}
+
+#[test]
+fn config_get_takes_patterns_and_names_of_redis() {
+    let config = Config::default();
+    assert_eq!(config.get_matching("port"), [("port", "7432".to_owned())]);
+    assert_eq!(
+        config.get_matching("MAX_WAL*"),
+        [("max_wal_size", "1GB".to_owned())]
+    );
+    assert_eq!(
+        config.get_matching("maxclients"),
+        [("maxclients", "10000".to_owned())]
+    );
+    assert_eq!(
+        config.get_matching("proto-max-bulk-le[mn]"),
+        [("proto-max-bulk-len", (16 * MB).to_string())]
+    );
+    assert_eq!(
+        config.get_matching("tcp-keepalive"),
+        [("tcp-keepalive", "300".to_owned())]
+    );
+    assert_eq!(
+        config.get_matching("appendonly"),
+        [("appendonly", "yes".to_owned())]
+    );
+    assert_eq!(config.get_matching("save"), [("save", String::new())]);
+    assert!(config.get_matching("nothing*").is_empty());
+    assert!(config.get_matching("*").len() > Param::ALL.len());
+}
+
+#[test]
+fn overrides_are_bounded() {
+    let mut overrides = Overrides::new();
+    let long = "'".repeat(1023);
+    for param in Param::ALL {
+        let before = overrides.clone();
+        if overrides.insert(*param, long.clone()).is_err() {
+            assert_eq!(overrides, before, "a refused value changes nothing");
+            let bytes = overrides.encode();
+            assert!(bytes.len() <= CONFIG_OVERRIDES_BYTES_MAX);
+            assert_eq!(Overrides::decode(&bytes), Ok(overrides));
+            return;
+        }
+    }
+    panic!("there must be a bound");
+}
+
+#[test]
+fn damaged_overrides_are_an_error() {
+    for bad in [
+        "x = 1\n",
+        "port\n",
+        "port = 'a\n",
+        "include '/etc/passwd'\n",
+        "port = \u{0}'",
+    ] {
+        assert!(Overrides::decode(bad.as_bytes()).is_err(), "{bad:?}");
+    }
+    assert_eq!(Overrides::decode(b""), Ok(Overrides::new()));
+}
+
+#[test]
+fn every_parameter_survives_rewriting_the_sample() {
+    let dir = data_dir("");
+    let mut changes = Vec::new();
+    for param in Param::ALL.iter().copied() {
+        let row = param.row();
+        let fits = |value: &&&str| Config::from_pairs(&[(row.name, value)]).is_ok();
+        if row.context != Context::Initdb
+            && let Some(value) = row.extremes.iter().find(fits)
+        {
+            changes.push((param, (*value).to_owned()));
+        }
+    }
+    assert!(changes.len() > 15);
+    let conf = rewrite(&sample_conf(), &changes);
+    write_conf(dir.path(), &conf);
+    let config = load(&dir);
+    let arguments: Vec<(&str, &str)> = changes
+        .iter()
+        .map(|(param, value)| (param.name(), value.as_str()))
+        .collect();
+    let expected = Config::from_pairs(&arguments).expect("valid");
+    for param in Param::ALL.iter().copied() {
+        assert_eq!(config.show(param), expected.show(param), "{param}");
+    }
+    let comments = |text: &str| -> Vec<String> {
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with('#') || line.is_empty());
+        lines.map(str::to_owned).collect()
+    };
+    assert_eq!(
+        comments(&conf),
+        comments(&sample_conf()),
+        "comments and their order stay"
+    );
+}
+
+/// Lines of valid configuration files, for the test of rewriting.
+const LINES: &[&str] = &[
+    "",
+    "# port = 5",
+    "#port = 5 # sample",
+    "port = 5",
+    "  PORT '6' # with a comment",
+    "port=7\r",
+    "backends = 8",
+    "include 'other.conf'",
+    "include_if_exists absent.conf",
+    "listen_addresses = 'it''s, # no comment'",
+];
+
+proptest! {
+    /// Whatever text a file holds, reading it ends in values or in messages.
+    #[test]
+    fn no_file_is_too_strange(text in "([ -~é\t\r\n]|port|=|'|#|include |\\.conf){0,60}") {
+        let dir = data_dir(&text);
+        let _ = Config::load(dir.path(), &[]);
+    }
+
+    /// A rewritten file sets what it was asked to set, and nothing else changes.
+    #[test]
+    fn rewriting_sets_the_value(lines in prop::collection::vec(prop::sample::select(LINES), 0..8)) {
+        let text = lines.join("\n");
+        let dir = data_dir(&text);
+        fs::write(dir.path().join("other.conf"), "port = 99\nbackends = 9\n").expect("write");
+        let old = load(&dir);
+        let rewritten = rewrite(&text, &[(Param::Port, "4711".to_owned())]);
+        write_conf(dir.path(), &rewritten);
+        let new = load(&dir);
+        prop_assert_eq!(new.port(), 4711);
+        for param in Param::ALL.iter().copied().filter(|param| *param != Param::Port) {
+            prop_assert_eq!(old.show(param), new.show(param));
+        }
+        let sets_port = |line: &str| line.trim_start().to_lowercase().starts_with("port");
+        for line in text.lines().filter(|line| !sets_port(line)) {
+            prop_assert!(rewritten.contains(line));
+        }
+    }
+
+    /// What is put in comes out, for any text.
+    #[test]
+    fn overrides_read_back(values in prop::collection::vec("\\PC{0,80}", 1..10)) {
+        let mut overrides = Overrides::new();
+        for (param, value) in Param::ALL.iter().zip(values) {
+            prop_assert!(overrides.insert(*param, value).is_ok());
+        }
+        prop_assert_eq!(Overrides::decode(&overrides.encode()), Ok(overrides));
+    }
+}
