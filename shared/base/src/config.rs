@@ -326,16 +326,22 @@ impl Config {
         overrides: &Overrides,
     ) -> Result<Overrides, SetError> {
         let mut result = overrides.clone();
-        let mut seen: Vec<Param> = Vec::with_capacity(pairs.len());
+        let mut seen: Vec<(Param, &str)> = Vec::with_capacity(pairs.len());
         for (name, text) in pairs {
             let fail = |reason| SetError {
                 argument: (*name).to_owned(),
                 reason,
             };
+            if let Some((_, constant)) = redis_constant(name) {
+                if constant == text {
+                    continue; // a client that wants what is so anyway
+                }
+                return Err(fail(SetErrorReason::Immutable));
+            }
             let param = Param::find(name)
                 .ok_or_else(|| fail(SetErrorReason::Unknown(Param::nearest(name))))?;
             let row = param.row();
-            if seen.contains(&param) {
+            if seen.iter().any(|(other, _)| *other == param) {
                 return Err(fail(SetErrorReason::Repeated));
             }
             if !row.context.at_run_time() {
@@ -351,7 +357,7 @@ impl Config {
             result
                 .insert(param, row.kind.print(&value))
                 .map_err(|error| fail(SetErrorReason::Full(error)))?;
-            seen.push(param);
+            seen.push((param, name));
         }
         let mut settings = self.base.clone();
         for (param, text) in result.iter() {
@@ -360,11 +366,11 @@ impl Config {
             }
         }
         let concerned = |relation: &Relation| {
-            let mut names = pairs.iter().zip(&seen);
-            names.find(|(_, param)| [relation.low, relation.high].contains(param))
+            let sides = [relation.low, relation.high];
+            seen.iter().find(|(param, _)| sides.contains(param))
         };
         match broken_relation(&settings) {
-            Some((relation, message)) if let Some(((name, _), _)) = concerned(relation) => {
+            Some((relation, message)) if let Some((_, name)) = concerned(relation) => {
                 let reason = SetErrorReason::Relation(message);
                 Err(SetError {
                     argument: (*name).to_owned(),
@@ -375,14 +381,20 @@ impl Config {
         }
     }
 
-    /// Takes over the segment size that `pg_control` holds.
-    pub fn with_wal_segment_size(mut self, bytes: u64) -> Config {
+    /// Takes over the segment size that `pg_control` holds. Only now is it known whether the sizes
+    /// that the files set are large enough for it; a problem prevents the start.
+    pub fn with_wal_segment_size(mut self, bytes: u64) -> Result<Config, Problems> {
         for settings in [&mut self.base, &mut self.settings] {
             let setting = &mut settings[Param::WalSegmentSize as usize];
             setting.value = Value::Number(bytes);
             setting.source = Place::ControlFile;
         }
-        self
+        match broken_relation(&self.base) {
+            Some((relation, message)) => Err(Problems(vec![relation_problem(
+                &self.base, relation, message,
+            )])),
+            None => Ok(self),
+        }
     }
 
     /// The data directory, if the configuration was read from one.
@@ -514,6 +526,12 @@ const REDIS_CONSTANTS: &[(&str, &str)] = &[
     ("maxmemory-policy", "noeviction"),
 ];
 
+fn redis_constant(name: &str) -> Option<&'static (&'static str, &'static str)> {
+    REDIS_CONSTANTS
+        .iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+}
+
 /// What the layers below `CONFIG SET` come to.
 struct Candidate {
     settings: Vec<Setting>,
@@ -593,7 +611,11 @@ fn resolve_automatic(settings: &mut [Setting], cores: usize) {
 /// The first relation that does not hold, in words.
 fn broken_relation(settings: &[Setting]) -> Option<(&'static Relation, String)> {
     RELATIONS.iter().find_map(|relation| {
-        let low = settings[relation.low as usize].value.as_u64();
+        let low = &settings[relation.low as usize];
+        if relation.low == Param::WalSegmentSize && low.source == Place::Default {
+            return None; // pg_control has not been read yet
+        }
+        let low = low.value.as_u64();
         let high = settings[relation.high as usize].value.as_u64();
         if low.saturating_mul(relation.times) <= high {
             return None;
@@ -616,7 +638,10 @@ fn broken_relation(settings: &[Setting]) -> Option<(&'static Relation, String)> 
 fn relation_problem(settings: &[Setting], relation: &Relation, message: String) -> Problem {
     let said = [relation.high, relation.low]
         .into_iter()
-        .find(|param| settings[*param as usize].source != Place::Default)
+        .find(|param| {
+            let source = &settings[*param as usize].source;
+            !matches!(source, Place::Default | Place::ControlFile)
+        })
         .unwrap_or(relation.high);
     Problem::new(
         settings[said as usize].source.clone(),

@@ -4,10 +4,11 @@
 //! 2026-11-21 11:28:37.123 UTC [4711] checkpointer LOG:  checkpoint starting: time
 //! ```
 //!
-//! The levels of the `log` crate show as ERROR, WARNING, LOG, DEBUG1 and DEBUG2; [`fatal!`] and
-//! [`panic_line!`](crate::panic_line) write FATAL and PANIC. A line of a message that begins with
-//! `DETAIL: ` or `HINT: ` gets a prefix of its own; any other further line is indented, so that no
-//! text from outside passes for a line of the log.
+//! The levels of the `log` crate show as ERROR, WARNING, LOG, DEBUG1 and DEBUG2;
+//! [`fatal!`](crate::fatal) and [`panic_line!`](crate::panic_line) write FATAL and PANIC.
+//! A line of a message that begins with `DETAIL: ` or `HINT: ` gets a prefix of its own; any other
+//! further line is indented, and control characters are escaped, so that no text from outside
+//! passes for a message of its own.
 //!
 //! Invariants: a message, however many lines it has, is one `write` to descriptor 2. Role and pid
 //! are looked up for each line, since the process forks after `init`.

@@ -4,8 +4,8 @@
 //! case, so that nobody's `MB` is another's million. A number without a unit counts in the base
 //! unit of its parameter. Fractions are allowed and round to the nearest base unit.
 //!
-//! Invariant: [`print`] writes text that [`parse`] reads back to the same value, whatever the base
-//! unit; it uses the largest unit that divides the value.
+//! Invariant: [`print()`] writes text that [`parse`] reads back to the same value, whatever the
+//! base unit; it uses the largest unit that divides the value.
 
 use std::fmt;
 
