@@ -3,7 +3,7 @@
 //!
 //! * [`shm`], [`frame`]: the shared segment, its plan, typed areas and page frames;
 //! * [`latch`], [`futex`], [`event`]: waiting and waking across processes;
-//! * [`fork`], [`signals`], [`crash`], [`title`], [`fdpass`], [`lockfile`], [`deathwatch`]: the
+//! * [`fork`], [`process`], [`signals`], [`crash`], [`title`], [`fdpass`], [`lockfile`], [`deathwatch`]: the
 //!   life of a process;
 //! * [`storage`], [`clock`], [`random`], [`fault`]: seams that a test can take hold of.
 //!
@@ -20,11 +20,20 @@
 mod atomics;
 pub mod clock;
 pub mod crash;
+pub mod deathwatch;
 pub mod event;
+pub mod fault;
+pub mod fdpass;
+pub mod fork;
 pub mod frame;
 pub mod futex;
 mod held;
 pub mod latch;
+pub mod lockfile;
+pub mod process;
+pub mod random;
 mod rawlatch;
 pub mod shm;
+pub mod signals;
 pub mod storage;
+pub mod title;
