@@ -16,11 +16,13 @@
 mod layout;
 
 pub mod bitmap;
-
+pub mod doublewrite;
 pub mod meta;
 pub mod node;
 pub mod overflow;
 pub mod page;
+pub mod wal_page;
+pub mod wal_record;
 
 pub use layout::{Field, Table};
 pub use node::{Bound, LeafEntry, NodeMut, NodeRef, OverflowStub, OwnedBound, Payload};
