@@ -16,6 +16,7 @@
 mod layout;
 
 pub mod bitmap;
+pub mod control;
 pub mod doublewrite;
 pub mod meta;
 pub mod node;

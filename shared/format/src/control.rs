@@ -1,0 +1,686 @@
+//! `global/pg_control`: what start-up must know before it can read anything else.
+//!
+//! Invariants:
+//! - The file holds two slots of [`SLOT_BYTES`], written in turn: the one overwritten is never the
+//!   newest valid one. Only the used length of a slot is written.
+//! - A slot is valid when its checksum is right; of two valid ones the higher sequence is newer.
+//! - Magic, format and used length stay where they are in every format to come, so that an older
+//!   program can say which one it met.
+
+use crate::layout::on_disk;
+use rd_base::limits::{FILES_MAX, PAGE_BYTES, WAL_PAGE_BYTES};
+use rd_base::{BatchNo, FileNo, Lsn, StartCount, Timeline};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Bytes of one slot. Slot 0 begins at 0, slot 1 at `SLOT_BYTES`.
+pub const SLOT_BYTES: usize = 256 << 10;
+/// First eight bytes of a slot: "RDCTRL", 0, 0.
+pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"RDCTRL\x00\x00");
+/// The format that this code writes.
+pub const CONTROL_FORMAT: u32 = 1;
+
+on_disk! {
+    /// Start of a slot of `pg_control`. File rows follow, then rows of pending drops.
+    pub struct ControlBytes: 320 {
+        /// "RDCTRL", 0, 0.
+        0 magic: U64,
+        /// Format of the slot; 1.
+        8 format: U32,
+        /// Bytes of the slot that mean something, this struct and all rows.
+        12 used_bytes: U32,
+        /// CRC-32C over the used bytes with this field zero.
+        16 crc: U32,
+        /// Zero.
+        20 reserved0: U32,
+        /// Grows by one with each write of either slot.
+        24 sequence: U64,
+        /// When the slot was written, microseconds since 1970.
+        32 written_us: U64,
+        /// Random number of the data directory; in every WAL page and meta page.
+        40 system_identifier: U64,
+        /// State: 0 starting up, 1 shut down, 2 shut down in recovery, 3 shutting down, 4 in crash
+        /// recovery, 5 in archive recovery, 6 in production.
+        48 state: U32,
+        /// The timeline.
+        52 timeline: U32,
+        /// How many times the server has been started for writing.
+        56 start_count: U32,
+        /// Start count of the last record before the redo point.
+        60 redo_predecessor_count: U32,
+        /// Start count of the last record before the durable LSN.
+        64 durable_predecessor_count: U32,
+        /// Starts in a row that did not get to the end of recovery.
+        68 unfinished_starts: U32,
+        /// Redo point: where recovery begins to read.
+        72 redo_lsn: U64,
+        /// The log up to here was synced when the slot was written.
+        80 durable_lsn: U64,
+        /// Start LSN of the last checkpoint record.
+        88 checkpoint_lsn: U64,
+        /// Redo point before this one.
+        96 previous_redo_lsn: U64,
+        /// Start LSN of the checkpoint record before that.
+        104 previous_checkpoint_lsn: U64,
+        /// Number of the last advance of the redo point, checkpoints and heartbeats.
+        112 checkpoint_count: U64,
+        /// When the last full checkpoint was complete, microseconds since 1970.
+        120 checkpoint_us: U64,
+        /// When the redo point last advanced without a full checkpoint, microseconds since 1970.
+        128 incremental_us: U64,
+        /// Kinds and causes of the last full checkpoint, see the list of bits.
+        136 checkpoint_flags: U32,
+        /// Bits: 1 torn pages are met by the double-write area.
+        140 protection: U32,
+        /// First double-write batch whose pages' files are not known to be synced.
+        144 first_unsynced_batch: U64,
+        /// The next relation file's number.
+        152 next_file: U32,
+        /// Bytes of a page.
+        156 page_bytes: U32,
+        /// Bytes of a page of the log.
+        160 wal_page_bytes: U32,
+        /// Bytes of a segment of the log.
+        164 wal_segment_bytes: U32,
+        /// Redo rate measured here, bytes of log per second; 0 is not known.
+        168 redo_bytes_per_s: U64,
+        /// Redo rate measured here, pages brought in per second; 0 is not known.
+        176 redo_pages_per_s: U64,
+        /// Estimate when the slot was written: how long recovery would take, milliseconds.
+        184 estimated_recovery_ms: U64,
+        /// How long the last recovery took, milliseconds.
+        192 last_recovery_ms: U64,
+        /// How long it had been expected to take, milliseconds.
+        200 last_recovery_estimate_ms: U64,
+        /// Start of a backup that was under way; 0 is none.
+        208 backup_start_lsn: U64,
+        /// End of the backup that this directory was restored from; 0 is none.
+        216 backup_end_lsn: U64,
+        /// Parameter `max_connections` of the last start for writing.
+        224 max_connections: U32,
+        /// Parameter `backends` of the last start for writing.
+        228 backends: U32,
+        /// Number of file rows.
+        232 file_rows: U32,
+        /// Number of rows of pending drops.
+        236 drop_rows: U32,
+        /// Zero.
+        240 reserved: [u8; 80],
+    }
+}
+
+on_disk! {
+    /// One relation file in `pg_control`.
+    pub struct FileRowBytes: 48 {
+        /// The file's number.
+        0 file: U32,
+        /// Zero.
+        4 flags: U32,
+        /// Number of the last checkpoint that covered the file, as in its meta page.
+        8 checkpoint_count: U64,
+        /// Redo point of that checkpoint, as in its meta page.
+        16 scn: U64,
+        /// The LSN up to which the file is complete, after a clean stop; 0 while in use.
+        24 stop_scn: U64,
+        /// Number of keys at the redo point.
+        32 key_count: U64,
+        /// Blocks that the file has on disk.
+        40 blocks: U32,
+        /// Zero.
+        44 reserved: U32,
+    }
+}
+
+on_disk! {
+    /// One file in `pg_control` that was dropped and is still to be unlinked.
+    pub struct DropRowBytes: 16 {
+        /// The file's number.
+        0 file: U32,
+        /// Zero.
+        4 reserved: U32,
+        /// End LSN of the last record that touches it.
+        8 last_lsn: U64,
+    }
+}
+
+// Every file can have a row, and be a pending drop besides.
+const _: () = assert!(
+    ControlBytes::BYTES + FILES_MAX * (FileRowBytes::BYTES + DropRowBytes::BYTES) <= SLOT_BYTES
+);
+
+/// What the data directory is doing, in PostgreSQL's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DbState {
+    /// A start has begun.
+    StartingUp = 0,
+    /// Stopped in order; recovery has nothing to read.
+    ShutDown = 1,
+    /// A standby was stopped in order.
+    ShutDownInRecovery = 2,
+    /// The shutdown checkpoint is being written.
+    ShuttingDown = 3,
+    /// Replaying the log after a crash.
+    InCrashRecovery = 4,
+    /// Replaying archived log.
+    InArchiveRecovery = 5,
+    /// Serving.
+    InProduction = 6,
+}
+
+impl DbState {
+    /// Every state, by number.
+    pub const ALL: [DbState; 7] = [
+        DbState::StartingUp,
+        DbState::ShutDown,
+        DbState::ShutDownInRecovery,
+        DbState::ShuttingDown,
+        DbState::InCrashRecovery,
+        DbState::InArchiveRecovery,
+        DbState::InProduction,
+    ];
+
+    /// The state with this number, if there is one.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.get(number as usize).copied()
+    }
+
+    /// As `pg_controldata` prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            DbState::StartingUp => "starting up",
+            DbState::ShutDown => "shut down",
+            DbState::ShutDownInRecovery => "shut down in recovery",
+            DbState::ShuttingDown => "shutting down",
+            DbState::InCrashRecovery => "in crash recovery",
+            DbState::InArchiveRecovery => "in archive recovery",
+            DbState::InProduction => "in production",
+        }
+    }
+}
+
+macro_rules! checkpoint_flags {
+    ($( $(#[doc = $doc:literal])+ $name:ident = $bit:literal, $word:literal; )+) => {
+        /// Kinds and causes of a checkpoint: bits that requests are merged by.
+        pub mod checkpoint_flags {
+            $( $(#[doc = $doc])+ pub const $name: u32 = 1 << $bit; )+
+            /// Every bit with its word, in the order in which they are printed.
+            pub const LIST: &[(u32, &str)] = &[$(($name, $word)),+];
+
+            /// The words of the bits that are set, with blanks between.
+            pub fn words(flags: u32) -> String {
+                let set = LIST.iter().filter(|(bit, _)| flags & bit != 0);
+                set.map(|(_, word)| *word).collect::<Vec<_>>().join(" ")
+            }
+        }
+    };
+}
+
+checkpoint_flags! {
+    /// The last one before a stop.
+    SHUTDOWN = 0, "shutdown";
+    /// The first one after a recovery.
+    END_OF_RECOVERY = 1, "end-of-recovery";
+    /// As fast as it goes, not paced.
+    FAST = 2, "fast";
+    /// Even if nothing has changed.
+    FORCE = 3, "force";
+    /// Somebody waits for it.
+    WAIT = 4, "wait";
+    /// Cause: `max_wal_size`.
+    CAUSE_WAL = 8, "wal";
+    /// Cause: `checkpoint_timeout`.
+    CAUSE_TIME = 9, "time";
+    /// Cause: `recovery_time_target`.
+    CAUSE_RECOVERY_TARGET = 10, "recovery-target";
+    /// Cause: a command.
+    CAUSE_MANUAL = 11, "manual";
+    /// Cause: a backup begins.
+    CAUSE_BACKUP = 12, "backup";
+    /// Cause: a namespace was made, dropped or renamed.
+    CAUSE_NAMESPACE = 13, "namespace";
+}
+
+/// Bit of `protection`: torn pages are met by the double-write area.
+pub const PROTECTION_DOUBLE_WRITE: u32 = 1;
+
+/// One relation file in `pg_control`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileRow {
+    /// The file's number.
+    pub file: FileNo,
+    /// Number of the last checkpoint that covered the file, as in its meta page.
+    pub checkpoint_count: u64,
+    /// Redo point of that checkpoint, as in its meta page.
+    pub scn: Lsn,
+    /// The LSN up to which the file is complete, after a clean stop; zero while in use.
+    pub stop_scn: Lsn,
+    /// Number of keys at the redo point.
+    pub key_count: u64,
+    /// Blocks that the file has on disk.
+    pub blocks: u32,
+}
+
+/// One file that was dropped and is still to be unlinked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingDrop {
+    /// The file's number.
+    pub file: FileNo,
+    /// End LSN of the last record that touches it.
+    pub last_lsn: Lsn,
+}
+
+/// The content of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlFile {
+    /// Grows by one with each write of either slot.
+    pub sequence: u64,
+    /// When the slot was written, microseconds since 1970.
+    pub written_us: u64,
+    /// Random number of the data directory; in every WAL page and meta page.
+    pub system_identifier: u64,
+    /// What the data directory is doing.
+    pub state: DbState,
+    /// The timeline.
+    pub timeline: Timeline,
+    /// How many times the server has been started for writing.
+    pub start_count: StartCount,
+    /// Start count of the last record before the redo point.
+    pub redo_predecessor_count: StartCount,
+    /// Start count of the last record before the durable LSN.
+    pub durable_predecessor_count: StartCount,
+    /// Starts in a row that did not get to the end of recovery.
+    pub unfinished_starts: u32,
+    /// Redo point: where recovery begins to read.
+    pub redo_lsn: Lsn,
+    /// The log up to here was synced when the slot was written.
+    pub durable_lsn: Lsn,
+    /// Start LSN of the last checkpoint record.
+    pub checkpoint_lsn: Lsn,
+    /// Redo point before this one.
+    pub previous_redo_lsn: Lsn,
+    /// Start LSN of the checkpoint record before that.
+    pub previous_checkpoint_lsn: Lsn,
+    /// Number of the last advance of the redo point, checkpoints and heartbeats.
+    pub checkpoint_count: u64,
+    /// When the last full checkpoint was complete, microseconds since 1970.
+    pub checkpoint_us: u64,
+    /// When the redo point last advanced without a full checkpoint, microseconds since 1970.
+    pub incremental_us: u64,
+    /// Kinds and causes of the last full checkpoint, see [`checkpoint_flags`].
+    pub checkpoint_flags: u32,
+    /// See [`PROTECTION_DOUBLE_WRITE`].
+    pub protection: u32,
+    /// First double-write batch whose pages' files are not known to be synced.
+    pub first_unsynced_batch: BatchNo,
+    /// The next relation file's number.
+    pub next_file: FileNo,
+    /// Bytes of a page.
+    pub page_bytes: u32,
+    /// Bytes of a page of the log.
+    pub wal_page_bytes: u32,
+    /// Bytes of a segment of the log.
+    pub wal_segment_bytes: u32,
+    /// Redo rate measured here, bytes of log per second; 0 is not known.
+    pub redo_bytes_per_s: u64,
+    /// Redo rate measured here, pages brought in per second; 0 is not known.
+    pub redo_pages_per_s: u64,
+    /// Estimate when the slot was written: how long recovery would take, milliseconds.
+    pub estimated_recovery_ms: u64,
+    /// How long the last recovery took, milliseconds.
+    pub last_recovery_ms: u64,
+    /// How long it had been expected to take, milliseconds.
+    pub last_recovery_estimate_ms: u64,
+    /// Start of a backup that was under way; zero is none.
+    pub backup_start_lsn: Lsn,
+    /// End of the backup that this directory was restored from; zero is none.
+    pub backup_end_lsn: Lsn,
+    /// Parameter `max_connections` of the last start for writing.
+    pub max_connections: u32,
+    /// Parameter `backends` of the last start for writing.
+    pub backends: u32,
+    /// Every relation file, ascending by number.
+    pub files: Vec<FileRow>,
+    /// Files that were dropped and are still to be unlinked.
+    pub pending_drops: Vec<PendingDrop>,
+}
+
+/// Why bytes are no valid slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// Nothing was ever written there.
+    #[error("the slot is all zeros")]
+    Zero,
+    /// Shorter than the least slot, or than it says.
+    #[error("only {have} bytes of {need}")]
+    Short {
+        /// Bytes at hand.
+        have: usize,
+        /// Bytes of the slot.
+        need: usize,
+    },
+    /// Not `pg_control`.
+    #[error("magic number {0:016X} in place of {CONTROL_MAGIC:016X}")]
+    Magic(u64),
+    /// Another format.
+    #[error("format {0}, and this program knows {CONTROL_FORMAT}")]
+    Format(u32),
+    /// The checksum fails.
+    #[error("checksum: stored {stored:08X}, computed {computed:08X}")]
+    Checksum {
+        /// In the slot.
+        stored: u32,
+        /// Of what was read.
+        computed: u32,
+    },
+    /// The checksum is right but the content contradicts itself.
+    #[error("the content contradicts itself although its checksum is right: {0}")]
+    Content(&'static str),
+    /// The data directory was made by a program with other sizes.
+    #[error("{what} is {found} in the data directory, and {expected} in this program")]
+    Incompatible {
+        /// Which size.
+        what: &'static str,
+        /// What the slot says.
+        found: u32,
+        /// What this program has.
+        expected: u32,
+    },
+}
+
+/// The outcome of reading both slots.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// The newest valid slot's content.
+    pub control: ControlFile,
+    /// Which slot that is, 0 or 1.
+    pub slot: usize,
+    /// The other slot: its content, or why it is not valid.
+    pub other: Result<ControlFile, ControlError>,
+}
+
+/// Takes the newest valid one of the two slots; both errors if neither is valid.
+pub fn choose(slot0: &[u8], slot1: &[u8]) -> Result<Chosen, [ControlError; 2]> {
+    match (ControlFile::decode(slot0), ControlFile::decode(slot1)) {
+        (Ok(first), Ok(second)) if second.sequence > first.sequence => Ok(Chosen {
+            control: second,
+            slot: 1,
+            other: Ok(first),
+        }),
+        (Ok(first), other) => Ok(Chosen {
+            control: first,
+            slot: 0,
+            other,
+        }),
+        (Err(other), Ok(second)) => Ok(Chosen {
+            control: second,
+            slot: 1,
+            other: Err(other),
+        }),
+        (Err(first), Err(second)) => Err([first, second]),
+    }
+}
+
+impl ControlFile {
+    /// The bytes to write at the start of a slot, checksum included.
+    ///
+    /// There may be at most `FILES_MAX` rows of each sort.
+    pub fn encode(&self) -> Vec<u8> {
+        assert!(self.files.len() <= FILES_MAX && self.pending_drops.len() <= FILES_MAX);
+        let used_bytes = ControlBytes::BYTES
+            + self.files.len() * FileRowBytes::BYTES
+            + self.pending_drops.len() * DropRowBytes::BYTES;
+        let mut out = Vec::with_capacity(used_bytes);
+        out.extend_from_slice(self.fixed(used_bytes).as_bytes());
+        for row in &self.files {
+            out.extend_from_slice(row.to_bytes().as_bytes());
+        }
+        for row in &self.pending_drops {
+            let bytes = DropRowBytes {
+                file: U32::new(row.file.get()),
+                reserved: U32::new(0),
+                last_lsn: U64::new(row.last_lsn.get()),
+            };
+            out.extend_from_slice(bytes.as_bytes());
+        }
+        let crc = crc32c::crc32c(&out);
+        let field = std::mem::offset_of!(ControlBytes, crc);
+        out[field..field + 4].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    fn fixed(&self, used_bytes: usize) -> ControlBytes {
+        ControlBytes {
+            magic: U64::new(CONTROL_MAGIC),
+            format: U32::new(CONTROL_FORMAT),
+            used_bytes: U32::new(used_bytes as u32),
+            crc: U32::new(0),
+            reserved0: U32::new(0),
+            sequence: U64::new(self.sequence),
+            written_us: U64::new(self.written_us),
+            system_identifier: U64::new(self.system_identifier),
+            state: U32::new(self.state as u32),
+            timeline: U32::new(self.timeline.get()),
+            start_count: U32::new(self.start_count.get()),
+            redo_predecessor_count: U32::new(self.redo_predecessor_count.get()),
+            durable_predecessor_count: U32::new(self.durable_predecessor_count.get()),
+            unfinished_starts: U32::new(self.unfinished_starts),
+            redo_lsn: U64::new(self.redo_lsn.get()),
+            durable_lsn: U64::new(self.durable_lsn.get()),
+            checkpoint_lsn: U64::new(self.checkpoint_lsn.get()),
+            previous_redo_lsn: U64::new(self.previous_redo_lsn.get()),
+            previous_checkpoint_lsn: U64::new(self.previous_checkpoint_lsn.get()),
+            checkpoint_count: U64::new(self.checkpoint_count),
+            checkpoint_us: U64::new(self.checkpoint_us),
+            incremental_us: U64::new(self.incremental_us),
+            checkpoint_flags: U32::new(self.checkpoint_flags),
+            protection: U32::new(self.protection),
+            first_unsynced_batch: U64::new(self.first_unsynced_batch.get()),
+            next_file: U32::new(self.next_file.get()),
+            page_bytes: U32::new(self.page_bytes),
+            wal_page_bytes: U32::new(self.wal_page_bytes),
+            wal_segment_bytes: U32::new(self.wal_segment_bytes),
+            redo_bytes_per_s: U64::new(self.redo_bytes_per_s),
+            redo_pages_per_s: U64::new(self.redo_pages_per_s),
+            estimated_recovery_ms: U64::new(self.estimated_recovery_ms),
+            last_recovery_ms: U64::new(self.last_recovery_ms),
+            last_recovery_estimate_ms: U64::new(self.last_recovery_estimate_ms),
+            backup_start_lsn: U64::new(self.backup_start_lsn.get()),
+            backup_end_lsn: U64::new(self.backup_end_lsn.get()),
+            max_connections: U32::new(self.max_connections),
+            backends: U32::new(self.backends),
+            file_rows: U32::new(self.files.len() as u32),
+            drop_rows: U32::new(self.pending_drops.len() as u32),
+            reserved: [0; 80],
+        }
+    }
+
+    /// Reads and checks a slot; `bytes` may go on behind it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ControlError> {
+        let (fixed, used) = check_envelope(bytes)?;
+        let state = DbState::from_number(fixed.state.get())
+            .ok_or(ControlError::Content("the state is none"))?;
+        let rows = used.get(ControlBytes::BYTES..).unwrap_or(&[]);
+        let file_bytes = (fixed.file_rows.get() as usize).checked_mul(FileRowBytes::BYTES);
+        let (file_rows, drop_rows) = file_bytes
+            .and_then(|bytes| rows.split_at_checked(bytes))
+            .ok_or(ControlError::Content(
+                "there are fewer file rows than it says",
+            ))?;
+        let drop_bytes = (fixed.drop_rows.get() as usize).checked_mul(DropRowBytes::BYTES);
+        if drop_bytes != Some(drop_rows.len()) {
+            return Err(ControlError::Content("rows and used length do not agree"));
+        }
+        let files = file_rows
+            .as_chunks()
+            .0
+            .iter()
+            .map(FileRow::from_bytes)
+            .collect();
+        let pending_drops = drop_rows
+            .as_chunks()
+            .0
+            .iter()
+            .map(PendingDrop::from_bytes)
+            .collect();
+        Ok(Self::from_fixed(&fixed, state, files, pending_drops))
+    }
+
+    fn from_fixed(
+        fixed: &ControlBytes,
+        state: DbState,
+        files: Vec<FileRow>,
+        pending_drops: Vec<PendingDrop>,
+    ) -> Self {
+        Self {
+            sequence: fixed.sequence.get(),
+            written_us: fixed.written_us.get(),
+            system_identifier: fixed.system_identifier.get(),
+            state,
+            timeline: Timeline::new(fixed.timeline.get()),
+            start_count: StartCount::new(fixed.start_count.get()),
+            redo_predecessor_count: StartCount::new(fixed.redo_predecessor_count.get()),
+            durable_predecessor_count: StartCount::new(fixed.durable_predecessor_count.get()),
+            unfinished_starts: fixed.unfinished_starts.get(),
+            redo_lsn: Lsn::new(fixed.redo_lsn.get()),
+            durable_lsn: Lsn::new(fixed.durable_lsn.get()),
+            checkpoint_lsn: Lsn::new(fixed.checkpoint_lsn.get()),
+            previous_redo_lsn: Lsn::new(fixed.previous_redo_lsn.get()),
+            previous_checkpoint_lsn: Lsn::new(fixed.previous_checkpoint_lsn.get()),
+            checkpoint_count: fixed.checkpoint_count.get(),
+            checkpoint_us: fixed.checkpoint_us.get(),
+            incremental_us: fixed.incremental_us.get(),
+            checkpoint_flags: fixed.checkpoint_flags.get(),
+            protection: fixed.protection.get(),
+            first_unsynced_batch: BatchNo::new(fixed.first_unsynced_batch.get()),
+            next_file: FileNo::new(fixed.next_file.get()),
+            page_bytes: fixed.page_bytes.get(),
+            wal_page_bytes: fixed.wal_page_bytes.get(),
+            wal_segment_bytes: fixed.wal_segment_bytes.get(),
+            redo_bytes_per_s: fixed.redo_bytes_per_s.get(),
+            redo_pages_per_s: fixed.redo_pages_per_s.get(),
+            estimated_recovery_ms: fixed.estimated_recovery_ms.get(),
+            last_recovery_ms: fixed.last_recovery_ms.get(),
+            last_recovery_estimate_ms: fixed.last_recovery_estimate_ms.get(),
+            backup_start_lsn: Lsn::new(fixed.backup_start_lsn.get()),
+            backup_end_lsn: Lsn::new(fixed.backup_end_lsn.get()),
+            max_connections: fixed.max_connections.get(),
+            backends: fixed.backends.get(),
+            files,
+            pending_drops,
+        }
+    }
+
+    /// The content for a data directory that is just being made.
+    pub fn initial(system_identifier: u64, wal_segment_bytes: u32, first_lsn: Lsn) -> Self {
+        let mut fixed = ControlBytes::zeroed();
+        fixed.system_identifier.set(system_identifier);
+        fixed.timeline.set(1);
+        fixed.redo_lsn.set(first_lsn.get());
+        fixed.durable_lsn.set(first_lsn.get());
+        fixed.next_file.set(1);
+        fixed.page_bytes.set(PAGE_BYTES as u32);
+        fixed.wal_page_bytes.set(WAL_PAGE_BYTES as u32);
+        fixed.wal_segment_bytes.set(wal_segment_bytes);
+        Self::from_fixed(&fixed, DbState::StartingUp, Vec::new(), Vec::new())
+    }
+
+    /// Whether this program can work on the data directory: its fixed sizes are the same.
+    pub fn compatible(&self) -> Result<(), ControlError> {
+        let sizes = [
+            ("the page size", self.page_bytes, PAGE_BYTES as u32),
+            (
+                "the page size of the log",
+                self.wal_page_bytes,
+                WAL_PAGE_BYTES as u32,
+            ),
+        ];
+        for (what, found, expected) in sizes {
+            if found != expected {
+                return Err(ControlError::Incompatible {
+                    what,
+                    found,
+                    expected,
+                });
+            }
+        }
+        let segment = u64::from(self.wal_segment_bytes);
+        if !segment.is_power_of_two() || segment < 2 * WAL_PAGE_BYTES as u64 {
+            return Err(ControlError::Content(
+                "the segment size is no power of two pages",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The fixed part and the used bytes of a slot whose checksum is right.
+fn check_envelope(bytes: &[u8]) -> Result<(ControlBytes, &[u8]), ControlError> {
+    let short = |need| ControlError::Short {
+        have: bytes.len(),
+        need,
+    };
+    let (fixed, _) =
+        ControlBytes::read_from_prefix(bytes).map_err(|_| short(ControlBytes::BYTES))?;
+    if fixed.as_bytes().iter().all(|byte| *byte == 0) {
+        return Err(ControlError::Zero);
+    }
+    if fixed.magic.get() != CONTROL_MAGIC {
+        return Err(ControlError::Magic(fixed.magic.get()));
+    }
+    if fixed.format.get() != CONTROL_FORMAT {
+        return Err(ControlError::Format(fixed.format.get()));
+    }
+    let used_bytes = fixed.used_bytes.get() as usize;
+    let used = bytes.get(..used_bytes).ok_or(short(used_bytes))?;
+    let behind = used
+        .get(ControlBytes::BYTES..)
+        .ok_or(short(ControlBytes::BYTES))?;
+    let stored = fixed.crc.get();
+    let plain = ControlBytes {
+        crc: U32::new(0),
+        ..fixed
+    };
+    let computed = crc32c::crc32c_append(crc32c::crc32c(plain.as_bytes()), behind);
+    if stored != computed {
+        return Err(ControlError::Checksum { stored, computed });
+    }
+    Ok((fixed, used))
+}
+
+impl FileRow {
+    fn to_bytes(self) -> FileRowBytes {
+        FileRowBytes {
+            file: U32::new(self.file.get()),
+            flags: U32::new(0),
+            checkpoint_count: U64::new(self.checkpoint_count),
+            scn: U64::new(self.scn.get()),
+            stop_scn: U64::new(self.stop_scn.get()),
+            key_count: U64::new(self.key_count),
+            blocks: U32::new(self.blocks),
+            reserved: U32::new(0),
+        }
+    }
+
+    fn from_bytes(bytes: &[u8; FileRowBytes::BYTES]) -> Self {
+        let row: &FileRowBytes = zerocopy::transmute_ref!(bytes);
+        Self {
+            file: FileNo::new(row.file.get()),
+            checkpoint_count: row.checkpoint_count.get(),
+            scn: Lsn::new(row.scn.get()),
+            stop_scn: Lsn::new(row.stop_scn.get()),
+            key_count: row.key_count.get(),
+            blocks: row.blocks.get(),
+        }
+    }
+}
+
+impl PendingDrop {
+    fn from_bytes(bytes: &[u8; DropRowBytes::BYTES]) -> Self {
+        let row: &DropRowBytes = zerocopy::transmute_ref!(bytes);
+        Self {
+            file: FileNo::new(row.file.get()),
+            last_lsn: Lsn::new(row.last_lsn.get()),
+        }
+    }
+}
