@@ -1,0 +1,388 @@
+//! The rows. A new command is one row here; everything else follows from it.
+//!
+//! Arity, flags, key specs, categories and tips are those of Redis where Redis has the command,
+//! for clients act on them. A test compares them with the fixture of a Redis server's answers.
+
+use super::{Arg, ArgKind, Command, Flags, Group, KeySpec};
+
+/// The first version.
+const V0_1: &str = "0.1.0";
+
+const ADMIN: Flags = Flags::ADMIN
+    .and(Flags::NOSCRIPT)
+    .and(Flags::LOADING)
+    .and(Flags::STALE);
+const ANYTIME: Flags = Flags::LOADING.and(Flags::STALE);
+const SESSION: Flags = Flags::NOSCRIPT
+    .and(ANYTIME)
+    .and(Flags::FAST)
+    .and(Flags::NO_AUTH)
+    .and(Flags::ALLOW_BUSY);
+const READ_FAST: Flags = Flags::READONLY.and(Flags::FAST);
+const GROW: Flags = Flags::WRITE.and(Flags::DENYOOM);
+const GROW_FAST: Flags = GROW.and(Flags::FAST);
+
+const ALL_SHARDS_SUM: &[&str] = &["request_policy:all_shards", "response_policy:agg_sum"];
+const ALL_SHARDS_OK: &[&str] = &["request_policy:all_shards", "response_policy:all_succeeded"];
+const MULTI_SHARD_SUM: &[&str] = &["request_policy:multi_shard", "response_policy:agg_sum"];
+
+const fn row(name: &'static str, arity: i32, group: Group, summary: &'static str) -> Command {
+    Command {
+        name,
+        arity,
+        flags: Flags::NONE,
+        keys: None,
+        group,
+        categories: match group {
+            Group::Connection => &["connection"],
+            Group::String => &["string"],
+            Group::Generic => &["keyspace"],
+            Group::Server => &[],
+        },
+        since: V0_1,
+        complexity: "O(1)",
+        summary,
+        args: &[],
+        tips: &[],
+    }
+}
+
+impl Command {
+    const fn flags(mut self, flags: Flags) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    const fn key(mut self, access: &'static [&'static str]) -> Self {
+        self.keys = Some(KeySpec {
+            first: 1,
+            to_the_end: false,
+            step: 1,
+            access,
+        });
+        self
+    }
+
+    const fn keys(mut self, step: usize, access: &'static [&'static str]) -> Self {
+        self.keys = Some(KeySpec {
+            first: 1,
+            to_the_end: true,
+            step,
+            access,
+        });
+        self
+    }
+
+    const fn categories(mut self, categories: &'static [&'static str]) -> Self {
+        self.categories = categories;
+        self
+    }
+
+    const fn complexity(mut self, complexity: &'static str) -> Self {
+        self.complexity = complexity;
+        self
+    }
+
+    const fn args(mut self, args: &'static [Arg]) -> Self {
+        self.args = args;
+        self
+    }
+
+    const fn tips(mut self, tips: &'static [&'static str]) -> Self {
+        self.tips = tips;
+        self
+    }
+}
+
+const fn arg(name: &'static str, kind: ArgKind) -> Arg {
+    Arg {
+        name,
+        kind,
+        token: None,
+        optional: false,
+        multiple: false,
+        args: &[],
+    }
+}
+
+const fn text(name: &'static str) -> Arg {
+    arg(name, ArgKind::Text)
+}
+
+const fn integer(name: &'static str) -> Arg {
+    arg(name, ArgKind::Integer)
+}
+
+const fn token(name: &'static str, word: &'static str) -> Arg {
+    arg(name, ArgKind::Token).after(word)
+}
+
+const fn one_of(name: &'static str, args: &'static [Arg]) -> Arg {
+    Arg {
+        args,
+        ..arg(name, ArgKind::OneOf)
+    }
+}
+
+const fn block(name: &'static str, args: &'static [Arg]) -> Arg {
+    Arg {
+        args,
+        ..arg(name, ArgKind::Block)
+    }
+}
+
+impl Arg {
+    const fn after(mut self, word: &'static str) -> Self {
+        self.token = Some(word);
+        self
+    }
+
+    const fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
+    const fn multiple(mut self) -> Self {
+        self.multiple = true;
+        self
+    }
+}
+
+const KEY: Arg = arg("key", ArgKind::Key);
+const FLUSH_ARGS: &[Arg] = &[one_of(
+    "flush-type",
+    &[token("async", "ASYNC"), token("sync", "SYNC")],
+)
+.optional()];
+const NAMES: &[Arg] = &[text("command-name").optional().multiple()];
+
+macro_rules! commands {
+    ($( $(#[doc = $doc:literal])* $id:ident => $row:expr; )+) => {
+        /// A command that can be called: the index of its row.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum CommandId {
+            $( #[doc = concat!("The command `", stringify!($id), "`.")] $id, )+
+        }
+
+        /// Every command that can be called, at the index of its id.
+        pub(super) static CALLABLE: &[Command] = &[ $( $row, )+ ];
+
+        /// The ids, each at its index.
+        pub(super) const IDS: &[CommandId] = &[ $( CommandId::$id, )+ ];
+    };
+}
+
+/// Commands that exist only as the first word of others.
+pub(super) static CONTAINERS: &[Command] = &[
+    row(
+        "config",
+        -2,
+        Group::Server,
+        "A container for commands about parameters",
+    ),
+    row(
+        "client",
+        -2,
+        Group::Connection,
+        "A container for commands about connections",
+    )
+    .categories(&[]),
+];
+
+commands! {
+    Get => row("get", 2, Group::String, "Returns the value of a key")
+        .flags(READ_FAST).key(&["RO", "access"]).args(&[KEY]);
+    Set => row("set", -3, Group::String, "Sets a key to a value, with a condition if asked")
+        .flags(GROW).key(&["RW", "access", "update", "variable_flags"])
+        .args(&[
+            KEY,
+            text("value"),
+            one_of("condition", &[token("nx", "NX"), token("xx", "XX")]).optional(),
+            token("get", "GET").optional(),
+        ]);
+    Mget => row("mget", -2, Group::String, "Returns the values of several keys, of one moment")
+        .flags(READ_FAST).keys(1, &["RO", "access"]).args(&[KEY.multiple()])
+        .complexity("O(N) in the number of keys").tips(&["request_policy:multi_shard"]);
+    Mset => row("mset", -3, Group::String, "Sets several keys to their values, all or none")
+        .flags(GROW).keys(2, &["OW", "update"])
+        .args(&[block("data", &[KEY, text("value")]).multiple()])
+        .complexity("O(N) in the number of keys")
+        .tips(&["request_policy:multi_shard", "response_policy:all_succeeded"]);
+    Strlen => row("strlen", 2, Group::String, "Returns the length of a key's value in bytes")
+        .flags(READ_FAST).key(&["RO"]).args(&[KEY]);
+    Append => row("append", 3, Group::String, "Adds bytes to the end of a key's value")
+        .flags(GROW_FAST).key(&["RW", "insert"]).args(&[KEY, text("value")])
+        .complexity("O(N) in the length of the value");
+    Incr => row("incr", 2, Group::String, "Adds one to the number that a key holds")
+        .flags(GROW_FAST).key(&["RW", "access", "update"]).args(&[KEY]);
+    Decr => row("decr", 2, Group::String, "Subtracts one from the number that a key holds")
+        .flags(GROW_FAST).key(&["RW", "access", "update"]).args(&[KEY]);
+    Incrby => row("incrby", 3, Group::String, "Adds to the number that a key holds")
+        .flags(GROW_FAST).key(&["RW", "access", "update"]).args(&[KEY, integer("increment")]);
+    Decrby => row("decrby", 3, Group::String, "Subtracts from the number that a key holds")
+        .flags(GROW_FAST).key(&["RW", "access", "update"]).args(&[KEY, integer("decrement")]);
+    Del => row("del", -2, Group::Generic, "Removes keys, all or none, and counts those there")
+        .flags(Flags::WRITE).keys(1, &["RM", "delete"]).args(&[KEY.multiple()])
+        .complexity("O(N) in the number of keys").tips(MULTI_SHARD_SUM);
+    Unlink => row("unlink", -2, Group::Generic, "Does what DEL does")
+        .flags(Flags::WRITE.and(Flags::FAST)).keys(1, &["RM", "delete"]).args(&[KEY.multiple()])
+        .complexity("O(N) in the number of keys").tips(MULTI_SHARD_SUM);
+    Exists => row("exists", -2, Group::Generic, "Counts the named keys that are there")
+        .flags(READ_FAST).keys(1, &["RO"]).args(&[KEY.multiple()])
+        .complexity("O(N) in the number of keys").tips(MULTI_SHARD_SUM);
+    Range => row(
+            "range", -3, Group::Generic,
+            "Returns keys and values in order from start up to, not including, end; an empty \
+             string leaves that side open",
+        )
+        .flags(Flags::READONLY)
+        .args(&[text("start"), text("end"), integer("count").after("LIMIT").optional()])
+        .complexity("O(log(N)+M) with N keys in all and M returned");
+    Ping => row("ping", -1, Group::Connection, "Answers PONG, or the message")
+        .flags(Flags::FAST).args(&[text("message").optional()]).tips(ALL_SHARDS_OK);
+    Echo => row("echo", 2, Group::Connection, "Answers the message")
+        .flags(ANYTIME.and(Flags::FAST)).args(&[text("message")]);
+    Quit => row("quit", -1, Group::Connection, "Answers OK and closes the connection")
+        .flags(SESSION);
+    Reset => row("reset", 1, Group::Connection, "Brings the connection back to its first state")
+        .flags(SESSION);
+    Hello => row("hello", -1, Group::Connection, "Chooses the protocol and describes the server")
+        .flags(SESSION)
+        .args(&[block("arguments", &[
+            integer("protover"),
+            block("auth", &[text("username"), text("password")]).after("AUTH").optional(),
+            text("clientname").after("SETNAME").optional(),
+        ]).optional()]);
+    Auth => row("auth", -2, Group::Connection, "Authenticates the connection")
+        .flags(SESSION).args(&[text("username").optional(), text("password")]);
+    Select => row("select", 2, Group::Connection, "Chooses the database; there is number 0")
+        .flags(ANYTIME.and(Flags::FAST)).args(&[integer("index")]);
+    ClientId => row("client|id", 2, Group::Connection, "Returns the connection's number")
+        .flags(Flags::NOSCRIPT.and(ANYTIME));
+    ClientGetname => row("client|getname", 2, Group::Connection, "Returns the connection's name")
+        .flags(Flags::NOSCRIPT.and(ANYTIME));
+    ClientSetname => row("client|setname", 3, Group::Connection, "Names the connection")
+        .flags(Flags::NOSCRIPT.and(ANYTIME)).args(&[text("connection-name")]);
+    ClientSetinfo => row(
+            "client|setinfo", 4, Group::Connection,
+            "Tells name or version of the client's library, for CLIENT LIST",
+        )
+        .flags(Flags::NOSCRIPT.and(ANYTIME))
+        .args(&[one_of("attr", &[
+            text("libname").after("LIB-NAME"),
+            text("libver").after("LIB-VER"),
+        ])])
+        .tips(ALL_SHARDS_OK_NODES);
+    ClientInfo => row("client|info", 2, Group::Connection, "Describes the connection")
+        .flags(Flags::NOSCRIPT.and(ANYTIME)).tips(&["nondeterministic_output"]);
+    ClientList => row("client|list", -2, Group::Connection, "Describes all connections")
+        .flags(ADMIN).complexity("O(N) in the number of connections")
+        .tips(&["nondeterministic_output"]);
+    ClientHelp => row("client|help", 2, Group::Connection, "Lists the subcommands of CLIENT")
+        .flags(ANYTIME);
+    Dbsize => row("dbsize", 1, Group::Server, "Returns the number of keys")
+        .flags(READ_FAST).categories(&["keyspace"]).tips(ALL_SHARDS_SUM);
+    Flushdb => row("flushdb", -1, Group::Server, "Removes all keys of the database")
+        .flags(Flags::WRITE).categories(&["keyspace", "dangerous"]).args(FLUSH_ARGS)
+        .tips(ALL_SHARDS_OK);
+    Flushall => row("flushall", -1, Group::Server, "Removes all keys")
+        .flags(Flags::WRITE).categories(&["keyspace", "dangerous"]).args(FLUSH_ARGS)
+        .tips(ALL_SHARDS_OK);
+    Info => row("info", -1, Group::Server, "Reports on the server, by sections")
+        .flags(ANYTIME).categories(&["dangerous"]).args(&[text("section").optional().multiple()])
+        .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]);
+    ConfigGet => row("config|get", -3, Group::Server, "Returns parameters that fit the patterns")
+        .flags(ADMIN).complexity("O(N) in the number of parameters")
+        .args(&[arg("parameter", ArgKind::Pattern).multiple()]);
+    ConfigSet => row("config|set", -4, Group::Server, "Sets parameters, all or none")
+        .flags(ADMIN).complexity("O(N) in the number of parameters given")
+        .args(&[block("data", &[text("parameter"), text("value")]).multiple()])
+        .tips(ALL_SHARDS_OK_NODES);
+    ConfigRewrite => row(
+            "config|rewrite", 2, Group::Server,
+            "Writes the parameters in force to the configuration file",
+        )
+        .flags(ADMIN);
+    ConfigResetstat => row("config|resetstat", 2, Group::Server, "Sets counters of INFO to zero")
+        .flags(ADMIN);
+    ConfigHelp => row("config|help", 2, Group::Server, "Lists the subcommands of CONFIG")
+        .flags(ANYTIME);
+    Command => row("command", -1, Group::Server, "Returns the table of commands")
+        .flags(ANYTIME).categories(&["connection"])
+        .complexity("O(N) in the number of commands").tips(&["nondeterministic_output_order"]);
+    CommandCount => row("command|count", 2, Group::Server, "Counts the commands")
+        .flags(ANYTIME).categories(&["connection"]);
+    CommandDocs => row("command|docs", -2, Group::Server, "Documents commands, or all")
+        .flags(ANYTIME).categories(&["connection"]).args(NAMES)
+        .complexity("O(N) in the number of commands").tips(&["nondeterministic_output_order"]);
+    CommandInfo => row("command|info", -2, Group::Server, "Returns rows of the table, or all")
+        .flags(ANYTIME).categories(&["connection"]).args(NAMES)
+        .complexity("O(N) in the number of commands").tips(&["nondeterministic_output_order"]);
+    CommandList => row("command|list", -2, Group::Server, "Lists the names of commands")
+        .flags(ANYTIME).categories(&["connection"])
+        .args(&[one_of("filterby", &[
+            text("module-name").after("MODULE"),
+            text("category").after("ACLCAT"),
+            arg("pattern", ArgKind::Pattern).after("PATTERN"),
+        ]).after("FILTERBY").optional()])
+        .complexity("O(N) in the number of commands").tips(&["nondeterministic_output_order"]);
+    CommandGetkeys => row("command|getkeys", -3, Group::Server, "Tells the keys of a command")
+        .flags(ANYTIME).categories(&["connection"])
+        .args(&[text("command"), text("arg").optional().multiple()])
+        .complexity("O(N) in the number of arguments");
+    CommandHelp => row("command|help", 2, Group::Server, "Lists the subcommands of COMMAND")
+        .flags(ANYTIME).categories(&["connection"]);
+    Checkpoint => row(
+            "checkpoint", -1, Group::Server,
+            "Makes a checkpoint, and waits for its end unless told otherwise",
+        )
+        .flags(Flags::ADMIN.and(Flags::NOSCRIPT).and(Flags::NO_MULTI))
+        .complexity("O(N) in the number of dirty pages")
+        .args(&[
+            one_of("wait", &[token("wait", "WAIT"), token("nowait", "NOWAIT")]).optional(),
+            one_of("pace", &[token("fast", "FAST"), token("spread", "SPREAD")]).optional(),
+        ]);
+    Save => row("save", 1, Group::Server, "Makes a checkpoint and waits for its end")
+        .flags(Flags::ADMIN.and(Flags::NOSCRIPT).and(Flags::NO_ASYNC_LOADING).and(Flags::NO_MULTI))
+        .complexity("O(N) in the number of dirty pages");
+    Bgsave => row("bgsave", -1, Group::Server, "Asks for a checkpoint and does not wait")
+        .flags(Flags::ADMIN.and(Flags::NOSCRIPT).and(Flags::NO_ASYNC_LOADING))
+        .args(&[token("schedule", "SCHEDULE").optional()]);
+    Lastsave => row(
+            "lastsave", 1, Group::Server,
+            "Returns when the last checkpoint ended, in seconds since 1970",
+        )
+        .flags(ANYTIME.and(Flags::FAST)).categories(&["admin", "dangerous"])
+        .tips(&["nondeterministic_output"]);
+    Time => row("time", 1, Group::Server, "Returns the server's time, seconds and microseconds")
+        .flags(ANYTIME.and(Flags::FAST)).tips(&["nondeterministic_output"]);
+    Shutdown => row("shutdown", -1, Group::Server, "Stops the server, fast unless told otherwise")
+        .flags(ADMIN.and(Flags::NO_MULTI).and(Flags::ALLOW_BUSY))
+        .args(&[one_of("mode", &[
+            token("smart", "SMART"),
+            token("fast", "FAST"),
+            token("immediate", "IMMEDIATE"),
+        ]).optional()]);
+}
+
+const ALL_SHARDS_OK_NODES: &[&str] = &["request_policy:all_nodes", "response_policy:all_succeeded"];
+
+impl CommandId {
+    /// Its row.
+    #[inline]
+    pub fn command(self) -> &'static Command {
+        #[allow(clippy::indexing_slicing, reason = "rows and ids come from one list")]
+        &CALLABLE[self as usize]
+    }
+}
+
+/// Every row: commands, containers and subcommands.
+pub fn all() -> impl Iterator<Item = &'static Command> + Clone {
+    CALLABLE.iter().chain(CONTAINERS)
+}
+
+/// The rows that are no subcommands.
+pub fn commands() -> impl Iterator<Item = &'static Command> + Clone {
+    all().filter(|row| row.parts().is_none())
+}

@@ -1,0 +1,30 @@
+//! Error replies that several commands share, code word included, as Redis words them.
+
+/// An option that the command does not know, or options that exclude each other.
+pub const SYNTAX: &str = "ERR syntax error";
+/// A number was expected (see [`crate::num::parse_i64`]).
+pub const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+/// INCR and its kin would leave the range of an i64.
+pub const OVERFLOW: &str = "ERR increment or decrement would overflow";
+/// DECRBY by the one number that has no negative.
+pub const DECREMENT_OVERFLOW: &str = "ERR decrement would overflow";
+/// APPEND beyond the longest value.
+pub const STRING_TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
+/// SELECT of a number that is no database.
+pub const DB_OUT_OF_RANGE: &str = "ERR DB index is out of range";
+/// SELECT of something that is no number.
+pub const DB_NOT_A_NUMBER: &str = "ERR value is not an integer or out of range";
+/// MSET with a key that has no value. Redis names the command as the arity error does.
+pub const MSET_ARITY: &str = "ERR wrong number of arguments for 'mset' command";
+/// HELLO with a protocol other than 2 and 3.
+pub const NO_PROTO: &str = "NOPROTO unsupported protocol version";
+/// HELLO with a protocol that is no number.
+pub const PROTO_NOT_A_NUMBER: &str = "ERR Protocol version is not an integer or out of range";
+/// AUTH with one argument, and no password is set.
+pub const AUTH_WITHOUT_PASSWORD: &str = "ERR AUTH <password> called without any password \
+     configured for the default user. Are you sure your configuration is correct?";
+/// AUTH with a user that does not exist, or with a wrong password.
+pub const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+/// CLIENT SETNAME, HELLO SETNAME.
+pub const BAD_CLIENT_NAME: &str =
+    "ERR Client names cannot contain spaces, newlines or special characters.";
