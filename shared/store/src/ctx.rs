@@ -7,8 +7,8 @@ use rd_base::counters::Counter;
 use rd_base::{Config, Role};
 use rd_sys::clock::Clock;
 use rd_sys::deathwatch::DeathWatch;
+use rd_sys::fdpass::Channel;
 use rd_sys::storage::{RealStorage, Storage};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct ChildContext {
     /// Shared memory.
     pub shared: Arc<Shared>,
     /// A backend's socket to the postmaster, over which its connections come.
-    pub connections: Option<OwnedFd>,
+    pub connections: Option<Channel>,
     /// Tells when the postmaster is gone.
     pub death_watch: DeathWatch,
 }
