@@ -218,8 +218,12 @@ fn includes_are_relative_ordered_and_bounded() {
         "port = 2\nmax_connections = 2\ninclude b.conf\n",
     );
     write("more/b.conf", "max_connections = 3\n");
-    write("parts/20.conf", "backends = 20\n");
-    write("parts/10.conf", "backends = 10\n");
+    for number in [20, 13, 17, 10, 19, 12, 18, 15, 16, 11, 14] {
+        write(
+            &format!("parts/{number}.conf"),
+            &format!("backends = {number}\n"),
+        );
+    }
     write("parts/.hidden.conf", "backends = 30\n");
     write("parts/30.conf.bak", "backends = 40\n");
     let config = load(&dir);
@@ -237,6 +241,18 @@ fn includes_are_relative_ordered_and_bounded() {
         errors[0].ends_with("files include each other more than 10 deep"),
         "{errors:?}"
     );
+
+    for depth in 0..11 {
+        write(
+            &format!("more/{depth}.conf"),
+            &format!("include {}.conf\n", depth + 1),
+        );
+    }
+    write("more/11.conf", "port = 11\n");
+    write_conf(dir.path(), "include more/2.conf\n");
+    assert_eq!(load(&dir).port(), 11, "ten files below the first one");
+    write_conf(dir.path(), "include more/1.conf\n");
+    assert_eq!(load_errors(&dir, &[]).len(), 1, "eleven are too many");
 
     write_conf(
         dir.path(),
@@ -494,6 +510,12 @@ fn overrides_are_bounded() {
             let bytes = overrides.encode();
             assert!(bytes.len() <= CONFIG_OVERRIDES_BYTES_MAX);
             assert_eq!(Overrides::decode(&bytes), Ok(overrides));
+            let mut full = before;
+            full.insert(*param, "short".to_owned())
+                .expect("this one still fits");
+            let with_short = full.clone();
+            assert!(full.insert(*param, long).is_err());
+            assert_eq!(full, with_short, "the old value is still there");
             return;
         }
     }
