@@ -147,7 +147,8 @@ mod tests {
             let printed = Decimal::of(value);
             prop_assert_eq!(printed.as_bytes(), value.to_string().into_bytes());
             prop_assert_eq!(parse_i64(printed.as_bytes()), Some(value));
-            prop_assert_eq!(Decimal::of_u64(unsigned).as_bytes(), unsigned.to_string().into_bytes());
+            let printed = Decimal::of_u64(unsigned);
+            prop_assert_eq!(printed.as_bytes(), unsigned.to_string().into_bytes());
         }
 
         #[test]
