@@ -266,7 +266,8 @@ mod tests {
 
     #[test]
     fn every_kind_in_both_protocols() {
-        let cases: [(&dyn Fn(&mut ReplyWriter<'_>), &str, &str); 22] = [
+        type Write = dyn Fn(&mut ReplyWriter<'_>);
+        let cases: [(&Write, &str, &str); 22] = [
             (&|w| w.ok(), "+OK\r\n", "+OK\r\n"),
             (&|w| w.simple("PONG"), "+PONG\r\n", "+PONG\r\n"),
             (&|w| w.error("ERR a\r\nb"), "-ERR a  b\r\n", "-ERR a  b\r\n"),

@@ -42,8 +42,9 @@ pub struct Limits {
     pub args_max: usize,
     /// Longest inline request, and longest header line of any other, in bytes.
     pub inline_bytes_max: usize,
-    /// Longest request from first to last byte on the wire. The list of arguments takes at most
-    /// 8 bytes more for each 6 of these. At most 4 GiB - 1.
+    /// Longest request from first to last byte on the wire; at most 4 GiB - 1. Beside these
+    /// bytes, the list of arguments takes 8 for each argument (an argument has at least 6 on
+    /// the wire), and up to twice that for growth.
     pub request_bytes_max: usize,
 }
 
@@ -125,7 +126,8 @@ impl ProtocolError {
     }
 }
 
-/// A byte in an error text: a control character would break the line, so it shows as a space.
+/// A byte in an error text. What is not plain ASCII shows as a space: CR and LF would break the
+/// line, and the rest, which Redis passes on as it is, would break terminals and logs.
 fn shown(byte: u8) -> char {
     if byte.is_ascii_graphic() {
         char::from(byte)
