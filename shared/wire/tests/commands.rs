@@ -5,7 +5,7 @@
 
 use rd_wire::client::{DecodeLimits, Reply, ReplyDecoder};
 use rd_wire::command::{
-    all, command_document, commands, keys, lookup, synopsis, write_command_count,
+    all, command_document, commands, keys, lookup, name_of, synopsis, write_command_count,
     write_command_docs, write_command_getkeys, write_command_info, write_command_list, write_help,
 };
 use rd_wire::{Args, CommandId, Proto, ReplyWriter, RequestBuf, resolve};
@@ -306,7 +306,9 @@ fn requests_resolve_to_what_can_be_called() {
         let resolved = with_args(request, |args| resolve(args).unwrap());
         assert_eq!(resolved.id, id);
         assert_eq!(resolved.command, id.command());
+        assert_eq!(name_of(id as u32), Some(id.command().name));
     }
+    assert_eq!(name_of(u32::MAX), None);
     let keys = with_args(&["mset", "a", "b", "c", "d"], |args| {
         keys(CommandId::Mset.command(), args)
             .map(<[u8]>::to_vec)
@@ -419,6 +421,10 @@ fn synopses_read_as_in_redis() {
         ),
         ("checkpoint", "CHECKPOINT [WAIT | NOWAIT] [FAST | SPREAD]"),
         ("info", "INFO [section [section ...]]"),
+        (
+            "client|list",
+            "CLIENT LIST [TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [ID client-id [client-id ...]]",
+        ),
         (
             "client|setinfo",
             "CLIENT SETINFO <LIB-NAME libname | LIB-VER libver>",

@@ -27,18 +27,27 @@ fn describe(arg: &Arg) -> String {
         ArgKind::Token => String::new(),
         _ => arg.name.to_owned(),
     };
-    let whole = match (arg.token, arg.kind) {
-        (None, ArgKind::OneOf) if !arg.optional => format!("<{core}>"),
-        (None, _) => core,
-        (Some(token), ArgKind::Token) => token.to_owned(),
-        (Some(token), ArgKind::OneOf) => format!("{token} <{core}>"),
-        (Some(token), _) => format!("{token} {core}"),
+    let core = match (arg.kind, arg.token, arg.optional) {
+        // A choice within a sentence needs brackets; an optional one has them.
+        (ArgKind::OneOf, None, true) => core,
+        (ArgKind::OneOf, ..) => format!("<{core}>"),
+        _ => core,
     };
-    match (arg.optional, arg.multiple) {
-        (false, false) => whole,
-        (true, false) => format!("[{whole}]"),
-        (false, true) => format!("{whole} [{whole} ...]"),
-        (true, true) => format!("[{whole} [{whole} ...]]"),
+    // Only what follows the token comes again.
+    let core = if arg.multiple {
+        format!("{core} [{core} ...]")
+    } else {
+        core
+    };
+    let whole = match arg.token {
+        None => core,
+        Some(token) if core.is_empty() => token.to_owned(),
+        Some(token) => format!("{token} {core}"),
+    };
+    if arg.optional {
+        format!("[{whole}]")
+    } else {
+        whole
     }
 }
 

@@ -19,7 +19,7 @@ pub use info::{
     write_command_list,
 };
 pub use resolve::{ResolveError, Resolved, keys, lookup, resolve};
-pub use table::{CommandId, all, commands};
+pub use table::{CommandId, all, commands, name_of};
 
 /// What a command may do and when it may run; the words are Redis's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

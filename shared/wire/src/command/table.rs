@@ -278,7 +278,16 @@ commands! {
         .flags(Flags::NOSCRIPT.and(ANYTIME)).tips(&["nondeterministic_output"]);
     ClientList => row("client|list", -2, Group::Connection, "Describes all connections")
         .flags(ADMIN).complexity("O(N) in the number of connections")
-        .tips(&["nondeterministic_output"]);
+        .tips(&["nondeterministic_output"])
+        .args(&[
+            one_of("client-type", &[
+                token("normal", "NORMAL"),
+                token("master", "MASTER"),
+                token("replica", "REPLICA"),
+                token("pubsub", "PUBSUB"),
+            ]).after("TYPE").optional(),
+            integer("client-id").after("ID").optional().multiple(),
+        ]);
     ClientHelp => row("client|help", 2, Group::Connection, "Lists the subcommands of CLIENT")
         .flags(ANYTIME);
     Dbsize => row("dbsize", 1, Group::Server, "Returns the number of keys")
@@ -375,6 +384,12 @@ impl CommandId {
         #[allow(clippy::indexing_slicing, reason = "rows and ids come from one list")]
         &CALLABLE[self as usize]
     }
+}
+
+/// The name of the command with this number, `id as u32`: for numbers that come out of shared
+/// memory, which may be of no command.
+pub fn name_of(number: u32) -> Option<&'static str> {
+    CALLABLE.get(number as usize).map(|row| row.name)
 }
 
 /// Every row: commands, containers and subcommands.
