@@ -35,5 +35,7 @@ pub mod random;
 mod rawlatch;
 pub mod shm;
 pub mod signals;
+#[cfg(feature = "sim")]
+pub mod simdisk;
 pub mod storage;
 pub mod title;

@@ -22,6 +22,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 static PENDING: AtomicU64 = AtomicU64::new(0);
 /// The eventfd that the handler writes; -1 while there is none.
 static WAKE_FD: AtomicI32 = AtomicI32::new(-1);
+/// Whether the eventfd may hold something; set after it was written. atomic: as `PENDING`.
+static WRITTEN: AtomicBool = AtomicBool::new(false);
 /// Whether a [`Signals`] of this process exists.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
@@ -38,6 +40,7 @@ extern "C" fn note(number: i32) {
         // is open, because its owner takes it from WAKE_FD before closing it. A full counter
         // needs no write.
         unsafe { libc::write(fd, ptr::from_ref(&one).cast(), 8) };
+        WRITTEN.store(true, Release);
         Errno::set_raw(errno);
     }
 }
@@ -102,12 +105,15 @@ impl Signals {
 
     /// What came since the last look. Without signals this is no system call.
     pub fn take(&self) -> SignalSet {
+        // The handler notes the signal, writes, and says so, in this order; here it is undone in
+        // the opposite one. A signal in between leaves something for the next look, never a
+        // readable descriptor that nobody empties.
+        if WRITTEN.load(Acquire) && WRITTEN.swap(false, AcqRel) {
+            let _ = self.fd.read();
+        }
         if PENDING.load(Relaxed) == 0 {
             return SignalSet(0);
         }
-        // Empty the descriptor first: a signal between the two leaves it readable, and the next
-        // look finds nothing, which is harmless; the other way round one could be left unseen.
-        let _ = self.fd.read();
         SignalSet(PENDING.swap(0, AcqRel))
     }
 
@@ -167,6 +173,7 @@ pub(crate) fn restore_mask(mask: &SigSet) -> io::Result<()> {
 pub(crate) fn become_child() -> io::Result<()> {
     WAKE_FD.store(-1, Release);
     PENDING.store(0, Release);
+    WRITTEN.store(false, Release);
     INSTALLED.store(false, Release);
     set_handler(posix::Signal::SIGQUIT, SigHandler::Handler(quit))?;
     let mut mask = handled();
