@@ -30,6 +30,8 @@ pub mod futex;
 mod held;
 pub mod latch;
 pub mod lockfile;
+#[cfg(all(test, feature = "loom"))]
+mod model;
 pub mod process;
 pub mod random;
 mod rawlatch;
