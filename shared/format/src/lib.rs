@@ -17,11 +17,13 @@ mod layout;
 
 pub mod bitmap;
 pub mod control;
+pub mod describe;
 pub mod doublewrite;
 pub mod meta;
 pub mod node;
 pub mod overflow;
 pub mod page;
+pub mod table;
 pub mod wal_page;
 pub mod wal_record;
 

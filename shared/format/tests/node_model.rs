@@ -541,7 +541,7 @@ fn redo_makes_room_without_losing_what_counts() {
             let newest = model
                 .range((key.clone(), Reverse(u64::MAX))..)
                 .next()
-                .unwrap()
+                .expect("the key is there")
                 .0
                 .1;
             let overflow = matches!(value.value, Some(Err(_)));

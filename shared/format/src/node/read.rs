@@ -22,14 +22,12 @@ pub struct NodeRef<'a> {
 #[inline]
 pub(crate) fn head_of(key: &[u8], skip: usize) -> u32 {
     let tail = key.get(skip..).unwrap_or(&[]);
-    match tail.first_chunk::<4>() {
-        Some(four) => u32::from_be_bytes(*four),
-        None => {
-            let mut four = [0; 4];
-            four[..tail.len()].copy_from_slice(tail);
-            u32::from_be_bytes(four)
-        }
+    if let Some(four) = tail.first_chunk::<4>() {
+        return u32::from_be_bytes(*four);
     }
+    // At most three bytes: no call to a copying function for them.
+    let byte = |at: usize| u32::from(tail.get(at).copied().unwrap_or(0));
+    byte(0) << 24 | byte(1) << 16 | byte(2) << 8
 }
 
 #[inline]
@@ -95,6 +93,20 @@ pub(crate) fn decode_leaf_cell(page: &[u8], offset: usize) -> Option<(LeafEntry<
         payload,
     };
     Some((entry, at - offset))
+}
+
+/// Key and stamp of the leaf cell at `offset`, without looking at the rest.
+#[inline]
+fn leaf_key_and_stamp(page: &[u8], offset: usize) -> Option<(&[u8], Lsn)> {
+    let cell: &LeafCell = zerocopy::transmute_ref!(chunk::<{ LeafCell::BYTES }>(page, offset)?);
+    let expiry_bytes = if cell.flags & cell_flags::EXPIRES == 0 {
+        0
+    } else {
+        8
+    };
+    let at = offset + LeafCell::BYTES + expiry_bytes;
+    let key = page.get(at..at + usize::from(cell.key_len.get()))?;
+    Some((key, Lsn::new(cell.stamp.get())))
 }
 
 /// The inner or high-key cell at `offset`: bound, child, length.
@@ -203,13 +215,13 @@ impl<'a> NodeRef<'a> {
     /// Key and stamp in `slot`, for either kind of page.
     #[inline]
     pub fn key_and_stamp(&self, slot: usize) -> (&'a [u8], Lsn) {
-        if self.is_leaf() {
-            let entry = self.leaf_entry(slot);
-            (entry.key, entry.stamp)
+        let offset = self.offset(slot);
+        let found = if self.is_leaf() {
+            leaf_key_and_stamp(self.page, offset)
         } else {
-            let (bound, _) = self.inner_entry(slot);
-            (bound.key, bound.stamp)
-        }
+            decode_inner_cell(self.page, offset).map(|(bound, _, _)| (bound.key, bound.stamp))
+        };
+        found.unwrap_or((&[], Lsn::ZERO))
     }
 
     /// Bytes of the cell in `slot`, without the slot.
@@ -242,10 +254,12 @@ impl<'a> NodeRef<'a> {
         let skip = self.head_skip();
         let probe = head_of(key, skip);
         let low = keyed.partition_point(|slot| slot_head(slot) < probe);
-        // The heads speak only of keys that share the page's prefix; any cell shows it.
-        let near = low.min(keyed.len() - 1) + first;
-        let (near_key, near_stamp) = self.key_and_stamp(near);
-        if skip > 0 {
+        // The heads speak only of keys that share the page's prefix; any cell shows it. The one
+        // looked at is the one that is asked for, if it is there.
+        let near = low.min(keyed.len() - 1);
+        let (near_key, near_stamp) = self.key_and_stamp(near + first);
+        let order = near_key.cmp(key);
+        if order != Ordering::Equal && skip > 0 {
             let prefix = near_key.get(..skip).unwrap_or(near_key);
             match key.get(..skip).unwrap_or(key).cmp(prefix) {
                 Ordering::Less => return first,
@@ -253,8 +267,8 @@ impl<'a> NodeRef<'a> {
                 Ordering::Equal => {}
             }
         }
-        let same_head = keyed.get(low).is_some_and(|slot| slot_head(slot) == probe);
-        if !same_head || entry_order(near_key, near_stamp, key, stamp) != Ordering::Less {
+        let same_head = near == low && slot_head(&keyed[low]) == probe;
+        if !same_head || order.then(stamp.cmp(&near_stamp)) != Ordering::Less {
             return low + first;
         }
         self.lower_bound_among(low + first + 1, probe, key, stamp)

@@ -3,6 +3,7 @@
 use super::RecordError;
 use crate::layout::on_disk;
 use crate::node::{Bound, LeafEntry, OverflowStub, OverflowStubCell, Payload, cell_flags};
+use rd_base::limits::KEY_BYTES_MAX;
 use rd_base::{BlockNo, Lsn};
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, IntoBytes};
@@ -186,7 +187,11 @@ impl<'a> PageOp<'a> {
             0 => None,
             _ => Some(number(take(8)?)),
         };
-        let key = take(usize::from(header.key_len.get()))?;
+        let key_len = usize::from(header.key_len.get());
+        if key_len > KEY_BYTES_MAX {
+            return Err(wrong("a key is too long"));
+        }
+        let key = take(key_len)?;
         let block = BlockNo::new(header.number.get());
         let bound = Bound {
             key,
@@ -245,35 +250,32 @@ impl<'a> PageOp<'a> {
     pub const LIST: &'static [(u8, &'static str)] = &[
         (
             UPSERT,
-            "upsert: add a version (`number` is the value's length); the stamp is the record's end LSN",
+            "add a version; `number` is its value's length, the record's end LSN its stamp",
         ),
-        (
-            REMOVE_VERSION,
-            "remove version: drop the version with this key and stamp",
-        ),
+        (REMOVE_VERSION, "drop the version with this key and stamp"),
         (
             SPLIT_LEFT,
-            "split left: drop what is not below the bound, make it the high key, link to block `number`, mark",
+            "left half of a split: the bound is the high key, block `number` to the right",
         ),
         (
             INSERT_CHILD,
-            "insert child: add block `number` from the bound on",
+            "add block `number` as the child from the bound on",
         ),
-        (REMOVE_CHILD, "remove child: drop the entry with this bound"),
+        (REMOVE_CHILD, "drop the entry with this bound"),
         (
             SET_CHILD,
-            "set child: make the entry with this bound lead to block `number`",
+            "make the entry with this bound lead to block `number`",
         ),
         (
             SET_RIGHT_LINK,
-            "set right link: to block `number`, 0 is none",
+            "set the right link to block `number`, 0 is none",
         ),
         (
             CHANGE_FLAGS,
-            "change flags: set the low 16 bits of `number`, clear the high ones",
+            "set the low 16 bits of `number` in the page's flags, clear the high ones",
         ),
-        (SET_BIT, "set bit `number` of a bitmap page: in use"),
-        (CLEAR_BIT, "clear bit `number` of a bitmap page: free"),
+        (SET_BIT, "bitmap: block of bit `number` is in use"),
+        (CLEAR_BIT, "bitmap: block of bit `number` is free"),
     ];
 }
 

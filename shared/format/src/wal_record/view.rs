@@ -8,6 +8,7 @@ use super::{
     RecordKind, WHOLE_PAGE, padded,
 };
 use crate::page::PageBytes;
+use crate::wal_page::{lsn_to_pos, pos_to_end_lsn};
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag, StartCount};
 use zerocopy::{FromBytes, IntoBytes};
@@ -60,6 +61,15 @@ impl RecordHeader {
     /// Length with padding: the usable bytes that the record takes.
     pub fn padded_len(&self) -> usize {
         padded(self.total_len)
+    }
+
+    /// The LSN where the record ends, padding included: the stamp of what it writes, and the page
+    /// LSN of what it changes. `Lsn::MAX` if the start is nonsense.
+    pub fn end_lsn(&self) -> Lsn {
+        if self.lsn.get() > u64::MAX / 2 {
+            return Lsn::MAX;
+        }
+        pos_to_end_lsn(lsn_to_pos(self.lsn) + self.padded_len() as u64)
     }
 }
 
@@ -123,6 +133,10 @@ impl<'a> RecordView<'a> {
     /// Where the record starts.
     pub fn lsn(&self) -> Lsn {
         self.header.lsn
+    }
+    /// Where the record ends, see [`RecordHeader::end_lsn`].
+    pub fn end_lsn(&self) -> Lsn {
+        self.header.end_lsn()
     }
     /// The record's bytes, without padding.
     pub fn bytes(&self) -> &'a [u8] {
