@@ -324,10 +324,9 @@ struct ModelEvent {
     done: [AtomicU32; 2],
 }
 
-#[test]
-fn no_notification_is_lost_and_none_is_left_in_the_descriptor() {
-    run(3, || {
-        let shared = Arc::new(ModelEvent {
+impl ModelEvent {
+    fn new() -> Arc<Self> {
+        Arc::new(ModelEvent {
             event: RawEvent {
                 state: ModelWord::new(),
                 owed: ModelWord::new(),
@@ -337,42 +336,72 @@ fn no_notification_is_lost_and_none_is_left_in_the_descriptor() {
                 changed: Condvar::new(),
             },
             done: [AtomicU32::new(0), AtomicU32::new(0)],
-        });
-        let notifiers: Vec<_> = (0..2)
-            .map(|number| {
-                let shared = Arc::clone(&shared);
-                thread::spawn(move || {
-                    // N1, N2.
-                    shared.done[number].store(1, Relaxed);
-                    shared.event.notify(|| shared.fd.write());
-                })
-            })
-            .collect();
+        })
+    }
+
+    /// N1, N2.
+    fn notify(shared: &Arc<Self>, number: usize) -> thread::JoinHandle<()> {
+        let shared = Arc::clone(shared);
+        thread::spawn(move || {
+            shared.done[number].store(1, Relaxed);
+            shared.event.notify(|| shared.fd.write());
+        })
+    }
+
+    /// O3 to O5; a timeout ends the sleep before anybody has written.
+    fn sleep(&self, times_out: bool) {
+        if self.event.prepare_sleep() {
+            if !times_out {
+                self.fd.poll();
+            }
+            self.event.finish_sleep(|| self.fd.drain());
+        }
+    }
+
+    /// When all is over: whatever was written late is found by the next two sleeps.
+    fn assert_nothing_is_left(&self) {
+        for _ in 0..2 {
+            self.event.take();
+            assert!(self.event.prepare_sleep());
+            self.event.finish_sleep(|| self.fd.drain());
+        }
+        assert!(
+            !self.fd.drain(),
+            "a descriptor that nobody empties would make the owner spin"
+        );
+    }
+}
+
+#[test]
+fn no_notification_is_lost() {
+    run(3, || {
+        let shared = ModelEvent::new();
+        let notifiers = [0, 1].map(|number| ModelEvent::notify(&shared, number));
         loop {
             // O1, O2.
             shared.event.take();
             if shared.done.iter().all(|done| done.load(Relaxed) == 1) {
                 break;
             }
-            // O3, O4, O5.
-            if shared.event.prepare_sleep() {
-                shared.fd.poll();
-                shared.event.finish_sleep(|| shared.fd.drain());
-            }
+            shared.sleep(false);
         }
         notifiers
             .into_iter()
             .for_each(|notifier| notifier.join().expect("no panic"));
-        // Whatever was written late is found by the next two sleeps, and then nothing is left.
-        for _ in 0..2 {
-            shared.event.take();
-            assert!(shared.event.prepare_sleep());
-            shared.event.finish_sleep(|| shared.fd.drain());
-        }
-        assert!(
-            !shared.fd.drain(),
-            "a descriptor that nobody empties would make the owner spin"
-        );
+        shared.assert_nothing_is_left();
+    });
+}
+
+#[test]
+fn a_late_write_is_not_left_in_the_descriptor() {
+    run(3, || {
+        let shared = ModelEvent::new();
+        let notifier = ModelEvent::notify(&shared, 0);
+        shared.sleep(true);
+        shared.event.take();
+        shared.sleep(true);
+        notifier.join().expect("no panic");
+        shared.assert_nothing_is_left();
     });
 }
 
