@@ -723,3 +723,57 @@ fn the_largest_cells_always_split() {
         assert_eq!(tree.all(), model);
     }
 }
+
+/// A B-link descent that goes too far left is mended by the right links, so the choice of the
+/// child is held against a plain scan of the bounds besides.
+#[test]
+fn the_child_is_the_one_whose_range_holds_the_entry() {
+    let mut random = Random::new(21);
+    for round in 0..200 {
+        let mut page = [0; PAGE_BYTES];
+        let mut node = NodeMut::init_inner(&mut page, 1, BlockNo::new(1));
+        let mut bounds: Vec<(Vec<u8>, u64)> = vec![];
+        for child in 2..40 {
+            let stamp = if random.one_in(2) {
+                u64::MAX
+            } else {
+                random.word() % 5
+            };
+            let bound = (random_key(&mut random, Keys::Short, 0), stamp);
+            // The empty key before all its versions is the first child's place.
+            if bounds.contains(&bound) || bound == (vec![], u64::MAX) {
+                continue;
+            }
+            let stamp = Lsn::new(bound.1);
+            node.insert_inner(
+                Bound {
+                    key: &bound.0,
+                    stamp,
+                },
+                BlockNo::new(child),
+            )
+            .expect("room");
+            bounds.push(bound);
+        }
+        let node = node.as_ref();
+        node.verify().expect("sound");
+        for _ in 0..200 {
+            let (key, stamp) = if random.one_in(2) {
+                (random_key(&mut random, Keys::Short, 0), random.word() % 5)
+            } else {
+                bounds[random.below(bounds.len())].clone()
+            };
+            let stamp = Lsn::new(stamp);
+            let expected = (0..node.count())
+                .rev()
+                .find(|slot| *slot == 0 || !node.inner_entry(*slot).0.is_above(&key, stamp))
+                .expect("slot 0 is before everything");
+            let (slot, child) = node.child_for(&key, stamp);
+            assert_eq!(
+                (slot, child),
+                (expected, node.inner_entry(expected).1),
+                "round {round}"
+            );
+        }
+    }
+}

@@ -1,10 +1,11 @@
 //! How long the operations on a leaf take, in a page that is in the cache and over many that are
-//! not. `cargo bench -p rd-format`.
+//! not, and how long it takes to make a record and to sum a page. `cargo bench -p rd-format`.
 
-use rd_base::Lsn;
 use rd_base::limits::PAGE_BYTES;
+use rd_base::{BlockNo, FileNo, Lsn, PageTag, StartCount};
 use rd_format::node::{LeafEntry, NodeMut, NodeRef, Payload, entry_order};
-use rd_format::page::PageBytes;
+use rd_format::page::{self, PageBytes};
+use rd_format::wal_record::{RecordBuilder, RecordKind, Upsert};
 use std::cmp::Ordering;
 use std::hint::black_box;
 use std::time::Instant;
@@ -149,5 +150,25 @@ fn main() {
     let mut page = pages[0];
     time("compact", 100_000, |_| {
         NodeMut::new(black_box(&mut page)).compact()
+    });
+    let mut builder = RecordBuilder::new();
+    time(
+        "make the record of a commit of one key",
+        1_000_000,
+        |round| {
+            builder.start(RecordKind::Commit, round as u64);
+            builder.block(PageTag::new(FileNo::new(5), BlockNo::new(3)));
+            builder.upsert(&Upsert {
+                key: &key,
+                expiry_ms: None,
+                payload: Payload::Inline(&VALUE),
+            });
+            builder.seal();
+            black_box(builder.finish(Lsn::new(40), StartCount::new(1)));
+        },
+    );
+    let tag = PageTag::new(FileNo::new(5), BlockNo::new(3));
+    time("checksum of a page", 100_000, |_| {
+        black_box(page::checksum(black_box(&page), tag));
     });
 }
