@@ -1,0 +1,72 @@
+//! `rd_controldata`: what `global/pg_control` says, in the layout and words of `pg_controldata`.
+
+use anyhow::Result;
+use clap::{ArgAction, Parser};
+use rd_tools::{cli, control, controldata, datadir};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const NAME: &str = "rd_controldata";
+
+/// Displays control information of a Redoubt data directory.
+///
+/// The server may be running. If one of the two slots of the control file is damaged, a warning
+/// names it and the other is shown. Exit code: 0, or 1 if no slot is valid.
+#[derive(Parser)]
+#[command(name = NAME, version = cli::VERSION, disable_help_flag = true)]
+struct Arguments {
+    /// Data directory [default: the environment variable RDDATA]
+    #[arg(
+        short = 'D',
+        long = "rddata",
+        alias = "pgdata",
+        value_name = "DIRECTORY"
+    )]
+    data_dir: Option<PathBuf>,
+    /// Data directory, in place of -D
+    #[arg(value_name = "DIRECTORY", conflicts_with = "data_dir")]
+    positional: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Show this help, then exit
+    #[arg(short = '?', long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+fn main() -> ExitCode {
+    cli::main(NAME, cli::FAILURE, run)
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    let dir = datadir::resolve(NAME, arguments.data_dir.or(arguments.positional))?;
+    let reading = control::read(&dir)?;
+    let path = reading.path.clone();
+    let chosen = reading.chosen()?;
+    if let Err(error) = &chosen.other {
+        cli::print_warning(
+            NAME,
+            &format!(
+                "slot {} of control file \"{}\" is not valid: {error}\n\
+                 HINT: The server uses the other slot, shown here, and writes this one anew.",
+                1 - chosen.slot,
+                path.display()
+            ),
+        );
+    }
+    if let Err(error) = chosen.control.compatible() {
+        cli::print_warning(
+            NAME,
+            &format!("this program cannot serve the directory: {error}"),
+        );
+    }
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{:#}", controldata::json(&chosen))?;
+    } else {
+        out.write_all(controldata::text(&chosen).as_bytes())?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,64 @@
+//! `global/pg_control`, read beside a server that may be writing it.
+
+use crate::datadir::CONTROL_FILE;
+use anyhow::{Context, Result};
+use rd_format::control::{self, Chosen, ControlError, SLOT_BYTES};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How often the file is read again when a slot is not valid: the server may be writing that one,
+/// and does not write the other before it is done.
+const READS_MAX: usize = 10;
+
+/// The file as it was found.
+#[derive(Debug)]
+pub struct Reading {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The newest valid slot and the other; or what is wrong with both.
+    pub outcome: Result<Chosen, [ControlError; 2]>,
+}
+
+/// Reads the control file of a data directory.
+///
+/// # Errors
+/// When the file cannot be read. That its content is not valid is told by the outcome.
+pub fn read(dir: &Path) -> Result<Reading> {
+    let path = dir.join(CONTROL_FILE);
+    let mut reading = read_once(&path)?;
+    for _ in 1..READS_MAX {
+        if matches!(&reading, Ok(Chosen { other: Ok(_), .. })) {
+            break;
+        }
+        reading = read_once(&path)?;
+    }
+    Ok(Reading {
+        path,
+        outcome: reading,
+    })
+}
+
+fn read_once(path: &Path) -> Result<Result<Chosen, [ControlError; 2]>> {
+    let bytes = fs::read(path)
+        .with_context(|| format!("could not open file \"{}\" for reading", path.display()))?;
+    let (first, second) = bytes.split_at_checked(SLOT_BYTES).unwrap_or((&bytes, &[]));
+    Ok(control::choose(first, second))
+}
+
+impl Reading {
+    /// The newest valid slot and the other.
+    ///
+    /// # Errors
+    /// When no slot is valid; names the file and what is wrong with each.
+    pub fn chosen(self) -> Result<Chosen> {
+        let path = self.path.display();
+        self.outcome.map_err(|[first, second]| {
+            anyhow::anyhow!(
+                "control file \"{path}\" has no valid slot\n\
+                 DETAIL: Slot 0: {first}.\n\
+                 DETAIL: Slot 1: {second}.\n\
+                 HINT: Restore the data directory from a backup."
+            )
+        })
+    }
+}

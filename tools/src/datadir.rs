@@ -1,0 +1,127 @@
+//! Which data directory is meant, and whether it is one that a server may use.
+
+use crate::cli::with_hint;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The environment variable that stands for `-D`.
+pub const VARIABLE: &str = "RDDATA";
+/// The file that makes a directory a data directory.
+pub const CONTROL_FILE: &str = "global/pg_control";
+
+/// The data directory of the command line, or of the environment.
+///
+/// # Errors
+/// When neither names one.
+pub fn resolve(tool: &str, given: Option<PathBuf>) -> Result<PathBuf> {
+    match given.or_else(from_environment) {
+        Some(dir) => Ok(dir),
+        None => Err(with_hint(
+            format!("no data directory specified and environment variable {VARIABLE} unset"),
+            format!("Name it with -D, or try \"{tool} --help\" for more information."),
+        )),
+    }
+}
+
+/// The data directory that the environment names.
+pub fn from_environment() -> Option<PathBuf> {
+    std::env::var_os(VARIABLE)
+        .filter(|dir| !dir.is_empty())
+        .map(PathBuf::from)
+}
+
+/// Why a directory cannot be used as a data directory; the words are PostgreSQL's.
+///
+/// # Errors
+/// When it does not exist or has no `global/pg_control`.
+pub fn check_usable(dir: &Path) -> Result<()> {
+    match fs::metadata(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("directory \"{}\" does not exist", dir.display())
+        }
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("could not access directory \"{}\"", dir.display()));
+        }
+        Ok(metadata) if !metadata.is_dir() => bail!("\"{}\" is not a directory", dir.display()),
+        Ok(_) => {}
+    }
+    let control = dir.join(CONTROL_FILE);
+    match fs::metadata(&control) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(with_hint(
+            format!(
+                "directory \"{}\" is not a Redoubt data directory",
+                dir.display()
+            ),
+            format!("There is no {CONTROL_FILE} in it; rd_initdb makes a data directory."),
+        )),
+        Err(error) => Err(error).with_context(|| format!("could not access {}", control.display())),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Refuses a directory that is somebody else's, or that others can read.
+///
+/// # Errors
+/// Says what to change.
+pub fn check_private(dir: &Path) -> Result<()> {
+    let metadata = fs::metadata(dir)
+        .with_context(|| format!("could not access directory \"{}\"", dir.display()))?;
+    if metadata.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(with_hint(
+            format!("data directory \"{}\" has wrong ownership", dir.display()),
+            "The server must be started by the user that owns the data directory.",
+        ));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(with_hint(
+            format!(
+                "data directory \"{}\" has invalid permissions\n\
+                 DETAIL: Permissions should be u=rwx (0700), and are {mode:04o}.",
+                dir.display()
+            ),
+            format!("Others can read it. Run: chmod 0700 \"{}\"", dir.display()),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn only_a_private_data_directory_will_do() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let missing = check_usable(&dir.path().join("none"))
+            .expect_err("not there")
+            .to_string();
+        assert!(missing.ends_with("does not exist"), "{missing}");
+        let empty = check_usable(dir.path()).expect_err("empty").to_string();
+        assert!(empty.contains("is not a Redoubt data directory"), "{empty}");
+        fs::create_dir(dir.path().join("global")).expect("made");
+        fs::write(dir.path().join(CONTROL_FILE), "").expect("written");
+        check_usable(dir.path()).expect("a data directory");
+        let file = check_usable(&dir.path().join(CONTROL_FILE))
+            .expect_err("a file")
+            .to_string();
+        assert!(file.ends_with("is not a directory"), "{file}");
+
+        let chmod = |mode| fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode));
+        chmod(0o700).expect("ours");
+        check_private(dir.path()).expect("0700 is right");
+        for mode in [0o750, 0o701, 0o777] {
+            chmod(mode).expect("ours");
+            let error = check_private(dir.path())
+                .expect_err("others can read it")
+                .to_string();
+            assert!(error.contains(&format!("and are {mode:04o}")), "{error}");
+        }
+        chmod(0o700).expect("ours");
+    }
+}
