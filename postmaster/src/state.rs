@@ -27,6 +27,7 @@
 
 use crate::restart::{CrashHistory, RestartPolicy, StayDown};
 use rd_base::Role;
+use rd_sys::process::{Exit, Signal};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -82,58 +83,8 @@ impl fmt::Display for Shutdown {
     }
 }
 
-/// The signals the postmaster sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Sig {
-    /// Read the configuration again.
-    Hup,
-    /// End in order.
-    Term,
-    /// End at once.
-    Quit,
-    /// To the checkpointer: write the shutdown checkpoint and exit 0.
-    Usr2,
-    /// For those who do not listen.
-    Kill,
-}
-
-impl fmt::Display for Sig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Sig::Hup => "SIGHUP",
-            Sig::Term => "SIGTERM",
-            Sig::Quit => "SIGQUIT",
-            Sig::Usr2 => "SIGUSR2",
-            Sig::Kill => "SIGKILL",
-        })
-    }
-}
-
-/// How a child ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ChildExit {
-    /// By `_exit` with this status.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-}
-
-impl ChildExit {
-    /// It ended in order.
-    pub const OK: ChildExit = ChildExit::Code(0);
-}
-
-impl fmt::Display for ChildExit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ChildExit::Code(code) => write!(f, "exited with code {code}"),
-            ChildExit::Signal(signal) => write!(f, "was terminated by signal {signal}"),
-        }
-    }
-}
-
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The data directory is ours, the pid file is written, the sockets listen.
     LockAcquired,
@@ -146,7 +97,7 @@ pub enum Event {
         /// Which.
         role: Role,
         /// How it ended.
-        exit: ChildExit,
+        exit: Exit,
         /// When, in milliseconds of a monotonic clock.
         now_ms: u64,
     },
@@ -254,7 +205,7 @@ impl fmt::Display for Outcome {
 }
 
 /// What the shell is to do; in the order given.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Throw the segment away, if there is one, and make a new one; answer with
     /// [`Event::MemoryReady`] or [`Event::MemoryFailed`].
@@ -262,7 +213,7 @@ pub enum Action {
     /// Fork this child; answer with [`Event::ForkFailed`] if that fails.
     Fork(Role),
     /// Send a signal to a living child.
-    Signal(Role, Sig),
+    Signal(Role, Signal),
     /// From now on treat new connections so.
     Admit(Admission),
     /// Write the status word into the pid file.
@@ -329,11 +280,6 @@ impl State {
     /// Where in life.
     pub fn phase(&self) -> Phase {
         self.phase
-    }
-
-    /// The strongest shutdown asked for.
-    pub fn shutdown(&self) -> Option<Shutdown> {
-        self.shutdown
     }
 
     /// Whether the shell should say [`Event::NoClients`] as soon as that is so.
@@ -411,7 +357,7 @@ impl Step {
                 self.state.policy = policy;
                 let phase = self.state.phase;
                 if matches!(phase, Phase::Startup | Phase::Recovery | Phase::Run) {
-                    self.signal_all(Sig::Hup, |_| true);
+                    self.signal_all(Signal::Hup, |_| true);
                 }
             }
             Event::NoClients => {
@@ -427,7 +373,7 @@ impl Step {
                         "{} did not leave within shutdown_kill_timeout: sending SIGKILL",
                         names.join(", ")
                     ));
-                    self.signal_all(Sig::Kill, |_| true);
+                    self.signal_all(Signal::Kill, |_| true);
                 }
             }
         }
@@ -441,7 +387,7 @@ impl Step {
                 Phase::StopBackends if !children.iter().any(|&r| ends_first(r)) => {
                     if self.state.recovered {
                         self.state.phase = Phase::WaitBackends;
-                        self.signal_all(Sig::Term, |role| role == Role::Walwriter);
+                        self.signal_all(Signal::Term, |role| role == Role::Walwriter);
                     } else {
                         self.dead_end(Down::Unrecovered);
                     }
@@ -453,7 +399,7 @@ impl Step {
                               checkpointer for the shutdown checkpoint"
                             .to_owned(),
                     );
-                    self.signal_all(Sig::Usr2, |role| role == Role::Checkpointer);
+                    self.signal_all(Signal::Usr2, |role| role == Role::Checkpointer);
                 }
                 Phase::Shutdown2 if children.is_empty() => self.end(Outcome::Stopped),
                 Phase::WaitDeadEnd if children.is_empty() => self.all_dead(),
@@ -462,23 +408,23 @@ impl Step {
         }
     }
 
-    fn child_exited(&mut self, role: Role, exit: ChildExit, now_ms: u64) {
+    fn child_exited(&mut self, role: Role, exit: Exit, now_ms: u64) {
         use Phase::{Recovery, ShutdownCheckpoint, Startup, StopBackends};
         use Phase::{WaitBackends, WaitDeadEnd};
-        const SIGTERMED: ChildExit = ChildExit::Signal(15);
         match (self.state.phase, role, exit) {
             (WaitDeadEnd, _, _) => {}
-            (Startup | Recovery, Role::Startup, ChildExit::OK) => self.serve(),
-            (Startup | Recovery, Role::Startup, ChildExit::Code(_)) => {
+            (Startup | Recovery, Role::Startup, Exit::Code(0)) => self.serve(),
+            (Startup | Recovery, Role::Startup, Exit::Code(_)) => {
                 self.error(format!("{role} {exit}: the server cannot start"));
                 self.dead_end(Down::StartupFailed);
             }
             // It was asked to end. Whatever the code, redo does not count as complete: a
             // shutdown checkpoint over half a recovery would lose what is left to redo.
-            (StopBackends, Role::Startup, ChildExit::Code(_) | SIGTERMED) => {}
-            (StopBackends, Role::Backend(_), ChildExit::OK) => {}
-            (WaitBackends, Role::Walwriter, ChildExit::OK) => {}
-            (ShutdownCheckpoint, Role::Checkpointer, ChildExit::OK) => {
+            (StopBackends, Role::Startup, Exit::Code(_)) => {}
+            (StopBackends, Role::Startup, Exit::Signal(by)) if by == Signal::Term.number() => {}
+            (StopBackends, Role::Backend(_), Exit::Code(0)) => {}
+            (WaitBackends, Role::Walwriter, Exit::Code(0)) => {}
+            (ShutdownCheckpoint, Role::Checkpointer, Exit::Code(0)) => {
                 self.log(format!("{role} {exit}: the shutdown checkpoint is written"));
                 self.state.phase = Phase::Shutdown2;
             }
@@ -490,7 +436,7 @@ impl Step {
     fn crash(&mut self, what: &str, now_ms: u64) {
         let policy = self.state.policy;
         self.state.crashes.record(now_ms, &policy);
-        self.error(format!("{what}: terminating all other processes"));
+        self.error(format!("{what}: terminating all other server processes"));
         self.dead_end(Down::Crash);
     }
 
@@ -558,7 +504,7 @@ impl Step {
 
     fn stop_backends(&mut self) {
         self.state.phase = Phase::StopBackends;
-        self.signal_all(Sig::Term, ends_first);
+        self.signal_all(Signal::Term, ends_first);
     }
 
     fn dead_end(&mut self, down: Down) {
@@ -578,7 +524,7 @@ impl Step {
             self.act(Action::Status(status));
         }
         if !self.state.children.is_empty() {
-            self.signal_all(Sig::Quit, |_| true);
+            self.signal_all(Signal::Quit, |_| true);
             self.act(Action::ArmKillTimer);
         }
     }
@@ -622,7 +568,7 @@ impl Step {
     }
 
     /// Sends to every living child that `wanted` names, in the order of roles.
-    fn signal_all(&mut self, signal: Sig, wanted: fn(Role) -> bool) {
+    fn signal_all(&mut self, signal: Signal, wanted: fn(Role) -> bool) {
         let sends = self.state.children.iter().filter(|&&role| wanted(role));
         self.actions
             .extend(sends.map(|&role| Action::Signal(role, signal)));

@@ -20,7 +20,7 @@ const B0: Role = Role::Backend(0);
 const B1: Role = Role::Backend(1);
 const ROLES: [Role; 5] = [CP, SU, WW, B0, B1];
 
-fn exited(role: Role, exit: ChildExit) -> Event {
+fn exited(role: Role, exit: Exit) -> Event {
     Event::ChildExited {
         role,
         exit,
@@ -29,11 +29,11 @@ fn exited(role: Role, exit: ChildExit) -> Event {
 }
 
 fn ok(role: Role) -> Event {
-    exited(role, ChildExit::OK)
+    exited(role, Exit::Code(0))
 }
 
 fn killed(role: Role) -> Event {
-    exited(role, ChildExit::Signal(9))
+    exited(role, Exit::Signal(9))
 }
 
 /// Every event there is, times left out of account.
@@ -53,9 +53,9 @@ fn all_events() -> Vec<Event> {
     ];
     for role in ROLES {
         events.push(ok(role));
-        events.push(exited(role, ChildExit::Code(1)));
+        events.push(exited(role, Exit::Code(1)));
         events.push(killed(role));
-        events.push(exited(role, ChildExit::Signal(15)));
+        events.push(exited(role, Exit::Signal(15)));
         events.push(Event::ForkFailed { role, now_ms: 0 });
     }
     events
@@ -67,8 +67,8 @@ fn event_name(event: &Event) -> String {
         Event::MemoryReady => "memory ready".to_owned(),
         Event::MemoryFailed => "memory failed".to_owned(),
         Event::ChildExited { role, exit, .. } => match exit {
-            ChildExit::Code(code) => format!("{role} exits {code}"),
-            ChildExit::Signal(signal) => format!("{role} dies by signal {signal}"),
+            Exit::Code(code) => format!("{role} exits {code}"),
+            Exit::Signal(signal) => format!("{role} dies by signal {signal}"),
         },
         Event::ForkFailed { role, .. } => format!("fork of {role} fails"),
         Event::RedoStarted => "redo started".to_owned(),
@@ -204,12 +204,12 @@ fn poses() -> Vec<Pose> {
         ),
         pose(
             "WaitDeadEnd, startup failed",
-            from(recovery(), vec![exited(SU, ChildExit::Code(1))]),
+            from(recovery(), vec![exited(SU, Exit::Code(1))]),
             &[CP],
         ),
         pose(
             "WaitDeadEnd, stopped in recovery",
-            from(recovery(), vec![sigint(), exited(SU, ChildExit::Code(1))]),
+            from(recovery(), vec![sigint(), exited(SU, Exit::Code(1))]),
             &[CP],
         ),
         pose(
@@ -453,15 +453,16 @@ fn check_step(before: &State, event: &Event, after: &State, actions: &[Action]) 
                     context()
                 );
                 match signal {
-                    Sig::Usr2 => {
+                    Signal::Usr2 => {
                         assert_eq!(after.children, BTreeSet::from([CP]), "P2: {}", context());
                         assert!(after.recovered, "P2: {}", context());
                     }
-                    Sig::Term => {
+                    Signal::Term => {
                         assert_ne!(role, CP, "{}", context());
                         assert!(role != WW || !backend_lives, "P3: {}", context());
                     }
-                    Sig::Hup | Sig::Quit | Sig::Kill => {}
+                    Signal::Hup | Signal::Quit | Signal::Kill => {}
+                    other => panic!("{other} is never sent: {}", context()),
                 }
             }
             Action::ResetSharedMemory => {
@@ -486,7 +487,7 @@ fn reachable() -> HashSet<State> {
         for event in &events {
             let (after, actions) = next(&state, event);
             check_step(&state, event, &after, &actions);
-            let sends = actions.contains(&Action::Signal(CP, Sig::Usr2));
+            let sends = actions.contains(&Action::Signal(CP, Signal::Usr2));
             assert!(
                 !(sends && usr2_sent),
                 "P2: SIGUSR2 twice after {event:?} in {state:?}"
@@ -510,14 +511,14 @@ fn no_reachable_state_is_stuck() {
         states.len()
     );
     for state in states {
-        for exit in [ChildExit::OK, ChildExit::Code(2), ChildExit::Signal(9)] {
+        for exit in [Exit::Code(0), Exit::Code(2), Exit::Signal(9)] {
             drain(&state, exit);
         }
     }
 }
 
 /// Lets living children end in this way until none is left.
-fn drain(from: &State, exit: ChildExit) {
+fn drain(from: &State, exit: Exit) {
     let mut state = from.clone();
     for _ in 0..4 * ROLES.len() {
         let Some(&role) = state.children.first() else {
@@ -559,7 +560,7 @@ fn fast_shutdown_is_in_order() {
         ok(WW),
         ok(CP),
     ]);
-    let signals: Vec<(Role, Sig)> = actions
+    let signals: Vec<(Role, Signal)> = actions
         .iter()
         .filter_map(|action| match action {
             Action::Signal(role, signal) => Some((*role, *signal)),
@@ -567,10 +568,10 @@ fn fast_shutdown_is_in_order() {
         })
         .collect();
     let wanted = [
-        (B0, Sig::Term),
-        (B1, Sig::Term),
-        (WW, Sig::Term),
-        (CP, Sig::Usr2),
+        (B0, Signal::Term),
+        (B1, Signal::Term),
+        (WW, Signal::Term),
+        (CP, Signal::Usr2),
     ];
     assert_eq!(signals, wanted);
     assert_eq!(state.outcome, Some(Outcome::Stopped));

@@ -1,0 +1,256 @@
+//! The data directory before anything in it is touched: whose it is, who may read it, and who
+//! holds its lock.
+//!
+//! The lock is one `flock` on `postmaster.lock`, whose descriptor all children inherit. So it is
+//! held as long as any process of an earlier server lives, and a process id found in an old pid
+//! file needs no guessing.
+
+use crate::pidfile::{PID_FILE, read_pid};
+use anyhow::{Context, Result, anyhow, bail};
+use rd_sys::clock::monotonic_ns;
+use rd_sys::lockfile::{LockError, LockFile};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Name of the lock file in the data directory.
+pub const LOCK_FILE: &str = "postmaster.lock";
+/// How long the children of a postmaster that is gone have to follow it.
+const ORPHANS_LEAVE_NS: u64 = 5_000_000_000;
+/// How often the lock is tried meanwhile.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// What is found where the data directory should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing, or an empty directory: it can be initialised.
+    Nothing,
+    /// A data directory.
+    Initialised,
+}
+
+/// Looks at the directory without changing anything.
+///
+/// # Errors
+/// When it is something else, or somebody else's.
+pub fn inspect(dir: &Path) -> Result<Found> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("could not read data directory \"{}\"", dir.display()));
+        }
+    };
+    if dir.join("global/pg_control").exists() {
+        return Ok(Found::Initialised);
+    }
+    if entries.count() == 0 {
+        return Ok(Found::Nothing);
+    }
+    bail!(
+        "\"{}\" is not a data directory: it is not empty, and there is no global/pg_control in it\n\
+         HINT: Choose another directory with -D, or one that does not exist yet.",
+        dir.display()
+    )
+}
+
+/// Refuses a directory that is not this user's own, or that others can read.
+///
+/// # Errors
+/// With PostgreSQL's words.
+pub fn check_private(dir: &Path) -> Result<()> {
+    let metadata = fs::metadata(dir)
+        .with_context(|| format!("could not look at data directory \"{}\"", dir.display()))?;
+    let user = nix::unistd::geteuid();
+    if metadata.uid() != user.as_raw() {
+        bail!(
+            "data directory \"{}\" has wrong ownership\n\
+             HINT: The server must be started by the user that owns the data directory.",
+            dir.display()
+        );
+    }
+    if metadata.mode() & 0o077 != 0 {
+        bail!(
+            "data directory \"{}\" has invalid permissions\n\
+             DETAIL: Permissions should be u=rwx (0700).",
+            dir.display()
+        );
+    }
+    Ok(())
+}
+
+/// Takes the lock, which this process and all its children then hold until the last has gone.
+///
+/// Children of a postmaster that was killed are about to leave; for these it waits a little.
+///
+/// # Errors
+/// When another server, or what is left of one, holds it; the message names the processes.
+pub fn lock(dir: &Path) -> Result<LockFile> {
+    let path = dir.join(LOCK_FILE);
+    let deadline_ns = monotonic_ns().saturating_add(ORPHANS_LEAVE_NS);
+    loop {
+        match LockFile::acquire(&path) {
+            Ok(lock) => return Ok(lock),
+            Err(error @ LockError::Io { .. }) => return Err(error.into()),
+            Err(LockError::Held(_)) => {
+                let orphaned = postmaster(dir).is_none();
+                if !orphaned || monotonic_ns() >= deadline_ns {
+                    return Err(held(dir, &path));
+                }
+                std::thread::sleep(LOCK_RETRY);
+            }
+        }
+    }
+}
+
+/// The process that the pid file names, if it lives and holds the lock file open.
+fn postmaster(dir: &Path) -> Option<u32> {
+    let pid = read_pid(&dir.join(PID_FILE))?;
+    has_open(&PathBuf::from(format!("/proc/{pid}")), &dir.join(LOCK_FILE)).then_some(pid)
+}
+
+/// Says who holds the lock.
+fn held(dir: &Path, lock_path: &Path) -> anyhow::Error {
+    let lock_path = lock_path.display();
+    let pid_file = dir.join(PID_FILE);
+    if let Some(pid) = postmaster(dir) {
+        return anyhow!(
+            "lock file \"{lock_path}\" is held\n\
+             HINT: Is another postmaster (PID {pid}, by {}) running in data directory \"{}\"?",
+            pid_file.display(),
+            dir.display()
+        );
+    }
+    let pids: Vec<String> = holders(&dir.join(LOCK_FILE))
+        .iter()
+        .map(|pid| pid.to_string())
+        .collect();
+    if pids.is_empty() {
+        return anyhow!(
+            "lock file \"{lock_path}\" is held by a process that cannot be seen from here\n\
+             HINT: Look for a server of data directory \"{}\" of another user, or in another \
+             container.",
+            dir.display()
+        );
+    }
+    anyhow!(
+        "lock file \"{lock_path}\" is held by processes of an earlier server: PID {}\n\
+         DETAIL: Its postmaster is gone; while they live, no other server may use the data \
+         directory.\n\
+         HINT: Wait until they have left, or end them with: kill -QUIT {}",
+        pids.join(", "),
+        pids.join(" ")
+    )
+}
+
+/// The processes, as far as this user may see, that have the file open.
+fn holders(path: &Path) -> Vec<u32> {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let numbers = processes.flatten().filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        has_open(&entry.path(), path).then_some(pid)
+    });
+    let mut numbers: Vec<u32> = numbers.filter(|&pid| pid != std::process::id()).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Whether the process with this directory in `/proc` has the file open.
+fn has_open(process: &Path, path: &Path) -> bool {
+    let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
+        return false;
+    };
+    descriptors
+        .flatten()
+        .any(|entry| fs::read_link(entry.path()).is_ok_and(|link| link == path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::{Command, Stdio};
+
+    fn private_dir() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("ours");
+        dir
+    }
+
+    #[test]
+    fn a_readable_directory_is_refused_in_postgresqls_words() {
+        let dir = private_dir();
+        check_private(dir.path()).expect("0700 is right");
+        for mode in [0o750, 0o701, 0o777] {
+            fs::set_permissions(dir.path(), Permissions::from_mode(mode)).expect("ours");
+            let error = check_private(dir.path())
+                .expect_err("others can read it")
+                .to_string();
+            assert!(error.contains("has invalid permissions\nDETAIL: Permissions should be"));
+        }
+    }
+
+    #[test]
+    fn only_an_empty_place_or_a_data_directory_will_do() {
+        let dir = private_dir();
+        let inside = dir.path().join("data");
+        assert_eq!(inspect(&inside).expect("nothing there"), Found::Nothing);
+        assert_eq!(inspect(dir.path()).expect("empty"), Found::Nothing);
+        fs::write(dir.path().join("letter.txt"), "dear").expect("written");
+        let error = inspect(dir.path())
+            .expect_err("somebody's letters")
+            .to_string();
+        assert!(error.contains("is not a data directory"), "{error}");
+        fs::create_dir(dir.path().join("global")).expect("made");
+        fs::write(dir.path().join("global/pg_control"), "").expect("written");
+        assert_eq!(
+            inspect(dir.path()).expect("a data directory"),
+            Found::Initialised
+        );
+    }
+
+    /// A process that the test started holds the lock file open, as a surviving child would.
+    #[test]
+    fn holders_are_found_and_named() {
+        let dir = private_dir();
+        let path = dir.path().join(LOCK_FILE);
+        let file = fs::File::create(&path).expect("created");
+        assert_eq!(holders(&path), []);
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::from(file))
+            .spawn()
+            .expect("cat is there");
+        // Its descriptors are in place once it has copied a byte.
+        drop(
+            child
+                .stdin
+                .as_mut()
+                .map(|input| io::Write::write_all(input, b"x")),
+        );
+        while fs::metadata(&path).expect("there").len() == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(holders(&path), [child.id()]);
+        let orphan = held(dir.path(), &path).to_string();
+        assert!(
+            orphan.contains(&format!("kill -QUIT {}", child.id())),
+            "{orphan}"
+        );
+        fs::write(dir.path().join(PID_FILE), format!("{}\n", child.id())).expect("written");
+        let living = held(dir.path(), &path).to_string();
+        assert!(
+            living.contains(&format!("another postmaster (PID {}", child.id())),
+            "{living}"
+        );
+        drop(child.stdin.take());
+        child.wait().expect("it ends with its input");
+        assert_eq!(holders(&path), []);
+    }
+}

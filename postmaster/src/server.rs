@@ -1,0 +1,539 @@
+//! The shell around the state machine: one loop that sleeps in poll, turns what woke it into
+//! events, and does what [`crate::state::next`] says.
+//!
+//! * Job: births and deaths of the children, signals, admission.
+//! * Woken by: signals, listening sockets, the backends' sockets, the kill deadline.
+//! * Signals: SIGTERM smart, SIGINT fast, SIGQUIT immediate shutdown; SIGHUP reload; SIGCHLD a
+//!   child has ended; SIGUSR1 recovery has moved on.
+//! * Writes: `postmaster.pid`, and nothing else in the data directory.
+//! * Its death: the children see SIGQUIT and leave at once; the next start recovers.
+//!
+//! Invariants: one thread; it never waits for a latch and trusts nothing in shared memory; each
+//! descriptor it takes in goes to a child or is closed.
+
+use crate::admission::{Gate, Refusal};
+use crate::children::{Children, Inherited};
+use crate::listen::{Accept, Accepted, Listeners, refuse};
+use crate::pidfile::{PidFile, Status};
+use crate::progress::{in_words, progress};
+use crate::reap;
+use crate::restart::RestartPolicy;
+use crate::state::{Action, Event, Outcome, Phase, Shutdown, State, StatusWord, next};
+use anyhow::Result;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rd_base::handover::Handover;
+use rd_base::{Config, Overrides, Role, logline};
+use rd_store::shared::{Phase as ServerPhase, Shared, Sizes};
+use rd_sys::clock::monotonic_ns;
+use rd_sys::lockfile::LockFile;
+use rd_sys::process::Signal;
+use rd_sys::shm::Segment;
+use rd_sys::signals::Signals;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Connections accepted from one socket before signals are looked at again.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Pause of the listening sockets when even refusing takes more than there is.
+const EXHAUSTED_PAUSE_NS: u64 = 100_000_000;
+
+/// What the boot has made ready.
+pub struct Boot {
+    /// Absolute.
+    pub data_dir: PathBuf,
+    /// Segment size from `pg_control` included.
+    pub config: Config,
+    /// Of the data directory; the children hold it too.
+    pub lock: LockFile,
+    /// Open and listening.
+    pub listeners: Listeners,
+    /// Written.
+    pub pid_file: PidFile,
+    /// Installed before anything was forked.
+    pub signals: Signals,
+    /// Of the shared memory segment; the same at every start of this data directory.
+    pub shm_name: String,
+    /// The pipe that the children watch.
+    pub children: Children,
+}
+
+/// The postmaster at work.
+pub struct Server {
+    data_dir: PathBuf,
+    config: Arc<Config>,
+    overrides: Overrides,
+    _lock: LockFile,
+    listeners: Listeners,
+    pid_file: PidFile,
+    signals: Signals,
+    shm_name: String,
+    shared: Option<Arc<Shared>>,
+    children: Children,
+    state: State,
+    gate: Gate,
+    events: VecDeque<Event>,
+    /// Accepted, and no backend can take it now; nothing else is accepted until one can.
+    waiting: Option<Accepted>,
+    last_connection: u64,
+    kill_at_ns: Option<u64>,
+    accept_again_at_ns: Option<u64>,
+    /// The last attempt to accept found no descriptor.
+    exhausted: bool,
+    redo_since_ns: u64,
+    welcomed: bool,
+}
+
+/// What poll watches.
+#[derive(Clone, Copy)]
+enum Source {
+    Signals,
+    Link(u16),
+    Listener(usize),
+}
+
+/// The parameters of the restart policy.
+fn policy(config: &Config) -> RestartPolicy {
+    let window = config.crash_restart_window();
+    RestartPolicy {
+        restart_after_crash: config.restart_after_crash(),
+        restarts_max: config.crash_restart_max(),
+        window_ms: u64::try_from(window.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn now_ms() -> u64 {
+    monotonic_ns() / 1_000_000
+}
+
+impl Server {
+    /// A server that has yet to start.
+    pub fn new(boot: Boot) -> Server {
+        let backends = u16::try_from(boot.config.backends()).expect("at most BACKENDS_MAX");
+        let state = State::new(backends, policy(&boot.config));
+        let gate = Gate::new(boot.config.max_connections());
+        Server {
+            data_dir: boot.data_dir,
+            config: Arc::new(boot.config),
+            overrides: Overrides::new(),
+            _lock: boot.lock,
+            listeners: boot.listeners,
+            pid_file: boot.pid_file,
+            signals: boot.signals,
+            shm_name: boot.shm_name,
+            shared: None,
+            children: boot.children,
+            state,
+            gate,
+            events: VecDeque::from([Event::LockAcquired]),
+            waiting: None,
+            last_connection: 0,
+            kill_at_ns: None,
+            accept_again_at_ns: None,
+            exhausted: false,
+            redo_since_ns: 0,
+            welcomed: false,
+        }
+    }
+
+    /// Serves until the end; gives the exit status.
+    pub fn run(mut self) -> i32 {
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                let (state, actions) = next(&self.state, &event);
+                if state.phase() != self.state.phase() {
+                    log::debug!("state {} -> {}", self.state.phase(), state.phase());
+                }
+                self.state = state;
+                for action in actions {
+                    if let Action::Exit(outcome) = action {
+                        return self.leave(outcome);
+                    }
+                    self.perform(action);
+                }
+            }
+            if self.state.waits_for_clients() && self.gate.connections() == 0 {
+                self.events.push_back(Event::NoClients);
+            } else {
+                self.wait();
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::ResetSharedMemory => {
+                let event = match self.reset_shared_memory() {
+                    Ok(()) => Event::MemoryReady,
+                    Err(error) => {
+                        rd_base::fatal!("{error:#}");
+                        Event::MemoryFailed
+                    }
+                };
+                self.events.push_back(event);
+            }
+            Action::Fork(role) => self.fork(role),
+            Action::Signal(role, signal) => {
+                log::debug!("sending {signal} to {role}");
+                self.children.signal(role, signal);
+            }
+            Action::Admit(admission) => self.gate.admission = admission,
+            Action::Status(word) => self.show_status(word),
+            Action::ArmKillTimer => {
+                let timeout = self.config.shutdown_kill_timeout().as_nanos();
+                let timeout_ns = u64::try_from(timeout).unwrap_or(u64::MAX);
+                self.kill_at_ns = Some(monotonic_ns().saturating_add(timeout_ns));
+            }
+            Action::DisarmKillTimer => self.kill_at_ns = None,
+            Action::ReadConfiguration => self.read_configuration(),
+            Action::Log(level, line) => log::log!(level, "{line}"),
+            Action::Exit(_) => unreachable!("the loop leaves instead"),
+        }
+    }
+
+    /// Throws the segment away, if there is one, and makes a new one.
+    fn reset_shared_memory(&mut self) -> Result<()> {
+        self.shared = None;
+        if Segment::remove_name(&self.shm_name)? {
+            log::debug!("removed the name {} of an earlier segment", self.shm_name);
+        }
+        let sizes = Sizes::from_config(&self.config);
+        let shared = Shared::create(sizes, &self.shm_name, self.config.shm_keep_name())?;
+        if !self.overrides.is_empty() {
+            // Nobody else is there yet, so the latch inside is free.
+            let kept = self.overrides.clone();
+            let Ok(()) = shared.change_overrides(|_| Ok::<_, Infallible>(kept));
+        }
+        self.shared = Some(shared);
+        Ok(())
+    }
+
+    fn fork(&mut self, role: Role) {
+        let shared = self
+            .shared
+            .as_ref()
+            .expect("a child is forked only onto a segment");
+        let inherited = Inherited {
+            data_dir: &self.data_dir,
+            config: &self.config,
+            shared,
+        };
+        let forked = self.children.fork(role, &inherited, || {
+            // In the child: what belongs to the postmaster alone is closed.
+            self.listeners.close_in_child();
+            self.waiting = None;
+        });
+        match forked {
+            Ok(pid) => {
+                log::debug!("forked {role} (PID {pid})");
+                if let Role::Backend(number) = role {
+                    self.gate.add_backend(number);
+                }
+            }
+            Err(error) => {
+                log::error!("could not fork {role}: {error}");
+                let now_ms = now_ms();
+                self.events.push_back(Event::ForkFailed { role, now_ms });
+            }
+        }
+    }
+
+    fn show_status(&mut self, word: StatusWord) {
+        let status = match word {
+            StatusWord::Starting => Status::Starting,
+            StatusWord::Recovering => {
+                self.redo_since_ns = monotonic_ns();
+                return self.show_recovery();
+            }
+            StatusWord::Ready => {
+                self.welcome();
+                Status::Ready
+            }
+            StatusWord::Stopping => Status::Stopping,
+        };
+        self.write_status(status);
+    }
+
+    fn write_status(&mut self, status: Status) {
+        if let Err(error) = self.pid_file.set_status(status) {
+            log::warn!("{error:#}");
+        }
+    }
+
+    /// How far recovery is, in numbers from shared memory.
+    fn recovery(&self) -> Option<crate::pidfile::Progress> {
+        let shared = self.shared.as_ref()?;
+        let elapsed_ms = monotonic_ns().saturating_sub(self.redo_since_ns) / 1_000_000;
+        progress(shared.phase(), shared.redo_progress(), elapsed_ms)
+    }
+
+    fn show_recovery(&mut self) {
+        if let Some(progress) = self.recovery() {
+            self.write_status(Status::Recovering(progress));
+        }
+    }
+
+    /// SIGUSR1: startup has something new to show.
+    fn recovery_moved(&mut self) {
+        let Some(shared) = &self.shared else { return };
+        match (self.state.phase(), shared.phase()) {
+            (Phase::Startup, ServerPhase::Repairing | ServerPhase::Redo) => {
+                self.events.push_back(Event::RedoStarted);
+            }
+            (Phase::Recovery, _) => self.show_recovery(),
+            _ => {}
+        }
+    }
+
+    /// Tells a new user what to do next; once.
+    fn welcome(&mut self) {
+        if !std::mem::replace(&mut self.welcomed, true) {
+            let text = crate::welcome::text(
+                &self.data_dir,
+                self.listeners.tcp_addresses(),
+                self.listeners.unix_path(),
+            );
+            // If nobody reads it, nobody misses it.
+            let _ = writeln!(io::stdout(), "{text}");
+        }
+    }
+
+    fn read_configuration(&mut self) {
+        if let Some(found) = self.shared.as_ref().and_then(|shared| shared.overrides()) {
+            self.overrides = found;
+        }
+        let reloaded = self.config.reload(&self.overrides);
+        for problem in &reloaded.problems {
+            log::warn!("{problem}");
+        }
+        for changed in &reloaded.changed {
+            log::info!("{changed}");
+        }
+        self.config = Arc::new(reloaded.config);
+        logline::set_level(self.config.log_min_messages());
+        self.gate.connections_max = self.config.max_connections();
+        self.listeners.set_keepalive(self.config.tcp_keepalive());
+        self.events
+            .push_back(Event::ConfigurationRead(policy(&self.config)));
+    }
+
+    /// The last thing: everything that others could mistake for a living server goes.
+    fn leave(self, outcome: Outcome) -> i32 {
+        self.listeners.remove_unix_socket();
+        drop(self.shared);
+        if let Err(error) = Segment::remove_name(&self.shm_name) {
+            log::warn!("could not remove the name {}: {error}", self.shm_name);
+        }
+        if let Err(error) = self.pid_file.remove() {
+            log::warn!("{error:#}");
+        }
+        match outcome.status() {
+            0 => log::info!("{outcome}"),
+            _ => rd_base::fatal!("{outcome}"),
+        }
+        outcome.status()
+    }
+
+    /// Sleeps until something happens, and takes it in.
+    fn wait(&mut self) {
+        let ready = match self.poll() {
+            Ok(ready) => ready,
+            Err(Errno::EINTR) => Vec::new(),
+            Err(error) => {
+                // Nothing can be waited for any more: the children must not go on unwatched.
+                rd_sys::crash::panic_abort(&format!("the postmaster could not poll: {error}"))
+            }
+        };
+        // Signals first: a shutdown request is older than the ends of children that it caused.
+        self.take_signals();
+        if self.kill_at_ns.is_some_and(|at_ns| at_ns <= monotonic_ns()) {
+            self.kill_at_ns = None;
+            self.events.push_back(Event::KillTimerExpired);
+        }
+        for source in &ready {
+            if let Source::Link(number) = source {
+                self.take_closed(*number);
+            }
+        }
+        self.hand_over_waiting();
+        for source in &ready {
+            if let Source::Listener(index) = source {
+                self.accept(*index);
+            }
+        }
+    }
+
+    fn poll(&mut self) -> Result<Vec<Source>, Errno> {
+        let now_ns = monotonic_ns();
+        if self.accept_again_at_ns.is_some_and(|at_ns| at_ns <= now_ns) {
+            self.accept_again_at_ns = None;
+        }
+        let mut sources = vec![Source::Signals];
+        let mut polled = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let mut link_flags = PollFlags::POLLIN;
+        if self.waiting.is_some() {
+            link_flags |= PollFlags::POLLOUT;
+        }
+        for (number, link) in self.children.links() {
+            sources.push(Source::Link(number));
+            polled.push(PollFd::new(link, link_flags));
+        }
+        if self.waiting.is_none() && self.accept_again_at_ns.is_none() {
+            for (index, listener) in self.listeners.descriptors().enumerate() {
+                sources.push(Source::Listener(index));
+                polled.push(PollFd::new(listener, PollFlags::POLLIN));
+            }
+        }
+        let deadline_ns = [self.kill_at_ns, self.accept_again_at_ns]
+            .into_iter()
+            .flatten()
+            .min();
+        let timeout = deadline_ns.map_or(PollTimeout::NONE, |at_ns| {
+            let left_ms = at_ns.saturating_sub(now_ns).div_ceil(1_000_000);
+            PollTimeout::try_from(left_ms).unwrap_or(PollTimeout::MAX)
+        });
+        poll(&mut polled, timeout)?;
+        let ready = polled.iter().map(|polled| polled.any().unwrap_or(true));
+        Ok(sources
+            .into_iter()
+            .zip(ready)
+            .filter(|(_, ready)| *ready)
+            .map(|pair| pair.0)
+            .collect())
+    }
+
+    fn take_signals(&mut self) {
+        let taken = self.signals.take();
+        for (signal, mode) in [
+            (Signal::Quit, Shutdown::Immediate),
+            (Signal::Int, Shutdown::Fast),
+            (Signal::Term, Shutdown::Smart),
+        ] {
+            if taken.contains(signal) {
+                self.events.push_back(Event::Shutdown(mode));
+            }
+        }
+        if taken.contains(Signal::Hup) {
+            self.events.push_back(Event::Reload);
+        }
+        if taken.contains(Signal::Usr1) {
+            self.recovery_moved();
+        }
+        if taken.contains(Signal::Chld) {
+            for (role, exit) in reap::ended(&mut self.children) {
+                if let Role::Backend(number) = role {
+                    self.gate.remove_backend(number);
+                }
+                let now_ms = now_ms();
+                self.events
+                    .push_back(Event::ChildExited { role, exit, now_ms });
+            }
+        }
+    }
+
+    /// A backend's socket has something to say: connections closed, or the backend's own end.
+    fn take_closed(&mut self, number: u16) {
+        match self.children.take_closed(number) {
+            Ok(connections) => self.gate.closed(number, connections),
+            Err(error) => {
+                // SIGCHLD says the rest. Without its socket it gets no further connections.
+                log::debug!("the socket of backend {number} has ended: {error}");
+                self.children.close_link(number);
+                self.gate.remove_backend(number);
+            }
+        }
+    }
+
+    /// Takes in what waits at one listening socket, up to a limit.
+    fn accept(&mut self, index: usize) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if self.waiting.is_some() {
+                return;
+            }
+            match self.listeners.accept(index) {
+                Accept::One(accepted) => {
+                    self.exhausted = false;
+                    self.admit(accepted);
+                }
+                Accept::Empty => return,
+                Accept::Exhausted(error) => return self.shed(index, &error),
+            }
+        }
+    }
+
+    /// A connection waits and there is no descriptor for it: it is refused with a spare one, or,
+    /// if even that fails, the listening sockets rest for a while. The log says it once.
+    fn shed(&mut self, index: usize, error: &io::Error) {
+        if !std::mem::replace(&mut self.exhausted, true) {
+            log::warn!("could not accept a connection: {error}; refusing further ones");
+        }
+        let line = Refusal::Full.to_string();
+        if !self
+            .listeners
+            .shed_one(index, |accepted| refuse(accepted, &line))
+        {
+            self.accept_again_at_ns = Some(monotonic_ns().saturating_add(EXHAUSTED_PAUSE_NS));
+        }
+    }
+
+    /// Hands a new connection to a backend, keeps it waiting if none can take it at the moment,
+    /// or refuses it.
+    fn admit(&mut self, accepted: Accepted) {
+        let mut full = Vec::new();
+        loop {
+            match self.gate.choose(&full) {
+                Ok(Some(number)) => match self.hand_over(&accepted, number) {
+                    Ok(()) => return,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => full.push(number),
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                        // SIGCHLD is on its way, and what follows from it.
+                        self.gate.remove_backend(number);
+                    }
+                    Err(error) => {
+                        log::warn!("could not hand a connection to backend {number}: {error}");
+                        return self.refuse(accepted, Refusal::Full);
+                    }
+                },
+                Ok(None) => {
+                    self.waiting = Some(accepted);
+                    return;
+                }
+                Err(refusal) => return self.refuse(accepted, refusal),
+            }
+        }
+    }
+
+    fn hand_over_waiting(&mut self) {
+        if let Some(accepted) = self.waiting.take() {
+            self.admit(accepted);
+        }
+    }
+
+    fn hand_over(&mut self, accepted: &Accepted, number: u16) -> io::Result<()> {
+        let connection = self.last_connection + 1;
+        let handover = Handover {
+            connection,
+            peer: accepted.peer.clone(),
+        };
+        self.children
+            .send(number, &handover.encode(), accepted.socket.as_fd())?;
+        self.last_connection = connection;
+        self.gate.handed_over(number);
+        Ok(())
+    }
+
+    fn refuse(&self, accepted: Accepted, refusal: Refusal) {
+        let refusal = match refusal {
+            Refusal::Loading(_) => Refusal::Loading(self.recovery().map(in_words)),
+            other => other,
+        };
+        if self.config.log_connections() {
+            log::info!("refused {}: {refusal}", accepted.peer.address());
+        }
+        refuse(accepted, &refusal.to_string());
+    }
+}
