@@ -16,6 +16,7 @@
 mod layout;
 
 pub mod bitmap;
+pub mod catalog;
 pub mod control;
 pub mod describe;
 pub mod doublewrite;

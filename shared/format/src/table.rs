@@ -1,6 +1,7 @@
 //! `docs/formats.md`, printed from the declarations in this crate, so that it cannot drift.
 
 use crate::bitmap::{BITMAP_BITS, BITMAP_START};
+use crate::catalog::CatalogValueBytes;
 use crate::control::{self, ControlBytes, DropRowBytes, FileRowBytes, checkpoint_flags};
 use crate::doublewrite::{self, DwEntryBytes, DwHeader};
 use crate::layout::Table;
@@ -76,6 +77,11 @@ fn nodes(out: &mut String) {
     table(out, &LeafCell::TABLE);
     table(out, &OverflowStubCell::TABLE);
     table(out, &InnerCell::TABLE);
+    let _ = write!(
+        out,
+        "\nRelation file 1 is the catalog: its keys are the names of namespaces, its values are:\n"
+    );
+    table(out, &CatalogValueBytes::TABLE);
 }
 
 fn wal(out: &mut String) {

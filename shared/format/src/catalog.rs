@@ -1,0 +1,78 @@
+//! The values of the catalog: relation file 1 maps the names of namespaces to these.
+
+use crate::layout::on_disk;
+use rd_base::FileNo;
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// The relation file of the catalog.
+pub const CATALOG_FILE: FileNo = FileNo::new(1);
+/// The relation file of the first database when a data directory is made.
+pub const FIRST_FILE: FileNo = FileNo::new(2);
+
+on_disk! {
+    /// Value of a catalog entry; its key is the namespace's name.
+    pub struct CatalogValueBytes: 16 {
+        /// The relation file that the namespace lies in.
+        0 file: U32,
+        /// The file that it lay in before this entry was written: dropped by the same record. 0 is
+        /// none.
+        4 previous: U32,
+        /// The namespace's place in the table in shared memory.
+        8 index: U16,
+        /// Zero.
+        10 reserved: [u8; 6],
+    }
+}
+
+/// What the catalog says of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatalogValue {
+    /// The relation file that the namespace lies in.
+    pub file: FileNo,
+    /// The file that it lay in before this entry was written: dropped by the same record.
+    pub previous: Option<FileNo>,
+    /// The namespace's place in the table in shared memory.
+    pub index: u16,
+}
+
+impl CatalogValue {
+    /// The value as it stands in the leaf.
+    pub fn encode(&self) -> [u8; CatalogValueBytes::BYTES] {
+        let value = CatalogValueBytes {
+            file: U32::new(self.file.get()),
+            previous: U32::new(self.previous.map_or(0, FileNo::get)),
+            index: U16::new(self.index),
+            reserved: [0; 6],
+        };
+        let mut bytes = [0; CatalogValueBytes::BYTES];
+        bytes.copy_from_slice(value.as_bytes());
+        bytes
+    }
+
+    /// Reads a value; `None` if it is none.
+    pub fn decode(bytes: &[u8]) -> Option<CatalogValue> {
+        let value = CatalogValueBytes::read_from_bytes(bytes).ok()?;
+        let file = |number: U32| Some(FileNo::new(number.get())).filter(|file| file.get() != 0);
+        Some(CatalogValue {
+            file: file(value.file)?,
+            previous: file(value.previous),
+            index: value.index.get(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_reads_back_and_others_do_not() {
+        for previous in [None, Some(FileNo::new(7))] {
+            let value = CatalogValue { file: FileNo::new(9), previous, index: 3 };
+            assert_eq!(CatalogValue::decode(&value.encode()), Some(value));
+        }
+        assert_eq!(CatalogValue::decode(&[0; 16]), None);
+        assert_eq!(CatalogValue::decode(&[1; 15]), None);
+    }
+}
