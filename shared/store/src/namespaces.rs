@@ -1,0 +1,469 @@
+//! What the trees share beside pages: the table of namespaces, the blocks that rest until the
+//! last descent that may still look at them has ended, and the budget of pages that large
+//! commits draw on.
+//!
+//! # Namespaces
+//!
+//! An entry says in which relation file a namespace lies, since which LSN, and in which file it
+//! lay before. Commits hold the entry shared from before their first leaf until their LSN is
+//! reserved; what gives the namespace another file holds it exclusively. Readers hold nothing:
+//! they look the file up, read, and look again once their snapshot is fixed.
+//!
+//! The change of an entry, and a reader's look:
+//! 1. The changer holds the entry exclusively and makes its version odd, *before* it reserves the
+//!    LSN of the change.
+//! 2. It reserves, then stores previous file, LSN and file, and makes the version even.
+//! 3. A reader loads version, words, version. If the version was odd or has changed he waits for
+//!    the latch, shared, and begins anew. So whoever fixed a snapshot at or above the change's LSN
+//!    before he looks finds the change.
+//!
+//! # Resting blocks
+//!
+//! A leaf that was taken out of its tree is free in its bitmap page at once, so that a crash loses
+//! nothing; but it is not handed out while it is in this table. The table is looked up by place
+//! (file and block), so a look costs one cache line; a block whose place is taken cannot be put to
+//! rest, and its leaf stays in the tree until later.
+
+use crate::procs::Procs;
+use rd_base::{FileNo, Lsn, PageTag};
+use rd_sys::latch::{ReadGuard, RwLatch, WriteGuard};
+use rd_sys::{Area, One, Plan, Region, Segment};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use zerocopy::{FromBytes, KnownLayout};
+
+/// Namespaces that exist at a time.
+pub const NAMESPACES_MAX: usize = 64;
+/// Longest name of a namespace, in bytes.
+pub const NAMESPACE_NAME_BYTES_MAX: usize = 64;
+/// Places for resting blocks.
+const RESTING_MAX: usize = 4096;
+
+const NAME_WORDS: usize = NAMESPACE_NAME_BYTES_MAX / 8;
+const _: () = assert!(NAMESPACE_NAME_BYTES_MAX.is_multiple_of(8));
+const _: () = assert!(RESTING_MAX.is_power_of_two());
+
+/// Index of a namespace in the shared table; 0 is the database that clients begin in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamespaceId(u16);
+
+impl NamespaceId {
+    /// The namespace that clients begin in.
+    pub const DB0: NamespaceId = NamespaceId(0);
+
+    /// The namespace at `index` of the table; `None` if the table is not that long.
+    pub fn new(index: usize) -> Option<NamespaceId> {
+        (index < NAMESPACES_MAX).then_some(NamespaceId(index as u16))
+    }
+
+    /// The index.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// One namespace, on cache lines of its own.
+#[repr(C, align(128))]
+#[derive(FromBytes, KnownLayout)]
+pub struct NamespaceEntry {
+    /// guard: itself.
+    latch: RwLatch,
+    /// Odd while the words below change. atomic: SeqCst; written under `latch`, exclusively.
+    version: AtomicU32,
+    /// The relation file; 0 if there is no such namespace. guard: `latch`, or `version`.
+    file: AtomicU32,
+    /// The file it lay in before; 0 if none. guard: as `file`.
+    previous: AtomicU32,
+    /// End LSN of the record that gave it its file. guard: as `file`.
+    since: AtomicU64,
+    /// A file that was asked for, to be its next; 0 if none. guard: `latch`, exclusively.
+    next: AtomicU32,
+    /// Bytes in `name`. guard: as `file`.
+    name_bytes: AtomicU32,
+    /// Its name. guard: as `file`.
+    name: [AtomicU64; NAME_WORDS],
+}
+
+/// Where a namespace lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its relation file.
+    pub file: FileNo,
+    /// End LSN of the record that gave it this file.
+    pub since: Lsn,
+    /// The file it lay in before.
+    pub previous: Option<FileNo>,
+}
+
+impl Place {
+    /// The file in which a snapshot at `lsn` finds the namespace. A snapshot from before the
+    /// previous file's time has lost the race against two changes: `None` then is all that is
+    /// known.
+    pub fn file_at(&self, lsn: Lsn) -> Option<FileNo> {
+        if self.since <= lsn { Some(self.file) } else { self.previous }
+    }
+}
+
+impl NamespaceEntry {
+    /// Shares the entry, as a commit does.
+    pub fn share(&self) -> ReadGuard<'_> {
+        self.latch.read()
+    }
+
+    /// Has the entry alone, to change it.
+    pub fn hold(&self) -> WriteGuard<'_> {
+        self.latch.write()
+    }
+
+    /// The file, for those who hold the entry; `None` if there is no such namespace.
+    pub fn file(&self) -> Option<FileNo> {
+        match self.file.load(Ordering::Acquire) {
+            0 => None,
+            file => Some(FileNo::new(file)),
+        }
+    }
+
+    /// Where the namespace lies, for those who hold nothing; `None` if there is none.
+    pub fn place(&self) -> Option<Place> {
+        loop {
+            let before = self.version.load(Ordering::SeqCst);
+            let place = Place {
+                file: FileNo::new(self.file.load(Ordering::Acquire)),
+                since: Lsn::new(self.since.load(Ordering::Acquire)),
+                previous: match self.previous.load(Ordering::Acquire) {
+                    0 => None,
+                    file => Some(FileNo::new(file)),
+                },
+            };
+            // The loads above are acquires, so this one comes after them.
+            if before.is_multiple_of(2) && self.version.load(Ordering::SeqCst) == before {
+                return (place.file.get() != 0).then_some(place);
+            }
+            drop(self.latch.read());
+        }
+    }
+
+    /// The namespace's name, for those who hold the entry.
+    pub fn name(&self) -> Vec<u8> {
+        let words = self.name.iter().map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+        let mut name: Vec<u8> = words.flatten().collect();
+        name.truncate(self.name_bytes.load(Ordering::Relaxed) as usize);
+        name
+    }
+
+    /// The file that was asked for, to be the next.
+    pub fn next_file(&self, _held: &WriteGuard<'_>) -> Option<FileNo> {
+        match self.next.load(Ordering::Relaxed) {
+            0 => None,
+            file => Some(FileNo::new(file)),
+        }
+    }
+
+    /// Notes that `file` was asked for, to be the next.
+    pub fn set_next_file(&self, _held: &WriteGuard<'_>, file: FileNo) {
+        self.next.store(file.get(), Ordering::Relaxed);
+    }
+
+    /// Begins to give the namespace another file: from now on readers wait. To be called before
+    /// the LSN of the change is reserved.
+    pub fn begin_change<'a>(&'a self, held: &'a WriteGuard<'_>) -> NamespaceChange<'a> {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        NamespaceChange { entry: self, _held: held }
+    }
+}
+
+/// An entry that is being changed; readers wait until [`NamespaceChange::finish`].
+#[must_use = "readers of the namespace wait until it is finished"]
+pub struct NamespaceChange<'a> {
+    entry: &'a NamespaceEntry,
+    _held: &'a WriteGuard<'a>,
+}
+
+impl NamespaceChange<'_> {
+    /// The namespace lies in `file` since `since`.
+    pub fn finish(self, file: FileNo, since: Lsn) {
+        let entry = self.entry;
+        entry.previous.store(entry.file.load(Ordering::Relaxed), Ordering::Release);
+        entry.since.store(since.get(), Ordering::Release);
+        entry.file.store(file.get(), Ordering::Release);
+        entry.next.store(0, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        entry.version.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A block that may not be handed out yet.
+#[repr(C)]
+#[derive(FromBytes, KnownLayout)]
+struct Resting {
+    /// [`PageTag`] as a word; 0 if the place is free.
+    /// atomic: stored Release after `epoch`, by whoever took the place with a compare-exchange.
+    tag: AtomicU64,
+    /// The epoch after which the block may be handed out; `u64::MAX` while it is not known.
+    /// atomic: Release, Acquire.
+    epoch: AtomicU64,
+}
+
+#[repr(C, align(128))]
+#[derive(FromBytes, KnownLayout)]
+struct Totals {
+    /// Blocks that rest. atomic: SeqCst.
+    resting: AtomicU64,
+    /// Pages that large commits have taken from the budget. atomic: SeqCst.
+    pages: AtomicU64,
+    /// Not 0 once somebody was refused pages, until pages come back. atomic: SeqCst.
+    pages_wanted: AtomicU64,
+}
+
+/// Where the table lies in the segment.
+#[derive(Clone, Copy)]
+pub struct NamespacesRegions {
+    entries: Region<NamespaceEntry>,
+    resting: Region<Resting>,
+    totals: Region<Totals>,
+}
+
+impl NamespacesRegions {
+    /// Reserves room for all of it.
+    pub fn plan(plan: &mut Plan) -> NamespacesRegions {
+        NamespacesRegions {
+            entries: plan.reserve(NAMESPACES_MAX),
+            resting: plan.reserve(RESTING_MAX),
+            totals: plan.reserve(1),
+        }
+    }
+}
+
+/// The table of namespaces, the resting blocks, and the budget of pages.
+#[derive(Clone)]
+pub struct Namespaces {
+    entries: Area<NamespaceEntry>,
+    resting: Area<Resting>,
+    totals: One<Totals>,
+}
+
+/// Pages taken from the budget; given back when dropped.
+#[must_use = "the pages go back at once"]
+pub struct PageBudget {
+    totals: One<Totals>,
+    procs: Procs,
+    pages: u64,
+}
+
+impl Drop for PageBudget {
+    fn drop(&mut self) {
+        self.totals.pages.fetch_sub(self.pages, Ordering::SeqCst);
+        if self.totals.pages_wanted.swap(0, Ordering::SeqCst) != 0 {
+            self.procs.wake_parked();
+        }
+    }
+}
+
+impl Namespaces {
+    /// Opens the table.
+    pub fn open(segment: &Segment, regions: &NamespacesRegions) -> Namespaces {
+        Namespaces {
+            entries: segment.area(regions.entries),
+            resting: segment.area(regions.resting),
+            totals: segment.one(regions.totals),
+        }
+    }
+
+    /// The entry of `namespace`.
+    #[inline]
+    pub fn entry(&self, namespace: NamespaceId) -> &NamespaceEntry {
+        &self.entries[namespace.index()]
+    }
+
+    /// Every namespace that exists, with its file.
+    pub fn all(&self) -> impl Iterator<Item = (NamespaceId, FileNo)> + '_ {
+        let some = |(index, entry): (usize, &NamespaceEntry)| {
+            Some((NamespaceId(index as u16), entry.file()?))
+        };
+        self.entries.iter().enumerate().filter_map(some)
+    }
+
+    /// Fills an entry at start, before anybody else looks.
+    pub fn load(&self, namespace: NamespaceId, name: &[u8], file: FileNo, since: Lsn) {
+        assert!(name.len() <= NAMESPACE_NAME_BYTES_MAX, "the catalog's limit for names");
+        let entry = self.entry(namespace);
+        for (word, bytes) in entry.name.iter().zip(name.chunks(8)) {
+            let mut padded = [0; 8];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
+        }
+        entry.name_bytes.store(name.len() as u32, Ordering::Relaxed);
+        entry.since.store(since.get(), Ordering::Relaxed);
+        entry.previous.store(0, Ordering::Relaxed);
+        entry.file.store(file.get(), Ordering::Release);
+    }
+
+    fn place_of(&self, tag: PageTag) -> &Resting {
+        let mixed = tag.to_u64().wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        &self.resting[(mixed >> 32) as usize % RESTING_MAX]
+    }
+
+    /// Puts the block of `tag` to rest, until [`Namespaces::wake_up`]; false if its place is taken.
+    /// To be called before the page is marked as gone and before its bit is cleared.
+    pub fn put_to_rest(&self, procs: &Procs, tag: PageTag) -> bool {
+        let place = self.place_of(tag);
+        let there = place.tag.load(Ordering::Acquire);
+        if there != 0 {
+            let epoch = place.epoch.load(Ordering::Acquire);
+            if epoch == u64::MAX || !procs.all_past(epoch) {
+                return false;
+            }
+        }
+        let mine = tag.to_u64();
+        if place.tag.compare_exchange(there, mine, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            return false;
+        }
+        place.epoch.store(u64::MAX, Ordering::SeqCst);
+        if there == 0 {
+            self.totals.resting.fetch_add(1, Ordering::SeqCst);
+        }
+        true
+    }
+
+    /// The block put to rest is out of its tree now: it may be handed out when every descent begun
+    /// before this call has ended.
+    pub fn count_down(&self, procs: &Procs, tag: PageTag) {
+        let place = self.place_of(tag);
+        debug_assert_eq!(place.tag.load(Ordering::Acquire), tag.to_u64());
+        place.epoch.store(procs.bump_epoch(), Ordering::SeqCst);
+    }
+
+    /// The block was put to rest but stays where it is.
+    pub fn wake_up(&self, tag: PageTag) {
+        let place = self.place_of(tag);
+        debug_assert_eq!(place.tag.load(Ordering::Acquire), tag.to_u64());
+        place.tag.store(0, Ordering::SeqCst);
+        self.totals.resting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether the free block of `tag` may not be handed out yet. The caller holds its bitmap page
+    /// exclusively.
+    pub fn rests(&self, procs: &Procs, tag: PageTag) -> bool {
+        if self.totals.resting.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let place = self.place_of(tag);
+        if place.tag.load(Ordering::SeqCst) != tag.to_u64() {
+            return false;
+        }
+        let epoch = place.epoch.load(Ordering::SeqCst);
+        if epoch == u64::MAX || !procs.all_past(epoch) {
+            return true;
+        }
+        let free = place.tag.compare_exchange(
+            tag.to_u64(),
+            0,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
+        if free.is_ok() {
+            self.totals.resting.fetch_sub(1, Ordering::SeqCst);
+        }
+        false
+    }
+
+    /// Takes `pages` from a budget of `limit` for all commits together; `None` if not so many are
+    /// left: parked processes are woken when there are more.
+    pub fn take_pages(&self, procs: &Procs, pages: u64, limit: u64) -> Option<PageBudget> {
+        let take = || {
+            let add = |taken: u64| Some(taken + pages).filter(|sum| *sum <= limit);
+            let order = (Ordering::SeqCst, Ordering::SeqCst);
+            self.totals.pages.fetch_update(order.0, order.1, add).ok()
+        };
+        if take().is_none() {
+            // Said before the second look, so that whoever gives back in between sees it.
+            self.totals.pages_wanted.store(1, Ordering::SeqCst);
+            take()?;
+        }
+        Some(PageBudget { totals: self.totals.clone(), procs: procs.clone(), pages })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procs::{ProcsRegions, SlotNo};
+    use rd_base::BlockNo;
+
+    fn shared() -> (Namespaces, Procs) {
+        let mut plan = Plan::new();
+        let regions = NamespacesRegions::plan(&mut plan);
+        let procs = ProcsRegions::plan(&mut plan);
+        let segment = Segment::anonymous(&plan).expect("memory for a test");
+        let procs = Procs::open(&segment, &procs).expect("descriptors for a test");
+        (Namespaces::open(&segment, &regions), procs)
+    }
+
+    #[test]
+    fn a_snapshot_finds_the_file_of_its_time() {
+        let (namespaces, _) = shared();
+        assert_eq!(namespaces.entry(NamespaceId::DB0).place(), None);
+        namespaces.load(NamespaceId::DB0, b"0", FileNo::new(2), Lsn::new(10));
+        let entry = namespaces.entry(NamespaceId::DB0);
+        assert_eq!(entry.name(), b"0");
+        let held = entry.hold();
+        entry.set_next_file(&held, FileNo::new(7));
+        assert_eq!(entry.next_file(&held), Some(FileNo::new(7)));
+        entry.begin_change(&held).finish(FileNo::new(7), Lsn::new(100));
+        assert_eq!(entry.next_file(&held), None);
+        drop(held);
+        let place = entry.place().expect("it exists");
+        assert_eq!(place.file_at(Lsn::new(99)), Some(FileNo::new(2)));
+        assert_eq!(place.file_at(Lsn::new(100)), Some(FileNo::new(7)));
+        let all: Vec<_> = namespaces.all().collect();
+        assert_eq!(all, [(NamespaceId::DB0, FileNo::new(7))]);
+    }
+
+    #[test]
+    fn a_reader_waits_while_the_file_changes() {
+        let (namespaces, _) = shared();
+        namespaces.load(NamespaceId::DB0, b"0", FileNo::new(2), Lsn::ZERO);
+        let entry = namespaces.entry(NamespaceId::DB0);
+        std::thread::scope(|scope| {
+            let held = entry.hold();
+            let change = entry.begin_change(&held);
+            let reader = scope.spawn(|| entry.place());
+            change.finish(FileNo::new(3), Lsn::new(5));
+            drop(held);
+            let place = reader.join().expect("it ends").expect("it exists");
+            assert_eq!(place.file, FileNo::new(3));
+        });
+    }
+
+    #[test]
+    fn a_block_rests_until_the_last_descent_begun_before_has_ended() {
+        let (namespaces, procs) = shared();
+        let tag = PageTag::new(FileNo::new(2), BlockNo::new(9));
+        let slot = SlotNo::new(4);
+        assert!(!namespaces.rests(&procs, tag));
+        assert!(namespaces.put_to_rest(&procs, tag));
+        assert!(!namespaces.put_to_rest(&procs, tag), "its place is taken");
+        assert!(namespaces.rests(&procs, tag));
+        procs.enter_epoch(slot);
+        namespaces.count_down(&procs, tag);
+        assert!(namespaces.rests(&procs, tag));
+        procs.leave_epoch(slot);
+        assert!(!namespaces.rests(&procs, tag));
+        assert!(namespaces.put_to_rest(&procs, tag));
+        namespaces.wake_up(tag);
+        assert!(!namespaces.rests(&procs, tag));
+    }
+
+    #[test]
+    fn the_budget_is_shared_and_comes_back() {
+        let (namespaces, procs) = shared();
+        let slot = SlotNo::new(5);
+        let first = namespaces.take_pages(&procs, 60, 100).expect("within the budget");
+        procs.set_parked(slot, true);
+        assert!(namespaces.take_pages(&procs, 60, 100).is_none());
+        assert!(!procs.event(slot).take());
+        drop(first);
+        assert!(procs.event(slot).take(), "who was refused is woken");
+        assert!(namespaces.take_pages(&procs, 60, 100).is_some());
+    }
+}
