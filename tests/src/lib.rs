@@ -1,1 +1,5 @@
-//! Placeholder; the crate's purpose is written here as it is built.
+//! What the whole-server tests stand on. The suites are in `tests/tests/`, the torture program in
+//! `src/bin/`; both start real server processes, speak to them over real sockets, and kill them.
+
+pub mod support;
+pub mod torture;

@@ -1,0 +1,75 @@
+//! Kills servers under load and looks for what they promised. See `rd_tests::torture`.
+
+use clap::Parser;
+use rd_tests::torture::{Plan, Report, run};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Writers over real sockets, kill -9 of the server or of its processes at random moments; after
+/// each restart every acknowledged write must be there.
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    /// Rounds of load, kill, recovery and check.
+    #[arg(long, default_value_t = 200)]
+    rounds: u64,
+    /// Where everything random comes from; drawn from the clock if not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Connections that write.
+    #[arg(long, default_value_t = 8)]
+    writers: usize,
+    /// Longest load of a round, in milliseconds.
+    #[arg(long, default_value_t = 700)]
+    load_ms: u64,
+    /// A setting of the server, name=value; may come several times.
+    #[arg(short = 'c', value_name = "NAME=VALUE")]
+    settings: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let from_clock = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos() as u64)
+    };
+    let settings = options
+        .settings
+        .iter()
+        .filter_map(|text| text.split_once('='));
+    let plan = Plan {
+        seed: options.seed.unwrap_or_else(from_clock),
+        rounds: options.rounds,
+        writers: options.writers,
+        load_max: Duration::from_millis(options.load_ms),
+        settings: settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+    };
+    println!(
+        "seed {}, {} rounds, {} writers",
+        plan.seed, plan.rounds, plan.writers
+    );
+    let report = run(&plan, |round, report: &Report| {
+        if (round + 1) % 10 == 0 {
+            println!("round {}: {} checks", round + 1, report.checks);
+        }
+    });
+    for (victim, count) in &report.kills {
+        println!("{count:6} x {victim}");
+    }
+    println!(
+        "{} writes acknowledged, {} checks",
+        report.acknowledged, report.checks
+    );
+    if report.losses.is_empty() {
+        println!("nothing lost");
+        return ExitCode::SUCCESS;
+    }
+    for loss in &report.losses {
+        println!("LOST: {loss}");
+    }
+    println!("seed {}", plan.seed);
+    ExitCode::FAILURE
+}

@@ -1,0 +1,335 @@
+//! A server in a directory of its own, started, killed and started again.
+//!
+//! It listens on a unix socket in its data directory, and on a TCP port only if asked, so that any
+//! number of them run side by side.
+
+use super::process::{self, Child};
+use super::{DEADLINE, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rd_wire::Client;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child as Server, Command, ExitStatus, Stdio};
+use std::time::Instant;
+use tempfile::TempDir;
+
+/// The port in names of sockets; no TCP port is opened by default.
+const PORT: u16 = 7432;
+
+/// A data directory and, at times, a server on it.
+pub struct Cluster {
+    directory: TempDir,
+    settings: Vec<(String, String)>,
+    server: Option<Server>,
+    starts: usize,
+}
+
+/// The directory in which cargo has put the programs.
+pub fn programs() -> PathBuf {
+    let own = std::env::current_exe().expect("a running program has a path");
+    let mut directory = own.parent().expect("a file has a directory").to_owned();
+    if directory.ends_with("deps") {
+        directory.pop();
+    }
+    directory
+}
+
+/// The path of a program of the project.
+///
+/// # Panics
+/// When it has not been built.
+pub fn program(name: &str) -> PathBuf {
+    let path = programs().join(name);
+    assert!(
+        path.exists(),
+        "{} is not there; build it first: cargo build --workspace --bins",
+        path.display()
+    );
+    path
+}
+
+/// Runs a program of the project to its end and returns its status, standard output and standard
+/// error.
+pub fn run(name: &str, arguments: &[&str]) -> (ExitStatus, String, String) {
+    let output = Command::new(program(name))
+        .args(arguments)
+        .env_remove("RDDATA")
+        .stdin(Stdio::null())
+        .output()
+        .expect("a program that was built runs");
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    (output.status, text(&output.stdout), text(&output.stderr))
+}
+
+impl Cluster {
+    /// A directory with no server and no data in it yet. Settings go to every start's command line.
+    pub fn new(settings: &[(&str, &str)]) -> Cluster {
+        let directory = tempfile::Builder::new()
+            .prefix("rd")
+            .tempdir()
+            .expect("a directory");
+        let mut cluster = Cluster {
+            directory,
+            settings: Vec::new(),
+            server: None,
+            starts: 0,
+        };
+        cluster.set("listen_addresses", "");
+        cluster.set("shared_buffers", "32MB");
+        for (name, value) in settings {
+            cluster.set(name, value);
+        }
+        cluster
+    }
+
+    /// The same, with a server that serves.
+    pub fn started(settings: &[(&str, &str)]) -> Cluster {
+        let mut cluster = Cluster::new(settings);
+        cluster.start();
+        cluster
+    }
+
+    /// Changes a setting for the starts to come.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// A file of the data directory.
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.data_dir().join(relative)
+    }
+
+    /// The unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.path(&format!(".s.REDOUBT.{PORT}"))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// All that the servers of this cluster have logged.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
+    }
+
+    /// What the server that was started last has logged.
+    pub fn log_since_start(&self) -> String {
+        let log = self.log();
+        let from = log.rfind(&self.start_line()).unwrap_or(0);
+        log[from..].to_owned()
+    }
+
+    fn start_line(&self) -> String {
+        format!("== start {} ==\n", self.starts)
+    }
+
+    /// Starts the server and does not wait.
+    pub fn spawn(&mut self) {
+        assert!(self.server.is_none(), "the server was started already");
+        self.starts += 1;
+        let mut text = self.log();
+        text.push_str(&self.start_line());
+        fs::write(self.log_path(), text).expect("the log can be written");
+        let log = File::options()
+            .append(true)
+            .open(self.log_path())
+            .expect("a log file");
+        let mut command = Command::new(program("redoubt"));
+        command.arg("-D").arg(self.data_dir()).env_remove("RDDATA");
+        for (name, value) in &self.settings {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        let errors = log.try_clone().expect("a descriptor");
+        let server = command
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn();
+        self.server = Some(server.expect("the server starts"));
+    }
+
+    /// Starts the server and waits until it serves.
+    ///
+    /// # Panics
+    /// When it ends instead, with its log.
+    pub fn start(&mut self) {
+        self.spawn();
+        if let Err(status) = self.wait_ready() {
+            panic!(
+                "the server ended with {status} instead of serving:\n{}",
+                self.log_since_start()
+            );
+        }
+    }
+
+    /// Waits until the server serves, or gives the status with which it ended.
+    ///
+    /// # Errors
+    /// The exit status, if it has ended.
+    pub fn wait_ready(&mut self) -> Result<(), ExitStatus> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.poll_exit() {
+                return Err(status);
+            }
+            if self.status().starts_with("ready") && Client::connect_unix(self.socket()).is_ok() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                panic!(
+                    "the server is not ready in time:\n{}",
+                    self.log_since_start()
+                );
+            }
+            // Between two looks at the status.
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// The status word in `postmaster.pid`, with what follows it; empty without that file.
+    pub fn status(&self) -> String {
+        let text = fs::read_to_string(self.path("postmaster.pid")).unwrap_or_default();
+        let ours = text.lines().next() == self.pid().map(|pid| pid.to_string()).as_deref();
+        let status = text.lines().nth(7).filter(|_| ours).unwrap_or_default();
+        status.trim_end().to_owned()
+    }
+
+    /// The postmaster's process id.
+    pub fn pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Server::id)
+    }
+
+    /// The living children.
+    pub fn children(&self) -> Vec<Child> {
+        self.pid().map(process::children_of).unwrap_or_default()
+    }
+
+    /// The process id of the child with this role, waited for.
+    pub fn child(&self, role: &str) -> u32 {
+        wait_for(&format!("the child {role}"), || {
+            self.children()
+                .iter()
+                .find(|child| child.role == role)
+                .map(|child| child.pid)
+        })
+    }
+
+    /// A connection to the server.
+    ///
+    /// # Panics
+    /// When there is none to be had, with the log.
+    pub fn client(&self) -> Client {
+        match Client::connect_unix(self.socket()) {
+            Ok(client) => client,
+            Err(error) => panic!("no connection: {error}\n{}", self.log_since_start()),
+        }
+    }
+
+    /// Sends a signal to the postmaster.
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid().expect("a server"), signal);
+    }
+
+    /// The status with which the server ended, if it has.
+    pub fn poll_exit(&mut self) -> Option<ExitStatus> {
+        let server = self.server.as_mut().expect("a server");
+        let status = server.try_wait().expect("the server is our child")?;
+        self.server = None;
+        Some(status)
+    }
+
+    /// Waits for the end of the server.
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.poll_exit() {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the server does not end:\n{}",
+                self.log_since_start()
+            );
+            // Between two looks.
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// Stops the server: SIGINT is fast, SIGTERM smart, SIGQUIT immediate.
+    pub fn stop(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        self.wait_exit()
+    }
+
+    /// Kills postmaster and children at once, as a crash of the machine's kernel would not, but
+    /// that of its power supply does: nobody gets to say anything.
+    pub fn kill_all(&mut self) {
+        let children = self.children();
+        self.signal(Signal::SIGKILL);
+        for child in &children {
+            send(child.pid, Signal::SIGKILL);
+        }
+        self.wait_exit();
+        wait_for("the children to be gone", || {
+            children
+                .iter()
+                .all(|child| !process::is_alive(child.pid))
+                .then_some(())
+        });
+    }
+
+    /// What `rd_controldata` says of a field.
+    pub fn control(&self, field: &str) -> String {
+        let directory = self.data_dir();
+        let (status, out, err) = run("rd_controldata", &[&directory.to_string_lossy()]);
+        assert!(status.success(), "{err}");
+        let line = out.lines().find(|line| line.starts_with(field));
+        let line = line.unwrap_or_else(|| panic!("no {field:?} in:\n{out}"));
+        line[field.len()..]
+            .trim_start_matches(':')
+            .trim()
+            .to_owned()
+    }
+
+    /// Copies the data directory to another place, for a test of damage.
+    pub fn copy_data(&self, to: &Path) {
+        copy_tree(&self.data_dir(), to);
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        let kind = entry.file_type().expect("a kind");
+        if kind.is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else if kind.is_file() {
+            fs::copy(entry.path(), target).expect("a copy");
+        }
+    }
+}
+
+/// Sends a signal to a process that may have ended.
+pub fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a process id"));
+    // ESRCH: it has ended, which is what most signals ask for.
+    let _ = kill(pid, signal);
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.server.is_some() {
+            self.kill_all();
+        }
+    }
+}

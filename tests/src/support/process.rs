@@ -1,0 +1,67 @@
+//! Other processes as `/proc` shows them.
+
+use std::fs;
+
+/// A process of a server: its id and what it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// Process id.
+    pub pid: u32,
+    /// Its role, as in its title: `checkpointer`, `backend 3`.
+    pub role: String,
+}
+
+/// The parent and the state letter of a process; `None` if there is no such process.
+pub fn parent_and_state(pid: u32) -> Option<(u32, char)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((fields.next()?.parse().ok()?, state))
+}
+
+/// Whether a process exists and is no zombie.
+pub fn is_alive(pid: u32) -> bool {
+    parent_and_state(pid).is_some_and(|(_, state)| state != 'Z')
+}
+
+/// The title that a process shows.
+pub fn title(pid: u32) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(
+        String::from_utf8_lossy(&bytes)
+            .trim_end_matches('\0')
+            .replace('\0', " "),
+    )
+}
+
+/// The living children of `parent` that have a title of ours.
+pub fn children_of(parent: u32) -> Vec<Child> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let child = |pid: u32| {
+        let (its_parent, state) = parent_and_state(pid)?;
+        let role = title(pid)?.strip_prefix("redoubt: ")?.to_owned();
+        (its_parent == parent && state != 'Z').then_some(Child { pid, role })
+    };
+    let mut children: Vec<Child> = pids.filter_map(child).collect();
+    children.sort_by(|a, b| a.role.cmp(&b.role));
+    children
+}
+
+/// Resident memory that a process shares with nobody, in bytes.
+pub fn private_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let kilobytes = text.lines().filter_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let is_private = name == "Private_Clean" || name == "Private_Dirty";
+        if is_private {
+            value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+        } else {
+            None
+        }
+    });
+    Some(kilobytes.sum::<u64>() * 1024)
+}
