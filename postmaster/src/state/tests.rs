@@ -355,10 +355,10 @@ fn expected(pose: &Pose, event: &Event) -> (String, String) {
         .iter()
         .find(|row| row.0 == pose.name && (row.1 == name || Some(row.1) == of_role.as_deref()));
     if let Some(row) = row {
-        return (
-            row.2.to_owned(),
-            row.3.replace("$STOPPING", BECOME_STOPPING),
-        );
+        let actions = SHORT.iter().fold(row.3.to_owned(), |text, (short, long)| {
+            text.replace(short, long)
+        });
+        return (row.2.to_owned(), actions);
     }
     let phase = pose.state.phase.to_string();
     match ended(event, pose.living) {
