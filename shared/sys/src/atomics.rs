@@ -22,9 +22,10 @@ pub trait Word {
     /// may well wait for ours.
     const SPINS: u32;
 
-    /// As of an `AtomicU32`, like the next five.
+    /// As of an `AtomicU32`, like the next six.
     fn load(&self, order: Ordering) -> u32;
     fn compare_exchange(&self, now: u32, new: u32, success: Ordering) -> Result<u32, u32>;
+    fn fetch_add(&self, value: u32, order: Ordering) -> u32;
     fn fetch_sub(&self, value: u32, order: Ordering) -> u32;
     fn fetch_and(&self, value: u32, order: Ordering) -> u32;
     fn fetch_or(&self, value: u32, order: Ordering) -> u32;
@@ -36,6 +37,8 @@ pub trait Word {
     fn wake(&self, count: u32, channel: Channel) -> u32;
     /// One turn of a spin loop.
     fn pause();
+    /// Orders all before it against all after it, stores against loads too.
+    fn full_fence();
 }
 
 impl Word for AtomicU32 {
@@ -48,6 +51,10 @@ impl Word for AtomicU32 {
     #[inline(always)]
     fn compare_exchange(&self, now: u32, new: u32, success: Ordering) -> Result<u32, u32> {
         AtomicU32::compare_exchange(self, now, new, success, Ordering::Relaxed)
+    }
+    #[inline(always)]
+    fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
+        AtomicU32::fetch_add(self, value, order)
     }
     #[inline(always)]
     fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
@@ -74,5 +81,9 @@ impl Word for AtomicU32 {
     #[inline(always)]
     fn pause() {
         std::hint::spin_loop();
+    }
+    #[inline(always)]
+    fn full_fence() {
+        std::sync::atomic::fence(Ordering::SeqCst);
     }
 }

@@ -4,15 +4,15 @@
 //! other process sees memory that a dying one was changing; the postmaster sees SIGABRT, ends all
 //! children and has the log replayed.
 
+use rd_base::logline;
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::Write;
 use std::panic::{self, PanicHookInfo};
 
 /// Makes every Rust panic a `PANIC` line in the log and an abort. To be called once, early in
 /// `main`; children inherit it.
 pub fn install() {
     panic::set_hook(Box::new(|info| {
-        say(&describe(info));
+        logline::write_panic_unlocked(&describe(info));
         std::process::abort()
     }));
 }
@@ -22,7 +22,7 @@ pub fn install() {
 pub fn panic_abort(message: &str) -> ! {
     #[cfg(feature = "sim")]
     simulated::panic_if_simulated(message);
-    say(message);
+    logline::write_panic_unlocked(message);
     std::process::abort()
 }
 
@@ -42,16 +42,6 @@ fn describe(info: &PanicHookInfo<'_>) -> String {
         text.push_str(&format!("\n{trace}"));
     }
     text
-}
-
-fn say(message: &str) {
-    if log::log_enabled!(log::Level::Error) {
-        log::error!("PANIC: {message}");
-        log::logger().flush();
-    } else {
-        // No log yet: the terminal, and if that is gone there is nobody left to tell.
-        let _ = writeln!(std::io::stderr(), "PANIC: {message}");
-    }
 }
 
 #[cfg(feature = "sim")]

@@ -9,23 +9,32 @@
 //! * From its first instruction a child has SIGQUIT lead to `_exit(2)`, gets it when its parent
 //!   dies, and has let go of the parent's end of the death watch.
 
-use crate::process::Pid;
+use crate::process::{self, Pid, Signal};
 use crate::{crash, deathwatch, held, signals, title};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{ForkResult, fork, getppid, setsid};
-use rd_base::Role;
+use rd_base::{Role, logline};
 use std::convert::Infallible;
 use std::fs;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
-/// Whether this process was made by [`spawn`].
-static IS_CHILD: AtomicBool = AtomicBool::new(false);
+/// The process that made this one by [`spawn`]; 0 if that was not how it was made.
+static PARENT: AtomicI32 = AtomicI32::new(0);
 
 /// Whether this process was made by [`spawn`].
 pub fn is_child() -> bool {
-    IS_CHILD.load(Ordering::Relaxed)
+    PARENT.load(Ordering::Relaxed) != 0
+}
+
+/// Sends a signal to the process that made this one by [`spawn`]; false if there is none, or it
+/// has died (never to whatever process took this one over).
+pub fn tell_parent(signal: Signal) -> io::Result<bool> {
+    match Pid::new(PARENT.load(Ordering::Relaxed)) {
+        Some(parent) if Pid::parent() == Some(parent) => process::kill(parent, signal),
+        _ => Ok(false),
+    }
 }
 
 /// Forks; the child gets the role's title, a session of its own (so that the terminal's Ctrl-C
@@ -76,7 +85,8 @@ fn run(child: impl FnOnce() -> Infallible) -> ! {
 
 /// What every child does first.
 fn settle(role: Role, parent: nix::unistd::Pid) -> io::Result<()> {
-    IS_CHILD.store(true, Ordering::Relaxed);
+    PARENT.store(parent.as_raw(), Ordering::Relaxed);
+    logline::set_role(role);
     deathwatch::let_go();
     // Blocked still; delivered as soon as the handler is there.
     prctl::set_pdeathsig(nix::sys::signal::Signal::SIGQUIT)?;

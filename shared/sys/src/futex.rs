@@ -3,8 +3,9 @@
 //! Invariant: the private flag is never used, because a private futex is looked up by address
 //! space and would not find a sleeper in another process.
 
+use crate::rawcondition::RawCondition;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 use zerocopy::{FromBytes, KnownLayout};
 
@@ -100,17 +101,12 @@ pub(crate) fn wake_on(word: &AtomicU32, count: u32, channel: u32) -> u32 {
 
 /// Something in shared memory that processes wait for: a sequence that moves at each change.
 ///
-/// Protocol. Waiter: W1 `ticket()`, W2 look at the condition, W3 `wait(ticket)` if it does not
-/// hold, and again from W1. Changer: C1 make the condition true, C2 `wake_all()`. If C2 comes
-/// before W1, W2 sees C1; else the sequence is no longer the ticket and W3 does not sleep, or the
-/// waiter is counted before it sleeps and C2 wakes it.
+/// Waiter: take a ticket, look at the condition, wait with the ticket if it does not hold, and
+/// again. Changer: make the condition true, wake all. No wake-up is lost then (`rawcondition.rs`).
 #[derive(FromBytes, KnownLayout, Debug, Default)]
 #[repr(C)]
 pub struct Condition {
-    /// atomic: Release by the changer, Acquire by the waiter.
-    sequence: AtomicU32,
-    /// atomic: ordered against `sequence` by fences on both sides.
-    waiters: AtomicU32,
+    raw: RawCondition<AtomicU32>,
 }
 
 /// The state of a [`Condition`] that a waiter has seen.
@@ -120,34 +116,27 @@ pub struct Ticket(u32);
 impl Condition {
     /// A condition outside of shared memory, for tests.
     pub const fn new() -> Self {
+        let (sequence, waiters) = (AtomicU32::new(0), AtomicU32::new(0));
         Self {
-            sequence: AtomicU32::new(0),
-            waiters: AtomicU32::new(0),
+            raw: RawCondition { sequence, waiters },
         }
     }
 
     /// To be taken before looking at the condition.
     pub fn ticket(&self) -> Ticket {
-        Ticket(self.sequence.load(Ordering::Acquire))
+        Ticket(self.raw.ticket())
     }
 
     /// Sleeps unless there was a [`Condition::wake_all`] since the ticket was taken. Returns at a
     /// wake-up, a signal, or when the time is over: the caller looks at its condition again.
     pub fn wait(&self, ticket: Ticket, timeout: Option<Duration>) {
-        self.waiters.fetch_add(1, Ordering::Relaxed);
-        // Count ourselves before the kernel reads the sequence; pairs with `wake_all`.
-        fence(Ordering::SeqCst);
-        futex_wait(&self.sequence, ticket.0, timeout);
-        self.waiters.fetch_sub(1, Ordering::Relaxed);
+        self.raw.wait(ticket.0, |word, expected| {
+            futex_wait(word, expected, timeout);
+        });
     }
 
     /// Wakes all who wait. Without waiters this is no system call.
     pub fn wake_all(&self) {
-        self.sequence.fetch_add(1, Ordering::Release);
-        // Move the sequence before looking for waiters; pairs with `wait`.
-        fence(Ordering::SeqCst);
-        if self.waiters.load(Ordering::Relaxed) != 0 {
-            futex_wake(&self.sequence, u32::MAX);
-        }
+        self.raw.wake_all();
     }
 }

@@ -34,6 +34,7 @@ pub mod lockfile;
 mod model;
 pub mod process;
 pub mod random;
+mod rawcondition;
 mod rawlatch;
 pub mod shm;
 pub mod signals;
@@ -41,3 +42,9 @@ pub mod signals;
 pub mod simdisk;
 pub mod storage;
 pub mod title;
+
+pub use event::{Event, EventCell};
+pub use frame::{FrameRead, FrameWrite, Frames, FramesRegion, PageBytes};
+pub use futex::Condition;
+pub use latch::{Latch, RwLatch};
+pub use shm::{Area, One, Plan, Region, Segment, ShmError, ShmSafe};

@@ -6,6 +6,7 @@
 
 use crate::atomics::{Channel, EXCLUSIVE, SHARED, Word};
 use crate::event::RawEvent;
+use crate::rawcondition::RawCondition;
 use crate::rawlatch::{HELD, RawLatch, RawRwLatch};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicU32;
@@ -53,6 +54,9 @@ impl Word for ModelWord {
     fn compare_exchange(&self, now: u32, new: u32, success: Ordering) -> Result<u32, u32> {
         self.word.compare_exchange(now, new, success, Relaxed)
     }
+    fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
+        self.word.fetch_add(value, order)
+    }
     fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
         self.word.fetch_sub(value, order)
     }
@@ -92,6 +96,10 @@ impl Word for ModelWord {
 
     fn pause() {
         thread::yield_now();
+    }
+
+    fn full_fence() {
+        loom::sync::atomic::fence(Ordering::SeqCst);
     }
 }
 
@@ -402,6 +410,47 @@ fn a_late_write_is_not_left_in_the_descriptor() {
         shared.sleep(true);
         notifier.join().expect("no panic");
         shared.assert_nothing_is_left();
+    });
+}
+
+struct ModelCondition {
+    condition: RawCondition<ModelWord>,
+    done: AtomicU32,
+}
+
+#[test]
+fn no_waiter_of_a_condition_sleeps_on() {
+    run(3, || {
+        let shared = Arc::new(ModelCondition {
+            condition: RawCondition {
+                sequence: ModelWord::new(),
+                waiters: ModelWord::new(),
+            },
+            done: AtomicU32::new(0),
+        });
+        let waiters = [1, 2].map(|wanted| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                loop {
+                    // W1 to W3.
+                    let ticket = shared.condition.ticket();
+                    if shared.done.load(Relaxed) >= wanted {
+                        return;
+                    }
+                    shared.condition.wait(ticket, |word, expected| {
+                        word.wait(expected, SHARED);
+                    });
+                }
+            })
+        });
+        for done in [1, 2] {
+            // C1, C2.
+            shared.done.store(done, Relaxed);
+            shared.condition.wake_all();
+        }
+        waiters
+            .into_iter()
+            .for_each(|waiter| waiter.join().expect("no panic"));
     });
 }
 
