@@ -4,6 +4,7 @@
 use super::desc::{CLAIMED, DIRTY, MAPPED, PIN, State, USAGE, USAGE_MAX, WRITING};
 use super::pool::{PageSource, Pool};
 use rd_base::FrameNo;
+use rd_base::counters::Counter;
 use rd_sys::futex::Condition;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,7 +34,7 @@ impl Pool {
     /// A frame that belongs to no page, claimed for the caller (CLAIMED and one pin). Sleeps while
     /// there is none.
     pub(super) fn claim<S: PageSource + ?Sized>(&self, source: &S) -> FrameNo {
-        if let Some(frame) = self.sweep() {
+        if let Some(frame) = self.sweep(source) {
             let hand = self.clock.hand.load(Ordering::Relaxed);
             let ahead = self
                 .clock
@@ -49,8 +50,9 @@ impl Pool {
             let ticket = self.clock.supply.ticket();
             self.clock.starving.fetch_add(1, Ordering::SeqCst);
             source.ask_for_supply();
-            let found = self.sweep();
+            let found = self.sweep(source);
             if found.is_none() {
+                source.note(Counter::CleanFrameWaits);
                 self.clock.supply.wait(ticket, Some(STARVING_SLEEP));
             }
             self.clock.starving.fetch_sub(1, Ordering::SeqCst);
@@ -62,7 +64,7 @@ impl Pool {
 
     /// Moves the hand until it finds a frame, for at most as many steps as lower every usage
     /// count to 0.
-    fn sweep(&self) -> Option<FrameNo> {
+    fn sweep<S: PageSource + ?Sized>(&self, source: &S) -> Option<FrameNo> {
         let frames = self.frame_count() as u64;
         for _ in 0..frames * (USAGE_MAX + 1) {
             let hand = self.clock.hand.fetch_add(1, Ordering::Relaxed);
@@ -86,6 +88,7 @@ impl Pool {
                 continue;
             }
             if self.evict(frame) {
+                source.note(Counter::FramesEvicted);
                 return Some(frame);
             }
         }

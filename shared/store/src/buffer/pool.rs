@@ -4,6 +4,7 @@ use super::clock::ClockWords;
 use super::desc::{DIRTY, Descriptor, MAPPED, PIN, USAGE, USAGE_MAX, VALID};
 use super::table::{PARTITIONS, Partition, Table, bucket_count};
 use crate::shared::Sizes;
+use rd_base::counters::Counter;
 use rd_base::{FrameNo, Lsn, PageTag};
 use rd_format::PageError;
 use rd_sys::frame::{FrameRead, FrameWrite, Frames, FramesRegion, PageBytes};
@@ -87,6 +88,9 @@ pub trait PageSource {
 
     /// Wakes the checkpointer, which cleans frames ahead of the hand.
     fn ask_for_supply(&self);
+
+    /// Counts one `counter` for this process.
+    fn note(&self, _counter: Counter) {}
 }
 
 impl Pool {

@@ -17,7 +17,8 @@ use std::thread;
 fn pool(frames: usize) -> Pool {
     let sizes = Sizes {
         frames,
-        ..crate::shared::tests_sizes()
+        wal_ring_bytes: 1 << 20,
+        wal_segment_bytes: 1 << 20,
     };
     let mut plan = Plan::new();
     let regions = PoolRegions::plan(&mut plan, &sizes);

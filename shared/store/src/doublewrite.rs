@@ -1,0 +1,419 @@
+//! The double-write area `global/doublewrite`: every page goes there first, so that a page of
+//! which a power cut wrote only a part can be put back whole.
+//!
+//! Invariants:
+//! - D1 A page is written in its place only after the batch that holds its copy is synced.
+//! - D2 Batches are numbered without gaps, and batch n lies in slot n modulo the number of slots.
+//!   A slot is overwritten only when the files of its old batch have been synced.
+//! - D3 `pg_control` names the first batch whose files are not known to be synced; it is raised
+//!   only after such a sync. Copies of earlier batches mend nothing: they may be older than what
+//!   the file has lost since.
+
+use crate::control_file::GLOBAL_DIR;
+use crate::relation::{RelationFiles, path_of};
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{BatchNo, Lsn, PageTag};
+use rd_format::doublewrite::{
+    DW_BATCH_PAGES_MAX, DW_SLOT_BYTES, DwBatch, DwEntry, decode_header, encode_header, page_offset,
+    slot_offset,
+};
+use rd_format::page::{self, PageBytes};
+use rd_sys::fault::{self, Fault};
+use rd_sys::storage::{OpenMode, Storage, StorageFile};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+/// The file, relative to the data directory.
+pub const DOUBLEWRITE_PATH: &str = "global/doublewrite";
+/// Where a new area is made before it takes the other's place.
+const TEMPORARY_PATH: &str = "global/doublewrite.new";
+/// Least slots with which batches can follow each other while files are synced.
+const SLOTS_MIN: u64 = 4;
+
+/// The least area that can be used, in bytes.
+pub const DOUBLEWRITE_BYTES_MIN: u64 = SLOTS_MIN * DW_SLOT_BYTES;
+
+/// Makes an area of about `bytes`, replacing one that is there; its bytes are written out once, so
+/// that no later sync has to record new blocks of the file. An old area must not be needed any more.
+///
+/// # Errors
+/// When there is no room, or it cannot be written and synced.
+pub fn create(storage: &dyn Storage, bytes: u64) -> io::Result<()> {
+    if storage.exists(TEMPORARY_PATH)? {
+        storage.remove(TEMPORARY_PATH)?;
+    }
+    let file = storage.open(TEMPORARY_PATH, OpenMode::CreateNew)?;
+    let slots = slots_for(bytes);
+    file.allocate(0, slots * DW_SLOT_BYTES)?;
+    let zeros = vec![0; DW_SLOT_BYTES as usize];
+    for slot in 0..slots {
+        file.write_all_at(&zeros, slot * DW_SLOT_BYTES)?;
+    }
+    file.sync_all()?;
+    storage.rename(TEMPORARY_PATH, DOUBLEWRITE_PATH)?;
+    storage.sync_dir(GLOBAL_DIR)
+}
+
+fn slots_for(bytes: u64) -> u64 {
+    (bytes / DW_SLOT_BYTES).max(SLOTS_MIN)
+}
+
+/// The open area, for the checkpointer.
+pub struct DoubleWrite {
+    file: Arc<dyn StorageFile>,
+    slots: u64,
+    system_identifier: u64,
+    /// The number of the next batch.
+    next: BatchNo,
+    /// The first batch whose slot must not be overwritten.
+    oldest_held: BatchNo,
+    /// One slot, as it is written.
+    buffer: Vec<u8>,
+}
+
+impl DoubleWrite {
+    /// Opens the area. `first_unsynced` is what `pg_control` says; batches go on after the highest
+    /// one that is there.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is too short.
+    pub fn open(
+        storage: &dyn Storage,
+        system_identifier: u64,
+        first_unsynced: BatchNo,
+    ) -> io::Result<DoubleWrite> {
+        let file = storage.open(DOUBLEWRITE_PATH, OpenMode::ReadWrite)?;
+        let slots = file.len()? / DW_SLOT_BYTES;
+        if slots < SLOTS_MIN {
+            let message = format!("\"{DOUBLEWRITE_PATH}\" has only {slots} slots of {SLOTS_MIN}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let mut area = DoubleWrite {
+            file,
+            slots,
+            system_identifier,
+            next: first_unsynced,
+            oldest_held: first_unsynced,
+            buffer: vec![0; DW_SLOT_BYTES as usize],
+        };
+        for slot in 0..slots {
+            if let Some(batch) = area.header(slot)? {
+                let after = BatchNo::new(batch.batch.get() + 1);
+                area.next = area.next.max(after);
+            }
+        }
+        Ok(area)
+    }
+
+    /// Whether the area has the size that `bytes` asks for.
+    pub fn is_sized_for(&self, bytes: u64) -> bool {
+        self.slots == slots_for(bytes)
+    }
+
+    /// The number that the next batch will have.
+    pub fn next(&self) -> BatchNo {
+        self.next
+    }
+
+    /// Whether a batch can be written without overwriting one that is held (D2).
+    pub fn has_room(&self) -> bool {
+        self.next.get() - self.oldest_held.get() < self.slots
+    }
+
+    /// Batches that are held, and how many can be.
+    pub fn held(&self) -> (u64, u64) {
+        (self.next.get() - self.oldest_held.get(), self.slots)
+    }
+
+    /// Says that the files of all batches below `batch` have been synced.
+    pub fn release_before(&mut self, batch: BatchNo) {
+        debug_assert!(batch <= self.next);
+        self.oldest_held = self.oldest_held.max(batch);
+    }
+
+    /// Writes sealed pages as one batch and syncs it (D1). There must be room.
+    ///
+    /// # Errors
+    /// When it cannot be written. A sync that fails ends the process.
+    pub fn write_batch(&mut self, pages: &[(PageTag, &PageBytes)]) -> io::Result<BatchNo> {
+        assert!(self.has_room(), "D2: no slot is free");
+        assert!(pages.len() <= DW_BATCH_PAGES_MAX);
+        let entries: Vec<DwEntry> = pages
+            .iter()
+            .map(|(tag, page)| DwEntry::for_page(*tag, page))
+            .collect();
+        let (slots, _) = self.buffer.as_chunks_mut::<PAGE_BYTES>();
+        let (header, copies) = slots.split_first_mut().expect("a slot has a header page");
+        encode_header(header, self.next, self.system_identifier, &entries);
+        for (copy, (_, page)) in copies.iter_mut().zip(pages) {
+            copy.copy_from_slice(&page[..]);
+        }
+        let batch = self.next;
+        let used = (1 + pages.len()) * PAGE_BYTES;
+        self.file
+            .write_all_at(&self.buffer[..used], slot_offset(batch, self.slots))?;
+        if let Err(error) = self.file.sync_data() {
+            rd_sys::crash::panic_abort(&format!(
+                "could not sync file \"{DOUBLEWRITE_PATH}\": {error}"
+            ));
+        }
+        self.next = BatchNo::new(batch.get() + 1);
+        fault::point(Fault::DoublewriteSynced)?;
+        Ok(batch)
+    }
+
+    /// The batch in a slot; `None` if there is none that is whole.
+    fn header(&self, slot: u64) -> io::Result<Option<DwBatch>> {
+        let mut header = [0; PAGE_BYTES];
+        if self.file.read_at(&mut header, slot * DW_SLOT_BYTES)? < PAGE_BYTES {
+            return Ok(None);
+        }
+        let batch = decode_header(&header).ok();
+        Ok(batch.filter(|batch| {
+            let at_home = batch.batch.get() % self.slots == slot;
+            at_home && batch.system_identifier == self.system_identifier
+        }))
+    }
+
+    /// Of every page that batches from `first` on hold whole, the newest copy: which batch, which
+    /// page of it, and its page LSN.
+    fn newest_copies(&self, first: BatchNo) -> io::Result<BTreeMap<PageTag, Copy>> {
+        let mut newest: BTreeMap<PageTag, Copy> = BTreeMap::new();
+        let mut page = [0; PAGE_BYTES];
+        for slot in 0..self.slots {
+            let Some(batch) = self.header(slot)?.filter(|batch| batch.batch >= first) else {
+                continue;
+            };
+            for (index, entry) in batch.entries.iter().enumerate() {
+                let copy = Copy {
+                    lsn: entry.page_lsn,
+                    batch: batch.batch,
+                    index,
+                };
+                let offset = page_offset(slot_offset(batch.batch, self.slots), index);
+                // The batch under way at a crash may have a header and lack pages; none of those
+                // was written in its place (D1).
+                let whole = self.file.read_at(&mut page, offset)? == PAGE_BYTES
+                    && entry.matches(&page)
+                    && page::check(&page, entry.tag).is_ok();
+                let newer = |known: &Copy| (copy.lsn, copy.batch) > (known.lsn, known.batch);
+                if whole && newest.get(&entry.tag).is_none_or(newer) {
+                    newest.insert(entry.tag, copy);
+                }
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Puts copies from batch `first` on back in their places: wherever the page there is torn,
+    /// missing, or not newer than the copy (it may be in the kernel's cache only, after a sync
+    /// that failed). Then syncs those files. To be called before anything else is written.
+    ///
+    /// # Errors
+    /// When something cannot be read or written.
+    pub fn repair(&self, relations: &RelationFiles, first: BatchNo) -> io::Result<Repair> {
+        let mut repair = Repair::default();
+        let (mut in_place, mut page) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
+        let mut touched: BTreeMap<String, Arc<dyn StorageFile>> = BTreeMap::new();
+        for (tag, copy) in self.newest_copies(first)? {
+            repair.copies += 1;
+            let file = match relations.piece_of(tag) {
+                Ok(file) => file,
+                // The file was unlinked since: nothing needs its pages.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let there = relations.read_block(tag, &mut in_place)?;
+            let good = there && page::check(&in_place, tag).is_ok();
+            repair.newest_lsn = repair.newest_lsn.max(copy.lsn);
+            if good && page::page_lsn(&in_place) > copy.lsn {
+                continue;
+            }
+            if !good {
+                repair.torn.push(tag);
+            }
+            let offset = page_offset(slot_offset(copy.batch, self.slots), copy.index);
+            if self.file.read_at(&mut page, offset)? < PAGE_BYTES {
+                continue;
+            }
+            relations.write_page(tag, &page)?;
+            repair.written += 1;
+            touched.insert(path_of(tag), file);
+        }
+        for (path, file) in &touched {
+            relations.sync(&**file, path);
+        }
+        Ok(repair)
+    }
+}
+
+/// Where a copy lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Copy {
+    lsn: Lsn,
+    batch: BatchNo,
+    index: usize,
+}
+
+/// What [`DoubleWrite::repair`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Repair {
+    /// Pages of which there was a copy.
+    pub copies: u64,
+    /// Pages that were written back.
+    pub written: u64,
+    /// Of those, the ones that were torn or missing in their place.
+    pub torn: Vec<PageTag>,
+    /// The highest page LSN among the copies: the log was durable at least up to here.
+    pub newest_lsn: Lsn,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relation::BASE_DIR;
+    use rd_base::{BlockNo, FileNo};
+    use rd_format::page::PageKind;
+    use rd_sys::simdisk::SimStorage;
+
+    const BLOCKS: u32 = 12;
+
+    fn tag(block: u32) -> PageTag {
+        PageTag::new(FileNo::new(3), BlockNo::new(block))
+    }
+
+    fn sealed(tag: PageTag, lsn: u64) -> PageBytes {
+        let mut page = [0; PAGE_BYTES];
+        page::init(&mut page, PageKind::Free);
+        page[100..].fill(lsn as u8);
+        page::set_page_lsn(&mut page, Lsn::new(lsn));
+        page::seal(&mut page, tag);
+        page
+    }
+
+    /// A disk with an area of the least size and a relation file whose blocks are at LSN 1.
+    fn disk(seed: u64) -> SimStorage {
+        let storage = SimStorage::new(seed);
+        for dir in [GLOBAL_DIR, BASE_DIR] {
+            storage.create_dir(dir).expect("a new disk");
+        }
+        storage.sync_dir("").expect("a good disk");
+        create(&storage, 0).expect("room");
+        let relations = RelationFiles::writer(Arc::new(storage.clone()));
+        relations.grow(FileNo::new(3), 0, BLOCKS).expect("room");
+        for block in 0..BLOCKS {
+            relations
+                .write_page(tag(block), &sealed(tag(block), 1))
+                .expect("room");
+        }
+        let file = relations.piece(FileNo::new(3), 0).expect("there");
+        relations.sync(&*file, "base/3");
+        storage
+    }
+
+    /// Rounds of batches, as the checkpointer writes them; raises `lsns` of each block as soon as
+    /// its copy is known to be synced, and `first` as soon as the file is.
+    fn write_rounds(storage: &SimStorage, lsns: &mut [u64], first: &mut u64) -> io::Result<()> {
+        let relations = RelationFiles::writer(Arc::new(storage.clone()));
+        let mut area = DoubleWrite::open(storage, 7, BatchNo::new(*first))?;
+        for round in 2..9u64 {
+            let blocks: Vec<u32> = (0..BLOCKS)
+                .filter(|block| (block + round as u32) % 3 > 0)
+                .collect();
+            let pages: Vec<_> = blocks
+                .iter()
+                .map(|block| (tag(*block), sealed(tag(*block), round)))
+                .collect();
+            if !area.has_room() {
+                relations.piece(FileNo::new(3), 0)?.sync_data()?;
+                area.release_before(area.next());
+                *first = area.next().get();
+            }
+            let refs: Vec<_> = pages.iter().map(|(tag, page)| (*tag, page)).collect();
+            let batch = area.write_batch(&refs)?;
+            assert_eq!(batch.get() + 1, area.next().get());
+            for (tag, page) in &pages {
+                lsns[tag.block.get() as usize] = round;
+                relations.write_page(*tag, page)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_crash_at_any_io_leaves_every_page_mendable() {
+        let whole = disk(0);
+        let before = whole.io_count();
+        write_rounds(&whole, &mut [1; BLOCKS as usize], &mut 0).expect("a good disk");
+        let ios = whole.io_count() - before;
+        let mut torn = 0;
+        for at in 1..=ios {
+            for seed in 0..3 {
+                let storage = disk(seed);
+                storage.crash_at(Some(before + at));
+                let (mut lsns, mut first) = ([1; BLOCKS as usize], 0);
+                let crashed = rd_sys::crash::catch_panics(|| {
+                    write_rounds(&storage, &mut lsns, &mut first).is_err()
+                });
+                assert_ne!(crashed, Ok(false), "it crashes at I/O {at}");
+                storage.crash(seed + at);
+                let relations = RelationFiles::writer(Arc::new(storage.clone()));
+                let first = BatchNo::new(first);
+                let area = DoubleWrite::open(&storage, 7, first).expect("readable");
+                let repair = area.repair(&relations, first).expect("a good disk");
+                torn += repair.torn.len();
+                let mut page = [0; PAGE_BYTES];
+                for block in 0..BLOCKS {
+                    relations
+                        .read_page(tag(block), &mut page)
+                        .expect("whole after the repair");
+                    let found = page::page_lsn(&page).get();
+                    // A synced copy is never lost; one under way may have come through.
+                    let known = lsns[block as usize];
+                    assert!(found >= known, "block {block}: {found} < {known}, I/O {at}");
+                }
+                let again = area.repair(&relations, first).expect("a good disk");
+                assert_eq!(again.torn, []);
+            }
+        }
+        assert!(torn > 0, "the simulated disk tears pages");
+    }
+
+    #[test]
+    fn copies_of_synced_batches_mend_nothing() {
+        let storage = disk(1);
+        let relations = RelationFiles::writer(Arc::new(storage.clone()));
+        let mut area = DoubleWrite::open(&storage, 7, BatchNo::new(0)).expect("readable");
+        area.write_batch(&[(tag(1), &sealed(tag(1), 50))])
+            .expect("room");
+        area.release_before(area.next());
+        let repair = area.repair(&relations, area.next()).expect("readable");
+        assert_eq!(repair, Repair::default());
+        let other = DoubleWrite::open(&storage, 8, BatchNo::new(0)).expect("readable");
+        let repair = other.repair(&relations, BatchNo::new(0)).expect("readable");
+        assert_eq!(
+            repair.copies, 0,
+            "another directory's copies count for nothing"
+        );
+    }
+
+    #[test]
+    fn slots_are_held_until_their_files_are_synced() {
+        let storage = disk(2);
+        let mut area = DoubleWrite::open(&storage, 7, BatchNo::new(0)).expect("readable");
+        let page = sealed(tag(1), 5);
+        for _ in 0..SLOTS_MIN {
+            assert!(area.has_room());
+            area.write_batch(&[(tag(1), &page)]).expect("room");
+        }
+        assert!(!area.has_room());
+        area.release_before(BatchNo::new(1));
+        assert!(area.has_room());
+        let again = DoubleWrite::open(&storage, 7, BatchNo::new(1)).expect("readable");
+        assert_eq!(
+            (again.next(), again.held()),
+            (BatchNo::new(4), (3, SLOTS_MIN))
+        );
+    }
+}

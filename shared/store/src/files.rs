@@ -1,0 +1,784 @@
+//! The shared table of relation files: which exist, how much room they have on disk, how many keys
+//! they hold, and what of them is waiting for the checkpointer, who alone creates, grows and
+//! unlinks them.
+//!
+//! # Life of a file
+//!
+//! | state | meaning | left by |
+//! |---|---|---|
+//! | free | the row belongs to no file | a request to create: wanted |
+//! | wanted | the checkpointer is to create it | created: live; failed: failed |
+//! | failed | it could not be created | asked for again: wanted |
+//! | live | exists, in use or about to be | its drop was logged: dropped |
+//! | dropped | nothing new touches it, old snapshots may read it | see [`Files::leave`]: leaving |
+//! | leaving | neither redo nor a snapshot can need it | unlinked: free |
+//!
+//! # Key counts, cut exactly
+//!
+//! `pg_control` holds each file's number of keys as of the redo point, and redo adds what records
+//! from there on say. So the checkpointer needs sums over exactly the records below a boundary,
+//! while others are being inserted. Each file has two words; a record's change goes to one of them
+//! by the record's place relative to the boundary:
+//!
+//! 1. The checkpointer notes the word that is not current (nobody adds to it now), marks the cut as
+//!    *choosing*, reads the insert position and proposes it as boundary by compare-and-swap.
+//! 2. An inserter, whose record has its place but does not count as complete yet, looks at the cut.
+//!    None: it adds to the current word (it reserved before the choosing was marked, so it is below
+//!    any boundary). Choosing: it reads the insert position and proposes that itself, so that it
+//!    need not wait; whoever is first has chosen. Boundary: its record's end is at or below it:
+//!    current word, else the other one.
+//! 3. When every record below the boundary is complete, the sum is the noted word plus the current
+//!    one. The checkpointer makes the other word the current one and takes the boundary away.
+//!
+//! Every proposed boundary was read after the choosing was marked, so none is below a record that
+//! found no cut.
+
+use crate::ctx::Store;
+use crate::relation::PIECE_BLOCKS;
+use rd_base::limits::{FILES_MAX, PAGE_BYTES};
+use rd_base::{FileNo, Lsn, Role};
+use rd_format::control::{FileRow as ControlRow, PendingDrop};
+use rd_sys::futex::Condition;
+use rd_sys::latch::Latch;
+use rd_sys::shm::{Area, One, Plan, Region, Segment};
+use std::io;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+use zerocopy::{FromBytes, KnownLayout};
+
+#[cfg(test)]
+mod tests;
+
+/// Least step by which a file grows, in blocks: 1 MiB.
+const STEP_MIN_BLOCKS: u32 = (1 << 20) / PAGE_BYTES as u32;
+/// Greatest step by which a file grows, in blocks: 64 MiB.
+const STEP_MAX_BLOCKS: u32 = (64 << 20) / PAGE_BYTES as u32;
+
+/// In the word of the cut: the current word is the second.
+const SECOND: u64 = 1 << 63;
+/// In the word of the cut: no boundary.
+const NO_CUT: u64 = 0;
+/// In the word of the cut: a boundary is being chosen. No LSN is 1.
+const CHOOSING: u64 = 1;
+
+/// What a row of the table is used for; in memory only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FileState {
+    /// By no file.
+    Free = 0,
+    /// The checkpointer is to create the file.
+    Wanted = 1,
+    /// The file could not be created.
+    Failed = 2,
+    /// The file exists.
+    Live = 3,
+    /// Its drop was logged.
+    Dropped = 4,
+    /// It may be unlinked.
+    Leaving = 5,
+}
+
+impl FileState {
+    fn from_number(number: u32) -> FileState {
+        match number {
+            0 => FileState::Free,
+            1 => FileState::Wanted,
+            2 => FileState::Failed,
+            3 => FileState::Live,
+            4 => FileState::Dropped,
+            5 => FileState::Leaving,
+            other => rd_sys::crash::panic_abort(&format!("file state {other} in shared memory")),
+        }
+    }
+
+    fn has_blocks(self) -> bool {
+        matches!(
+            self,
+            FileState::Live | FileState::Dropped | FileState::Leaving
+        )
+    }
+}
+
+/// One relation file.
+#[repr(C, align(128))]
+#[derive(FromBytes, KnownLayout)]
+struct Row {
+    /// The file's number; 0 while the row is free. atomic: Release under the table's latch.
+    file: AtomicU32,
+    /// [`FileState`]. atomic: Release by whoever changes it, Acquire by all.
+    state: AtomicU32,
+    /// Blocks with room on disk, synced. atomic: Release by the checkpointer.
+    allocated: AtomicU32,
+    /// Blocks that are to have it. atomic: raised by all.
+    wanted: AtomicU32,
+    /// How often a growth or the creation failed. atomic: Release by the checkpointer, after
+    /// `errno`.
+    failures: AtomicU32,
+    /// The system's number for the last failure. atomic: Relaxed.
+    errno: AtomicU32,
+    /// Where the search for a free block may begin. atomic: Relaxed; only a hint.
+    hint: AtomicU32,
+    reserved: AtomicU32,
+    /// Changes to the number of keys; see the module. atomic: Relaxed, ordered by the insert slot.
+    keys: [AtomicI64; 2],
+    /// End LSN of the last record that touches a dropped file. const from Dropped on.
+    dropped_lsn: AtomicU64,
+    /// Epoch that all processes must have passed before the unlinking. const from Dropped on.
+    dropped_epoch: AtomicU64,
+    /// Number and redo point of the last checkpoint that covered the file, as in its meta page.
+    /// atomic: Relaxed; written by startup before service, then by the checkpointer.
+    checkpoint_count: AtomicU64,
+    checkpoint_scn: AtomicU64,
+}
+
+impl Row {
+    fn file(&self) -> FileNo {
+        FileNo::new(self.file.load(Ordering::Acquire))
+    }
+    fn state(&self) -> FileState {
+        FileState::from_number(self.state.load(Ordering::Acquire))
+    }
+    fn set_state(&self, state: FileState) {
+        self.state.store(state as u32, Ordering::Release);
+    }
+}
+
+#[repr(C, align(128))]
+#[derive(FromBytes, KnownLayout)]
+struct TableWords {
+    /// guard: itself; held while a row is taken or freed.
+    latch: Latch,
+    /// Something waits for the checkpointer. atomic: SeqCst.
+    work: AtomicU32,
+    /// Moves when room was made, or could not be.
+    grown: Condition,
+    /// Moves with each unlinked file. atomic: Release.
+    unlinks: AtomicU64,
+    /// The next number to be given out. atomic: AcqRel; set by startup before service.
+    next_file: AtomicU32,
+    reserved: AtomicU32,
+    /// The current word ([`SECOND`]) and [`NO_CUT`], [`CHOOSING`] or the boundary.
+    /// atomic: SeqCst.
+    cut: AtomicU64,
+}
+
+/// Where the table lies in the segment.
+#[derive(Clone, Copy)]
+pub struct FilesRegions {
+    rows: Region<Row>,
+    words: Region<TableWords>,
+}
+
+impl FilesRegions {
+    /// Reserves room for the table.
+    pub fn plan(plan: &mut Plan) -> FilesRegions {
+        FilesRegions {
+            rows: plan.reserve(FILES_MAX),
+            words: plan.reserve(1),
+        }
+    }
+}
+
+/// The table of relation files.
+#[derive(Clone)]
+pub struct Files {
+    rows: Area<Row>,
+    words: One<TableWords>,
+}
+
+/// All [`FILES_MAX`] rows are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there are {FILES_MAX} relation files already, dropped ones not yet removed included")]
+pub struct TooManyFiles;
+
+/// A file could not be created or grown.
+#[derive(Debug, thiserror::Error)]
+#[error("could not extend relation file {file} to {blocks} blocks: {error}")]
+pub struct GrowthError {
+    /// Which file.
+    pub file: FileNo,
+    /// How long it was to be.
+    pub blocks: u32,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+/// A growth (or creation) that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct GrowthTicket {
+    file: FileNo,
+    blocks: u32,
+    failures: u32,
+}
+
+/// How far a growth is.
+#[derive(Debug)]
+pub enum Growth {
+    /// The room is there.
+    Ready,
+    /// Not yet. The process is notified as a parked one; see [`crate::procs`].
+    Pending,
+    /// It will not be there, unless it is asked for again.
+    Failed(GrowthError),
+}
+
+/// What the checkpointer is to do for a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileWork {
+    /// The file.
+    pub file: FileNo,
+    /// It does not exist yet.
+    pub create: bool,
+    /// Blocks that have room.
+    pub from: u32,
+    /// Blocks that somebody waits for.
+    pub needed: u32,
+    /// Blocks that are to have room, a step's worth.
+    pub to: u32,
+}
+
+/// A cut of the key counts that has begun; see the module.
+#[must_use = "the next cut waits for the end of this one"]
+#[derive(Debug)]
+pub struct KeyCut {
+    /// Counts hold records that end at or below this.
+    pub boundary: Lsn,
+    /// Of each row: its file, and the word that was not current.
+    noted: Vec<(FileNo, i64)>,
+}
+
+impl Files {
+    /// Opens the table.
+    pub fn open(segment: &Segment, regions: &FilesRegions) -> Files {
+        Files {
+            rows: segment.area(regions.rows),
+            words: segment.one(regions.words),
+        }
+    }
+
+    fn row(&self, file: FileNo) -> Option<&Row> {
+        // Rows are taken at the number's own place, or the next free one.
+        let start = file.get() as usize % FILES_MAX;
+        let (before, from) = self.rows.split_at(start);
+        from.iter()
+            .chain(before)
+            .find(|row| row.file.load(Ordering::Acquire) == file.get())
+    }
+
+    fn known(&self, file: FileNo) -> &Row {
+        self.row(file).unwrap_or_else(|| {
+            rd_sys::crash::panic_abort(&format!("relation file {file} has no row in shared memory"))
+        })
+    }
+
+    /// Takes a row for `file`, or finds the one it has.
+    fn take_row(&self, file: FileNo) -> Result<&Row, TooManyFiles> {
+        assert!(file.get() != 0, "0 is no file");
+        let _guard = self.words.latch.lock();
+        if let Some(row) = self.row(file) {
+            return Ok(row);
+        }
+        let start = file.get() as usize % FILES_MAX;
+        let (before, from) = self.rows.split_at(start);
+        let free = from
+            .iter()
+            .chain(before)
+            .find(|row| row.file.load(Ordering::Relaxed) == 0);
+        let row = free.ok_or(TooManyFiles)?;
+        for word in [
+            &row.allocated,
+            &row.wanted,
+            &row.failures,
+            &row.errno,
+            &row.hint,
+        ] {
+            word.store(0, Ordering::Relaxed);
+        }
+        for word in [&row.dropped_lsn, &row.checkpoint_count, &row.checkpoint_scn] {
+            word.store(0, Ordering::Relaxed);
+        }
+        row.dropped_epoch.store(0, Ordering::Relaxed);
+        row.keys
+            .iter()
+            .for_each(|word| word.store(0, Ordering::Relaxed));
+        row.set_state(FileState::Free);
+        row.file.store(file.get(), Ordering::Release);
+        Ok(row)
+    }
+
+    /// What is known of `file`.
+    pub fn state(&self, file: FileNo) -> FileState {
+        self.row(file).map_or(FileState::Free, Row::state)
+    }
+
+    /// Whether `file` is on disk.
+    pub fn exists(&self, file: FileNo) -> bool {
+        self.state(file).has_blocks()
+    }
+
+    /// Moves with each file that is unlinked.
+    pub fn unlinks(&self) -> u64 {
+        self.words.unlinks.load(Ordering::Acquire)
+    }
+
+    /// A file number that was never used. It is given back by nobody, used or not.
+    pub fn allocate_number(&self) -> FileNo {
+        let number = self.words.next_file.fetch_add(1, Ordering::AcqRel);
+        assert!(
+            number != 0 && number < u32::MAX,
+            "file numbers are used up, or were not set"
+        );
+        FileNo::new(number)
+    }
+
+    /// The number that [`Files::allocate_number`] will give next.
+    pub fn next_number(&self) -> FileNo {
+        FileNo::new(self.words.next_file.load(Ordering::Acquire))
+    }
+
+    /// Sees to it that numbers below `next` are not given out; for startup.
+    pub fn raise_next_number(&self, next: FileNo) {
+        self.words.next_file.fetch_max(next.get(), Ordering::AcqRel);
+    }
+
+    /// Enters a file that is on disk with `blocks` blocks, as `pg_control` knows it; for startup.
+    ///
+    /// # Errors
+    /// When there are too many files.
+    pub fn load(&self, known: &ControlRow, blocks: u32) -> Result<(), TooManyFiles> {
+        let row = self.take_row(known.file)?;
+        row.allocated.store(blocks, Ordering::Relaxed);
+        row.wanted.store(blocks, Ordering::Relaxed);
+        row.keys[0].store(known.key_count as i64, Ordering::Relaxed);
+        row.checkpoint_count
+            .store(known.checkpoint_count, Ordering::Relaxed);
+        row.checkpoint_scn.store(known.scn.get(), Ordering::Relaxed);
+        self.raise_next_number(FileNo::new(known.file.get() + 1));
+        row.set_state(FileState::Live);
+        Ok(())
+    }
+
+    /// Enters a dropped file that `pg_control` says is still to be unlinked; for startup.
+    ///
+    /// # Errors
+    /// When there are too many files.
+    pub fn load_pending_drop(&self, pending: &PendingDrop) -> Result<(), TooManyFiles> {
+        let row = self.take_row(pending.file)?;
+        row.dropped_lsn
+            .store(pending.last_lsn.get(), Ordering::Relaxed);
+        self.raise_next_number(FileNo::new(pending.file.get() + 1));
+        row.set_state(FileState::Dropped);
+        self.note_work();
+        Ok(())
+    }
+
+    // ---- room ---------------------------------------------------------------------------------
+
+    /// Blocks of `file` that have room on disk: a record may use any below.
+    pub fn blocks(&self, file: FileNo) -> u32 {
+        self.row(file)
+            .map_or(0, |row| row.allocated.load(Ordering::Acquire))
+    }
+
+    /// Where the search for a free block of `file` may begin.
+    pub fn hint(&self, file: FileNo) -> u32 {
+        self.row(file)
+            .map_or(0, |row| row.hint.load(Ordering::Relaxed))
+    }
+
+    /// Says where the next search for a free block of `file` may begin.
+    pub fn set_hint(&self, file: FileNo, block: u32) {
+        if let Some(row) = self.row(file) {
+            row.hint.store(block, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether block `block`, just taken into use, leaves less than half a step of room, so that
+    /// growth should be asked for ahead of need.
+    pub fn is_short_after(&self, file: FileNo, block: u32) -> bool {
+        let blocks = self.blocks(file);
+        let left = blocks.saturating_sub(block.saturating_add(1));
+        left < step(blocks) / 2 && self.known(file).wanted.load(Ordering::Relaxed) <= blocks
+    }
+
+    /// Asks for room for `blocks` blocks; the caller wakes the checkpointer
+    /// ([`Store::request_growth`] does both).
+    pub fn request_growth(&self, file: FileNo, blocks: u32) -> GrowthTicket {
+        let row = self.known(file);
+        let ticket = GrowthTicket {
+            file,
+            blocks,
+            failures: row.failures.load(Ordering::Acquire),
+        };
+        if row.allocated.load(Ordering::Acquire) < blocks {
+            row.wanted.fetch_max(blocks, Ordering::AcqRel);
+            self.note_work();
+        }
+        ticket
+    }
+
+    /// Asks for the new file `file` with room for `blocks` blocks; the caller wakes the
+    /// checkpointer ([`Store::request_create`] does both). Asking for a file that exists is no
+    /// error: redo does.
+    ///
+    /// # Errors
+    /// When there are too many files.
+    pub fn request_create(&self, file: FileNo, blocks: u32) -> Result<GrowthTicket, TooManyFiles> {
+        let row = self.take_row(file)?;
+        let ticket = GrowthTicket {
+            file,
+            blocks,
+            failures: row.failures.load(Ordering::Acquire),
+        };
+        row.wanted.fetch_max(blocks, Ordering::AcqRel);
+        for unborn in [FileState::Free, FileState::Failed] {
+            let _ = row.state.compare_exchange(
+                unborn as u32,
+                FileState::Wanted as u32,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+        }
+        self.note_work();
+        Ok(ticket)
+    }
+
+    /// How far what `ticket` asked for is.
+    pub fn growth(&self, ticket: &GrowthTicket) -> Growth {
+        let Some(row) = self.row(ticket.file) else {
+            return Growth::Pending;
+        };
+        let failures = row.failures.load(Ordering::Acquire);
+        let exists = row.state().has_blocks();
+        if exists && row.allocated.load(Ordering::Acquire) >= ticket.blocks {
+            return Growth::Ready;
+        }
+        if failures == ticket.failures {
+            return Growth::Pending;
+        }
+        let errno = row.errno.load(Ordering::Relaxed);
+        Growth::Failed(GrowthError {
+            file: ticket.file,
+            blocks: ticket.blocks,
+            error: io::Error::from_raw_os_error(errno as i32),
+        })
+    }
+
+    /// Waits for what `ticket` asked for; for processes that may block.
+    ///
+    /// # Errors
+    /// When it could not be done.
+    pub fn wait_for_growth(&self, ticket: &GrowthTicket) -> Result<(), GrowthError> {
+        loop {
+            let moved = self.words.grown.ticket();
+            match self.growth(ticket) {
+                Growth::Ready => return Ok(()),
+                Growth::Failed(error) => return Err(error),
+                Growth::Pending => self.words.grown.wait(moved, None),
+            }
+        }
+    }
+
+    // ---- keys ---------------------------------------------------------------------------------
+
+    /// Adds `delta` to the number of keys in `file`, for a record that ends at `end`. To be called
+    /// between the record's reservation and its completion, with the insert position at hand.
+    #[inline]
+    pub fn add_keys(&self, file: FileNo, end: Lsn, delta: i64, insert_lsn: impl Fn() -> Lsn) {
+        if delta == 0 {
+            return;
+        }
+        // Orders the reservation before the look at the cut; pairs with `begin_cut`.
+        fence(Ordering::SeqCst);
+        let word = self.words.cut.load(Ordering::SeqCst);
+        let current = usize::from(word & SECOND != 0);
+        let index = match word & !SECOND {
+            NO_CUT => current,
+            CHOOSING => self.side_of(end, self.choose(word, insert_lsn()), current),
+            boundary => self.side_of(end, boundary, current),
+        };
+        self.known(file).keys[index].fetch_add(delta, Ordering::Relaxed);
+    }
+
+    fn side_of(&self, end: Lsn, boundary: u64, current: usize) -> usize {
+        if end.get() <= boundary {
+            current
+        } else {
+            1 - current
+        }
+    }
+
+    /// Proposes `insert` as boundary of the cut `word`; gives the one that was chosen.
+    fn choose(&self, word: u64, insert: Lsn) -> u64 {
+        assert!(
+            insert.get() > CHOOSING && insert.get() < SECOND,
+            "{insert} is no insert position"
+        );
+        let chosen = (word & SECOND) | insert.get();
+        let swap =
+            self.words
+                .cut
+                .compare_exchange(word, chosen, Ordering::SeqCst, Ordering::SeqCst);
+        match swap {
+            Ok(_) => insert.get(),
+            Err(by_another) => by_another & !SECOND,
+        }
+    }
+
+    /// Adds `delta` to the number of keys in `file`, in redo, where nobody else counts.
+    pub fn add_keys_in_redo(&self, file: FileNo, delta: i64) {
+        self.known(file).keys[0].fetch_add(delta, Ordering::Relaxed);
+    }
+
+    /// The number of keys in `file`, commits under way included that have their place in the log.
+    pub fn keys(&self, file: FileNo) -> u64 {
+        let sum = |row: &Row| {
+            row.keys
+                .iter()
+                .map(|word| word.load(Ordering::Relaxed))
+                .sum()
+        };
+        self.row(file).map_or(0, sum).max(0i64) as u64
+    }
+
+    /// Begins a cut of the key counts at a boundary read by `insert_lsn`; for the checkpointer,
+    /// one at a time. The boundary is an insert position (rule B4 of the buffers).
+    pub fn begin_cut(&self, insert_lsn: impl Fn() -> Lsn) -> KeyCut {
+        let word = self.words.cut.load(Ordering::SeqCst);
+        assert_eq!(
+            word & !SECOND,
+            NO_CUT,
+            "a cut begins while another one is under way"
+        );
+        let other = usize::from(word & SECOND == 0);
+        let note = |row: &Row| (row.file(), row.keys[other].load(Ordering::Relaxed));
+        let noted = self.rows.iter().map(note).collect();
+        let choosing = word | CHOOSING;
+        self.words.cut.store(choosing, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let boundary = Lsn::new(self.choose(choosing, insert_lsn()));
+        KeyCut { boundary, noted }
+    }
+
+    /// Ends a cut when all records below its boundary are complete (it is durable, say); gives each
+    /// file's row for `pg_control`, with its exact count. `stop_scn` is the end of the log at a
+    /// clean stop, and zero else.
+    pub fn end_cut(&self, cut: KeyCut, stop_scn: Lsn) -> Vec<ControlRow> {
+        let word = self.words.cut.load(Ordering::SeqCst);
+        debug_assert_eq!(word & !SECOND, cut.boundary.get());
+        let current = usize::from(word & SECOND != 0);
+        let mut rows = Vec::new();
+        for (row, (file, noted)) in self.rows.iter().zip(cut.noted) {
+            let (number, state) = (row.file(), row.state());
+            // A dropped file stays until redo can no longer meet it.
+            let named = matches!(state, FileState::Live | FileState::Dropped);
+            if number.get() == 0 || !named || self.is_past(row, cut.boundary) {
+                continue;
+            }
+            let noted = if number == file { noted } else { 0 };
+            let keys = noted + row.keys[current].load(Ordering::Relaxed);
+            rows.push(ControlRow {
+                file: number,
+                checkpoint_count: row.checkpoint_count.load(Ordering::Relaxed),
+                scn: Lsn::new(row.checkpoint_scn.load(Ordering::Relaxed)),
+                stop_scn,
+                key_count: keys.max(0) as u64,
+                blocks: row.allocated.load(Ordering::Relaxed),
+            });
+        }
+        let flipped = (word & SECOND) ^ SECOND;
+        self.words.cut.store(flipped | NO_CUT, Ordering::SeqCst);
+        rows.sort_by_key(|row| row.file);
+        rows
+    }
+
+    // ---- drops --------------------------------------------------------------------------------
+
+    /// Says that the record that ends at `last_lsn` dropped `file`, and no later one touches it.
+    /// `epoch` is from [`crate::Procs::bump_epoch`], taken after the file was made unreachable.
+    pub fn drop_file(&self, file: FileNo, last_lsn: Lsn, epoch: u64) {
+        let row = self.known(file);
+        row.dropped_lsn.store(last_lsn.get(), Ordering::Relaxed);
+        row.dropped_epoch.store(epoch, Ordering::Relaxed);
+        row.set_state(FileState::Dropped);
+        self.note_work();
+    }
+
+    /// Whether `row` was dropped by a record below `redo`: redo from there cannot need it.
+    fn is_past(&self, row: &Row, redo: Lsn) -> bool {
+        row.state() == FileState::Dropped && row.dropped_lsn.load(Ordering::Relaxed) <= redo.get()
+    }
+
+    /// The files that were dropped and are not unlinked yet, for `pg_control`.
+    pub fn pending_drops(&self) -> Vec<PendingDrop> {
+        let dropped = |row: &&Row| {
+            row.file().get() != 0 && matches!(row.state(), FileState::Dropped | FileState::Leaving)
+        };
+        let mut pending: Vec<_> = self
+            .rows
+            .iter()
+            .filter(dropped)
+            .map(|row| PendingDrop {
+                file: row.file(),
+                last_lsn: Lsn::new(row.dropped_lsn.load(Ordering::Relaxed)),
+            })
+            .collect();
+        pending.sort_by_key(|pending| pending.file);
+        pending
+    }
+
+    /// The dropped files that may be unlinked now: redo from `oldest_redo`, the redo point of the
+    /// older slot of `pg_control`, does not meet them, no snapshot below `horizon` is read at, and
+    /// `all_past` says that every descent begun before the drop has ended. They are leaving from
+    /// now on.
+    pub fn leave(
+        &self,
+        oldest_redo: Lsn,
+        horizon: Lsn,
+        all_past: impl Fn(u64) -> bool,
+    ) -> Vec<FileNo> {
+        for row in self
+            .rows
+            .iter()
+            .filter(|row| self.is_past(row, oldest_redo))
+        {
+            let last = row.dropped_lsn.load(Ordering::Relaxed);
+            if horizon.get() >= last && all_past(row.dropped_epoch.load(Ordering::Relaxed)) {
+                row.set_state(FileState::Leaving);
+            }
+        }
+        let leaving = self
+            .rows
+            .iter()
+            .filter(|row| row.state() == FileState::Leaving);
+        leaving.map(Row::file).collect()
+    }
+
+    /// Says that a leaving file was unlinked: its row is free.
+    pub fn unlinked(&self, file: FileNo) {
+        let _guard = self.words.latch.lock();
+        let row = self.known(file);
+        assert_eq!(row.state(), FileState::Leaving, "file {file} was unlinked");
+        row.set_state(FileState::Free);
+        row.file.store(0, Ordering::Release);
+        self.words.unlinks.fetch_add(1, Ordering::AcqRel);
+    }
+
+    // ---- the checkpointer's side --------------------------------------------------------------
+
+    fn note_work(&self) {
+        self.words.work.store(1, Ordering::SeqCst);
+    }
+
+    /// Whether anything was asked for since the last [`Files::take_work`].
+    pub fn has_work(&self) -> bool {
+        self.words.work.load(Ordering::SeqCst) != 0
+    }
+
+    /// Everything that is asked for and not there.
+    pub fn take_work(&self) -> Vec<FileWork> {
+        self.words.work.store(0, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.rows
+            .iter()
+            .filter_map(|row| self.work_of(row))
+            .collect()
+    }
+
+    fn work_of(&self, row: &Row) -> Option<FileWork> {
+        let (file, state) = (row.file(), row.state());
+        let allocated = row.allocated.load(Ordering::Acquire);
+        let wanted = row.wanted.load(Ordering::Acquire);
+        let create = state == FileState::Wanted;
+        let short = state == FileState::Live && wanted > allocated;
+        (file.get() != 0 && (create || short)).then(|| FileWork {
+            file,
+            create,
+            from: allocated,
+            needed: wanted.max(1),
+            to: wanted.max(allocated.saturating_add(step(allocated))),
+        })
+    }
+
+    /// Says that `file` exists and has room for `blocks` blocks, synced.
+    pub fn grown(&self, file: FileNo, blocks: u32) {
+        let row = self.known(file);
+        row.allocated.fetch_max(blocks, Ordering::AcqRel);
+        let _ = row.state.compare_exchange(
+            FileState::Wanted as u32,
+            FileState::Live as u32,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        self.words.grown.wake_all();
+    }
+
+    /// Says that `file` could not be created or grown; nobody's wish for it stands any more.
+    pub fn growth_failed(&self, file: FileNo, error: &io::Error) {
+        let row = self.known(file);
+        let errno = error.raw_os_error().unwrap_or(match error.kind() {
+            io::ErrorKind::StorageFull => ENOSPC,
+            _ => EIO,
+        });
+        let allocated = row.allocated.load(Ordering::Acquire);
+        row.wanted.store(allocated, Ordering::Release);
+        row.errno.store(errno as u32, Ordering::Relaxed);
+        row.failures.fetch_add(1, Ordering::AcqRel);
+        let _ = row.state.compare_exchange(
+            FileState::Wanted as u32,
+            FileState::Failed as u32,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        self.words.grown.wake_all();
+    }
+
+    /// Notes what the meta page of `file` says from now on.
+    pub fn set_covered(&self, file: FileNo, checkpoint_count: u64, scn: Lsn) {
+        if let Some(row) = self.row(file) {
+            row.checkpoint_count
+                .store(checkpoint_count, Ordering::Relaxed);
+            row.checkpoint_scn.store(scn.get(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The system's numbers for a full and for a bad disk, where an error carries none.
+const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
+
+/// By how many blocks a file of `blocks` blocks grows: an eighth, from 1 MiB to 64 MiB.
+fn step(blocks: u32) -> u32 {
+    (blocks / 8).clamp(STEP_MIN_BLOCKS, STEP_MAX_BLOCKS)
+}
+
+const _: () = assert!(PIECE_BLOCKS.is_multiple_of(STEP_MIN_BLOCKS));
+
+impl Store {
+    /// Asks the checkpointer for room for `blocks` blocks of `file`. Parked processes are notified
+    /// when it is there or failed; ask [`Files::growth`].
+    pub fn request_growth(&self, file: FileNo, blocks: u32) -> GrowthTicket {
+        let ticket = self.shared.files.request_growth(file, blocks);
+        self.shared.procs.notify(Role::Checkpointer);
+        ticket
+    }
+
+    /// Asks the checkpointer for the new file `file` with room for `blocks` blocks.
+    ///
+    /// # Errors
+    /// When there are too many files.
+    pub fn request_create(&self, file: FileNo, blocks: u32) -> Result<GrowthTicket, TooManyFiles> {
+        let ticket = self.shared.files.request_create(file, blocks)?;
+        self.shared.procs.notify(Role::Checkpointer);
+        Ok(ticket)
+    }
+
+    /// Says that `block` of `file` was taken into use, and asks for growth ahead of need.
+    pub fn note_block_used(&self, file: FileNo, block: u32) {
+        let files = &self.shared.files;
+        if files.is_short_after(file, block) {
+            let blocks = files.blocks(file);
+            let _ = self.request_growth(file, blocks.saturating_add(1));
+        }
+    }
+}

@@ -1,0 +1,218 @@
+use super::*;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+fn files() -> Files {
+    let mut plan = Plan::new();
+    let regions = FilesRegions::plan(&mut plan);
+    Files::open(
+        &Segment::anonymous(&plan).expect("memory for a test"),
+        &regions,
+    )
+}
+
+fn live(files: &Files, number: u32) -> FileNo {
+    let file = FileNo::new(number);
+    files.request_create(file, 1).expect("a free row");
+    files.grown(file, 128);
+    file
+}
+
+#[test]
+fn rows_are_found_whatever_their_place() {
+    let files = files();
+    let far = FILES_MAX as u32;
+    // All of these have the same place.
+    let all = [3, 3 + far, 3 + 2 * far, 4];
+    for number in all {
+        live(&files, number);
+        files.add_keys_in_redo(FileNo::new(number), i64::from(number));
+    }
+    for number in all {
+        assert_eq!(files.keys(FileNo::new(number)), u64::from(number));
+    }
+    assert_eq!(files.state(FileNo::new(5)), FileState::Free);
+    assert!(files.request_create(FileNo::new(5), 1).is_ok());
+    for number in 100..100 + far - 5 {
+        files
+            .request_create(FileNo::new(number + 10 * far), 1)
+            .expect("a free row");
+    }
+    assert!(matches!(
+        files.request_create(FileNo::new(9), 1),
+        Err(TooManyFiles)
+    ));
+}
+
+#[test]
+fn growth_is_asked_for_done_and_refused() {
+    let files = files();
+    let file = FileNo::new(7);
+    let create = files.request_create(file, 3).expect("a free row");
+    assert!(matches!(files.growth(&create), Growth::Pending));
+    let work = files.take_work();
+    let expected = FileWork {
+        file,
+        create: true,
+        from: 0,
+        needed: 3,
+        to: STEP_MIN_BLOCKS,
+    };
+    assert_eq!(work, [expected]);
+    assert!(!files.has_work());
+    files.grown(file, work[0].to);
+    assert!(matches!(files.growth(&create), Growth::Ready));
+    assert!(files.exists(file) && files.take_work().is_empty());
+    assert!(!files.is_short_after(file, STEP_MIN_BLOCKS / 2 - 1));
+    assert!(files.is_short_after(file, STEP_MIN_BLOCKS / 2));
+    let more = files.request_growth(file, 1000);
+    assert!(
+        !files.is_short_after(file, STEP_MIN_BLOCKS - 1),
+        "growth is asked for already"
+    );
+    assert_eq!(files.take_work()[0].needed, 1000);
+    files.growth_failed(file, &io::Error::from_raw_os_error(28));
+    match files.growth(&more) {
+        Growth::Failed(error) => {
+            assert_eq!(error.error.kind(), io::ErrorKind::StorageFull);
+            assert!(
+                error.to_string().contains("relation file 7 to 1000 blocks"),
+                "{error}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(
+        files.take_work().is_empty(),
+        "a wish that failed is forgotten"
+    );
+    let again = files.request_growth(file, 1000);
+    assert!(matches!(files.growth(&again), Growth::Pending));
+    files.grown(file, 1024);
+    files.wait_for_growth(&again).expect("it is there");
+}
+
+#[test]
+fn a_creation_that_failed_can_be_asked_for_again() {
+    let files = files();
+    let file = FileNo::new(2);
+    let first = files.request_create(file, 1).expect("a free row");
+    files.growth_failed(file, &io::Error::from(io::ErrorKind::StorageFull));
+    assert!(matches!(files.growth(&first), Growth::Failed(_)));
+    assert_eq!(
+        (files.state(file), files.take_work().len()),
+        (FileState::Failed, 0)
+    );
+    let second = files.request_create(file, 1).expect("its own row");
+    assert_eq!(files.take_work().len(), 1);
+    files.grown(file, 128);
+    assert!(matches!(files.growth(&second), Growth::Ready));
+}
+
+#[test]
+fn a_dropped_file_leaves_when_nobody_can_need_it() {
+    let files = files();
+    let (stays, goes) = (live(&files, 4), live(&files, 5));
+    files.drop_file(goes, Lsn::new(1000), 9);
+    let boundary = |lsn: u64| move || Lsn::new(lsn);
+    let cut = files.begin_cut(boundary(999));
+    let named: Vec<_> = files
+        .end_cut(cut, Lsn::ZERO)
+        .iter()
+        .map(|row| row.file)
+        .collect();
+    assert_eq!(named, [stays, goes], "redo from 999 meets the drop");
+    let cut = files.begin_cut(boundary(1000));
+    let named: Vec<_> = files
+        .end_cut(cut, Lsn::ZERO)
+        .iter()
+        .map(|row| row.file)
+        .collect();
+    assert_eq!(named, [stays]);
+    assert_eq!(
+        files.pending_drops(),
+        [PendingDrop {
+            file: goes,
+            last_lsn: Lsn::new(1000)
+        }]
+    );
+    let at = Lsn::new;
+    assert!(files.leave(at(999), at(2000), |_| true).is_empty());
+    assert!(files.leave(at(1000), at(999), |_| true).is_empty());
+    assert!(
+        files
+            .leave(at(1000), at(1000), |epoch| epoch != 9)
+            .is_empty()
+    );
+    assert_eq!(files.leave(at(1000), at(1000), |epoch| epoch == 9), [goes]);
+    assert_eq!(
+        files.pending_drops().len(),
+        1,
+        "it is named until it is unlinked"
+    );
+    let unlinks = files.unlinks();
+    files.unlinked(goes);
+    assert!(files.pending_drops().is_empty() && !files.exists(goes));
+    assert_ne!(files.unlinks(), unlinks);
+}
+
+/// Inserters reserve places in a log and count; cuts are taken meanwhile, and held against what
+/// each record said.
+#[test]
+fn cuts_hold_exactly_the_records_below_their_boundary() {
+    let files = &files();
+    let file = live(files, 6);
+    // The insert position, and per inserter where its record under way begins at the least.
+    let insert = &AtomicU64::new(64);
+    let slots = &[const { AtomicU64::new(0) }; 3];
+    let log: &Mutex<BTreeMap<u64, i64>> = &Mutex::new(BTreeMap::new());
+    let done = &AtomicBool::new(false);
+    let insert_lsn = || Lsn::new(insert.load(Ordering::SeqCst));
+    let cuts = thread::scope(|scope| {
+        let inserters: Vec<_> = (0..3)
+            .map(|index| {
+                scope.spawn(move || {
+                    for turn in 0..20_000i64 {
+                        slots[index].store(insert.load(Ordering::SeqCst), Ordering::SeqCst);
+                        let start = insert.fetch_add(8, Ordering::SeqCst);
+                        let delta = if turn % 3 == 0 { -1 } else { 1 };
+                        files.add_keys(file, Lsn::new(start + 8), delta, insert_lsn);
+                        log.lock().expect("no panic").insert(start + 8, delta);
+                        slots[index].store(0, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        let cutter = scope.spawn(move || {
+            let mut cuts = Vec::new();
+            while !done.load(Ordering::SeqCst) {
+                let cut = files.begin_cut(insert_lsn);
+                let boundary = cut.boundary;
+                let past = |slot: &AtomicU64| {
+                    let start = slot.load(Ordering::SeqCst);
+                    start == 0 || start >= boundary.get()
+                };
+                while !slots.iter().all(past) {
+                    std::hint::spin_loop();
+                }
+                let rows = files.end_cut(cut, Lsn::ZERO);
+                cuts.push((boundary.get(), rows[0].key_count));
+            }
+            cuts
+        });
+        for inserter in inserters {
+            inserter.join().expect("no panic");
+        }
+        done.store(true, Ordering::SeqCst);
+        cutter.join().expect("no panic")
+    });
+    let log = log.lock().expect("no panic");
+    assert!(cuts.len() > 2, "cuts were taken meanwhile");
+    for (boundary, counted) in cuts {
+        let expected: i64 = log.range(..=boundary).map(|(_, delta)| delta).sum();
+        assert_eq!(counted as i64, expected.max(0), "cut at {boundary}");
+    }
+    assert_eq!(files.keys(file) as i64, log.values().sum::<i64>());
+}

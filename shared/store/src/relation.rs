@@ -1,0 +1,395 @@
+//! Relation files under `base/`: file 17 is `base/17`, `base/17.1`, … in pieces of 1 GiB.
+//!
+//! Only the checkpointer opens them for writing. A process keeps a bounded number of descriptors;
+//! a handle that was given out stays open as long as somebody holds it, so that a file is always
+//! synced through the very descriptor that it was written through, which learns of every error.
+
+use crate::buffer::{PageReadError, PageSource};
+use crate::ctx::Store;
+use rd_base::counters::Counter;
+use rd_base::limits::{FILE_PIECE_BYTES, PAGE_BYTES};
+use rd_base::{BlockNo, FileNo, PageTag, Role};
+use rd_format::page::{self, PageBytes};
+use rd_sys::storage::{OpenMode, Storage, StorageFile};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The directory of the relation files, below the data directory.
+pub const BASE_DIR: &str = "base";
+/// Blocks of one piece.
+pub const PIECE_BLOCKS: u32 = (FILE_PIECE_BYTES / PAGE_BYTES as u64) as u32;
+/// Pieces that a process keeps open.
+const OPEN_MAX: usize = 64;
+
+/// The name of piece `piece` of `file`, relative to the data directory.
+pub fn path(file: FileNo, piece: u32) -> String {
+    match piece {
+        0 => format!("{BASE_DIR}/{file}"),
+        _ => format!("{BASE_DIR}/{file}.{piece}"),
+    }
+}
+
+/// The name of the piece that holds `tag`.
+pub fn path_of(tag: PageTag) -> String {
+    path(tag.file, tag.block.get() / PIECE_BLOCKS)
+}
+
+/// The file and piece that a name in `base/` stands for; `None` for a name that is neither.
+pub fn parse_name(name: &str) -> Option<(FileNo, u32)> {
+    let (file, piece) = match name.split_once('.') {
+        Some((file, piece)) => (file, piece.parse().ok().filter(|piece| *piece > 0)?),
+        None => (name, 0),
+    };
+    let number = file.parse().ok().filter(|number| *number > 0)?;
+    let (file, spelled) = (FileNo::new(number), path(FileNo::new(number), piece));
+    (spelled.strip_prefix(BASE_DIR)?.strip_prefix('/')? == name).then_some((file, piece))
+}
+
+/// Where in its piece a block lies, in bytes.
+pub fn offset_of(block: BlockNo) -> u64 {
+    u64::from(block.get() % PIECE_BLOCKS) * PAGE_BYTES as u64
+}
+
+/// One process's open relation files.
+pub struct RelationFiles {
+    storage: Arc<dyn Storage>,
+    mode: OpenMode,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    /// Moves with each use.
+    tick: u64,
+    pieces: Vec<OpenPiece>,
+    /// The count of unlinked files when descriptors were last looked through.
+    unlinks_seen: u64,
+}
+
+struct OpenPiece {
+    file: FileNo,
+    piece: u32,
+    used: u64,
+    handle: Arc<dyn StorageFile>,
+}
+
+impl RelationFiles {
+    /// Relation files to be read.
+    pub fn reader(storage: Arc<dyn Storage>) -> RelationFiles {
+        RelationFiles {
+            storage,
+            mode: OpenMode::Read,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Relation files to be read and written: for the checkpointer alone.
+    pub fn writer(storage: Arc<dyn Storage>) -> RelationFiles {
+        RelationFiles {
+            storage,
+            mode: OpenMode::ReadWrite,
+            open: Mutex::default(),
+        }
+    }
+
+    /// The disk that they are on.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open piece `piece` of `file`.
+    ///
+    /// # Errors
+    /// When it cannot be opened; `NotFound` if there is no such piece.
+    pub fn piece(&self, file: FileNo, piece: u32) -> io::Result<Arc<dyn StorageFile>> {
+        let mut open = self.open();
+        open.tick += 1;
+        let tick = open.tick;
+        let known = open
+            .pieces
+            .iter_mut()
+            .find(|open| (open.file, open.piece) == (file, piece));
+        if let Some(known) = known {
+            known.used = tick;
+            return Ok(Arc::clone(&known.handle));
+        }
+        let handle = self.storage.open(&path(file, piece), self.mode)?;
+        if open.pieces.len() >= OPEN_MAX {
+            let oldest = (0..open.pieces.len()).min_by_key(|index| open.pieces[*index].used);
+            open.pieces.swap_remove(oldest.expect("OPEN_MAX is not 0"));
+        }
+        open.pieces.push(OpenPiece {
+            file,
+            piece,
+            used: tick,
+            handle: Arc::clone(&handle),
+        });
+        Ok(handle)
+    }
+
+    /// The open piece that holds `tag`.
+    ///
+    /// # Errors
+    /// As [`RelationFiles::piece`].
+    pub fn piece_of(&self, tag: PageTag) -> io::Result<Arc<dyn StorageFile>> {
+        self.piece(tag.file, tag.block.get() / PIECE_BLOCKS)
+    }
+
+    /// Closes the descriptors of `file`, so that its room is given back when it is unlinked.
+    pub fn forget(&self, file: FileNo) {
+        self.open().pieces.retain(|open| open.file != file);
+    }
+
+    /// Closes the descriptors of files that `exists` denies, if `unlinks`, a number that moves
+    /// with each unlinked file, is another one than last time.
+    pub fn forget_unlinked(&self, unlinks: u64, exists: impl Fn(FileNo) -> bool) {
+        let mut open = self.open();
+        if open.unlinks_seen != unlinks {
+            open.unlinks_seen = unlinks;
+            open.pieces.retain(|open| exists(open.file));
+        }
+    }
+
+    /// Reads a block as it is on disk, unchecked; false if the file ends before its end.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_block(&self, tag: PageTag, page: &mut PageBytes) -> io::Result<bool> {
+        let handle = match self.piece_of(tag) {
+            Ok(handle) => handle,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        Ok(handle.read_at(page, offset_of(tag.block))? == PAGE_BYTES)
+    }
+
+    /// Reads a page and checks it: there, checksum, kind, structure.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not what was written there; the error names it.
+    pub fn read_page(&self, tag: PageTag, page: &mut PageBytes) -> Result<(), PageReadError> {
+        match self.read_block(tag, page) {
+            Ok(true) => page::verify(page, tag).map_err(|error| PageReadError::Damaged {
+                tag,
+                path: path_of(tag),
+                error,
+            }),
+            Ok(false) => Err(PageReadError::BeyondEnd {
+                tag,
+                path: path_of(tag),
+            }),
+            Err(error) => Err(PageReadError::Io {
+                tag,
+                path: path_of(tag),
+                error,
+            }),
+        }
+    }
+
+    /// Writes a sealed page in its place; gives the handle through which it must be synced.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_page(&self, tag: PageTag, page: &PageBytes) -> io::Result<Arc<dyn StorageFile>> {
+        let handle = self.piece_of(tag)?;
+        handle.write_all_at(page, offset_of(tag.block))?;
+        Ok(handle)
+    }
+
+    /// Blocks that `file` has on disk, whole ones; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn blocks_on_disk(&self, file: FileNo) -> io::Result<Option<u32>> {
+        let mut blocks = 0;
+        for piece in 0.. {
+            let handle = match self.piece(file, piece) {
+                Ok(handle) => handle,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && piece > 0 => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let here = (handle.len()? / PAGE_BYTES as u64).min(u64::from(PIECE_BLOCKS)) as u32;
+            blocks += here;
+            if here < PIECE_BLOCKS {
+                break;
+            }
+        }
+        Ok(Some(blocks))
+    }
+
+    /// Gives `file` room for blocks from `from` to `to`, really allocated and synced. Pieces that
+    /// are missing are created.
+    ///
+    /// # Errors
+    /// `StorageFull` when there is no room; what was allocated until then stays.
+    pub fn grow(&self, file: FileNo, from: u32, to: u32) -> io::Result<()> {
+        let mut block = from;
+        while block < to {
+            let piece = block / PIECE_BLOCKS;
+            let end = to.min((piece + 1).saturating_mul(PIECE_BLOCKS));
+            let (handle, new) = match self.piece(file, piece) {
+                Ok(handle) => (handle, false),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => (
+                    self.storage.open(&path(file, piece), OpenMode::CreateNew)?,
+                    true,
+                ),
+                Err(error) => return Err(error),
+            };
+            let bytes = u64::from(end - block) * PAGE_BYTES as u64;
+            handle.allocate(offset_of(BlockNo::new(block)), bytes)?;
+            self.sync(&*handle, &path(file, piece));
+            if new {
+                self.sync_dir();
+            }
+            block = end;
+        }
+        Ok(())
+    }
+
+    /// Removes all pieces of `file`; ones that are not there are no error.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub fn unlink(&self, file: FileNo) -> io::Result<()> {
+        self.forget(file);
+        let mut pieces = Vec::new();
+        for name in self.storage.list(BASE_DIR)? {
+            pieces.extend(parse_name(&name).filter(|(number, _)| *number == file));
+        }
+        // The first piece last: while it is there the file is known to be there.
+        pieces.sort_by_key(|(_, piece)| std::cmp::Reverse(*piece));
+        for (_, piece) in &pieces {
+            self.storage.remove(&path(file, *piece))?;
+        }
+        if !pieces.is_empty() {
+            self.sync_dir();
+        }
+        Ok(())
+    }
+
+    /// Syncs through `handle`. A sync that failed says nothing of what is on disk, so the process
+    /// ends, and recovery writes everything again.
+    pub fn sync(&self, handle: &dyn StorageFile, path: &str) {
+        if let Err(error) = handle.sync_data() {
+            rd_sys::crash::panic_abort(&format!("could not sync file \"{path}\": {error}"));
+        }
+    }
+
+    /// Makes the names in `base/` durable.
+    pub fn sync_dir(&self) {
+        if let Err(error) = self.storage.sync_dir(BASE_DIR) {
+            rd_sys::crash::panic_abort(&format!(
+                "could not sync directory \"{BASE_DIR}\": {error}"
+            ));
+        }
+    }
+}
+
+impl PageSource for Store {
+    fn read_page(&self, tag: PageTag, page: &mut PageBytes) -> Result<(), PageReadError> {
+        let files = &self.shared.files;
+        self.relations
+            .forget_unlinked(files.unlinks(), |file| files.exists(file));
+        self.count(Counter::PagesRead);
+        let read = self.relations.read_page(tag, page);
+        if let Err(PageReadError::Damaged { .. }) = &read {
+            self.count(Counter::ChecksumFailures);
+        }
+        read
+    }
+
+    fn ask_for_supply(&self) {
+        self.shared.procs.notify(Role::Checkpointer);
+    }
+
+    fn note(&self, counter: Counter) {
+        self.count(counter);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rd_sys::simdisk::SimStorage;
+
+    fn files() -> RelationFiles {
+        let storage = SimStorage::new(1);
+        storage.create_dir(BASE_DIR).expect("a new disk");
+        RelationFiles::writer(Arc::new(storage))
+    }
+
+    fn tag(file: u32, block: u32) -> PageTag {
+        PageTag::new(FileNo::new(file), BlockNo::new(block))
+    }
+
+    #[test]
+    fn names_of_pieces_round_trip_and_strangers_are_told() {
+        for (file, piece) in [(1, 0), (17, 0), (17, 1), (u32::MAX, 32_767)] {
+            let path = path(FileNo::new(file), piece);
+            let name = path.strip_prefix("base/").expect("below base");
+            assert_eq!(parse_name(name), Some((FileNo::new(file), piece)));
+        }
+        for stranger in [
+            "", "0", "x", "17.", "17.0", "017", "17.01", "17.1.2", "-1", "+1",
+        ] {
+            assert_eq!(parse_name(stranger), None, "{stranger:?}");
+        }
+        assert_eq!(path_of(tag(3, PIECE_BLOCKS - 1)), "base/3");
+        assert_eq!(path_of(tag(3, PIECE_BLOCKS)), "base/3.1");
+        assert_eq!(offset_of(BlockNo::new(PIECE_BLOCKS + 1)), PAGE_BYTES as u64);
+    }
+
+    #[test]
+    fn pages_are_checked_and_named_when_they_are_read() {
+        let files = files();
+        let mut page = [0; PAGE_BYTES];
+        let beyond = files.read_page(tag(5, 3), &mut page);
+        assert!(
+            matches!(beyond, Err(PageReadError::BeyondEnd { .. })),
+            "{beyond:?}"
+        );
+        files.grow(FileNo::new(5), 0, 10).expect("room");
+        assert_eq!(
+            files.blocks_on_disk(FileNo::new(5)).expect("readable"),
+            Some(10)
+        );
+        let zero = files
+            .read_page(tag(5, 3), &mut page)
+            .expect_err("never written");
+        assert!(zero.to_string().contains("file 5 block 3"), "{zero}");
+        page::init(&mut page, page::PageKind::Free);
+        page::seal(&mut page, tag(5, 3));
+        files.write_page(tag(5, 3), &page).expect("room");
+        files
+            .read_page(tag(5, 3), &mut page)
+            .expect("as it was written");
+        files.write_page(tag(5, 4), &page).expect("room");
+        let moved = files.read_page(tag(5, 4), &mut page);
+        assert!(
+            matches!(moved, Err(PageReadError::Damaged { .. })),
+            "{moved:?}"
+        );
+        files.unlink(FileNo::new(5)).expect("removable");
+        assert_eq!(
+            files.blocks_on_disk(FileNo::new(5)).expect("readable"),
+            None
+        );
+    }
+
+    #[test]
+    fn descriptors_are_bounded() {
+        let files = files();
+        for file in 1..=2 * OPEN_MAX as u32 {
+            files.grow(FileNo::new(file), 0, 1).expect("room");
+            files.piece(FileNo::new(file), 0).expect("there");
+        }
+        assert_eq!(files.open().pieces.len(), OPEN_MAX);
+        files.forget_unlinked(1, |file| file.get() % 2 == 0);
+        assert_eq!(files.open().pieces.len(), OPEN_MAX / 2);
+    }
+}
