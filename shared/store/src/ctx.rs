@@ -2,6 +2,7 @@
 //! which is all that the engine needs of it.
 
 use crate::procs::SlotNo;
+use crate::relation::RelationFiles;
 use crate::shared::Shared;
 use rd_base::counters::Counter;
 use rd_base::{Config, Role};
@@ -38,13 +39,9 @@ impl ChildContext {
     pub fn store(&self) -> Store {
         let slot = self.slot();
         self.shared.procs.set_pid(slot, std::process::id());
-        Store {
-            shared: Arc::clone(&self.shared),
-            storage: Arc::new(RealStorage::new(self.data_dir.clone())),
-            clock: Clock::Real,
-            slot,
-            config: Arc::clone(&self.config),
-        }
+        let storage: Arc<dyn Storage> = Arc::new(RealStorage::new(self.data_dir.clone()));
+        let shared = Arc::clone(&self.shared);
+        Store::new(shared, storage, Clock::Real, slot, Arc::clone(&self.config))
     }
 
     /// Reads the configuration again, as SIGHUP asks. What is wrong with it has been logged by the
@@ -69,9 +66,23 @@ pub struct Store {
     pub slot: SlotNo,
     /// The configuration; replaced whole by whoever owns the store when it changes.
     pub config: Arc<Config>,
+    /// This process's open relation files, to be read.
+    pub relations: Arc<RelationFiles>,
 }
 
 impl Store {
+    /// The store of the process in `slot`.
+    pub fn new(
+        shared: Arc<Shared>,
+        storage: Arc<dyn Storage>,
+        clock: Clock,
+        slot: SlotNo,
+        config: Arc<Config>,
+    ) -> Store {
+        let relations = Arc::new(RelationFiles::reader(Arc::clone(&storage)));
+        Store { shared, storage, clock, slot, config, relations }
+    }
+
     /// Counts one `counter` for this process.
     #[inline]
     pub fn count(&self, counter: Counter) {
