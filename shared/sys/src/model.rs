@@ -420,7 +420,7 @@ struct ModelCondition {
 
 #[test]
 fn no_waiter_of_a_condition_sleeps_on() {
-    run(3, || {
+    run(2, || {
         let shared = Arc::new(ModelCondition {
             condition: RawCondition {
                 sequence: ModelWord::new(),

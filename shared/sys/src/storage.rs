@@ -301,3 +301,74 @@ impl StorageFile for RealFile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn files_are_their_owners_alone_and_errors_name_them() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = RealStorage::new(dir.path().to_owned());
+        disk.create_dir("wal").expect("made");
+        let file = disk.open("wal/1", OpenMode::CreateNew).expect("made");
+        file.write_all_at(b"abc", 1).expect("written");
+        file.start_writeback(0, 4).expect("a hint");
+        file.sync_all()
+            .and_then(|()| disk.sync_dir("wal"))
+            .expect("synced");
+        let mode = |path| {
+            let data = fs::metadata(dir.path().join(path)).expect("it is there");
+            data.permissions().mode() & 0o7777
+        };
+        assert_eq!((mode("wal"), mode("wal/1")), (0o700, 0o600));
+        let mut buffer = [9; 8];
+        assert_eq!(file.read_at(&mut buffer, 0).expect("read"), 4);
+        assert_eq!(&buffer, b"\0abc\x09\x09\x09\x09");
+        let again = disk
+            .open("wal/1", OpenMode::CreateNew)
+            .err()
+            .expect("it exists");
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert!(
+            again
+                .to_string()
+                .starts_with("could not create file \"wal/1\": "),
+            "{again}"
+        );
+        let absent = disk
+            .open("wal/2", OpenMode::Read)
+            .err()
+            .expect("it does not exist");
+        assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+        let reader = disk.open("wal/1", OpenMode::Read).expect("opened");
+        let refused = reader.write_all_at(b"x", 7).expect_err("opened to read");
+        assert!(
+            refused
+                .to_string()
+                .contains("1 bytes at offset 7 of file \"wal/1\""),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn what_is_allocated_reads_as_zeros_and_keeps_what_was_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = RealStorage::new(dir.path().to_owned());
+        let file = disk.open("a", OpenMode::CreateNew).expect("made");
+        assert!(file.is_empty().expect("a length"));
+        file.write_all_at(&[5; 10], 0).expect("written");
+        file.allocate(0, 100_000)
+            .and_then(|()| file.allocate(0, 0))
+            .expect("room");
+        let mut buffer = vec![7; 100_000];
+        assert_eq!(file.read_at(&mut buffer, 0).expect("read"), 100_000);
+        assert!(buffer[..10].iter().all(|byte| *byte == 5));
+        assert!(buffer[10..].iter().all(|byte| *byte == 0));
+        file.truncate(3).expect("cut");
+        assert_eq!(file.len().expect("a length"), 3);
+        let error = file.allocate(0, u64::MAX).expect_err("no file is so long");
+        assert!(error.to_string().contains("\"a\""), "{error}");
+    }
+}
