@@ -1,91 +1,130 @@
-//! Checkpoints: asking for one and hearing of its end; what the last one did; and the orders that
-//! the startup process gives to the checkpointer, which alone writes `pg_control` and data files.
+//! Checkpoints as all processes see them: how one is asked for, how those who asked hear of its
+//! end, and what it has come to.
 //!
-//! # Asking
+//! # Asking and hearing
 //!
-//! Flags of all requests are merged by OR (see `rd_format::control::checkpoint_flags`); attempts
-//! are numbered.
+//! Checkpoints are numbered by the counter `started`. A request is a set of flags, made so that
+//! their union is the right answer to several requests at once.
 //!
-//! 1. The asker, under the latch, adds its flags to the pending ones and notes the number of the
-//!    next attempt as its ticket. It wakes the checkpointer.
-//! 2. The checkpointer, under the latch, takes all pending flags and raises the number of attempts
-//!    begun. So an attempt covers every ticket up to its own number.
-//! 3. At the end it stores the number as finished, and as succeeded if it did, and wakes: parked
-//!    processes by their events, blocking ones by the condition.
-//! 4. The asker's request is done once a number at or above its ticket has succeeded, and has
-//!    failed once its number is finished and none such has succeeded.
+//! Who asks:
+//! - R1 under the latch adds his flags to `wanted` and notes `started`: the checkpoint with the
+//!   next number is his, because it will begin after he asked;
+//! - R2 wakes the checkpointer;
+//! - R3 if he waits, he says that he is parked, and looks at [`CheckpointShared::state`] whenever
+//!   he is woken; or, if he may block, calls [`CheckpointShared::wait`].
 //!
-//! A pending fast request turns a paced checkpoint that is under way fast
-//! ([`CheckpointShared::pending_flags`]).
+//! The checkpointer:
+//! - C1 under the latch takes `wanted`, leaves it empty, and raises `started`
+//!   ([`CheckpointShared::begin`]); only then it chooses the redo point;
+//! - C2 when the attempt has ended stores what came of it: its number in `succeeded` or, with the
+//!   error's text, in `failed_last`; then in `ended`;
+//! - C3 wakes whoever is parked, and who blocks.
+//!
+//! An attempt that failed is made again by the checkpointer itself with the same flags. Who waited
+//! hears of the failure if he looks before the next one has succeeded, which covers him too.
+//!
+//! # The handover of `pg_control`
+//!
+//! Startup owns `pg_control` until it calls [`CheckpointShared::hand_over`], before redo; the
+//! checkpointer reads the file when it sees the handover and is its only writer from then on.
 
-use crate::ctx::Store;
+use crate::procs::Procs;
 use rd_base::{Lsn, Role, StartCount};
-use rd_format::control::checkpoint_flags as flags;
+use rd_format::control::checkpoint_flags as bits;
 use rd_sys::futex::Condition;
-use rd_sys::latch::Latch;
-use rd_sys::shm::{One, Plan, Region, Segment};
+use rd_sys::{Latch, One, Plan, Region, Segment};
+use std::fmt;
+use std::ops::{BitOr, BitOrAssign};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
-/// Words of an error text.
-const TEXT_WORDS: usize = 48;
-/// Bytes of an error text that are kept.
-const TEXT_BYTES: usize = TEXT_WORDS * 8;
+/// Longest text of an error that is kept, in bytes; a longer one is cut.
+const ERROR_BYTES_MAX: usize = 512;
 
-/// Why a checkpoint is made, one cause each; the flags can hold several.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// The server stops.
-    Shutdown,
-    /// Recovery is done.
-    EndOfRecovery,
-    /// `max_wal_size`.
-    Wal,
-    /// `checkpoint_timeout`.
-    Time,
-    /// A command, or anything else that asked.
-    Requested,
-}
+/// Kinds and causes of a checkpoint; the numbers are those of `pg_control`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(u32);
 
-impl Cause {
-    /// Every cause, in the order in which they are shown.
-    pub const ALL: [Cause; 5] = [
-        Cause::Time,
-        Cause::Wal,
-        Cause::Requested,
-        Cause::Shutdown,
-        Cause::EndOfRecovery,
-    ];
+impl Flags {
+    /// No flag.
+    pub const NONE: Flags = Flags(0);
+    /// The last checkpoint before a stop.
+    pub const SHUTDOWN: Flags = Flags(bits::SHUTDOWN);
+    /// The first one after a recovery.
+    pub const END_OF_RECOVERY: Flags = Flags(bits::END_OF_RECOVERY);
+    /// As fast as it goes, not paced.
+    pub const IMMEDIATE: Flags = Flags(bits::FAST);
+    /// Even if nothing has changed.
+    pub const FORCE: Flags = Flags(bits::FORCE);
+    /// Somebody waits for it.
+    pub const WAIT: Flags = Flags(bits::WAIT);
+    /// Cause: `max_wal_size`.
+    pub const CAUSE_WAL: Flags = Flags(bits::CAUSE_WAL);
+    /// Cause: `checkpoint_timeout`.
+    pub const CAUSE_TIME: Flags = Flags(bits::CAUSE_TIME);
+    /// Cause: a command.
+    pub const CAUSE_MANUAL: Flags = Flags(bits::CAUSE_MANUAL);
+    /// Cause: a backup begins.
+    pub const CAUSE_BACKUP: Flags = Flags(bits::CAUSE_BACKUP);
+    /// Cause: a namespace was made, dropped or renamed.
+    pub const CAUSE_NAMESPACE: Flags = Flags(bits::CAUSE_NAMESPACE);
 
-    /// The cause that a checkpoint with these flags is counted under: the most pressing one.
-    pub fn of(flag_bits: u32) -> Cause {
-        let by_bit = [
-            (flags::SHUTDOWN, Cause::Shutdown),
-            (flags::END_OF_RECOVERY, Cause::EndOfRecovery),
-            (
-                flags::CAUSE_MANUAL | flags::CAUSE_BACKUP | flags::CAUSE_NAMESPACE,
-                Cause::Requested,
-            ),
-            (flags::CAUSE_WAL, Cause::Wal),
-            (flags::CAUSE_TIME, Cause::Time),
-        ];
-        let set = by_bit.iter().find(|(bits, _)| flag_bits & bits != 0);
-        set.map_or(Cause::Requested, |(_, cause)| *cause)
+    /// The flags with these numbers.
+    pub const fn from_bits(bits: u32) -> Flags {
+        Flags(bits)
     }
 
-    /// The word that statistics show.
-    pub fn word(self) -> &'static str {
-        match self {
-            Cause::Shutdown => "shutdown",
-            Cause::EndOfRecovery => "end-of-recovery",
-            Cause::Wal => "wal",
-            Cause::Time => "time",
-            Cause::Requested => "requested",
-        }
+    /// The flags' numbers, as in `pg_control`.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Whether all of `other` are among these.
+    pub const fn has(self, other: Flags) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// These without `other`.
+    pub const fn without(self, other: Flags) -> Flags {
+        Flags(self.0 & !other.0)
+    }
+
+    /// Whether the checkpoint is written as fast as it goes.
+    pub const fn is_immediate(self) -> bool {
+        self.0 & (bits::FAST | bits::SHUTDOWN | bits::END_OF_RECOVERY) != 0
+    }
+
+    /// Whether the checkpoint is written even if nothing has changed.
+    pub const fn is_forced(self) -> bool {
+        self.0 & (bits::FORCE | bits::SHUTDOWN | bits::END_OF_RECOVERY) != 0
     }
 }
 
-/// What the checkpointer is doing. In memory only.
+impl BitOr for Flags {
+    type Output = Flags;
+    fn bitor(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Flags {
+    fn bitor_assign(&mut self, other: Flags) {
+        self.0 |= other.0;
+    }
+}
+
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&bits::words(self.0))
+    }
+}
+
+/// What the checkpointer is doing; for display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum CheckpointPhase {
@@ -93,732 +132,595 @@ pub enum CheckpointPhase {
     Idle = 0,
     /// Pages are written.
     Writing = 1,
-    /// Files are synced.
+    /// Files are forced to disk.
     Syncing = 2,
-    /// The record and `pg_control` are written, old segments given up.
+    /// The checkpoint's record and `pg_control` are written, old log is given up.
     Finishing = 3,
 }
 
-impl CheckpointPhase {
-    /// The word that statistics show.
-    pub fn word(self) -> &'static str {
-        match self {
-            CheckpointPhase::Idle => "idle",
-            CheckpointPhase::Writing => "writing",
-            CheckpointPhase::Syncing => "syncing",
-            CheckpointPhase::Finishing => "finishing",
-        }
-    }
-}
-
-/// A text of bounded length. guard: the latch of the words that it lies in.
-#[repr(C)]
-#[derive(FromBytes, KnownLayout)]
-struct Text {
-    bytes: AtomicU64,
-    words: [AtomicU64; TEXT_WORDS],
-}
-
-impl Text {
-    fn set(&self, text: &str) {
-        let mut end = text.len().min(TEXT_BYTES);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        for (word, chunk) in self.words.iter().zip(text.as_bytes()[..end].chunks(8)) {
-            let mut padded = [0; 8];
-            padded[..chunk.len()].copy_from_slice(chunk);
-            word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
-        }
-        self.bytes.store(end as u64, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> String {
-        let length = (self.bytes.load(Ordering::Relaxed) as usize).min(TEXT_BYTES);
-        let words = self
-            .words
-            .iter()
-            .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
-        let bytes: Vec<u8> = words.take(length).collect();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-#[repr(C, align(128))]
-#[derive(FromBytes, KnownLayout)]
-struct Requests {
-    /// guard: itself. Never held over I/O.
-    latch: Latch,
-    /// Flags asked for and not yet taken. guard: latch; may be read without it.
-    pending: AtomicU32,
-    /// Number of attempts begun, ended, and the last one that succeeded.
-    /// guard: latch; Release by the checkpointer, Acquire by askers.
-    begun: AtomicU64,
-    finished: AtomicU64,
-    succeeded: AtomicU64,
-    /// Attempts that failed since the last that succeeded. atomic: Release by the checkpointer.
-    failed_in_a_row: AtomicU32,
-    /// Moves at the end of each attempt.
-    ended: Condition,
-    /// The error of the last attempt that failed. guard: latch.
-    error: Text,
-}
-
-/// What there is to tell; written by the checkpointer, read by anybody, each word by itself.
-#[repr(C, align(128))]
-#[derive(FromBytes, KnownLayout)]
-struct Report {
-    /// atomic: Relaxed, all of them.
-    phase: AtomicU32,
-    running_flags: AtomicU32,
-    last_flags: AtomicU32,
-    reserved: AtomicU32,
-    pages_total: AtomicU64,
-    pages_done: AtomicU64,
-    redo_lsn: AtomicU64,
-    checkpoint_lsn: AtomicU64,
-    last_end_us: AtomicU64,
-    last_total_us: AtomicU64,
-    last_pages: AtomicU64,
-    distance_bytes: AtomicU64,
-    estimate_bytes: AtomicU64,
-    done_by_cause: [AtomicU64; Cause::ALL.len()],
-    started: AtomicU64,
-    /// A checkpoint is due when the log reaches this. atomic: Release by the checkpointer.
-    wal_trigger: AtomicU64,
-}
-
-#[repr(C, align(128))]
-#[derive(FromBytes, KnownLayout)]
-struct Orders {
-    /// Kind of the order under way, and what it says. guard: written by startup before `given`.
-    kind: AtomicU32,
-    reserved: AtomicU32,
-    arguments: [AtomicU64; 6],
-    /// Number of orders given and carried out. atomic: Release by startup, by the checkpointer.
-    given: AtomicU64,
-    carried_out: AtomicU64,
-    /// What came of the last one: 1 failed, and numbers. guard: written before `carried_out`.
-    failed: AtomicU32,
-    reserved2: AtomicU32,
-    results: [AtomicU64; 4],
-    /// Moves when an order was carried out.
-    done: Condition,
-    /// Why the last one failed. guard: as `results`.
-    error: Text,
-}
-
-#[repr(C)]
-#[derive(FromBytes, KnownLayout)]
-struct Words {
-    requests: Requests,
-    report: Report,
-    orders: Orders,
-}
-
-/// Where the words lie in the segment.
-#[derive(Clone, Copy)]
-pub struct CheckpointRegions {
-    words: Region<Words>,
-}
-
-impl CheckpointRegions {
-    /// Reserves room for the words.
-    pub fn plan(plan: &mut Plan) -> CheckpointRegions {
-        CheckpointRegions {
-            words: plan.reserve(1),
-        }
-    }
-}
-
-/// Requests for checkpoints, and what they came to.
-#[derive(Clone)]
-pub struct CheckpointShared {
-    words: One<Words>,
-}
-
-/// A request for a checkpoint.
+/// How far the checkpoint under way has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CheckpointTicket(u64);
+pub struct CheckpointProgress {
+    /// What it does.
+    pub phase: CheckpointPhase,
+    /// Its kinds and causes; of the last one while none is under way.
+    pub flags: Flags,
+    /// Pages that it has dealt with.
+    pub pages_done: u64,
+    /// Pages that it found to be dirty.
+    pub pages_total: u64,
+}
 
-/// What came of a request.
+/// What startup tells the checkpointer when it hands `pg_control` over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// The redo point: where redo begins to read, or the end of the log after a clean stop.
+    pub redo_lsn: Lsn,
+}
+
+/// What startup tells the checkpointer when redo is done and the log can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Where the log goes on: the end of its last record.
+    pub end_lsn: Lsn,
+    /// The start count of that record.
+    pub last_count: StartCount,
+}
+
+/// A request, to be held against what has been done since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The number of the checkpoint that covers the request.
+    number: u64,
+}
+
+/// What became of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CheckpointOutcome {
-    /// The attempt that covers it has not ended.
-    Waiting,
-    /// It is done.
+pub enum TicketState {
+    /// The checkpoint has not ended.
+    Pending,
+    /// A checkpoint that began after the request is complete.
     Done,
-    /// The attempt that covered it failed, for this reason, and none since has succeeded.
+    /// It failed; why. It is tried again.
     Failed(String),
 }
 
-/// What the startup process has the checkpointer do. Numbers are in memory only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Put copies from the double-write area back, wherever a page may be torn or unsynced.
-    Repair,
-    /// Write into both slots of `pg_control` that a start is recovering.
-    BeginRecovery,
-    /// Write into both slots of `pg_control` that the server is in production, before the first
-    /// record of this start is inserted.
-    Open {
-        /// The count of this start.
-        start_count: StartCount,
-        /// Where the log goes on; all before it is synced.
-        end: Lsn,
-        /// How long recovery took, in milliseconds; 0 if there was none.
-        recovery_ms: u64,
-        /// Bytes of log that redo read per second; 0 if too little was read to tell.
-        redo_bytes_per_s: u64,
-    },
+#[repr(C, align(128))]
+#[derive(FromBytes, KnownLayout)]
+struct Words {
+    /// guard: itself; held for a few instructions.
+    latch: Latch,
+    /// Flags of the requests that no checkpoint has taken up.
+    /// guard: latch to change; atomic: read by the checkpointer between two pages.
+    wanted: AtomicU32,
+    /// Number of the checkpoint begun last. guard: latch to change; atomic: Acquire by all.
+    started: AtomicU64,
+    /// Number of the checkpoint ended last. atomic: Release by the checkpointer, Acquire by all.
+    ended: AtomicU64,
+    /// Number of the last one that succeeded. atomic: as `ended`, and stored before it.
+    succeeded: AtomicU64,
+    /// Number of the last one that failed. atomic: as `succeeded`.
+    failed_last: AtomicU64,
+    /// How many succeeded. atomic: Relaxed, written by the checkpointer; for display.
+    done_count: AtomicU64,
+    /// How many failed. atomic: as `done_count`.
+    failed_count: AtomicU64,
+    /// Moves at the end of each attempt.
+    end_of_one: Condition,
+    /// Not 0 while too many attempts in a row have failed: writes are refused.
+    /// atomic: Relaxed, written by the checkpointer.
+    refuse_writes: AtomicU32,
+    /// [`CheckpointPhase`]. atomic: Relaxed, written by the checkpointer; for display.
+    phase: AtomicU32,
+    /// Flags of the one begun last. atomic: as `phase`.
+    flags: AtomicU32,
+    /// atomic: as `phase`.
+    pages_done: AtomicU64,
+    /// atomic: as `phase`.
+    pages_total: AtomicU64,
+    /// Wall clock, in microseconds since 1970, when the last one was complete; 0 if there is none.
+    /// atomic: as `phase`.
+    last_done_us: AtomicU64,
+    /// The redo point in `pg_control`. atomic: Release by the checkpointer, Acquire by all.
+    redo_lsn: AtomicU64,
 }
 
-/// What [`Order::Repair`] came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RepairDone {
-    /// Pages of which there was a copy.
-    pub copies: u64,
-    /// Pages that were written back.
-    pub written: u64,
-    /// Of those, the ones that were torn or missing in their place.
-    pub torn: u64,
-    /// The highest page LSN among the copies: the log was durable at least up to here.
-    pub newest_lsn: Lsn,
+/// What startup tells the checkpointer.
+#[repr(C, align(128))]
+#[derive(FromBytes, KnownLayout)]
+struct FromStartup {
+    /// 0, 1 after the handover, 2 after recovery. atomic: Release by startup, after the words
+    /// below; Acquire by the checkpointer.
+    step: AtomicU32,
+    /// Start count of the record before `end_lsn`. const after step 2.
+    last_count: AtomicU32,
+    /// const after step 1.
+    redo_lsn: AtomicU64,
+    /// const after step 2.
+    end_lsn: AtomicU64,
 }
 
-/// The checkpointer could not carry out an order.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct OrderFailed(pub String);
-
-/// What there is to tell of checkpoints, each number as it was when it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckpointReport {
-    /// What is going on.
-    pub phase: CheckpointPhase,
-    /// Flags of the checkpoint under way; 0 if there is none.
-    pub running_flags: u32,
-    /// Pages that it is to write, and has written.
-    pub pages_total: u64,
-    /// See `pages_total`.
-    pub pages_done: u64,
-    /// Attempts begun since the segment was made.
-    pub started: u64,
-    /// Checkpoints done, by cause.
-    pub done_by_cause: [(Cause, u64); Cause::ALL.len()],
-    /// The redo point.
-    pub redo_lsn: Lsn,
-    /// Start of the last checkpoint record.
-    pub checkpoint_lsn: Lsn,
-    /// Flags of the last checkpoint that was done.
-    pub last_flags: u32,
-    /// When it was done, in microseconds since 1970; from `pg_control` after a start.
-    pub last_end_us: u64,
-    /// How long it took, in microseconds.
-    pub last_total_us: u64,
-    /// Pages that it wrote.
-    pub last_pages: u64,
-    /// Bytes of log between the last two redo points, and the estimate for the next.
-    pub distance_bytes: u64,
-    /// See `distance_bytes`.
-    pub estimate_bytes: u64,
-    /// Attempts that failed since the last that succeeded, and why the last one did.
-    pub failed_in_a_row: u32,
-    /// See `failed_in_a_row`; empty if none failed.
-    pub last_error: String,
+/// The text of the last failure. guard: the latch in [`Words`].
+#[repr(C, align(128))]
+#[derive(FromBytes, KnownLayout)]
+struct ErrorText {
+    bytes: AtomicU64,
+    words: [AtomicU64; ERROR_BYTES_MAX / 8],
 }
 
-impl CheckpointReport {
-    /// Checkpoints done since the segment was made.
-    pub fn done(&self) -> u64 {
-        self.done_by_cause.iter().map(|(_, count)| count).sum()
+/// Where all that lies in the segment.
+#[derive(Clone, Copy)]
+pub struct CheckpointRegions {
+    words: Region<Words>,
+    from_startup: Region<FromStartup>,
+    error: Region<ErrorText>,
+}
+
+impl CheckpointRegions {
+    /// Reserves room.
+    pub fn plan(plan: &mut Plan) -> CheckpointRegions {
+        CheckpointRegions {
+            words: plan.reserve(1),
+            from_startup: plan.reserve(1),
+            error: plan.reserve(1),
+        }
     }
+}
+
+/// Checkpoints asked for and done.
+#[derive(Clone)]
+pub struct CheckpointShared {
+    words: One<Words>,
+    from_startup: One<FromStartup>,
+    error: One<ErrorText>,
 }
 
 impl CheckpointShared {
-    /// Opens the words.
+    /// Opens this part of shared memory.
     pub fn open(segment: &Segment, regions: &CheckpointRegions) -> CheckpointShared {
         CheckpointShared {
             words: segment.one(regions.words),
+            from_startup: segment.one(regions.from_startup),
+            error: segment.one(regions.error),
         }
     }
 
-    /// Asks for a checkpoint with these flags; the caller wakes the checkpointer
-    /// ([`Store::request_checkpoint`] does both).
-    pub fn request(&self, flag_bits: u32) -> CheckpointTicket {
-        let requests = &self.words.requests;
-        let _guard = requests.latch.lock();
-        // FORCE keeps the word from being 0 when only the wish itself was said.
-        let bits = if flag_bits == 0 {
-            flags::FORCE
-        } else {
-            flag_bits
+    /// Asks for a checkpoint and wakes the checkpointer (R1, R2). It begins after this call, so
+    /// its redo point covers everything that was inserted before.
+    pub fn request(&self, procs: &Procs, flags: Flags) -> Ticket {
+        let words = &self.words;
+        let ticket = {
+            let _latch = words.latch.lock();
+            let wanted = words.wanted.load(Ordering::Relaxed) | flags.0;
+            words.wanted.store(wanted, Ordering::Release);
+            Ticket {
+                number: words.started.load(Ordering::Relaxed) + 1,
+            }
         };
-        requests.pending.fetch_or(bits, Ordering::AcqRel);
-        CheckpointTicket(requests.begun.load(Ordering::Acquire) + 1)
+        procs.notify(Role::Checkpointer);
+        ticket
     }
 
-    /// What came of a request.
-    pub fn outcome(&self, ticket: CheckpointTicket) -> CheckpointOutcome {
-        let requests = &self.words.requests;
-        if requests.succeeded.load(Ordering::Acquire) >= ticket.0 {
-            return CheckpointOutcome::Done;
+    /// What became of a request (R3).
+    pub fn state(&self, ticket: &Ticket) -> TicketState {
+        let words = &self.words;
+        if words.ended.load(Ordering::Acquire) < ticket.number {
+            return TicketState::Pending;
         }
-        if requests.finished.load(Ordering::Acquire) < ticket.0 {
-            return CheckpointOutcome::Waiting;
+        if words.succeeded.load(Ordering::Acquire) >= ticket.number {
+            return TicketState::Done;
         }
-        let _guard = requests.latch.lock();
-        if requests.succeeded.load(Ordering::Acquire) >= ticket.0 {
-            return CheckpointOutcome::Done;
-        }
-        CheckpointOutcome::Failed(requests.error.get())
+        TicketState::Failed(self.last_error())
     }
 
-    /// Waits for the end of a request; for processes that may block.
+    /// Waits until a request is done (R3); for processes that may block.
     ///
     /// # Errors
-    /// Why it failed.
-    pub fn wait(&self, ticket: CheckpointTicket) -> Result<(), String> {
+    /// Why the checkpoint failed.
+    pub fn wait(&self, ticket: &Ticket) -> Result<(), String> {
         loop {
-            let moved = self.words.requests.ended.ticket();
-            match self.outcome(ticket) {
-                CheckpointOutcome::Done => return Ok(()),
-                CheckpointOutcome::Failed(error) => return Err(error),
-                CheckpointOutcome::Waiting => self.words.requests.ended.wait(moved, None),
+            let moved = self.words.end_of_one.ticket();
+            match self.state(ticket) {
+                TicketState::Pending => self.words.end_of_one.wait(moved, None),
+                TicketState::Done => return Ok(()),
+                TicketState::Failed(reason) => return Err(reason),
             }
         }
     }
 
-    /// Attempts that failed since the last that succeeded: at `checkpoint_failures_max` writes are
-    /// to be refused.
-    pub fn failed_in_a_row(&self) -> u32 {
-        self.words.requests.failed_in_a_row.load(Ordering::Acquire)
+    /// Checkpoints begun since the segment was made.
+    pub fn started(&self) -> u64 {
+        self.words.started.load(Ordering::Acquire)
     }
 
-    /// The redo point of the last checkpoint.
+    /// Checkpoints completed since the segment was made.
+    pub fn done(&self) -> u64 {
+        self.words.done_count.load(Ordering::Relaxed)
+    }
+
+    /// Attempts that failed since the segment was made.
+    pub fn failed(&self) -> u64 {
+        self.words.failed_count.load(Ordering::Relaxed)
+    }
+
+    /// Whether one is under way.
+    pub fn is_under_way(&self) -> bool {
+        // In this order, so that one that ends in between does not look like one under way.
+        let started = self.words.started.load(Ordering::Acquire);
+        self.words.ended.load(Ordering::Acquire) < started
+    }
+
+    /// Whether the attempt that ended last failed.
+    pub fn last_failed(&self) -> bool {
+        let failed = self.words.failed_last.load(Ordering::Acquire);
+        failed > self.words.succeeded.load(Ordering::Acquire)
+    }
+
+    /// Why the last failed attempt failed; empty if none did.
+    pub fn last_error(&self) -> String {
+        let _latch = self.words.latch.lock();
+        let length = (self.error.bytes.load(Ordering::Relaxed) as usize).min(ERROR_BYTES_MAX);
+        let words = self.error.words.iter().take(length.div_ceil(8));
+        let mut bytes: Vec<u8> = words
+            .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
+            .collect();
+        bytes.truncate(length);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Wall clock, in microseconds since 1970, when the last one was complete; known from
+    /// `pg_control` after a start; 0 if there never was one.
+    pub fn last_done_us(&self) -> u64 {
+        self.words.last_done_us.load(Ordering::Relaxed)
+    }
+
+    /// The redo point in `pg_control`: where recovery would begin to read.
     pub fn redo_lsn(&self) -> Lsn {
-        Lsn::new(self.words.report.redo_lsn.load(Ordering::Relaxed))
+        Lsn::new(self.words.redo_lsn.load(Ordering::Acquire))
     }
 
-    /// Whether the log has grown so far that a checkpoint is due. One load: for whoever flushes,
-    /// who then asks by [`Store::request_wal_checkpoint`].
+    /// Whether so many attempts in a row have failed that writes are refused, so that the log does
+    /// not grow without end; [`CheckpointShared::last_error`] says why.
     #[inline]
-    pub fn is_due_at(&self, lsn: Lsn) -> bool {
-        let trigger = self.words.report.wal_trigger.load(Ordering::Acquire);
-        trigger != 0 && lsn.get() >= trigger
+    pub fn refuses_writes(&self) -> bool {
+        self.words.refuse_writes.load(Ordering::Relaxed) != 0
     }
 
-    /// What there is to tell.
-    pub fn report(&self) -> CheckpointReport {
-        let report = &self.words.report;
-        let get = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let by_cause = std::array::from_fn(|at| (Cause::ALL[at], get(&report.done_by_cause[at])));
-        let requests = &self.words.requests;
-        let last_error = {
-            let _guard = requests.latch.lock();
-            requests.error.get()
-        };
-        CheckpointReport {
-            phase: match report.phase.load(Ordering::Relaxed) {
+    /// How far the one under way has come.
+    pub fn progress(&self) -> CheckpointProgress {
+        let words = &self.words;
+        CheckpointProgress {
+            phase: match words.phase.load(Ordering::Relaxed) {
                 1 => CheckpointPhase::Writing,
                 2 => CheckpointPhase::Syncing,
                 3 => CheckpointPhase::Finishing,
                 _ => CheckpointPhase::Idle,
             },
-            running_flags: report.running_flags.load(Ordering::Relaxed),
-            pages_total: get(&report.pages_total),
-            pages_done: get(&report.pages_done),
-            started: get(&report.started),
-            done_by_cause: by_cause,
-            redo_lsn: Lsn::new(get(&report.redo_lsn)),
-            checkpoint_lsn: Lsn::new(get(&report.checkpoint_lsn)),
-            last_flags: report.last_flags.load(Ordering::Relaxed),
-            last_end_us: get(&report.last_end_us),
-            last_total_us: get(&report.last_total_us),
-            last_pages: get(&report.last_pages),
-            distance_bytes: get(&report.distance_bytes),
-            estimate_bytes: get(&report.estimate_bytes),
-            failed_in_a_row: self.failed_in_a_row(),
-            last_error,
+            flags: Flags(words.flags.load(Ordering::Relaxed)),
+            pages_done: words.pages_done.load(Ordering::Relaxed),
+            pages_total: words.pages_total.load(Ordering::Relaxed),
         }
     }
+}
 
-    // ---- the checkpointer's side --------------------------------------------------------------
-
-    /// Flags asked for and not yet taken.
-    pub fn pending_flags(&self) -> u32 {
-        self.words.requests.pending.load(Ordering::Acquire)
-    }
-
-    /// Begins an attempt: takes all pending flags, with `own` added.
-    pub fn begin(&self, own: u32) -> u32 {
-        let (requests, report) = (&self.words.requests, &self.words.report);
-        let _guard = requests.latch.lock();
-        let taken = requests.pending.swap(0, Ordering::AcqRel) | own;
-        requests.begun.fetch_add(1, Ordering::AcqRel);
-        report.running_flags.store(taken, Ordering::Relaxed);
-        report.started.fetch_add(1, Ordering::Relaxed);
-        taken
-    }
-
-    /// Says that the attempt under way was not needed, as nothing has changed: it counts as done,
-    /// and in no statistics.
-    pub fn skip(&self) {
-        self.words.report.started.fetch_sub(1, Ordering::Relaxed);
-        self.end(None);
-    }
-
-    /// Says that the attempt under way succeeded.
-    pub fn succeed(&self, done: &CheckpointDone) {
-        let report = &self.words.report;
-        let put = |word: &AtomicU64, value: u64| word.store(value, Ordering::Relaxed);
-        report.last_flags.store(done.flags, Ordering::Relaxed);
-        put(&report.last_end_us, done.end_us);
-        put(&report.last_total_us, done.total_us);
-        put(&report.last_pages, done.pages);
-        put(&report.distance_bytes, done.distance_bytes);
-        put(&report.estimate_bytes, done.estimate_bytes);
-        let cause = Cause::of(done.flags);
-        let at = Cause::ALL
-            .iter()
-            .position(|known| *known == cause)
-            .expect("ALL holds all");
-        report.done_by_cause[at].fetch_add(1, Ordering::Relaxed);
-        self.end(None);
-    }
-
-    /// Says that the attempt under way failed.
-    pub fn fail(&self, error: &str) {
-        self.end(Some(error));
-    }
-
-    fn end(&self, error: Option<&str>) {
-        let (requests, report) = (&self.words.requests, &self.words.report);
-        let guard = requests.latch.lock();
-        let number = requests.begun.load(Ordering::Acquire);
-        match error {
-            Some(error) => {
-                requests.error.set(error);
-                requests.failed_in_a_row.fetch_add(1, Ordering::AcqRel);
-            }
-            None => {
-                requests.succeeded.store(number, Ordering::Release);
-                requests.failed_in_a_row.store(0, Ordering::Release);
-            }
-        }
-        requests.finished.store(number, Ordering::Release);
-        report
-            .phase
-            .store(CheckpointPhase::Idle as u32, Ordering::Relaxed);
-        report.running_flags.store(0, Ordering::Relaxed);
-        drop(guard);
-        requests.ended.wake_all();
-    }
-
-    /// Shows how far the attempt under way is.
-    pub fn show(&self, phase: CheckpointPhase, pages_done: u64, pages_total: u64) {
-        let report = &self.words.report;
-        report.phase.store(phase as u32, Ordering::Relaxed);
-        report.pages_done.store(pages_done, Ordering::Relaxed);
-        report.pages_total.store(pages_total, Ordering::Relaxed);
-    }
-
-    /// Shows where redo would begin, and the last checkpoint record.
-    pub fn show_redo(&self, redo: Lsn, checkpoint: Lsn) {
-        self.words
-            .report
+/// For the startup process.
+impl CheckpointShared {
+    /// Hands `pg_control` over to the checkpointer, before redo: startup has written it for the
+    /// last time, has mended and synced the pages of all double-write batches, has made the log
+    /// durable to its end, and has entered every relation file in [`crate::files::Files`].
+    pub fn hand_over(&self, procs: &Procs, handover: &Handover) {
+        let words = &self.from_startup;
+        words
             .redo_lsn
-            .store(redo.get(), Ordering::Relaxed);
+            .store(handover.redo_lsn.get(), Ordering::Relaxed);
         self.words
-            .report
-            .checkpoint_lsn
-            .store(checkpoint.get(), Ordering::Relaxed);
+            .redo_lsn
+            .store(handover.redo_lsn.get(), Ordering::Release);
+        let before = words.step.swap(1, Ordering::AcqRel);
+        assert_eq!(before, 0, "pg_control is handed over once");
+        procs.notify(Role::Checkpointer);
     }
 
-    /// Shows when the last checkpoint before this start was done, from `pg_control`.
-    pub fn show_last(&self, end_us: u64, flag_bits: u32) {
-        self.words
-            .report
-            .last_end_us
-            .store(end_us, Ordering::Relaxed);
-        self.words
-            .report
-            .last_flags
-            .store(flag_bits, Ordering::Relaxed);
+    /// Says that redo is done: to be called after [`crate::wal::Wal::start_at`], which lets
+    /// checkpoints be logged, and before the first one is asked for.
+    pub fn recovered(&self, procs: &Procs, recovered: &Recovered) {
+        let words = &self.from_startup;
+        words
+            .end_lsn
+            .store(recovered.end_lsn.get(), Ordering::Relaxed);
+        words
+            .last_count
+            .store(recovered.last_count.get(), Ordering::Relaxed);
+        let before = words.step.swap(2, Ordering::AcqRel);
+        assert_eq!(before, 1, "recovery ends once, after the handover");
+        procs.notify(Role::Checkpointer);
     }
+}
 
-    /// Says at which end of the log a checkpoint is due; [`Lsn::ZERO`] is never.
-    pub fn set_wal_trigger(&self, lsn: Lsn) {
-        self.words
-            .report
-            .wal_trigger
-            .store(lsn.get(), Ordering::Release);
-    }
-
-    /// The order of the startup process that is to be carried out.
-    pub fn take_order(&self) -> Option<Order> {
-        let orders = &self.words.orders;
-        if orders.given.load(Ordering::Acquire) == orders.carried_out.load(Ordering::Acquire) {
-            return None;
-        }
-        let argument = |at: usize| orders.arguments[at].load(Ordering::Relaxed);
-        Some(match orders.kind.load(Ordering::Relaxed) {
-            ORDER_REPAIR => Order::Repair,
-            ORDER_BEGIN_RECOVERY => Order::BeginRecovery,
-            ORDER_OPEN => Order::Open {
-                start_count: StartCount::new(argument(0) as u32),
-                end: Lsn::new(argument(1)),
-                recovery_ms: argument(2),
-                redo_bytes_per_s: argument(3),
-            },
-            other => rd_sys::crash::panic_abort(&format!("order {other} in shared memory")),
+/// For the checkpointer.
+impl CheckpointShared {
+    /// What startup has handed over; none before it did.
+    pub fn handover(&self) -> Option<Handover> {
+        let words = &self.from_startup;
+        let redo_lsn = || Lsn::new(words.redo_lsn.load(Ordering::Relaxed));
+        (words.step.load(Ordering::Acquire) >= 1).then(|| Handover {
+            redo_lsn: redo_lsn(),
         })
     }
 
-    /// Answers the order that [`CheckpointShared::take_order`] gave.
-    pub fn answer_order(&self, answer: Result<RepairDone, String>) {
-        let orders = &self.words.orders;
-        match &answer {
-            Ok(done) => {
-                let results = [done.copies, done.written, done.torn, done.newest_lsn.get()];
-                for (word, result) in orders.results.iter().zip(results) {
-                    word.store(result, Ordering::Relaxed);
-                }
-            }
-            Err(error) => orders.error.set(error),
-        }
-        orders
-            .failed
-            .store(u32::from(answer.is_err()), Ordering::Relaxed);
-        orders.carried_out.fetch_add(1, Ordering::Release);
-        orders.done.wake_all();
+    /// Where the log goes on after redo; none while that is not known.
+    pub fn recovery(&self) -> Option<Recovered> {
+        let words = &self.from_startup;
+        (words.step.load(Ordering::Acquire) >= 2).then(|| Recovered {
+            end_lsn: Lsn::new(words.end_lsn.load(Ordering::Relaxed)),
+            last_count: StartCount::new(words.last_count.load(Ordering::Relaxed)),
+        })
     }
 
-    /// Gives an order; one at a time, by the startup process.
-    fn give_order(&self, order: Order) {
-        let orders = &self.words.orders;
-        let put = |at: usize, value: u64| orders.arguments[at].store(value, Ordering::Relaxed);
-        let kind = match order {
-            Order::Repair => ORDER_REPAIR,
-            Order::BeginRecovery => ORDER_BEGIN_RECOVERY,
-            Order::Open {
-                start_count,
-                end,
-                recovery_ms,
-                redo_bytes_per_s,
-            } => {
-                put(0, u64::from(start_count.get()));
-                put(1, end.get());
-                put(2, recovery_ms);
-                put(3, redo_bytes_per_s);
-                ORDER_OPEN
-            }
-        };
-        orders.kind.store(kind, Ordering::Relaxed);
-        orders.given.fetch_add(1, Ordering::Release);
-    }
-
-    /// The answer to the order given last, if it has been carried out.
-    fn order_answer(&self) -> Option<Result<RepairDone, OrderFailed>> {
-        let orders = &self.words.orders;
-        if orders.carried_out.load(Ordering::Acquire) != orders.given.load(Ordering::Acquire) {
-            return None;
-        }
-        if orders.failed.load(Ordering::Relaxed) != 0 {
-            return Some(Err(OrderFailed(orders.error.get())));
-        }
-        let result = |at: usize| orders.results[at].load(Ordering::Relaxed);
-        Some(Ok(RepairDone {
-            copies: result(0),
-            written: result(1),
-            torn: result(2),
-            newest_lsn: Lsn::new(result(3)),
-        }))
-    }
-}
-
-const ORDER_REPAIR: u32 = 1;
-const ORDER_BEGIN_RECOVERY: u32 = 2;
-const ORDER_OPEN: u32 = 3;
-
-/// What the checkpointer tells of a checkpoint that was done.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CheckpointDone {
-    /// Its flags.
-    pub flags: u32,
-    /// When it was done, microseconds since 1970.
-    pub end_us: u64,
-    /// How long it took, in microseconds.
-    pub total_us: u64,
-    /// Pages that it wrote.
-    pub pages: u64,
-    /// Bytes of log since the redo point before.
-    pub distance_bytes: u64,
-    /// How many are expected until the next.
-    pub estimate_bytes: u64,
-}
-
-impl Store {
-    /// Asks the checkpointer for a checkpoint. An asynchronous asker parks and is notified; ask
-    /// [`CheckpointShared::outcome`].
-    pub fn request_checkpoint(&self, flag_bits: u32) -> CheckpointTicket {
-        let ticket = self.shared.checkpoint.request(flag_bits);
-        self.shared.procs.notify(Role::Checkpointer);
-        ticket
-    }
-
-    /// Asks for a checkpoint if the log, which now ends at `lsn`, has grown far enough since the
-    /// last redo point. To be called after each flush; one load if there is nothing to do.
+    /// Flags asked for that no checkpoint has taken up.
     #[inline]
-    pub fn request_wal_checkpoint(&self, lsn: Lsn) {
-        let checkpoint = &self.shared.checkpoint;
-        let asked = || checkpoint.pending_flags() & flags::CAUSE_WAL != 0;
-        if checkpoint.is_due_at(lsn) && !asked() {
-            self.request_checkpoint(flags::CAUSE_WAL);
-        }
+    pub fn wanted(&self) -> Flags {
+        Flags(self.words.wanted.load(Ordering::Acquire))
     }
 
-    /// Has the checkpointer carry out an order, and waits for it; for the startup process.
-    ///
-    /// # Errors
-    /// What the checkpointer says.
-    pub fn order(&self, order: Order) -> Result<RepairDone, OrderFailed> {
-        let checkpoint = &self.shared.checkpoint;
-        checkpoint.give_order(order);
-        self.shared.procs.notify(Role::Checkpointer);
-        loop {
-            let moved = checkpoint.words.orders.done.ticket();
-            match checkpoint.order_answer() {
-                Some(answer) => return answer,
-                None => checkpoint.words.orders.done.wait(moved, None),
+    /// Begins a checkpoint for `own` reasons and all that were asked for, which it takes up (C1).
+    pub fn begin(&self, own: Flags) -> Flags {
+        let words = &self.words;
+        let _latch = words.latch.lock();
+        let flags = own | Flags(words.wanted.load(Ordering::Relaxed));
+        words.wanted.store(0, Ordering::Release);
+        words.flags.store(flags.0, Ordering::Relaxed);
+        words.pages_done.store(0, Ordering::Relaxed);
+        words.pages_total.store(0, Ordering::Relaxed);
+        words.started.fetch_add(1, Ordering::AcqRel);
+        flags
+    }
+
+    /// Ends the checkpoint begun last: everything before its redo point is in the files (C2, C3).
+    pub fn succeed(&self, procs: &Procs, now_us: u64) {
+        let words = &self.words;
+        words.last_done_us.store(now_us, Ordering::Relaxed);
+        words.done_count.fetch_add(1, Ordering::Relaxed);
+        self.skip(procs);
+    }
+
+    /// Ends it as one that was not needed, because nothing has changed since the last: who asked
+    /// has what he wants.
+    pub fn skip(&self, procs: &Procs) {
+        let words = &self.words;
+        words
+            .succeeded
+            .store(words.started.load(Ordering::Relaxed), Ordering::Release);
+        words.refuse_writes.store(0, Ordering::Relaxed);
+        self.end(procs);
+    }
+
+    /// Ends it as one that failed because of `error`. With `refuse_writes`, writes are refused
+    /// until one succeeds.
+    pub fn fail(&self, procs: &Procs, error: &str, refuse_writes: bool) {
+        let words = &self.words;
+        {
+            let _latch = words.latch.lock();
+            let text = &error.as_bytes()[..error.floor_char_boundary(ERROR_BYTES_MAX)];
+            for (word, bytes) in self.error.words.iter().zip(text.chunks(8)) {
+                let mut padded = [0; 8];
+                padded[..bytes.len()].copy_from_slice(bytes);
+                word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
             }
+            self.error.bytes.store(text.len() as u64, Ordering::Relaxed);
         }
+        words.failed_count.fetch_add(1, Ordering::Relaxed);
+        words
+            .failed_last
+            .store(words.started.load(Ordering::Relaxed), Ordering::Release);
+        words
+            .refuse_writes
+            .store(u32::from(refuse_writes), Ordering::Relaxed);
+        self.end(procs);
+    }
+
+    fn end(&self, procs: &Procs) {
+        let words = &self.words;
+        self.set_phase(CheckpointPhase::Idle);
+        words
+            .ended
+            .store(words.started.load(Ordering::Relaxed), Ordering::Release);
+        words.end_of_one.wake_all();
+        procs.wake_parked();
+    }
+
+    /// Shows what is being done.
+    pub fn set_phase(&self, phase: CheckpointPhase) {
+        self.words.phase.store(phase as u32, Ordering::Relaxed);
+    }
+
+    /// Shows how far it has come.
+    pub fn set_pages(&self, done: u64, total: u64) {
+        self.words.pages_done.store(done, Ordering::Relaxed);
+        self.words.pages_total.store(total, Ordering::Relaxed);
+    }
+
+    /// Publishes what `pg_control` says: the redo point, and when the last checkpoint was.
+    pub fn publish(&self, redo_lsn: Lsn, checkpoint_us: u64) {
+        self.words
+            .last_done_us
+            .store(checkpoint_us, Ordering::Relaxed);
+        self.words.redo_lsn.store(redo_lsn.get(), Ordering::Release);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::procs::{ProcsRegions, SlotNo};
+    use std::sync::atomic::AtomicBool;
     use std::thread;
 
-    fn checkpoints() -> CheckpointShared {
+    fn checkpoints() -> (CheckpointShared, Procs) {
         let mut plan = Plan::new();
-        let regions = CheckpointRegions::plan(&mut plan);
-        CheckpointShared::open(&Segment::anonymous(&plan).expect("memory"), &regions)
+        let regions = (
+            CheckpointRegions::plan(&mut plan),
+            ProcsRegions::plan(&mut plan),
+        );
+        let segment = Segment::anonymous(&plan).expect("memory for a test");
+        let procs = Procs::open(&segment, &regions.1).expect("descriptors for a test");
+        (CheckpointShared::open(&segment, &regions.0), procs)
     }
 
     #[test]
-    fn requests_made_before_an_attempt_are_merged_into_it() {
-        let shared = checkpoints();
-        let first = shared.request(flags::CAUSE_WAL);
-        let second = shared.request(flags::FAST | flags::CAUSE_MANUAL);
-        assert_eq!(first, second);
-        assert_eq!(shared.outcome(first), CheckpointOutcome::Waiting);
-        let taken = shared.begin(0);
-        assert_eq!(taken, flags::CAUSE_WAL | flags::FAST | flags::CAUSE_MANUAL);
-        let late = shared.request(flags::CAUSE_TIME);
-        assert_eq!(shared.pending_flags(), flags::CAUSE_TIME);
-        shared.succeed(&CheckpointDone {
-            flags: taken,
-            ..CheckpointDone::default()
-        });
-        assert_eq!(shared.outcome(first), CheckpointOutcome::Done);
-        assert_eq!(
-            shared.outcome(late),
-            CheckpointOutcome::Waiting,
-            "it came too late for it"
-        );
-        assert_eq!(
-            shared.begin(flags::SHUTDOWN),
-            flags::CAUSE_TIME | flags::SHUTDOWN
-        );
-        shared.fail("no room");
-        assert_eq!(
-            shared.outcome(late),
-            CheckpointOutcome::Failed("no room".into())
-        );
-        assert_eq!(shared.outcome(first), CheckpointOutcome::Done);
-        assert_eq!(shared.failed_in_a_row(), 1);
-        let report = shared.report();
-        assert_eq!((report.started, report.done()), (2, 1));
-        assert_eq!(report.done_by_cause[2], (Cause::Requested, 1));
-        shared.begin(0);
-        shared.skip();
-        assert_eq!(
-            shared.outcome(late),
-            CheckpointOutcome::Done,
-            "a later one covers it"
-        );
-        assert_eq!((shared.report().started, shared.failed_in_a_row()), (2, 0));
-    }
-
-    #[test]
-    fn who_waits_is_woken_by_the_attempt_that_covers_the_request() {
-        let shared = checkpoints();
-        thread::scope(|scope| {
-            let askers: Vec<_> = (0..4)
-                .map(|_| {
-                    scope.spawn(|| {
-                        for _ in 0..200 {
-                            let ticket = shared.request(flags::CAUSE_MANUAL | flags::WAIT);
-                            shared.wait(ticket).expect("none fails");
-                            assert_eq!(shared.outcome(ticket), CheckpointOutcome::Done);
-                        }
-                    })
-                })
-                .collect();
-            while !askers.iter().all(|asker| asker.is_finished()) {
-                if shared.pending_flags() != 0 {
-                    let taken = shared.begin(0);
-                    shared.succeed(&CheckpointDone {
-                        flags: taken,
-                        ..CheckpointDone::default()
-                    });
-                }
-                thread::yield_now();
-            }
-        });
-        let report = shared.report();
+    fn requests_are_merged_and_covered_by_one_that_begins_later() {
+        let (checkpoints, procs) = checkpoints();
+        let early = checkpoints.request(&procs, Flags::CAUSE_MANUAL | Flags::FORCE);
         assert!(
-            report.done() >= 200 && report.done() <= 800,
-            "{}",
-            report.done()
+            procs
+                .event(SlotNo::of(Role::Checkpointer).expect("a slot"))
+                .take()
         );
+        let other = checkpoints.request(&procs, Flags::IMMEDIATE | Flags::CAUSE_MANUAL);
+        let flags = checkpoints.begin(Flags::CAUSE_TIME);
+        assert_eq!(flags.to_string(), "fast force time manual");
+        assert!(checkpoints.is_under_way() && checkpoints.wanted().is_empty());
+        let late = checkpoints.request(&procs, Flags::CAUSE_BACKUP);
+        checkpoints.succeed(&procs, 5);
+        assert!(!checkpoints.is_under_way());
+        assert_eq!(checkpoints.state(&early), TicketState::Done);
+        assert_eq!(checkpoints.state(&other), TicketState::Done);
+        assert_eq!(
+            checkpoints.state(&late),
+            TicketState::Pending,
+            "its redo point is too old"
+        );
+        assert_eq!(checkpoints.begin(Flags::NONE), Flags::CAUSE_BACKUP);
+        checkpoints.skip(&procs);
+        assert_eq!(checkpoints.state(&late), TicketState::Done);
+        assert_eq!((checkpoints.started(), checkpoints.done()), (2, 1));
+        assert_eq!(checkpoints.last_done_us(), 5);
     }
 
     #[test]
-    fn orders_are_carried_out_and_answered() {
-        let shared = checkpoints();
-        assert_eq!(shared.take_order(), None);
-        let open = Order::Open {
-            start_count: StartCount::new(4),
-            end: Lsn::new(77),
-            recovery_ms: 5,
-            redo_bytes_per_s: 6,
-        };
-        for (order, answer) in [
-            (
-                Order::Repair,
-                Ok(RepairDone {
-                    torn: 3,
-                    ..RepairDone::default()
-                }),
-            ),
-            (Order::BeginRecovery, Err("disk on fire ".repeat(100))),
-            (open, Ok(RepairDone::default())),
-        ] {
-            shared.give_order(order);
-            assert_eq!(shared.order_answer(), None);
-            assert_eq!(shared.take_order(), Some(order));
-            shared.answer_order(answer.clone());
-            assert_eq!(shared.take_order(), None);
-            match (answer, shared.order_answer().expect("carried out")) {
-                (Ok(done), Ok(told)) => assert_eq!(done, told),
-                (Err(error), Err(told)) => {
-                    assert!(error.starts_with(&told.0) && !told.0.is_empty())
+    fn a_failure_is_told_with_its_reason_until_a_later_one_succeeds() {
+        let (checkpoints, procs) = checkpoints();
+        let ticket = checkpoints.request(&procs, Flags::CAUSE_MANUAL);
+        checkpoints.begin(Flags::NONE);
+        // One byte too long, and cut inside a character of two.
+        let long = "x".repeat(ERROR_BYTES_MAX - 1) + "é";
+        checkpoints.fail(&procs, &long, true);
+        let kept = "x".repeat(ERROR_BYTES_MAX - 1);
+        assert_eq!(checkpoints.state(&ticket), TicketState::Failed(kept));
+        assert!(checkpoints.last_failed() && checkpoints.refuses_writes());
+        checkpoints.begin(Flags::NONE);
+        checkpoints.fail(&procs, "no room", false);
+        assert_eq!(checkpoints.wait(&ticket), Err("no room".to_owned()));
+        checkpoints.begin(Flags::NONE);
+        checkpoints.succeed(&procs, 1);
+        assert_eq!(checkpoints.wait(&ticket), Ok(()), "a later one covers it");
+        assert!(!checkpoints.last_failed() && !checkpoints.refuses_writes());
+        assert_eq!((checkpoints.done(), checkpoints.failed()), (1, 2));
+    }
+
+    const ASKERS: usize = 4;
+    const TURNS: u64 = 300;
+
+    /// What the askers and the checkpointer of the next test share: a position that only grows,
+    /// and the highest one that a checkpoint has covered.
+    struct Covering {
+        checkpoints: CheckpointShared,
+        procs: Procs,
+        position: AtomicU64,
+        covered: AtomicU64,
+        over: AtomicBool,
+    }
+
+    impl Covering {
+        fn ask(&self, number: usize) {
+            let slot = SlotNo::of(Role::Backend(number as u16)).expect("a slot");
+            for turn in 0..TURNS {
+                let mine = self.position.fetch_add(1, Ordering::SeqCst) + 1;
+                let ticket = self.checkpoints.request(&self.procs, Flags::CAUSE_MANUAL);
+                if turn % 2 == 0 {
+                    self.checkpoints.wait(&ticket).expect("none fails");
+                } else {
+                    self.wait_parked(slot, &ticket);
                 }
-                (answer, told) => panic!("{answer:?} became {told:?}"),
+                let covered = self.covered.load(Ordering::SeqCst);
+                assert!(
+                    covered >= mine,
+                    "{covered} < {mine}: it began before the request"
+                );
             }
         }
+
+        fn wait_parked(&self, slot: SlotNo, ticket: &Ticket) {
+            self.procs.set_parked(slot, true);
+            while self.checkpoints.state(ticket) == TicketState::Pending {
+                // Without a limit: a wake-up that is lost would hang here.
+                self.procs.event(slot).wait(None);
+            }
+            self.procs.set_parked(slot, false);
+        }
+
+        fn checkpointer(&self) {
+            let own = SlotNo::of(Role::Checkpointer).expect("a slot");
+            while !self.over.load(Ordering::SeqCst) {
+                self.procs.event(own).wait(None);
+                if !self.checkpoints.wanted().is_empty() {
+                    self.checkpoints.begin(Flags::NONE);
+                    let redo = self.position.load(Ordering::SeqCst);
+                    self.covered.store(redo, Ordering::SeqCst);
+                    self.checkpoints.succeed(&self.procs, redo);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_asks_hears_of_one_that_began_afterwards() {
+        let (checkpoints, procs) = checkpoints();
+        let covering = Covering {
+            checkpoints,
+            procs,
+            position: AtomicU64::new(0),
+            covered: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        };
+        let covering = &covering;
+        thread::scope(|scope| {
+            let ask = |number| scope.spawn(move || covering.ask(number));
+            let askers: Vec<_> = (0..ASKERS).map(ask).collect();
+            scope.spawn(|| covering.checkpointer());
+            let failed = askers
+                .into_iter()
+                .filter_map(|asker| asker.join().err())
+                .count();
+            covering.over.store(true, Ordering::SeqCst);
+            covering.procs.notify(Role::Checkpointer);
+            assert_eq!(failed, 0);
+        });
+        assert_eq!(covering.checkpoints.done(), covering.checkpoints.started());
+    }
+
+    #[test]
+    fn the_handover_comes_before_the_end_of_recovery() {
+        let (checkpoints, procs) = checkpoints();
+        assert_eq!(
+            (checkpoints.handover(), checkpoints.recovery()),
+            (None, None)
+        );
+        let handover = Handover {
+            redo_lsn: Lsn::new(800),
+        };
+        checkpoints.hand_over(&procs, &handover);
+        assert_eq!(
+            (checkpoints.handover(), checkpoints.recovery()),
+            (Some(handover), None)
+        );
+        assert_eq!(checkpoints.redo_lsn(), Lsn::new(800));
+        let recovered = Recovered {
+            end_lsn: Lsn::new(900),
+            last_count: StartCount::new(7),
+        };
+        checkpoints.recovered(&procs, &recovered);
+        assert_eq!(checkpoints.handover(), Some(handover));
+        assert_eq!(checkpoints.recovery(), Some(recovered));
     }
 }
