@@ -200,6 +200,12 @@ impl Procs {
         self.words(slot).epoch.store(0, Ordering::SeqCst);
     }
 
+    /// The epoch that [`Procs::enter_epoch`] would publish now.
+    #[inline]
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch.load(Ordering::SeqCst) + 1
+    }
+
     /// Starts a new epoch and returns its number, to be asked for by [`Procs::all_past`].
     pub fn bump_epoch(&self) -> u64 {
         self.shared.epoch.fetch_add(1, Ordering::SeqCst) + 2

@@ -1,0 +1,645 @@
+//! The engine's door: what a backend calls.
+//!
+//! One [`Engine`] per process. Its operations do not wait for anything but latches, pages that are
+//! read from disk and clean frames; what would wait for longer says [`EngineError::Park`] and is to
+//! be run again later.
+//!
+//! # Epochs
+//!
+//! Every operation enters the current epoch (see `rd_store::procs`), and stays in it: a backend calls
+//! [`Engine::rest`] before it sleeps.
+
+use crate::btree::scan::{self, At, Chunk, Place};
+use crate::btree::{Tree, merge, parent};
+use crate::error::{EngineError, ParkReason, Result};
+use crate::namespace;
+use crate::overflow;
+use crate::txn::access::WriteSet;
+use crate::txn::visible::{Meta, Seen, visible};
+use crate::txn::write::{self, Committed, Program};
+use crate::work::{Chore, Work};
+use rd_base::{FileNo, Lsn};
+use rd_format::{NodeRef, OverflowStub};
+use rd_store::namespaces::NamespaceId;
+use rd_store::{Snapshot, Store};
+use std::cell::Cell;
+
+/// Chores that a write does after it is done.
+const CHORES_PER_WRITE: usize = 2;
+
+/// At what a read looks.
+#[derive(Clone, Copy)]
+pub enum View<'a> {
+    /// What a crash cannot take back.
+    Durable,
+    /// The newest there is: for sessions whose queued replies wait for an LSN.
+    Newest,
+    /// A snapshot that was taken before.
+    At(&'a Snapshot),
+}
+
+/// A value, as a read shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Value<'a> {
+    /// Its bytes.
+    pub bytes: &'a [u8],
+    /// End LSN of the record that wrote it.
+    pub stamp: Lsn,
+    /// When it ends to be there, in milliseconds since 1970.
+    pub expiry_ms: Option<u64>,
+}
+
+/// What a read has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read<R> {
+    /// What was made of it.
+    pub result: R,
+    /// The greatest stamp among the versions shown, or that hide a key, which is not durable yet:
+    /// the reply must wait for it. Zero if there is none.
+    pub depends_on: Lsn,
+}
+
+/// A walk through a range of keys, in chunks.
+pub struct RangeCursor {
+    /// The file of the namespace at the snapshot; none if there was no such namespace.
+    file: Option<FileNo>,
+    at: Lsn,
+    place: Place,
+    /// Entries still to be visited.
+    left: u64,
+    depends_on: Lsn,
+    /// Keeps what the walk will see, unless the caller's own snapshot does.
+    _snapshot: Option<Snapshot>,
+}
+
+impl RangeCursor {
+    /// The greatest stamp among the versions visited, or that hide a key, which was not durable when
+    /// it was visited; zero if there is none.
+    pub fn depends_on(&self) -> Lsn {
+        self.depends_on
+    }
+
+    /// Whether everything was visited.
+    pub fn is_done(&self) -> bool {
+        self.place.done || self.left == 0
+    }
+}
+
+/// The engine of one process.
+pub struct Engine {
+    store: Store,
+    work: Work,
+    set: WriteSet,
+    /// The epoch that was entered; 0 is none.
+    epoch: Cell<u64>,
+}
+
+/// What a leaf has shown under its latch, that it takes more to answer.
+enum Shown<R> {
+    Answer(R),
+    /// Large, or on another leaf: to be read at a snapshot.
+    NeedsSnapshot,
+    /// The namespace has got another file.
+    Moved,
+}
+
+impl Engine {
+    /// The engine of the process that owns `store`. Recovery must be done.
+    pub fn open(store: Store) -> Engine {
+        Engine {
+            store,
+            work: Work::new(),
+            set: WriteSet::default(),
+            epoch: Cell::new(0),
+        }
+    }
+
+    /// What the engine works on.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// To replace the configuration after a reload.
+    pub fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
+    /// The namespace clients call `index`, if there is one.
+    pub fn namespace(&self, index: usize) -> Option<NamespaceId> {
+        let id = NamespaceId::new(index)?;
+        self.store.shared.namespaces.entry(id).place().map(|_| id)
+    }
+
+    /// Says that no descent is under way and none will be until the next operation: to be called
+    /// before the process sleeps.
+    pub fn rest(&self) {
+        if self.epoch.replace(0) != 0 {
+            self.store.shared.procs.leave_epoch(self.store.slot);
+        }
+    }
+
+    /// Enters the current epoch; what was read before is not looked at any more.
+    #[inline]
+    fn enter(&self) {
+        let procs = &self.store.shared.procs;
+        let now = procs.epoch();
+        if self.epoch.get() != now {
+            procs.enter_epoch(self.store.slot);
+            // It may have moved on in between: then the next operation enters again.
+            self.epoch.set(now);
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.store.clock.wall_us() / 1000
+    }
+
+    /// `lsn` if it is not durable yet, else zero.
+    #[inline]
+    fn dependency(&self, lsn: Lsn) -> Lsn {
+        if lsn > self.store.shared.wal.durable_lsn() {
+            lsn
+        } else {
+            Lsn::ZERO
+        }
+    }
+
+    /// Takes a snapshot of what is durable; it is held until dropped.
+    ///
+    /// # Errors
+    /// When the process holds too many.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let shared = &self.store.shared;
+        Ok(shared
+            .snapshots
+            .publish_durable(&shared.wal, self.store.slot)?)
+    }
+
+    /// Takes a snapshot of the newest there is.
+    ///
+    /// # Errors
+    /// When the process holds too many.
+    pub fn snapshot_newest(&self) -> Result<Snapshot> {
+        let shared = &self.store.shared;
+        Ok(shared
+            .snapshots
+            .publish_insert(&shared.wal, self.store.slot)?)
+    }
+
+    fn snapshot_for(&self, view: View<'_>) -> Result<(Lsn, Option<Snapshot>)> {
+        let snapshot = match view {
+            View::At(snapshot) => return Ok((snapshot.lsn(), None)),
+            View::Durable => self.snapshot()?,
+            View::Newest => self.snapshot_newest()?,
+        };
+        Ok((snapshot.lsn(), Some(snapshot)))
+    }
+
+    /// Reads a key. `answer` is called once, with its value or `None`; under the latch of its page,
+    /// so it should be quick.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or a page cannot be read.
+    pub fn get<R>(
+        &self,
+        namespace: NamespaceId,
+        key: &[u8],
+        view: View<'_>,
+        answer: impl FnOnce(Option<Value<'_>>) -> R,
+    ) -> Result<Read<R>> {
+        let mut answer = Some(answer);
+        let take = |value: Option<Value<'_>>| {
+            let answer = answer.take().expect("a read answers once");
+            answer(value)
+        };
+        self.read(namespace, key, view, true, take)
+    }
+
+    /// What is known of a key's value, without its bytes: `None` if there is none.
+    ///
+    /// # Errors
+    /// As for [`Engine::get`].
+    pub fn meta(
+        &self,
+        namespace: NamespaceId,
+        key: &[u8],
+        view: View<'_>,
+    ) -> Result<Read<Option<Meta>>> {
+        let mut meta = None;
+        let read = self.read_with(namespace, key, view, false, &mut |_, found| meta = found)?;
+        Ok(Read {
+            result: meta,
+            depends_on: read,
+        })
+    }
+
+    /// Reads several keys at one snapshot. `answer` is called once for each, in order, with its
+    /// index.
+    ///
+    /// # Errors
+    /// As for [`Engine::get`], and when the process holds too many snapshots.
+    pub fn multi_get(
+        &self,
+        namespace: NamespaceId,
+        keys: &[&[u8]],
+        view: View<'_>,
+        answer: &mut dyn FnMut(usize, Option<Value<'_>>),
+    ) -> Result<Lsn> {
+        self.enter();
+        let (at, _snapshot) = self.snapshot_for(view)?;
+        let mut depends_on = Lsn::ZERO;
+        for (index, key) in keys.iter().enumerate() {
+            let told = self.read_at(namespace, key, at, true, &mut |value, _| {
+                answer(index, value);
+            })?;
+            depends_on = depends_on.max(told);
+        }
+        Ok(self.dependency(depends_on))
+    }
+
+    fn read<R>(
+        &self,
+        namespace: NamespaceId,
+        key: &[u8],
+        view: View<'_>,
+        bytes: bool,
+        mut answer: impl FnMut(Option<Value<'_>>) -> R,
+    ) -> Result<Read<R>> {
+        let mut result = None;
+        let depends_on = self.read_with(namespace, key, view, bytes, &mut |value, _| {
+            result = Some(answer(value));
+        })?;
+        Ok(Read {
+            result: result.expect("a read answers once"),
+            depends_on,
+        })
+    }
+
+    /// Reads a key at `view`, calling `answer` once. Without `bytes` a value counts by its meta, and
+    /// is given no bytes if it is large. Returns what the reply depends on.
+    fn read_with(
+        &self,
+        namespace: NamespaceId,
+        key: &[u8],
+        view: View<'_>,
+        bytes: bool,
+        answer: &mut dyn FnMut(Option<Value<'_>>, Option<Meta>),
+    ) -> Result<Lsn> {
+        self.enter();
+        if let View::At(snapshot) = view {
+            let told = self.read_at(namespace, key, snapshot.lsn(), bytes, answer)?;
+            return Ok(self.dependency(told));
+        }
+        let newest = matches!(view, View::Newest);
+        loop {
+            match self.read_now(namespace, key, newest, bytes, answer)? {
+                Shown::Answer(told) => return Ok(self.dependency(told)),
+                Shown::Moved => {}
+                Shown::NeedsSnapshot => {
+                    let (at, _snapshot) = self.snapshot_for(view)?;
+                    let told = self.read_at(namespace, key, at, bytes, answer)?;
+                    return Ok(self.dependency(told));
+                }
+            }
+        }
+    }
+
+    /// Reads a key under the latch of its leaf, without a snapshot: at the durable LSN, which is
+    /// loaded under the latch, or the newest version.
+    #[inline]
+    fn read_now(
+        &self,
+        namespace: NamespaceId,
+        key: &[u8],
+        newest: bool,
+        bytes: bool,
+        answer: &mut dyn FnMut(Option<Value<'_>>, Option<Meta>),
+    ) -> Result<Shown<Lsn>> {
+        let wal = &self.store.shared.wal;
+        let entry = self.store.shared.namespaces.entry(namespace);
+        let before = entry.place().ok_or(EngineError::NoNamespace)?;
+        let at = if newest { Lsn::MAX } else { wal.durable_lsn() };
+        let Some(file) = before.file_at(at) else {
+            answer(None, None);
+            return Ok(Shown::Answer(Lsn::ZERO));
+        };
+        let leaf = Tree {
+            store: &self.store,
+            file,
+        }
+        .leaf_for_read(key, Lsn::MAX)?;
+        let at = if newest { Lsn::MAX } else { wal.durable_lsn() };
+        // Now that the snapshot is fixed: the file must be the namespace's at that LSN.
+        let place = entry.place().ok_or(EngineError::NoNamespace)?;
+        if place.file_at(at) != Some(file) {
+            return Ok(Shown::Moved);
+        }
+        let since = if newest { place.since } else { Lsn::ZERO };
+        let now_ms = self.now_ms();
+        let told = match visible(&NodeRef::new(&leaf), key, at, now_ms) {
+            Seen::Inline(value, meta) => {
+                answer(Some(value_of(value, &meta)), Some(meta));
+                meta.stamp
+            }
+            Seen::Large(_, meta) if !bytes => {
+                answer(None, Some(meta));
+                meta.stamp
+            }
+            Seen::Large(..) | Seen::Beyond => return Ok(Shown::NeedsSnapshot),
+            Seen::Deleted(stamp) => {
+                answer(None, None);
+                stamp
+            }
+            Seen::Nothing => {
+                answer(None, None);
+                Lsn::ZERO
+            }
+        };
+        Ok(Shown::Answer(told.max(since)))
+    }
+
+    /// Reads a key at the published snapshot `at`. Returns the stamp of what it was told.
+    fn read_at(
+        &self,
+        namespace: NamespaceId,
+        key: &[u8],
+        at: Lsn,
+        bytes: bool,
+        answer: &mut dyn FnMut(Option<Value<'_>>, Option<Meta>),
+    ) -> Result<Lsn> {
+        let entry = self.store.shared.namespaces.entry(namespace);
+        let place = entry.place().ok_or(EngineError::NoNamespace)?;
+        let since = if place.since <= at {
+            place.since
+        } else {
+            Lsn::ZERO
+        };
+        let Some(file) = place.file_at(at) else {
+            answer(None, None);
+            return Ok(since);
+        };
+        let tree = Tree {
+            store: &self.store,
+            file,
+        };
+        let mut stamp = at;
+        let told = loop {
+            let leaf = tree.leaf_for_read(key, stamp)?;
+            let node = NodeRef::new(&leaf);
+            match visible(&node, key, stamp, self.now_ms()) {
+                Seen::Inline(value, meta) => {
+                    answer(Some(value_of(value, &meta)), Some(meta));
+                    break meta.stamp;
+                }
+                Seen::Large(stub, meta) => {
+                    drop(leaf);
+                    self.answer_large(tree, &stub, meta, bytes, answer)?;
+                    break meta.stamp;
+                }
+                Seen::Deleted(stamp) => {
+                    answer(None, None);
+                    break stamp;
+                }
+                Seen::Nothing => {
+                    answer(None, None);
+                    break Lsn::ZERO;
+                }
+                // The high key is the first version on the right sibling: not above the snapshot.
+                Seen::Beyond => stamp = node.high_key().map_or(Lsn::ZERO, |high| high.stamp),
+            }
+        };
+        Ok(told.max(since))
+    }
+
+    fn answer_large(
+        &self,
+        tree: Tree<'_>,
+        stub: &OverflowStub,
+        meta: Meta,
+        bytes: bool,
+        answer: &mut dyn FnMut(Option<Value<'_>>, Option<Meta>),
+    ) -> Result<()> {
+        if !bytes {
+            answer(None, Some(meta));
+            return Ok(());
+        }
+        let mut value = Vec::new();
+        overflow::read(tree, stub, &mut value)?;
+        answer(Some(value_of(&value, &meta)), Some(meta));
+        Ok(())
+    }
+
+    /// Begins a walk through the keys from `start` to before `end` (`None`: to the last), at most
+    /// `limit` entries.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or the process holds too many snapshots.
+    pub fn range(
+        &self,
+        namespace: NamespaceId,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: u64,
+        view: View<'_>,
+    ) -> Result<RangeCursor> {
+        self.enter();
+        let (at, snapshot) = self.snapshot_for(view)?;
+        let entry = self.store.shared.namespaces.entry(namespace);
+        let place = entry.place().ok_or(EngineError::NoNamespace)?;
+        let file = place.file_at(at);
+        let since = if place.since <= at {
+            place.since
+        } else {
+            Lsn::ZERO
+        };
+        Ok(RangeCursor {
+            file,
+            at,
+            place: Place {
+                key: start.to_vec(),
+                stamp: Lsn::MAX,
+                end: end.map(<[u8]>::to_vec),
+                done: file.is_none(),
+            },
+            left: limit,
+            depends_on: self.dependency(since),
+            _snapshot: snapshot,
+        })
+    }
+
+    /// Visits the next entries of a walk: key and value. Returns whether there may be more.
+    ///
+    /// # Errors
+    /// When a page cannot be read. The walk stands before the entry that could not be read.
+    pub fn range_next(
+        &self,
+        cursor: &mut RangeCursor,
+        chunk: Chunk,
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<bool> {
+        self.enter();
+        let Some(file) = cursor.file else {
+            return Ok(false);
+        };
+        let chunk = Chunk {
+            entries: chunk.entries.min(cursor.left),
+            ..chunk
+        };
+        let at = At {
+            lsn: cursor.at,
+            now_ms: self.now_ms(),
+        };
+        let tree = Tree {
+            store: &self.store,
+            file,
+        };
+        let walked = scan::walk(tree, &mut cursor.place, at, chunk, visit)?;
+        cursor.left -= walked.entries;
+        cursor.depends_on = cursor.depends_on.max(self.dependency(walked.told));
+        Ok(!cursor.is_done())
+    }
+
+    /// How many keys the namespace has, commits included that are not durable yet. A key whose time
+    /// has come counts until it is deleted.
+    ///
+    /// # Errors
+    /// When there is no such namespace.
+    pub fn count(&self, namespace: NamespaceId) -> Result<u64> {
+        let entry = self.store.shared.namespaces.entry(namespace);
+        let place = entry.place().ok_or(EngineError::NoNamespace)?;
+        Ok(self.store.shared.files.keys(place.file))
+    }
+
+    /// Runs `program` on `keys`, all of them of one namespace, and commits what it writes as one
+    /// record. It sees the newest versions and nobody writes to these keys meanwhile; it may run more
+    /// than once, and must depend only on what it is told.
+    ///
+    /// # Errors
+    /// Nothing of it has happened then. [`EngineError::Park`] means: not now.
+    pub fn write<R>(
+        &mut self,
+        namespace: NamespaceId,
+        keys: &[&[u8]],
+        program: &mut Program<'_, R>,
+    ) -> Result<Committed<R>> {
+        self.enter();
+        let Engine {
+            store, work, set, ..
+        } = self;
+        let entry = store.shared.namespaces.entry(namespace);
+        let _held = entry.share();
+        let tree = Tree {
+            store,
+            file: namespace::file_of(entry)?,
+        };
+        work.begin(namespace);
+        let committed = write::run(tree, work, set, keys, program)?;
+        finish_splits(tree, work);
+        drop(_held);
+        if !self.work.chores.is_empty() {
+            self.tidy(CHORES_PER_WRITE);
+        }
+        Ok(committed)
+    }
+
+    /// Makes the namespace empty. Takes no longer for a large one.
+    ///
+    /// # Errors
+    /// Nothing of it has happened then. [`EngineError::Park`] means: not now.
+    pub fn flush_namespace(&mut self, namespace: NamespaceId) -> Result<Committed<()>> {
+        self.enter();
+        let Engine { store, work, .. } = self;
+        work.begin(namespace);
+        let lsn = namespace::flush(store, work, namespace)?;
+        finish_splits(
+            Tree {
+                store,
+                file: rd_format::catalog::CATALOG_FILE,
+            },
+            work,
+        );
+        Ok(Committed {
+            result: (),
+            lsn,
+            depends_on: Lsn::ZERO,
+        })
+    }
+
+    /// Tidies up behind earlier commits, `chores_max` keys at most: gives back the pages of large
+    /// values that nobody can ask for any more, and empty leaves. For when there is nothing else to
+    /// do; every write does a little of it. Returns whether there is more to be done now.
+    pub fn tidy(&mut self, chores_max: usize) -> bool {
+        self.enter();
+        let durable = self.store.shared.wal.durable_lsn();
+        for _ in 0..chores_max.min(self.work.chores.len()) {
+            match self.work.chores.front() {
+                Some(chore) if chore.after <= durable => {}
+                _ => return false,
+            }
+            if let Some(chore) = self.work.chores.pop_front()
+                && !self.do_chore(chore)
+            {
+                return false;
+            }
+        }
+        self.work
+            .chores
+            .front()
+            .is_some_and(|chore| chore.after <= durable)
+    }
+
+    /// Does one chore; false if no further one should be begun now.
+    fn do_chore(&mut self, mut chore: Chore) -> bool {
+        let Engine { store, work, .. } = self;
+        let entry = store.shared.namespaces.entry(chore.namespace);
+        let _held = entry.share();
+        if entry.file() != Some(chore.file) {
+            return true;
+        }
+        let tree = Tree {
+            store,
+            file: chore.file,
+        };
+        work.begin(chore.namespace);
+        let done = merge::tidy(tree, work, &chore.key);
+        finish_splits(tree, work);
+        match done {
+            Ok(false) => true,
+            Ok(true) => {
+                // A snapshot still sees it, or the log is not that far.
+                chore.after = store.shared.wal.insert_lsn();
+                work.chores.push_back(chore);
+                true
+            }
+            Err(EngineError::Park(_)) => {
+                work.chores.push_front(chore);
+                false
+            }
+            Err(error) => {
+                log::error!("could not give back space in file {}: {error}", chore.file);
+                true
+            }
+        }
+    }
+}
+
+/// Tells parents of the splits that the operation made or met. What cannot be told now is left to
+/// whoever meets the mark.
+fn finish_splits(tree: Tree<'_>, work: &mut Work) {
+    while let Some(block) = work.marks.take() {
+        match parent::finish_split(tree, work, block) {
+            Ok(()) => {}
+            Err(EngineError::Park(ParkReason::FileGrowth(_)) | EngineError::DiskFull { .. }) => {}
+            Err(EngineError::Park(_)) => return,
+            Err(error) => log::error!("could not finish a split of {}: {error}", tree.tag(block)),
+        }
+    }
+}
+
+fn value_of<'a>(bytes: &'a [u8], meta: &Meta) -> Value<'a> {
+    Value {
+        bytes,
+        stamp: meta.stamp,
+        expiry_ms: meta.expiry_ms,
+    }
+}

@@ -1,0 +1,208 @@
+//! What a record's operations do to a page: one meaning for the server that runs and for redo.
+//!
+//! Invariants:
+//! - **A1** A page changes by a record exactly once: redo applies a block where the page LSN is below
+//!   the record's end, and every change ends by setting the page LSN to it.
+//! - **A2** The running page never holds less than redo's at the same LSN needs: what the running
+//!   server drops without a record (pruning) redo can drop too, and does when it needs room. So an
+//!   operation that fitted the running page fits here.
+
+use rd_base::{Lsn, PageTag};
+use rd_format::node::{NoRoom, NodeMut, NodeRef};
+use rd_format::page::{self, PageBytes, PageKind};
+use rd_format::wal_record::{BlockView, PageOp, RecordError};
+use rd_format::{Bound, bitmap};
+
+/// A record that does not go with the page it names.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The page is of a kind that the operation does not work on.
+    #[error("{tag} is a {found} page, on which {op} makes no sense")]
+    Kind {
+        /// The page.
+        tag: PageTag,
+        /// What it is.
+        found: &'static str,
+        /// The operation.
+        op: &'static str,
+    },
+    /// The page has no room although the running server had.
+    #[error("{tag} has no room for {op}: {room}")]
+    NoRoom {
+        /// The page.
+        tag: PageTag,
+        /// The operation.
+        op: &'static str,
+        /// By how much.
+        room: NoRoom,
+    },
+    /// An inner page has no entry with the bound that the operation names.
+    #[error("{tag} has no child with the bound that {op} names")]
+    NoChild {
+        /// The page.
+        tag: PageTag,
+        /// The operation.
+        op: &'static str,
+    },
+    /// A bit was what the operation was to make it.
+    #[error("bit {bit} of the bitmap at {tag} was changed already")]
+    Bit {
+        /// The bitmap page.
+        tag: PageTag,
+        /// The bit.
+        bit: u32,
+    },
+    /// The record's bytes make no sense.
+    #[error("{0}")]
+    Record(#[from] RecordError),
+}
+
+/// Redoes `block` of the record that ends at `end` on its page. The caller has seen that the page
+/// LSN is below `end`, or that the block carries the whole page.
+///
+/// # Errors
+/// When record and page contradict each other; the page is then of no use.
+pub fn redo_block(page: &mut PageBytes, block: &BlockView<'_>, end: Lsn) -> Result<(), ApplyError> {
+    if let Some(image) = &block.image {
+        image.restore(page);
+    }
+    for op in block.ops() {
+        let op = op?;
+        match apply_op(page, block.tag, &op, end) {
+            Err(ApplyError::NoRoom { .. }) if is_leaf(page) => {
+                NodeMut::new(page).redo_make_room();
+                apply_op(page, block.tag, &op, end)?;
+            }
+            done => done?,
+        }
+    }
+    page::set_page_lsn(page, end);
+    Ok(())
+}
+
+/// Does one operation of a record that ends at `end` to `page`, which lies at `tag`. The page LSN is
+/// left to the caller.
+///
+/// # Errors
+/// When operation and page contradict each other. [`ApplyError::NoRoom`] can be tried again once
+/// there is room.
+pub fn apply_op(
+    page: &mut PageBytes,
+    tag: PageTag,
+    op: &PageOp<'_>,
+    end: Lsn,
+) -> Result<(), ApplyError> {
+    let name = op_name(op);
+    check_kind(page, tag, op, name)?;
+    let no_room = |room| ApplyError::NoRoom {
+        tag,
+        op: name,
+        room,
+    };
+    match *op {
+        PageOp::Upsert(upsert) => {
+            NodeMut::new(page)
+                .insert_leaf(&upsert.stamped(end))
+                .map_err(no_room)?;
+        }
+        PageOp::RemoveVersion { key, stamp } => {
+            let node = NodeRef::new(page);
+            let slot = node.lower_bound(key, stamp);
+            // Redo may have dropped it before, if it owned no overflow pages.
+            if slot < node.count() && node.key_and_stamp(slot) == (key, stamp) {
+                NodeMut::new(page).remove(slot);
+            }
+        }
+        PageOp::SplitLeft { bound, right } => {
+            NodeMut::new(page)
+                .split_left(bound, right)
+                .map_err(no_room)?;
+        }
+        PageOp::InsertChild { bound, child } => {
+            NodeMut::new(page)
+                .insert_inner(bound, child)
+                .map_err(no_room)?;
+        }
+        PageOp::RemoveChild { bound } => {
+            let slot = child_slot(page, bound).filter(|slot| *slot > 0);
+            NodeMut::new(page).remove(slot.ok_or(ApplyError::NoChild { tag, op: name })?);
+        }
+        PageOp::SetChild { bound, child } => {
+            let slot = child_slot(page, bound).ok_or(ApplyError::NoChild { tag, op: name })?;
+            NodeMut::new(page).set_child(slot, child);
+        }
+        PageOp::SetRightLink { right } => {
+            page::header_mut(page)
+                .right_link
+                .set(right.map_or(0, |block| block.get()));
+        }
+        PageOp::ChangeFlags { set, clear } => NodeMut::new(page).change_flags(set, clear),
+        PageOp::SetBit(bit) if bitmap::set(page, bit) => {}
+        PageOp::ClearBit(bit) if bitmap::clear(page, bit) => {}
+        PageOp::SetBit(bit) | PageOp::ClearBit(bit) => return Err(ApplyError::Bit { tag, bit }),
+    }
+    Ok(())
+}
+
+/// The slot of the child with exactly this lower bound; the empty key is the first child's.
+fn child_slot(page: &PageBytes, bound: Bound<'_>) -> Option<usize> {
+    if bound.key.is_empty() {
+        return Some(0);
+    }
+    let node = NodeRef::new(page);
+    let slot = node.lower_bound(bound.key, bound.stamp);
+    let exact = slot < node.count() && node.key_and_stamp(slot) == (bound.key, bound.stamp);
+    exact.then_some(slot)
+}
+
+fn is_leaf(page: &PageBytes) -> bool {
+    page::kind(page) == Some(PageKind::Leaf)
+}
+
+fn check_kind(
+    page: &PageBytes,
+    tag: PageTag,
+    op: &PageOp<'_>,
+    name: &'static str,
+) -> Result<(), ApplyError> {
+    let kind = page::kind(page);
+    let fits = match op {
+        PageOp::Upsert(_) | PageOp::RemoveVersion { .. } => kind == Some(PageKind::Leaf),
+        PageOp::InsertChild { .. } | PageOp::RemoveChild { .. } | PageOp::SetChild { .. } => {
+            kind == Some(PageKind::Inner)
+        }
+        PageOp::SplitLeft { .. } | PageOp::ChangeFlags { .. } => {
+            matches!(kind, Some(PageKind::Leaf | PageKind::Inner))
+        }
+        PageOp::SetRightLink { .. } => {
+            matches!(
+                kind,
+                Some(PageKind::Leaf | PageKind::Inner | PageKind::Bitmap)
+            )
+        }
+        PageOp::SetBit(_) | PageOp::ClearBit(_) => kind == Some(PageKind::Bitmap),
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(ApplyError::Kind {
+        tag,
+        found: kind.map_or("damaged", PageKind::name),
+        op: name,
+    })
+}
+
+fn op_name(op: &PageOp<'_>) -> &'static str {
+    match op {
+        PageOp::Upsert(_) => "adding a version",
+        PageOp::RemoveVersion { .. } => "dropping a version",
+        PageOp::SplitLeft { .. } => "cutting the page in two",
+        PageOp::InsertChild { .. } => "adding a child",
+        PageOp::RemoveChild { .. } => "dropping a child",
+        PageOp::SetChild { .. } => "replacing a child",
+        PageOp::SetRightLink { .. } => "setting the right link",
+        PageOp::ChangeFlags { .. } => "changing flags",
+        PageOp::SetBit(_) => "taking a block",
+        PageOp::ClearBit(_) => "freeing a block",
+    }
+}

@@ -1,0 +1,140 @@
+//! Making room on leaves for a commit: dropping versions that nobody can ask for, and splitting.
+//!
+//! All of it happens under the exclusive latches of the commit's leaves, before its own record. A
+//! split is a record of its own and stands whether or not the commit goes on.
+
+use super::alloc::Blocks;
+use super::plan::{self, Arrival};
+use super::search::MarksMet;
+use super::{Tree, parent};
+use crate::change::{CriticalChange, credit_of};
+use crate::error::Result;
+use crate::work::Work;
+use rd_base::Lsn;
+use rd_base::counters::Counter;
+use rd_format::bitmap::ROOT_BLOCK;
+use rd_format::node::{LeafEntry, SplitPlan, split};
+use rd_format::wal_record::{PageOp, RecordKind};
+use rd_format::{NodeMut, NodeRef};
+use rd_store::Points;
+use rd_store::buffer::{PageWrite, PinnedWrite};
+
+/// What [`Tree::make_room`] did to a leaf that had too little.
+pub(crate) enum Room<'s> {
+    /// Everything fits now.
+    Enough,
+    /// The leaf was cut; this is the new right part.
+    Split(PinnedWrite<'s>),
+    /// The leaf was the root, which has two children now.
+    RootSplit(PinnedWrite<'s>, PinnedWrite<'s>),
+}
+
+/// Whether nobody can ask for this version any more; see `NodeMut::prune_slots` for the arguments.
+///
+/// A tombstone with nothing newer means the same as no entry, to everybody who reads at or after
+/// its stamp, as long as no older version is left that it hides.
+pub(crate) fn is_needless(
+    points: &Points,
+    newer: Option<Lsn>,
+    entry: &LeafEntry<'_>,
+    oldest_left: bool,
+) -> bool {
+    match newer {
+        Some(newer) => !points.needs(entry.stamp, newer),
+        None => entry.is_tombstone() && oldest_left && entry.stamp <= points.horizon(),
+    }
+}
+
+/// Drops from a leaf what nobody can ask for. Returns how many versions went.
+pub(crate) fn prune(page: &mut PageWrite<'_>, points: &Points) -> usize {
+    // The horizon is asked for once, not once per tombstone.
+    let horizon = points.horizon();
+    NodeMut::new(page.unlogged()).prune(|newer, entry, oldest_left| match newer {
+        Some(newer) => !points.needs(entry.stamp, newer),
+        None => entry.is_tombstone() && oldest_left && entry.stamp <= horizon,
+    })
+}
+
+impl<'s> Tree<'s> {
+    /// Makes room on `leaf` for `arrivals`, which ascend and belong there: prunes, and if that is
+    /// not enough cuts the leaf once, after which the caller is to look again.
+    ///
+    /// # Errors
+    /// When there is no credit or no free block; what was done until then stands.
+    pub(crate) fn make_room<'a>(
+        &self,
+        work: &mut Work,
+        leaf: &mut PinnedWrite<'s>,
+        arrivals: impl Iterator<Item = Arrival<'a>> + Clone,
+    ) -> Result<Room<'s>> {
+        let needed = plan::bytes_of(arrivals.clone());
+        work.collect_points(self.store);
+        let dropped = prune(leaf, &work.points);
+        self.store.add(Counter::VersionsPruned, dropped as u64);
+        work.note_needless_overflow(self.file, leaf);
+        if NodeRef::new(leaf).free_bytes_after_compact() >= needed {
+            return Ok(Room::Enough);
+        }
+        let node = NodeRef::new(leaf);
+        let plan = plan::plan(&node, arrivals);
+        let block = leaf.tag().block;
+        let plan = plan.ok_or_else(|| self.broken(block, "a full leaf has no place to be cut"))?;
+        self.store.count(Counter::LeafSplits);
+        if block == ROOT_BLOCK {
+            let (left, right) = parent::split_root(*self, work, leaf, &plan)?;
+            return Ok(Room::RootSplit(left, right));
+        }
+        Ok(Room::Split(self.split_page(work, leaf, &plan)?))
+    }
+
+    /// Cuts `left`, a leaf or inner page but not the root, as planned. Returns the new right page.
+    /// The parent is told later: the page is noted in `work`.
+    ///
+    /// # Errors
+    /// When there is no credit or no free block; nothing has happened then.
+    pub(crate) fn split_page(
+        &self,
+        work: &mut Work,
+        left: &mut PinnedWrite<'s>,
+        plan: &SplitPlan,
+    ) -> Result<PinnedWrite<'s>> {
+        let blocks = Blocks::find(*self, work, 1)?;
+        let right_block = blocks.blocks()[0];
+        // Built aside: the pages change only when nothing can fail any more.
+        work.left_image.copy_from_slice(&left[..]);
+        split(
+            &mut work.left_image,
+            &mut work.right_image,
+            plan,
+            right_block,
+        );
+
+        let record = &mut work.record;
+        record.start(RecordKind::Split, self.store.clock.wall_us());
+        record.block(left.tag());
+        let bound = plan.separator.as_bound();
+        record.op(&PageOp::SplitLeft {
+            bound,
+            right: right_block,
+        });
+        record.block(self.tag(right_block));
+        record.image(&work.right_image);
+        blocks.log(record);
+        let credit = credit_of(self.store, record)?;
+        let mut right = self.fetch_new(right_block).into_write();
+
+        let mut change = CriticalChange::begin(self.store);
+        change.mark(left);
+        change.mark(&right);
+        blocks.mark(&change);
+        change.insert(record, credit, |_| {});
+        left.copy_from_slice(&work.left_image[..]);
+        right.copy_from_slice(&work.right_image[..]);
+        change.stamp(left);
+        change.stamp(&mut right);
+        blocks.apply(&change);
+        change.finish();
+        work.marks.met(left.tag().block);
+        Ok(right)
+    }
+}

@@ -1,0 +1,306 @@
+//! Tidying up around a key: giving back the overflow pages of versions that nobody can ask for, and
+//! leaves on which nothing is left.
+//!
+//! # Taking out a leaf
+//!
+//! Two neighbours under one parent, of which one is empty, become one: the left one takes the
+//! content, high key and right link of the right one, the parent loses the right one's entry, and
+//! the right one gets the mark GONE. One record says all of it.
+//!
+//! 1. The pair is found in the parent, without holding it.
+//! 2. Left, right and parent are latched in this order (T2) and looked at again: the parent must know
+//!    both, side by side, and no split may be unfinished.
+//! 3. The right one's block is put to rest: free in the bitmap by the record, but not handed out
+//!    before every descent begun earlier has ended (T6).
+//!
+//! Inner pages stay: a tree that has shrunk keeps one leaf for each of them.
+
+use super::Tree;
+use super::alloc::Blocks;
+use super::insert::{is_needless, prune};
+use crate::change::{CriticalChange, credit_of};
+use crate::error::Result;
+use crate::overflow;
+use crate::work::Work;
+use rd_base::counters::Counter;
+use rd_base::{BlockNo, Lsn};
+use rd_format::page::{self, PageBytes, PageKind, flags};
+use rd_format::wal_record::{PageOp, RecordKind};
+use rd_format::{NodeMut, NodeRef, OverflowStub, OwnedBound};
+use rd_store::buffer::{PinnedRead, PinnedWrite};
+
+/// A version to be dropped by a record.
+struct Needless {
+    key: Vec<u8>,
+    stamp: Lsn,
+    stub: Option<OverflowStub>,
+}
+
+/// Drops what nobody can ask for around `key`, and takes its leaf out if nothing is left on it.
+/// Returns whether something is left that may go later.
+///
+/// # Errors
+/// When a page cannot be read, or there is no credit; what was done until then stands.
+pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<bool> {
+    work.collect_points(tree.store);
+    let mut needless = Vec::new();
+    let mut later = false;
+    let mut newer: Option<Lsn> = None;
+    let mut leaf = tree.leaf_for_read(key, Lsn::MAX)?;
+    let mut beyond = Vec::new();
+    while let Some(next) = look(&leaf, work, key, &mut newer, &mut needless, &mut later) {
+        drop(leaf);
+        beyond.push(next);
+        leaf = tree.leaf_for_read(key, next)?;
+    }
+    drop(leaf);
+    for version in &needless {
+        free_version(tree, work, version)?;
+    }
+    let mut leaf = tree.page_for_write(key, Lsn::MAX, 0, &mut work.marks)?;
+    let dropped = prune(&mut leaf, &work.points);
+    tree.store.add(Counter::VersionsPruned, dropped as u64);
+    let node = NodeRef::new(&leaf);
+    let empty = node.count() == 0;
+    later |= (0..node.count()).any(|slot| node.leaf_entry(slot).is_tombstone());
+    drop(leaf);
+    if empty {
+        take_out(tree, work, key, Lsn::MAX)?;
+    }
+    // From the right, so that a leaf that takes over another one's place is looked at again.
+    for stamp in beyond.iter().rev() {
+        take_out(tree, work, key, *stamp)?;
+    }
+    Ok(later)
+}
+
+/// Lists what is to be dropped from `leaf` by a record. `newer` is the stamp of the version of `key`
+/// that was seen last, on the leaf before. Returns the stamp from which on the versions of `key` go
+/// on to the right.
+fn look(
+    leaf: &PinnedRead<'_>,
+    work: &Work,
+    key: &[u8],
+    newer: &mut Option<Lsn>,
+    needless: &mut Vec<Needless>,
+    later: &mut bool,
+) -> Option<Lsn> {
+    let node = NodeRef::new(leaf);
+    let mut before: Option<(&[u8], Lsn)> = None;
+    for slot in 0..node.count() {
+        let entry = node.leaf_entry(slot);
+        let on_page = before
+            .filter(|(key, _)| *key == entry.key)
+            .map(|(_, stamp)| stamp);
+        let newer_stamp = if entry.key == key {
+            on_page.or(*newer)
+        } else {
+            on_page
+        };
+        // Pruning drops the others; but not the first on its page, whose newer one it cannot see.
+        let logged = entry.owns_overflow() || (on_page.is_none() && newer_stamp.is_some());
+        if logged && newer_stamp.is_some() {
+            if is_needless(&work.points, newer_stamp, &entry, false) {
+                let stub = match entry.payload {
+                    rd_format::Payload::Overflow(stub) => Some(stub),
+                    _ => None,
+                };
+                needless.push(Needless {
+                    key: entry.key.to_vec(),
+                    stamp: entry.stamp,
+                    stub,
+                });
+            } else {
+                *later = true;
+            }
+        }
+        if entry.key == key {
+            *newer = Some(entry.stamp);
+        }
+        before = Some((entry.key, entry.stamp));
+    }
+    node.high_key()
+        .filter(|high| high.key == key && high.stamp != Lsn::MAX)
+        .map(|high| high.stamp)
+}
+
+/// Drops one version and gives its blocks back, if it is still there.
+fn free_version(tree: Tree<'_>, work: &mut Work, version: &Needless) -> Result<()> {
+    let blocks = match &version.stub {
+        None => Vec::new(),
+        Some(stub) => match overflow::blocks_of(tree, stub)? {
+            Some(blocks) => blocks,
+            None => return Ok(()),
+        },
+    };
+    let (key, stamp) = (&version.key[..], version.stamp);
+    let mut leaf = tree.page_for_write(key, stamp, 0, &mut work.marks)?;
+    let node = NodeRef::new(&leaf);
+    let slot = node.lower_bound(key, stamp);
+    if slot == node.count() || node.key_and_stamp(slot) != (key, stamp) {
+        return Ok(());
+    }
+    let blocks = Blocks::to_free(tree, blocks)?;
+    if !blocks.all_in_use() {
+        return Err(tree.broken(leaf.tag().block, "a version owns a block that is free"));
+    }
+    let record = &mut work.record;
+    record.start(RecordKind::FreeVersions, tree.store.clock.wall_us());
+    record.block(leaf.tag());
+    record.op(&PageOp::RemoveVersion { key, stamp });
+    blocks.log(record);
+    let credit = credit_of(tree.store, record)?;
+    let mut change = CriticalChange::begin(tree.store);
+    change.mark(&leaf);
+    blocks.mark(&change);
+    change.insert(record, credit, |_| {});
+    NodeMut::new(&mut leaf).remove(slot);
+    change.stamp(&mut leaf);
+    blocks.apply(&change);
+    change.finish();
+    tree.store.count(Counter::VersionsPruned);
+    Ok(())
+}
+
+/// Two leaves side by side, as their parent names them.
+struct Pair {
+    left: BlockNo,
+    right: BlockNo,
+    /// The right one's lower bound.
+    bound: OwnedBound,
+}
+
+/// Takes out the leaf of (key, stamp), or the one to its right, if one of a pair is empty.
+fn take_out(tree: Tree<'_>, work: &mut Work, key: &[u8], stamp: Lsn) -> Result<()> {
+    let Some(pair) = find_pair(tree, key, stamp)? else {
+        return Ok(());
+    };
+    let mut left = tree.fetch(pair.left)?.into_write();
+    if !is_plain_leaf(&left) || page::right_link(&left) != Some(pair.right) {
+        return Ok(());
+    }
+    let mut right = tree.fetch(pair.right)?.into_write();
+    if !is_plain_leaf(&right) {
+        return Ok(());
+    }
+    prune(&mut left, &work.points);
+    prune(&mut right, &work.points);
+    let Some(image) = joined(work, &left, &right) else {
+        return Ok(());
+    };
+    let bound = pair.bound.as_bound();
+    let mut parent = tree.page_for_write(bound.key, bound.stamp, 1, &mut work.marks)?;
+    let node = NodeRef::new(&parent);
+    let (slot, child) = node.child_for(bound.key, bound.stamp);
+    let side_by_side = slot > 0
+        && child == pair.right
+        && node.inner_entry(slot).0 == bound
+        && node.inner_entry(slot - 1).1 == pair.left;
+    let shared = &tree.store.shared;
+    if !side_by_side || !shared.namespaces.put_to_rest(&shared.procs, right.tag()) {
+        return Ok(());
+    }
+    let done = join(
+        tree,
+        work,
+        &image,
+        [&mut left, &mut right, &mut parent],
+        &pair,
+        slot,
+    );
+    match done {
+        Ok(()) => {
+            shared.namespaces.count_down(&shared.procs, right.tag());
+            tree.store.count(Counter::LeavesRemoved);
+        }
+        Err(_) => shared.namespaces.wake_up(right.tag()),
+    }
+    done
+}
+
+/// The pair that the leaf of (key, stamp) makes with a neighbour under the same parent.
+fn find_pair(tree: Tree<'_>, key: &[u8], stamp: Lsn) -> Result<Option<Pair>> {
+    let Some(parent) = tree.inner_for_read(key, stamp, 1)? else {
+        return Ok(None);
+    };
+    let node = NodeRef::new(&parent);
+    let (slot, _) = node.child_for(key, stamp);
+    let right = slot.max(1);
+    if right >= node.count() {
+        return Ok(None);
+    }
+    let (bound, right_block) = node.inner_entry(right);
+    let left = node.inner_entry(right - 1).1;
+    Ok(Some(Pair {
+        left,
+        right: right_block,
+        bound: bound.to_owned(),
+    }))
+}
+
+/// Whether a page is a leaf, in its tree, and known to its parent with its right sibling.
+fn is_plain_leaf(page: &PageBytes) -> bool {
+    let marks = flags::GONE | flags::SPLIT_INCOMPLETE | flags::ROOT;
+    page::kind(page) == Some(PageKind::Leaf) && page::page_flags(page) & marks == 0
+}
+
+/// What the left page will be: the content of whichever is not empty, up to the right one's end.
+fn joined(work: &mut Work, left: &PageBytes, right: &PageBytes) -> Option<Box<PageBytes>> {
+    let content = match (NodeRef::new(left).count(), NodeRef::new(right).count()) {
+        (0, _) => right,
+        (_, 0) => left,
+        _ => return None,
+    };
+    let image = &mut work.left_image;
+    image.copy_from_slice(content);
+    let end = NodeRef::new(right).high_key();
+    let mut node = NodeMut::new(image);
+    node.set_high_key(end).ok()?;
+    node.set_right_link(NodeRef::new(right).right_link());
+    Some(image.clone())
+}
+
+/// The record and the change of taking out the right page.
+fn join(
+    tree: Tree<'_>,
+    work: &mut Work,
+    image: &PageBytes,
+    [left, right, parent]: [&mut PinnedWrite<'_>; 3],
+    pair: &Pair,
+    slot: usize,
+) -> Result<()> {
+    let blocks = Blocks::to_free(tree, vec![pair.right])?;
+    if !blocks.all_in_use() {
+        return Err(tree.broken(pair.right, "a leaf in its tree lies in a free block"));
+    }
+    let record = &mut work.record;
+    record.start(RecordKind::LeafGone, tree.store.clock.wall_us());
+    record.block(left.tag());
+    record.image(image);
+    record.block(right.tag());
+    record.op(&PageOp::ChangeFlags {
+        set: flags::GONE,
+        clear: 0,
+    });
+    record.block(parent.tag());
+    record.op(&PageOp::RemoveChild {
+        bound: pair.bound.as_bound(),
+    });
+    blocks.log(record);
+    let credit = credit_of(tree.store, record)?;
+    let mut change = CriticalChange::begin(tree.store);
+    change.mark(left);
+    change.mark(right);
+    change.mark(parent);
+    blocks.mark(&change);
+    change.insert(record, credit, |_| {});
+    left.copy_from_slice(image);
+    NodeMut::new(right).change_flags(flags::GONE, 0);
+    NodeMut::new(parent).remove(slot);
+    change.stamp(left);
+    change.stamp(right);
+    change.stamp(parent);
+    blocks.apply(&change);
+    change.finish();
+    Ok(())
+}

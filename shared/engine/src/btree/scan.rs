@@ -1,0 +1,168 @@
+//! Walking a tree's leaves in key order, at a snapshot, a chunk at a time.
+//!
+//! A walk holds one leaf at a time. Between chunks it holds nothing but its snapshot and its place: a
+//! key and a stamp, at or behind which the next entry lies. So it does not matter what becomes of the
+//! page it was on.
+
+use super::Tree;
+use crate::error::Result;
+use crate::overflow;
+use crate::txn::visible::{Seen, seen};
+use rd_base::{BlockNo, Lsn};
+use rd_format::page::{flags, page_flags};
+use rd_format::{NodeRef, OverflowStub};
+use rd_store::buffer::PinnedRead;
+
+/// Where a walk is.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The next entry is at or behind (key, stamp).
+    pub(crate) key: Vec<u8>,
+    pub(crate) stamp: Lsn,
+    /// It ends before this key; `None` at the last.
+    pub(crate) end: Option<Vec<u8>>,
+    /// Nothing is left.
+    pub(crate) done: bool,
+}
+
+/// How much of a walk to do at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk {
+    /// At most so many entries.
+    pub entries: u64,
+    /// No further entry once so many bytes of keys and values were visited.
+    pub bytes: usize,
+}
+
+/// At what a walk looks.
+#[derive(Clone, Copy)]
+pub(crate) struct At {
+    pub(crate) lsn: Lsn,
+    pub(crate) now_ms: u64,
+}
+
+/// What a chunk has shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Walked {
+    pub(crate) entries: u64,
+    pub(crate) bytes: usize,
+    /// The greatest stamp among the versions that were shown, or that hide a key.
+    pub(crate) told: Lsn,
+}
+
+/// Why a page was left.
+enum Left {
+    /// Its end was reached; the walk goes on at this block.
+    ToRight(BlockNo),
+    /// A large value comes next.
+    AtLarge(OverflowStub),
+    /// The chunk is full, or nothing is left.
+    Stopped,
+}
+
+/// Visits the next entries. `place` moves on; on an error it stands before the entry that could not
+/// be read.
+///
+/// # Errors
+/// When a page cannot be read.
+pub(crate) fn walk(
+    tree: Tree<'_>,
+    place: &mut Place,
+    at: At,
+    chunk: Chunk,
+    visit: &mut dyn FnMut(&[u8], &[u8]),
+) -> Result<Walked> {
+    let mut walked = Walked::default();
+    let mut large = Vec::new();
+    let mut right: Option<BlockNo> = None;
+    while !place.done && walked.entries < chunk.entries && walked.bytes < chunk.bytes {
+        let leaf = match right.take() {
+            Some(block) => tree.fetch(block)?.into_read(),
+            None => tree.leaf_for_read(&place.key, place.stamp)?,
+        };
+        if page_flags(&leaf) & flags::GONE != 0 {
+            continue;
+        }
+        match walk_leaf(&leaf, place, at, chunk, &mut walked, visit) {
+            Left::ToRight(block) => right = Some(block),
+            Left::Stopped => {}
+            Left::AtLarge(stub) => {
+                drop(leaf);
+                large.clear();
+                overflow::read(tree, &stub, &mut large)?;
+                visit(&place.key, &large);
+                walked.entries += 1;
+                walked.bytes += place.key.len() + large.len();
+                place.stamp = Lsn::ZERO;
+            }
+        }
+    }
+    Ok(walked)
+}
+
+fn walk_leaf(
+    leaf: &PinnedRead<'_>,
+    place: &mut Place,
+    at: At,
+    chunk: Chunk,
+    walked: &mut Walked,
+    visit: &mut dyn FnMut(&[u8], &[u8]),
+) -> Left {
+    let node = NodeRef::new(leaf);
+    // The key that was shown, or found deleted, last: its older versions are passed by.
+    let mut decided: Option<&[u8]> = None;
+    let mut slot = node.lower_bound(&place.key, place.stamp);
+    while slot < node.count() {
+        let entry = node.leaf_entry(slot);
+        slot += 1;
+        if decided == Some(entry.key) {
+            continue;
+        }
+        if place.end.as_ref().is_some_and(|end| entry.key >= &end[..]) {
+            place.done = true;
+            return Left::Stopped;
+        }
+        if entry.stamp > at.lsn {
+            continue;
+        }
+        if walked.entries >= chunk.entries || walked.bytes >= chunk.bytes {
+            place.move_to(entry.key, Lsn::MAX);
+            return Left::Stopped;
+        }
+        walked.told = walked.told.max(entry.stamp);
+        match seen(&entry, at.now_ms) {
+            Seen::Inline(value, _) => {
+                visit(entry.key, value);
+                walked.entries += 1;
+                walked.bytes += entry.key.len() + value.len();
+            }
+            Seen::Large(stub, _) => {
+                place.move_to(entry.key, entry.stamp);
+                return Left::AtLarge(stub);
+            }
+            _ => {}
+        }
+        decided = Some(entry.key);
+    }
+    let (Some(high), Some(block)) = (node.high_key(), node.right_link()) else {
+        place.done = true;
+        return Left::Stopped;
+    };
+    match decided {
+        Some(key) if key == high.key => place.move_to(key, Lsn::ZERO),
+        // The place may be behind the high key already, if its key was decided on a page before.
+        _ if high.is_above(&place.key, place.stamp) => place.move_to(high.key, high.stamp),
+        _ => {}
+    }
+    Left::ToRight(block)
+}
+
+impl Place {
+    fn move_to(&mut self, key: &[u8], stamp: Lsn) {
+        if self.key != key {
+            self.key.clear();
+            self.key.extend_from_slice(key);
+        }
+        self.stamp = stamp;
+    }
+}

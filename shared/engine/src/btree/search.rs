@@ -1,0 +1,163 @@
+//! Finding the page of a key: the descents of readers and writers (T1).
+
+use super::Tree;
+use crate::error::Result;
+use rd_base::{BlockNo, Lsn};
+use rd_format::NodeRef;
+use rd_format::bitmap::ROOT_BLOCK;
+use rd_format::page::{self, PageBytes, PageKind, flags};
+use rd_store::buffer::{PinnedRead, PinnedWrite};
+
+/// A descent that begins anew more often than this meets a tree that contradicts itself.
+const RESTARTS_MAX: usize = 100_000;
+
+/// Pages with the mark SPLIT_INCOMPLETE that a descent has met.
+pub(crate) trait MarksMet {
+    /// The page at `block` has the mark.
+    fn met(&mut self, block: BlockNo);
+}
+
+/// For those who do not care.
+pub(crate) struct Ignored;
+
+impl MarksMet for Ignored {
+    #[inline]
+    fn met(&mut self, _: BlockNo) {}
+}
+
+/// What a descent does after looking at a page.
+enum Step {
+    /// The page is the one.
+    Here,
+    /// Go on there, on the same level.
+    Right(BlockNo),
+    /// Go on there, one level down.
+    Down(BlockNo),
+    /// Begin anew.
+    Restart,
+}
+
+impl<'s> Tree<'s> {
+    /// Latches the leaf that covers (key, stamp), shared.
+    #[inline]
+    pub(crate) fn leaf_for_read(&self, key: &[u8], stamp: Lsn) -> Result<PinnedRead<'s>> {
+        let mut restarts = 0;
+        let mut block = ROOT_BLOCK;
+        loop {
+            let page = self.fetch(block)?.into_read();
+            match self.step(&page, block, key, stamp, 0, &mut Ignored)? {
+                Step::Here => return Ok(page),
+                Step::Right(next) | Step::Down(next) => block = next,
+                Step::Restart => block = self.restart(block, &mut restarts)?,
+            }
+        }
+    }
+
+    /// Latches the inner page at `level` that covers (key, stamp), shared; `None` if the tree is not
+    /// that high.
+    pub(crate) fn inner_for_read(
+        &self,
+        key: &[u8],
+        stamp: Lsn,
+        level: u8,
+    ) -> Result<Option<PinnedRead<'s>>> {
+        let mut restarts = 0;
+        let mut block = ROOT_BLOCK;
+        loop {
+            let page = self.fetch(block)?.into_read();
+            if block == ROOT_BLOCK && NodeRef::new(&page).level() < level {
+                return Ok(None);
+            }
+            match self.step(&page, block, key, stamp, level, &mut Ignored)? {
+                Step::Here => return Ok(Some(page)),
+                Step::Right(next) | Step::Down(next) => block = next,
+                Step::Restart => block = self.restart(block, &mut restarts)?,
+            }
+        }
+    }
+
+    /// Latches the page at `level` that covers (key, stamp), exclusively.
+    #[inline]
+    pub(crate) fn page_for_write(
+        &self,
+        key: &[u8],
+        stamp: Lsn,
+        level: u8,
+        marks: &mut impl MarksMet,
+    ) -> Result<PinnedWrite<'s>> {
+        let mut restarts = 0;
+        let mut block = ROOT_BLOCK;
+        // The level of `block`, once a page has told it. The root may grow at any time.
+        let mut known = None;
+        loop {
+            let pin = self.fetch(block)?;
+            let (step, seen) = if known == Some(level) {
+                let page = pin.into_write();
+                match self.step(&page, block, key, stamp, level, marks)? {
+                    Step::Here => return Ok(page),
+                    step => (step, NodeRef::new(&page).level()),
+                }
+            } else {
+                let page = pin.into_read();
+                let step = self.step(&page, block, key, stamp, level, marks)?;
+                (step, NodeRef::new(&page).level())
+            };
+            match step {
+                // The root itself: to be latched again, for writing.
+                Step::Here => known = Some(seen),
+                Step::Right(next) => (block, known) = (next, Some(seen)),
+                Step::Down(next) => (block, known) = (next, Some(seen - 1)),
+                Step::Restart => (block, known) = (self.restart(block, &mut restarts)?, None),
+            }
+        }
+    }
+
+    fn restart(&self, block: BlockNo, restarts: &mut usize) -> Result<BlockNo> {
+        *restarts += 1;
+        if *restarts > RESTARTS_MAX {
+            return Err(self.broken(block, "descents from the root lead here again and again"));
+        }
+        Ok(ROOT_BLOCK)
+    }
+
+    /// What to do after `page`, on the way to the page at `level` that covers (key, stamp).
+    #[inline]
+    fn step(
+        &self,
+        page: &PageBytes,
+        block: BlockNo,
+        key: &[u8],
+        stamp: Lsn,
+        level: u8,
+        marks: &mut impl MarksMet,
+    ) -> Result<Step> {
+        let node = NodeRef::new(page);
+        let header = page::header(page);
+        let in_tree = header.kind == PageKind::Leaf as u8 || header.kind == PageKind::Inner as u8;
+        let mark = node.flags();
+        if mark & flags::GONE != 0 {
+            return Ok(Step::Restart);
+        }
+        if !in_tree {
+            let kind = page::kind(page).map_or("damaged", PageKind::name);
+            return Err(self.broken(block, format!("a {kind} page where the tree goes on")));
+        }
+        if mark & flags::SPLIT_INCOMPLETE != 0 {
+            marks.met(block);
+        }
+        if !node.covers(key, stamp) {
+            let right = node.right_link();
+            let right =
+                right.ok_or_else(|| self.broken(block, "a high key without a right sibling"))?;
+            return Ok(Step::Right(right));
+        }
+        if header.level == level {
+            return Ok(Step::Here);
+        }
+        if header.level < level {
+            // Only the root changes its level, and only upwards.
+            return Err(self.broken(block, format!("level {} above level {level}", header.level)));
+        }
+        Ok(Step::Down(node.child_for(key, stamp).1))
+    }
+}

@@ -1,0 +1,111 @@
+//! What can go wrong in the engine, and what the caller is to do about it.
+
+use rd_base::error::{Class, Classified};
+use rd_base::{FileNo, Lsn, PageTag};
+use rd_store::TooManySnapshots;
+use rd_store::buffer::PageReadError;
+use rd_store::files::TooManyFiles;
+use rd_store::wal::NoCredit;
+
+/// What an operation waits for. Nothing of it has happened; it is to be run again when the event of
+/// its process fires (the process being marked as parked).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParkReason {
+    /// Room in the ring of the log.
+    WalRing,
+    /// A prepared segment of the log.
+    WalSegments,
+    /// A relation file that is being made longer.
+    FileGrowth(FileNo),
+    /// A relation file that is being made.
+    FileCreation(FileNo),
+    /// Pages from the budget that large commits share.
+    Pages,
+    /// This LSN to be durable: the wait is as for a reply that depends on it.
+    Durable(Lsn),
+}
+
+/// Why an operation of the engine did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Not now: run it again when the process's event fires.
+    #[error("the operation waits for {0:?}")]
+    Park(ParkReason),
+    /// A key that no leaf takes.
+    #[error("a key of {bytes} bytes is longer than the greatest, {limit} bytes")]
+    KeyTooLong {
+        /// Its length.
+        bytes: usize,
+        /// The greatest length.
+        limit: usize,
+    },
+    /// A value above the limit.
+    #[error("a value of {bytes} bytes is longer than max_value_size, {limit} bytes")]
+    ValueTooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The limit in force.
+        limit: usize,
+    },
+    /// A transaction above the limit.
+    #[error("a transaction of {bytes} bytes is larger than {parameter}, {limit} bytes")]
+    TransactionTooLarge {
+        /// What it would write.
+        bytes: u64,
+        /// The limit in force.
+        limit: u64,
+        /// The parameter that would help.
+        parameter: &'static str,
+    },
+    /// There is no room for this, and there will be none until somebody makes some.
+    #[error("the disk is full: {what}")]
+    DiskFull {
+        /// What could not grow.
+        what: String,
+    },
+    /// No such namespace.
+    #[error("there is no such namespace")]
+    NoNamespace,
+    /// There are as many relation files as there can be.
+    #[error("{0}")]
+    TooManyFiles(#[from] TooManyFiles),
+    /// The process holds as many snapshots as it can.
+    #[error("too many reads of this server process hold a snapshot at the same time")]
+    TooManySnapshots,
+    /// A page could not be brought into memory.
+    #[error("{0}")]
+    Page(#[from] PageReadError),
+    /// Pages that are whole contradict each other.
+    #[error("{tag} does not go with the rest of its tree: {what}; check it with rd_verify")]
+    Tree {
+        /// The page.
+        tag: PageTag,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl Classified for EngineError {
+    fn class(&self) -> Class {
+        // What a tree says about itself on one path says nothing of what is in memory elsewhere.
+        Class::Reply
+    }
+}
+
+impl From<NoCredit> for EngineError {
+    fn from(reason: NoCredit) -> Self {
+        EngineError::Park(match reason {
+            NoCredit::Ring => ParkReason::WalRing,
+            NoCredit::Segments => ParkReason::WalSegments,
+        })
+    }
+}
+
+impl From<TooManySnapshots> for EngineError {
+    fn from(_: TooManySnapshots) -> Self {
+        EngineError::TooManySnapshots
+    }
+}
+
+/// Shorthand for results of the engine.
+pub type Result<T> = std::result::Result<T, EngineError>;

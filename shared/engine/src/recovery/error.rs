@@ -1,0 +1,115 @@
+//! Why a start cannot go on.
+
+use crate::apply::ApplyError;
+use crate::error::EngineError;
+use rd_base::{Lsn, PageTag};
+use rd_format::wal_record::RecordError;
+use rd_store::buffer::PageReadError;
+use rd_store::control_file::ControlFileError;
+use rd_store::files::{GrowthError, TooManyFiles};
+use rd_store::wal::WalError;
+use rd_store::wal::read::LogDamage;
+use std::io;
+
+/// What stops a start. Each names the file and the place, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// Neither slot can be read, or nothing can.
+    #[error("{0}")]
+    Control(#[from] ControlFileError),
+    /// The log cannot be read where it must be.
+    #[error("{0}")]
+    Log(#[from] LogDamage),
+    /// A file of the log cannot be read, written or continued.
+    #[error("{0}")]
+    Wal(#[from] WalError),
+    /// A file that `pg_control` names is not there.
+    #[error(
+        "relation file \"{path}\" is not there, but \"global/pg_control\" names it; restore the \
+         data directory as a whole from one backup"
+    )]
+    FileMissing {
+        /// Where it should be.
+        path: String,
+    },
+    /// A file belongs to another data directory.
+    #[error(
+        "relation file \"{path}\" is of another data directory: it has system identifier {found}, \
+         this one has {expected}; put the right file in its place"
+    )]
+    FileForeign {
+        /// The file.
+        path: String,
+        /// In its header.
+        found: u64,
+        /// In `pg_control`.
+        expected: u64,
+    },
+    /// A file was restored from another time.
+    #[error(
+        "relation file \"{path}\" is from another time than the rest: its header says checkpoint \
+         {found_count} at {found_scn}, \"global/pg_control\" says {expected_count} at \
+         {expected_scn}, so the file is {}; restore the data directory as a whole from one backup \
+         (compare with rd_controldata)",
+        if .found_count < .expected_count { "too old" } else { "too new" }
+    )]
+    FileOfOtherTime {
+        /// The file.
+        path: String,
+        /// Checkpoint count in its header.
+        found_count: u64,
+        /// SCN in its header.
+        found_scn: Lsn,
+        /// Checkpoint count in `pg_control`.
+        expected_count: u64,
+        /// SCN in `pg_control`.
+        expected_scn: Lsn,
+    },
+    /// A page cannot be read.
+    #[error("{0}; look at it with rd_verify, or restore the data directory from a backup")]
+    Page(#[from] PageReadError),
+    /// A page is newer than the log.
+    #[error(
+        "{tag} has page LSN {page_lsn}, but the write-ahead log ends at {end}: log that was \
+         acknowledged is missing; look at the log's end with rd_waldump"
+    )]
+    PageBeyondLog {
+        /// The page.
+        tag: PageTag,
+        /// Its LSN.
+        page_lsn: Lsn,
+        /// The end of the log.
+        end: Lsn,
+    },
+    /// A record cannot be applied.
+    #[error("write-ahead log record at {lsn}: {error}; look at it with rd_waldump -s {lsn} -n 1")]
+    Apply {
+        /// Where the record starts.
+        lsn: Lsn,
+        /// What is wrong.
+        error: ApplyError,
+    },
+    /// A record's bytes make no sense although its checksum is right.
+    #[error("write-ahead log record at {lsn}: {error}; look at it with rd_waldump -s {lsn} -n 1")]
+    Record {
+        /// Where the record starts.
+        lsn: Lsn,
+        /// What is wrong.
+        error: RecordError,
+    },
+    /// There is no room on disk to bring a file to the length that the log asks for.
+    #[error("{0}; make room and start again")]
+    Growth(#[from] GrowthError),
+    /// The table of relation files is full.
+    #[error("{0}")]
+    TooManyFiles(#[from] TooManyFiles),
+    /// The catalog cannot be read.
+    #[error("the catalog of namespaces cannot be read: {0}")]
+    Catalog(#[from] EngineError),
+    /// The storage said so; its message names the file.
+    #[error("{0}")]
+    Storage(#[from] io::Error),
+    /// The server was told to stop meanwhile.
+    #[error("recovery was ended by a request to stop; the next start goes on with it")]
+    Stopped,
+}

@@ -1,0 +1,130 @@
+//! The set of relation files at start: each held against `pg_control` by its header, then entered
+//! in the shared table.
+
+use super::RecoveryError;
+use crate::namespace;
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{FileNo, Lsn, PageTag};
+use rd_format::bitmap::META_BLOCK;
+use rd_format::control::{ControlFile, DbState, FileRow};
+use rd_format::meta;
+use rd_store::Store;
+use rd_store::files::FileState;
+use rd_store::relation::path_of;
+
+/// Blocks that a new file is made with at least.
+const NEW_FILE_BLOCKS: u32 = 8;
+
+fn meta_tag(file: FileNo) -> PageTag {
+    PageTag::new(file, META_BLOCK)
+}
+
+/// Holds the header of every file that `control` names against its row. After a crash a header may
+/// be ahead by the one checkpoint that was under way.
+///
+/// # Errors
+/// Names the first file that is missing, foreign, or from another time.
+pub(super) fn check(store: &Store, control: &ControlFile) -> Result<(), RecoveryError> {
+    for row in &control.files {
+        check_file(store, control, row)?;
+    }
+    Ok(())
+}
+
+fn check_file(store: &Store, control: &ControlFile, row: &FileRow) -> Result<(), RecoveryError> {
+    let tag = meta_tag(row.file);
+    let path = path_of(tag);
+    if !store.storage.exists(&path)? {
+        return Err(RecoveryError::FileMissing { path });
+    }
+    let mut page = [0; PAGE_BYTES];
+    store.relations.read_page(tag, &mut page)?;
+    let header = meta::read(&page);
+    if header.system_identifier != control.system_identifier {
+        return Err(RecoveryError::FileForeign {
+            path,
+            found: header.system_identifier,
+            expected: control.system_identifier,
+        });
+    }
+    let is_same =
+        header.checkpoint_count == row.checkpoint_count && header.checkpoint_scn == row.scn;
+    // The header is written first, and carries the number of the checkpoint under way.
+    let is_one_ahead = control.state != DbState::ShutDown
+        && header.checkpoint_count == control.checkpoint_count + 1
+        && header.checkpoint_scn >= control.redo_lsn;
+    if is_same || is_one_ahead {
+        return Ok(());
+    }
+    Err(RecoveryError::FileOfOtherTime {
+        path,
+        found_count: header.checkpoint_count,
+        found_scn: header.checkpoint_scn,
+        expected_count: row.checkpoint_count,
+        expected_scn: row.scn,
+    })
+}
+
+/// Enters the files that `control` names in the shared table.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(super) fn load(store: &Store, control: &ControlFile) -> Result<(), RecoveryError> {
+    let files = &store.shared.files;
+    files.raise_next_number(control.next_file);
+    for row in &control.files {
+        files.load(row, blocks_on_disk(store, row.file)?)?;
+    }
+    for pending in &control.pending_drops {
+        files.load_pending_drop(pending)?;
+    }
+    Ok(())
+}
+
+/// Sees to it that a file whose creation redo has read is there. It was made and synced before
+/// its record, so the checkpointer only has to look; a file that was unlinked since is made again,
+/// and filled by the records that follow.
+///
+/// # Errors
+/// When it cannot be made.
+pub(super) fn adopt(store: &Store, file: FileNo) -> Result<(), RecoveryError> {
+    if !store.shared.files.exists(file) {
+        let ticket = store.request_create(file, NEW_FILE_BLOCKS)?;
+        store.shared.files.wait_for_growth(&ticket)?;
+        store.shared.files.raise_next_number(FileNo::new(file.get() + 1));
+    }
+    Ok(())
+}
+
+/// Sees to it that `tag` lies within its file.
+///
+/// # Errors
+/// When there is no room on disk.
+pub(super) fn make_room(store: &Store, tag: PageTag) -> Result<(), RecoveryError> {
+    let files = &store.shared.files;
+    let blocks = tag.block.get() + 1;
+    // A file that waits to be unlinked no longer grows; what the log says of it was there.
+    if files.blocks(tag.file) < blocks && files.state(tag.file) == FileState::Live {
+        let ticket = store.request_growth(tag.file, blocks);
+        files.wait_for_growth(&ticket)?;
+    }
+    Ok(())
+}
+
+fn blocks_on_disk(store: &Store, file: FileNo) -> Result<u32, RecoveryError> {
+    let path = || path_of(meta_tag(file));
+    store.relations.blocks_on_disk(file)?.ok_or_else(|| RecoveryError::FileMissing { path: path() })
+}
+
+/// Drops every file that no namespace has: its namespace got another one in the log that was
+/// redone, or was to get it when the server crashed.
+pub(super) fn drop_unnamed(store: &Store, end: Lsn) {
+    let (files, namespaces) = (&store.shared.files, &store.shared.namespaces);
+    let named: Vec<FileNo> = namespaces.all().map(|(_, file)| file).collect();
+    for file in files.live() {
+        if !named.contains(&file) && file != namespace::CATALOG_FILE {
+            log::info!("dropping relation file {file}, which belongs to no namespace");
+            files.drop_file(file, end, store.shared.procs.bump_epoch());
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Start-up: from what lies on disk to trees that can be served.
+//!
+//! [`recover`] is what the startup process does, once, before the first client:
+//!
+//! 1. Read `pg_control`, the newer slot if it can be read, else the older.
+//! 2. After a clean stop: hold every relation file's header against it, take the log up where it
+//!    ends, and be done. No log is read.
+//! 3. Else raise the start count in both slots: no record of this start may pass for one of the
+//!    last.
+//! 4. Repair torn pages, and write back what the kernel may have lost, from the double-write area
+//!    ([`DoubleWrite::repair`]). Hold the files' headers against `pg_control` (`files.rs`).
+//! 5. Find the end of the log. Damage below the highest LSN that is known to have been durable
+//!    stops the start; a torn tail ends the log. Write the tail that is not proved durable again.
+//! 6. Hand `pg_control` over to the checkpointer, and redo (`redo.rs`).
+//! 7. Take the log up at its end and read the namespaces from the catalog.
+//!
+//! Invariants:
+//! * Nothing is inserted into the log, and no page is changed in memory, before step 6.
+//! * Every step can be cut off anywhere and begun again: each writes only what is so already, or
+//!   what the log says.
+//! * What a crash cannot explain stops the start by name; nothing is skipped in silence.
+
+mod error;
+mod files;
+mod redo;
+
+pub use error::RecoveryError;
+
+use crate::namespace;
+use rd_base::{Lsn, StartCount};
+use rd_format::control::{ControlFile, DbState, PROTECTION_DOUBLE_WRITE};
+use rd_store::checkpoint::{Flags, Takeover};
+use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
+use rd_store::doublewrite::DoubleWrite;
+use rd_store::relation::RelationFiles;
+use rd_store::shared::Phase;
+use rd_store::wal::WalStart;
+use rd_store::wal::read::{LogEnd, ReadFrom, WalReader, secure_tail};
+use rd_store::Store;
+use std::sync::Arc;
+
+/// What the startup process is told while it works.
+pub trait Watcher {
+    /// The phase or the progress in shared memory has changed.
+    fn progress(&mut self);
+    /// Whether the server is to stop.
+    fn must_stop(&mut self) -> bool;
+}
+
+/// What a start came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Where the log goes on.
+    pub end: Lsn,
+    /// What redo did; none after a clean stop.
+    pub redo: Option<RedoSummary>,
+}
+
+/// What redo did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RedoSummary {
+    /// Records read.
+    pub records: u64,
+    /// Pages changed, each counted once for each record that changed it.
+    pub pages_changed: u64,
+    /// Pages that held a record's change already.
+    pub pages_skipped: u64,
+}
+
+/// Brings the server to where it can serve.
+///
+/// # Errors
+/// Says what is damaged, where, and what to look at it with. Nothing has been changed then but by
+/// steps that another start repeats.
+pub fn recover(store: &Store, watcher: &mut dyn Watcher) -> Result<Recovered, RecoveryError> {
+    let chosen = control_file::read(&*store.storage)?;
+    if let Err(error) = &chosen.other {
+        log::warn!(
+            "slot {} of \"{CONTROL_PATH}\" cannot be read: {error}; going on with slot {}",
+            1 - chosen.slot,
+            chosen.slot,
+        );
+    }
+    let slots = ControlStore::open(&*store.storage)?;
+    match chosen.control.state {
+        DbState::ShutDown => open_clean(store, slots),
+        _ => open_crashed(store, slots, watcher),
+    }
+}
+
+/// Step 2.
+fn open_clean(store: &Store, mut slots: ControlStore) -> Result<Recovered, RecoveryError> {
+    let control = slots.newest().clone();
+    let shut_down_at = rd_base::civil::Utc::since_epoch(control.written_us / 1_000);
+    log::info!("the server was shut down at {shut_down_at:#}");
+    files::check(store, &control)?;
+    let end = control.durable_lsn;
+    let control = begin_start(store, &mut slots, control, DbState::InProduction)?;
+    files::load(store, &control)?;
+    take_up_log(store, &control, end)?;
+    store.shared.checkpoint.hand_over(&Takeover { predecessor_count: control.redo_predecessor_count });
+    finish(store, end)?;
+    Ok(Recovered { end, redo: None })
+}
+
+/// Steps 3 to 7 after anything but a clean stop.
+fn open_crashed(
+    store: &Store,
+    mut slots: ControlStore,
+    watcher: &mut dyn Watcher,
+) -> Result<Recovered, RecoveryError> {
+    let mut control = slots.newest().clone();
+    let last_us = control.written_us;
+    let last_known = rd_base::civil::Utc::since_epoch(last_us / 1_000);
+    log::info!(
+        "the server was not shut down in order ({}); it was last known up at {last_known:#}",
+        control.state.name(),
+    );
+    if control.unfinished_starts > 0 {
+        log::warn!("{} starts before this one did not finish", control.unfinished_starts);
+    }
+    store.shared.set_phase(Phase::Repairing);
+    watcher.progress();
+    control.unfinished_starts += 1;
+    let control = begin_start(store, &mut slots, control, DbState::InCrashRecovery)?;
+    let newest_copy = repair(store, &control)?;
+    files::check(store, &control)?;
+    let from = read_from(store, &control);
+    let end = find_end(store, &control, newest_copy, watcher)?;
+    let proved = control.durable_lsn.max(end.durable_seen).min(end.lsn);
+    secure_tail(&*store.storage, &ReadFrom { lsn: proved, ..from }, end.lsn)?;
+    files::load(store, &control)?;
+    store.shared.checkpoint.hand_over(&Takeover { predecessor_count: end.start_count });
+    store.shared.set_phase(Phase::Redo);
+    watcher.progress();
+    let redo = redo::redo(store, from, &end, watcher)?;
+    take_up_log(store, &control, end.lsn)?;
+    finish(store, end.lsn)?;
+    store.shared.checkpoint.request(&store.shared.procs, Flags::END_OF_RECOVERY | Flags::IMMEDIATE);
+    Ok(Recovered { end: end.lsn, redo: Some(redo) })
+}
+
+/// Raises the start count and says what is going on, in both slots.
+fn begin_start(
+    store: &Store,
+    slots: &mut ControlStore,
+    mut control: ControlFile,
+    state: DbState,
+) -> Result<ControlFile, RecoveryError> {
+    control.start_count = StartCount::new(control.start_count.get() + 1);
+    control.state = state;
+    control.max_connections = store.config.max_connections();
+    control.backends = store.config.backends();
+    slots.write_both(control, store.clock.wall_us())?;
+    Ok(slots.newest().clone())
+}
+
+/// Step 4's first half; returns the highest page LSN among the copies.
+fn repair(store: &Store, control: &ControlFile) -> Result<Lsn, RecoveryError> {
+    if control.protection != PROTECTION_DOUBLE_WRITE {
+        return Ok(Lsn::ZERO);
+    }
+    let first = control.first_unsynced_batch;
+    let area = DoubleWrite::open(&*store.storage, control.system_identifier, first)?;
+    // For this step alone the startup process writes relation files: nobody else does yet.
+    let relations = RelationFiles::writer(Arc::clone(&store.storage));
+    let repair = area.repair(&relations, first)?;
+    for tag in &repair.torn {
+        log::warn!("{tag} was torn; mended from the double-write area");
+    }
+    log::info!(
+        "{} of {} pages in the double-write area written back, {} of them torn",
+        repair.written,
+        repair.copies,
+        repair.torn.len(),
+    );
+    Ok(repair.newest_lsn)
+}
+
+fn read_from(store: &Store, control: &ControlFile) -> ReadFrom {
+    ReadFrom {
+        lsn: control.redo_lsn,
+        timeline: control.timeline,
+        segment_bytes: store.shared.sizes.wal_segment_bytes,
+        system_id: control.system_identifier,
+        start_count: control.redo_predecessor_count,
+    }
+}
+
+/// Reads the log from the redo point to its end, and tells torn tail from damage.
+fn find_end(
+    store: &Store,
+    control: &ControlFile,
+    newest_copy: Lsn,
+    watcher: &mut dyn Watcher,
+) -> Result<LogEnd, RecoveryError> {
+    let mut reader = WalReader::new(Arc::clone(&store.storage), read_from(store, control));
+    let mut records = 0_u64;
+    while let Some(_record) = reader.next()? {
+        records += 1;
+        if records.is_multiple_of(1 << 16) && watcher.must_stop() {
+            return Err(RecoveryError::Stopped);
+        }
+    }
+    let end = reader.finish()?;
+    let (known, witness) = if newest_copy > control.durable_lsn {
+        (newest_copy, "a page in the double-write area")
+    } else {
+        (control.durable_lsn, "\"global/pg_control\"")
+    };
+    end.check(known, witness)?;
+    log::info!("{end}");
+    Ok(end)
+}
+
+/// Step 7's first half: from here on records can be inserted.
+fn take_up_log(store: &Store, control: &ControlFile, end: Lsn) -> Result<(), RecoveryError> {
+    let start = WalStart {
+        end,
+        timeline: control.timeline,
+        start_count: control.start_count,
+        system_id: control.system_identifier,
+    };
+    Ok(store.shared.wal.start_at(&store.storage, &start)?)
+}
+
+/// Step 7's second half.
+fn finish(store: &Store, end: Lsn) -> Result<(), RecoveryError> {
+    namespace::load(store)?;
+    files::drop_unnamed(store, end);
+    store.shared.set_phase(Phase::Running);
+    Ok(())
+}
+

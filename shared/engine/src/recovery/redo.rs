@@ -1,0 +1,144 @@
+//! Redo: every record from the redo point on, applied to each page that does not hold it yet.
+//!
+//! A page's first record in any role carries the whole page, so that what is on disk (zeros, a
+//! short file, a torn page) does not matter; every other record needs the page as it was. There is
+//! no undo: what is in the log was committed.
+
+use super::{RecoveryError, RedoSummary, Watcher};
+use crate::apply;
+use rd_base::Lsn;
+use rd_format::page;
+use rd_format::wal_record::{BlockView, RecordData};
+use rd_store::Store;
+use rd_store::shared::RedoProgress;
+use rd_store::wal::read::{LogEnd, ReadFrom, Record, WalReader};
+use std::sync::Arc;
+
+/// Records between two looks at the clock and at signals.
+const RECORDS_PER_LOOK: u64 = 1 << 12;
+/// How often those who wait are told.
+const TELL_EVERY_NS: u64 = 100_000_000;
+
+/// Replays the log from `from` to `end`.
+pub(super) fn redo(
+    store: &Store,
+    from: ReadFrom,
+    end: &LogEnd,
+    watcher: &mut dyn Watcher,
+) -> Result<RedoSummary, RecoveryError> {
+    let started_ns = store.clock.monotonic_ns();
+    log::info!("redo starts at {}", from.lsn);
+    let mut redo = Redo { store, end: end.lsn, summary: RedoSummary::default() };
+    let mut reader = WalReader::new(Arc::clone(&store.storage), from);
+    let mut progress =
+        RedoProgress { from: from.lsn.get(), at: from.lsn.get(), until: end.lsn.get() };
+    store.shared.set_redo_progress(progress);
+    let (mut told_ns, mut logged_ns) = (started_ns, started_ns);
+    let log_every_ns = store.config.log_startup_progress_interval().as_nanos() as u64;
+    while let Some(record) = reader.next()? {
+        if record.end > end.lsn {
+            break;
+        }
+        redo.record(&record)?;
+        if redo.summary.records.is_multiple_of(RECORDS_PER_LOOK) {
+            if watcher.must_stop() {
+                return Err(RecoveryError::Stopped);
+            }
+            let now_ns = store.clock.monotonic_ns();
+            progress.at = record.end.get();
+            if now_ns - told_ns >= TELL_EVERY_NS {
+                told_ns = now_ns;
+                store.shared.set_redo_progress(progress);
+                watcher.progress();
+            }
+            if log_every_ns > 0 && now_ns - logged_ns >= log_every_ns {
+                logged_ns = now_ns;
+                log_progress(&progress, now_ns - started_ns);
+            }
+        }
+    }
+    progress.at = end.lsn.get();
+    store.shared.set_redo_progress(progress);
+    watcher.progress();
+    let elapsed_ns = store.clock.monotonic_ns() - started_ns;
+    let RedoSummary { records, pages_changed, pages_skipped } = redo.summary;
+    log::info!(
+        "redo done at {}: {records} records, {} kB of log, {pages_changed} page changes applied, \
+         {pages_skipped} found done; elapsed {:.3} s",
+        end.lsn,
+        end.lsn.bytes_since(from.lsn) / 1024,
+        elapsed_ns as f64 / 1e9,
+    );
+    Ok(redo.summary)
+}
+
+fn log_progress(progress: &RedoProgress, elapsed_ns: u64) {
+    let done = progress.at - progress.from;
+    let total = (progress.until - progress.from).max(1);
+    let left_s = elapsed_ns as f64 / 1e9 * (total - done) as f64 / done.max(1) as f64;
+    log::info!(
+        "redo in progress, elapsed time: {:.2} s, current LSN: {}, {} of {} kB ({} %), about \
+         {left_s:.0} s left",
+        elapsed_ns as f64 / 1e9,
+        Lsn::new(progress.at),
+        done / 1024,
+        total / 1024,
+        done * 100 / total,
+    );
+}
+
+struct Redo<'s> {
+    store: &'s Store,
+    end: Lsn,
+    summary: RedoSummary,
+}
+
+impl Redo<'_> {
+    fn record(&mut self, record: &Record<'_>) -> Result<(), RecoveryError> {
+        self.summary.records += 1;
+        let wrong = |error| RecoveryError::Record { lsn: record.start, error };
+        let data = record.view.data().map_err(wrong)?;
+        if let RecordData::File(file) = data
+            && record.view.kind() == rd_format::wal_record::RecordKind::FileCreate
+        {
+            super::files::adopt(self.store, file)?;
+        }
+        for block in record.view.blocks() {
+            self.block(record, &block.map_err(wrong)?)?;
+        }
+        if let RecordData::Commit(deltas) = data {
+            for delta in deltas.iter() {
+                let count = i64::from(delta.key_delta);
+                self.store.shared.files.add_keys_in_redo(delta.file, count);
+            }
+        }
+        Ok(())
+    }
+
+    fn block(&mut self, record: &Record<'_>, block: &BlockView<'_>) -> Result<(), RecoveryError> {
+        let whole_page = block.image.is_some();
+        if whole_page {
+            super::files::make_room(self.store, block.tag)?;
+        }
+        let pool = &self.store.shared.pool;
+        let pin = pool.fetch_for_redo(self.store, block.tag, whole_page)?;
+        let mut bytes = pin.write();
+        let page_lsn = page::page_lsn(&bytes);
+        if page_lsn > self.end {
+            return Err(RecoveryError::PageBeyondLog {
+                tag: block.tag,
+                page_lsn,
+                end: self.end,
+            });
+        }
+        if page_lsn >= record.end {
+            self.summary.pages_skipped += 1;
+            return Ok(());
+        }
+        bytes.mark_dirty(record.start);
+        apply::redo_block(&mut bytes, block, record.end)
+            .map_err(|error| RecoveryError::Apply { lsn: record.start, error })?;
+        self.summary.pages_changed += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! Running a program under the latches of all leaves of its keys (DESIGN 6).
+//!
+//! 1. The pages of the keys are brought in and pinned, so that nothing is read under a latch (T7).
+//!    A single key's leaf needs no pin: its descent ends with the latch.
+//! 2. The leaves are latched exclusively, left to right.
+//! 3. The program runs. If it needs a large value that is not in memory yet, the latches go, the
+//!    value is read, and it all begins anew.
+//! 4. What it staged is committed ([`super::commit`]).
+
+use super::access::{
+    Access, Broken, KeyState, Leaves, Limits, Loaded, ProgramError, Staged, WriteSet,
+};
+use super::commit;
+use crate::btree::Tree;
+use crate::btree::search::MarksMet;
+use crate::error::{EngineError, ParkReason, Result};
+use crate::overflow;
+use crate::txn::visible::{Seen, visible};
+use crate::work::Work;
+use rd_base::Lsn;
+use rd_base::limits::KEY_BYTES_MAX;
+use rd_format::NodeRef;
+use rd_format::page::{self, flags};
+use rd_store::buffer::Pin;
+use rd_store::namespaces::PageBudget;
+
+/// Commits of so few keys draw on no budget: the pages they pin are few beside any pool.
+const KEYS_WITHOUT_BUDGET: usize = 4;
+/// Pages that a commit pins beside the leaves of its keys: a split's, a parent's, bitmaps'.
+const PAGES_BESIDE: u64 = 8;
+/// After so many attempts a large value is read under the latches.
+const LOADS_MAX: usize = 3;
+
+/// What became of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed<R> {
+    /// What the program returned.
+    pub result: R,
+    /// End LSN of the commit record; zero if the program wrote nothing.
+    pub lsn: Lsn,
+    /// If the program wrote nothing: the greatest stamp of what it was told that is not durable
+    /// yet, for which its reply must wait; zero if there is none.
+    pub depends_on: Lsn,
+}
+
+/// A program, run under the latches of its keys' leaves. It may run more than once.
+pub type Program<'p, R> = dyn FnMut(&mut Access<'_>) -> std::result::Result<R, ProgramError> + 'p;
+
+/// Runs `program` on `keys` and commits what it writes.
+///
+/// # Errors
+/// Nothing of it has happened then.
+pub(crate) fn run<R>(
+    tree: Tree<'_>,
+    work: &mut Work,
+    set: &mut WriteSet,
+    keys: &[&[u8]],
+    program: &mut Program<'_, R>,
+) -> Result<Committed<R>> {
+    if let Some(key) = keys.iter().find(|key| key.len() > KEY_BYTES_MAX) {
+        return Err(EngineError::KeyTooLong {
+            bytes: key.len(),
+            limit: KEY_BYTES_MAX,
+        });
+    }
+    set.sort(keys);
+    let _budget = take_budget(tree, keys)?;
+    let mut loads = 0;
+    loop {
+        let _pins = if keys.len() > 1 {
+            bring_in(tree, set, keys)?
+        } else {
+            Vec::new()
+        };
+        let mut leaves = latch(tree, work, set, keys)?;
+        match attempt(tree, set, keys, &leaves, loads >= LOADS_MAX, program) {
+            Ok((result, told)) => {
+                let lsn = commit::commit(tree, work, set, keys, &mut leaves)?;
+                let not_durable = lsn == Lsn::ZERO && told > tree.store.shared.wal.durable_lsn();
+                let depends_on = if not_durable { told } else { Lsn::ZERO };
+                return Ok(Committed {
+                    result,
+                    lsn,
+                    depends_on,
+                });
+            }
+            Err(Broken::Failed(error)) => return Err(error),
+            Err(Broken::NeedsValue(index)) => {
+                drop(leaves);
+                loads += 1;
+                load(tree, set, keys, index)?;
+            }
+        }
+    }
+}
+
+impl WriteSet {
+    /// Takes up the keys of a new commit.
+    fn sort(&mut self, keys: &[&[u8]]) {
+        self.loaded.clear();
+        self.keys.clear();
+        self.order.clear();
+        let state = |index| KeyState {
+            same_as: index,
+            leaf: 0,
+            staged: Staged::Nothing,
+        };
+        self.keys.extend((0..keys.len() as u32).map(state));
+        self.order.extend(0..keys.len() as u32);
+        if keys.len() == 1 {
+            return;
+        }
+        self.order
+            .sort_unstable_by_key(|index| (keys[*index as usize], *index));
+        for pair in 1..self.order.len() {
+            let (before, here) = (self.order[pair - 1] as usize, self.order[pair] as usize);
+            if keys[before] == keys[here] {
+                self.keys[here].same_as = self.keys[before].same_as;
+            }
+        }
+    }
+
+    /// Forgets what the program has staged.
+    fn clear_staged(&mut self) {
+        self.arena.clear();
+        for key in &mut self.keys {
+            key.staged = Staged::Nothing;
+        }
+    }
+}
+
+/// Takes the pages that the commit may pin from the shared budget.
+fn take_budget(tree: Tree<'_>, keys: &[&[u8]]) -> Result<Option<PageBudget>> {
+    if keys.len() <= KEYS_WITHOUT_BUDGET {
+        return Ok(None);
+    }
+    take_pages(tree, keys.len() as u64 + PAGES_BESIDE).map(Some)
+}
+
+/// Takes `pages` from the budget that all commits share.
+pub(crate) fn take_pages(tree: Tree<'_>, pages: u64) -> Result<PageBudget> {
+    let shared = &tree.store.shared;
+    let limit = shared.sizes.frames as u64 / 4;
+    if pages > limit {
+        let bytes = |pages: u64| pages * rd_base::limits::PAGE_BYTES as u64;
+        return Err(EngineError::TransactionTooLarge {
+            bytes: bytes(pages),
+            limit: bytes(limit),
+            parameter: "a quarter of shared_buffers",
+        });
+    }
+    let budget = shared.namespaces.take_pages(&shared.procs, pages, limit);
+    budget.ok_or(EngineError::Park(ParkReason::Pages))
+}
+
+/// Pins the leaves of all keys, in their order.
+fn bring_in<'s>(tree: Tree<'s>, set: &WriteSet, keys: &[&[u8]]) -> Result<Vec<Pin<'s>>> {
+    let mut pins: Vec<Pin<'s>> = Vec::with_capacity(keys.len());
+    let mut last: Option<&[u8]> = None;
+    for index in &set.order {
+        let key = keys[*index as usize];
+        if last == Some(key) {
+            continue;
+        }
+        last = Some(key);
+        let leaf = tree.leaf_for_read(key, Lsn::MAX)?;
+        if pins
+            .last()
+            .is_none_or(|pin| pin.frame() != leaf.pin().frame())
+        {
+            pins.push(leaf.unlatch());
+        }
+    }
+    Ok(pins)
+}
+
+/// Latches the leaves of all keys exclusively, left to right (T2).
+fn latch<'s>(
+    tree: Tree<'s>,
+    work: &mut Work,
+    set: &mut WriteSet,
+    keys: &[&[u8]],
+) -> Result<Leaves<'s>> {
+    let mut leaves = Leaves::default();
+    for index in &set.order {
+        let key = keys[*index as usize];
+        let covered = leaves
+            .last()
+            .is_some_and(|leaf| NodeRef::new(leaf).covers(key, Lsn::MAX));
+        if !covered {
+            let leaf = next_leaf(tree, work, leaves.last(), key)?;
+            leaves.push(leaf);
+        }
+        set.keys[*index as usize].leaf = (leaves.len() - 1) as u32;
+    }
+    Ok(leaves)
+}
+
+/// Latches the leaf of `key`, which lies to the right of `last`.
+///
+/// A parent that does not know the right sibling of a page we hold would lead us to that page, and
+/// we would wait for ourselves. So past pages with the mark the way is along the right links.
+fn next_leaf<'s>(
+    tree: Tree<'s>,
+    work: &mut Work,
+    last: Option<&rd_store::buffer::PinnedWrite<'s>>,
+    key: &[u8],
+) -> Result<rd_store::buffer::PinnedWrite<'s>> {
+    let mut next = last.and_then(|leaf| unknown_sibling(leaf));
+    while let Some(block) = next {
+        let leaf = tree.fetch(block)?.into_write();
+        if NodeRef::new(&leaf).covers(key, Lsn::MAX) {
+            return Ok(leaf);
+        }
+        next = unknown_sibling(&leaf);
+        if next.is_some() {
+            work.marks.met(block);
+        }
+    }
+    tree.page_for_write(key, Lsn::MAX, 0, &mut work.marks)
+}
+
+/// The right sibling of a leaf whose parent does not know it.
+fn unknown_sibling(leaf: &page::PageBytes) -> Option<rd_base::BlockNo> {
+    let mark = page::page_flags(leaf) & flags::SPLIT_INCOMPLETE != 0;
+    if mark { page::right_link(leaf) } else { None }
+}
+
+/// Runs the program once. Returns its result and the greatest stamp that it was told.
+fn attempt<'s, R>(
+    tree: Tree<'s>,
+    set: &mut WriteSet,
+    keys: &[&[u8]],
+    leaves: &Leaves<'s>,
+    read_now: bool,
+    program: &mut Program<'_, R>,
+) -> std::result::Result<(R, Lsn), Broken> {
+    set.clear_staged();
+    let config = &tree.store.config;
+    let limits = Limits {
+        value_bytes: config.max_value_size_bytes() as usize,
+        transaction_bytes: config.max_transaction_size_bytes() as usize,
+    };
+    let mut access = Access {
+        tree,
+        keys,
+        leaves,
+        set,
+        limits,
+        now_ms: tree.store.clock.wall_us() / 1000,
+        told: Lsn::ZERO,
+        read_now,
+        large: Vec::new(),
+    };
+    let result = program(&mut access).map_err(|error| error.0)?;
+    Ok((result, access.told))
+}
+
+/// Brings the large value of a key into memory: the newest version, which a snapshot at the insert
+/// position keeps while it is read.
+fn load(tree: Tree<'_>, set: &mut WriteSet, keys: &[&[u8]], index: usize) -> Result<()> {
+    let shared = &tree.store.shared;
+    let snapshot = shared
+        .snapshots
+        .publish_insert(&shared.wal, tree.store.slot)?;
+    let key = keys[index];
+    let leaf = tree.leaf_for_read(key, snapshot.lsn())?;
+    // The time does not matter: whether the value is there still is for the program to see.
+    let seen = visible(&NodeRef::new(&leaf), key, snapshot.lsn(), 0);
+    let Seen::Large(stub, meta) = seen else {
+        return Ok(());
+    };
+    drop(leaf);
+    let same_as = set.keys[index].same_as;
+    set.loaded.retain(|loaded| loaded.key != same_as);
+    let mut bytes = Vec::new();
+    overflow::read(tree, &stub, &mut bytes)?;
+    set.loaded.push(Loaded {
+        key: same_as,
+        stamp: meta.stamp,
+        bytes,
+    });
+    Ok(())
+}

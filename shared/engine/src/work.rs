@@ -1,0 +1,143 @@
+//! What one process keeps between operations: buffers that are used again, so that the hot path
+//! does not allocate, and what is left to be tidied up.
+//!
+//! Nothing in here is needed for correctness: a process that dies with chores undone leaves splits
+//! unfinished (whoever meets the mark finishes them) and versions or leaves that the next writer
+//! nearby drops.
+
+use crate::btree::insert::is_needless;
+use crate::btree::search::MarksMet;
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{BlockNo, FileNo, Lsn};
+use rd_format::NodeRef;
+use rd_format::page::PageBytes;
+use rd_format::wal_record::RecordBuilder;
+use rd_store::files::GrowthTicket;
+use rd_store::namespaces::NamespaceId;
+use rd_store::{Points, Store};
+use std::collections::VecDeque;
+
+/// Splits to be finished that are remembered; more are left to whoever meets the marks.
+const MARKS_MAX: usize = 256;
+/// Chores that are remembered; when there are more the oldest is forgotten.
+const CHORES_MAX: usize = 1 << 16;
+/// A record buffer larger than this is given back after use.
+const RECORD_BYTES_KEPT: usize = 1 << 20;
+
+/// Something to be tidied up around a key, once the log is durable up to an LSN.
+#[derive(Debug)]
+pub(crate) struct Chore {
+    pub(crate) namespace: NamespaceId,
+    pub(crate) file: FileNo,
+    pub(crate) key: Box<[u8]>,
+    /// Before this is durable there is nothing to be done.
+    pub(crate) after: Lsn,
+}
+
+/// Pages of the tree under work that have the mark of an unfinished split.
+#[derive(Default)]
+pub(crate) struct Marks {
+    blocks: Vec<BlockNo>,
+}
+
+impl MarksMet for Marks {
+    fn met(&mut self, block: BlockNo) {
+        if self.blocks.len() < MARKS_MAX && !self.blocks.contains(&block) {
+            self.blocks.push(block);
+        }
+    }
+}
+
+impl Marks {
+    /// Takes one out.
+    pub(crate) fn take(&mut self) -> Option<BlockNo> {
+        self.blocks.pop()
+    }
+
+    /// Forgets all: another tree comes under work.
+    pub(crate) fn clear(&mut self) {
+        self.blocks.clear();
+    }
+}
+
+/// Buffers and chores of a process.
+pub(crate) struct Work {
+    pub(crate) record: RecordBuilder,
+    pub(crate) points: Points,
+    pub(crate) left_image: Box<PageBytes>,
+    pub(crate) right_image: Box<PageBytes>,
+    pub(crate) root_image: Box<PageBytes>,
+    pub(crate) marks: Marks,
+    pub(crate) chores: VecDeque<Chore>,
+    /// What is under work.
+    pub(crate) namespace: NamespaceId,
+    /// The growth that an operation was parked for.
+    pub(crate) growth: Option<(FileNo, GrowthTicket)>,
+}
+
+impl Work {
+    pub(crate) fn new() -> Work {
+        let page = || Box::new([0; PAGE_BYTES]);
+        Work {
+            record: RecordBuilder::new(),
+            points: Points::default(),
+            left_image: page(),
+            right_image: page(),
+            root_image: page(),
+            marks: Marks::default(),
+            chores: VecDeque::new(),
+            namespace: NamespaceId::DB0,
+            growth: None,
+        }
+    }
+
+    /// Begins with an operation on `namespace`.
+    pub(crate) fn begin(&mut self, namespace: NamespaceId) {
+        self.namespace = namespace;
+        self.marks.clear();
+    }
+
+    /// Gives memory back that only a very large record needed.
+    pub(crate) fn shrink(&mut self) {
+        self.record.shrink(RECORD_BYTES_KEPT);
+    }
+
+    /// Looks at what readers may still ask for.
+    pub(crate) fn collect_points(&mut self, store: &Store) {
+        store
+            .shared
+            .snapshots
+            .collect(&store.shared.wal, &mut self.points);
+    }
+
+    /// Remembers to tidy up around `key`.
+    pub(crate) fn note_chore(&mut self, file: FileNo, key: &[u8], after: Lsn) {
+        if self.chores.len() == CHORES_MAX {
+            self.chores.pop_front();
+        }
+        let namespace = self.namespace;
+        self.chores.push_back(Chore {
+            namespace,
+            file,
+            key: key.into(),
+            after,
+        });
+    }
+
+    /// Remembers the keys on a leaf whose versions in overflow pages nobody can ask for any more.
+    /// The points must have been collected.
+    pub(crate) fn note_needless_overflow(&mut self, file: FileNo, leaf: &PageBytes) {
+        let node = NodeRef::new(leaf);
+        let mut newer: Option<(&[u8], Lsn)> = None;
+        for slot in 0..node.count() {
+            let entry = node.leaf_entry(slot);
+            let newer_stamp = newer
+                .filter(|(key, _)| *key == entry.key)
+                .map(|(_, stamp)| stamp);
+            if entry.owns_overflow() && is_needless(&self.points, newer_stamp, &entry, false) {
+                self.note_chore(file, entry.key, Lsn::ZERO);
+            }
+            newer = Some((entry.key, entry.stamp));
+        }
+    }
+}
