@@ -13,5 +13,9 @@
 pub mod cli;
 pub mod control;
 pub mod controldata;
+pub mod ctl;
 pub mod datadir;
 pub mod pidfile;
+pub mod probe;
+pub mod wait;
+pub mod words;

@@ -1,0 +1,225 @@
+//! `rd_ctl`: initialises, starts, stops and signals a server, as `pg_ctl` does.
+
+use anyhow::{Context, Result, bail};
+use clap::{ArgAction, Parser, ValueEnum};
+use rd_tools::cli::with_hint;
+use rd_tools::ctl::{self, Mode, Start, Waiting};
+use rd_tools::pidfile::{self, Status};
+use rd_tools::{cli, datadir, words};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+const NAME: &str = "rd_ctl";
+/// `status`: no server is running.
+const NOT_RUNNING: u8 = 3;
+/// `status`: there is no usable data directory.
+const NO_DATA_DIR: u8 = 4;
+
+/// Initializes, starts, stops or controls a Redoubt server.
+///
+/// Exit code: 0, or 1 for any failure and for waiting in vain. `status` gives 0 if a server is
+/// running, 3 if not, and 4 if there is no usable data directory.
+#[derive(Parser)]
+#[command(name = NAME, version = cli::VERSION, disable_help_flag = true)]
+#[command(after_help = "Allowed signal names for kill:\n  ABRT HUP INT KILL QUIT TERM USR1 USR2")]
+struct Arguments {
+    /// What to do
+    #[arg(value_enum)]
+    operation: Operation,
+    /// For kill: the signal's name and the process
+    #[arg(value_name = "SIGNALNAME PID", num_args = 0..=2)]
+    kill: Vec<String>,
+    /// Data directory [default: the environment variable RDDATA]
+    #[arg(
+        short = 'D',
+        long = "rddata",
+        alias = "pgdata",
+        value_name = "DIRECTORY"
+    )]
+    data_dir: Option<PathBuf>,
+    /// Append the server's log to this file [default: server.log in the data directory]
+    #[arg(short = 'l', long, value_name = "FILENAME")]
+    log: Option<PathBuf>,
+    /// How to stop
+    #[arg(
+        short = 'm',
+        long,
+        value_enum,
+        default_value = "fast",
+        ignore_case = true
+    )]
+    mode: Mode,
+    /// Wait until the operation is complete (default)
+    #[arg(short = 'w', long, overrides_with = "no_wait")]
+    wait: bool,
+    /// Do not wait until the operation is complete
+    #[arg(short = 'W', long, overrides_with = "wait")]
+    no_wait: bool,
+    /// Seconds to wait
+    #[arg(
+        short = 't',
+        long,
+        value_name = "SECS",
+        env = "RDCTLTIMEOUT",
+        default_value_t = 60
+    )]
+    timeout: u64,
+    /// Only print errors, no informational messages
+    #[arg(short = 's', long)]
+    silent: bool,
+    /// Command-line options for redoubt, or for rd_initdb
+    #[arg(short = 'o', long, value_name = "OPTIONS", allow_hyphen_values = true)]
+    options: Vec<String>,
+    /// The server's program, normally not necessary
+    #[arg(short = 'p', value_name = "PATH-TO-REDOUBT")]
+    server: Option<PathBuf>,
+    /// Show this help, then exit
+    #[arg(short = '?', long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Operation {
+    /// Make a data directory
+    #[value(alias = "initdb")]
+    Init,
+    /// Start the server in the background
+    Start,
+    /// Stop the server
+    Stop,
+    /// Stop the server and start it again, with the options it was started with
+    Restart,
+    /// Make the server read its configuration again
+    Reload,
+    /// Say whether a server is running
+    Status,
+    /// Send a signal to a process
+    Kill,
+}
+
+fn main() -> ExitCode {
+    cli::main(NAME, cli::FAILURE, run)
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    let waiting = Waiting {
+        wait: !arguments.no_wait,
+        timeout: Duration::from_secs(arguments.timeout),
+        silent: arguments.silent,
+    };
+    if arguments.operation == Operation::Kill {
+        let [name, pid] = arguments.kill.as_slice() else {
+            return Err(with_hint(
+                "missing arguments for kill mode",
+                "rd_ctl kill SIGNALNAME PID",
+            ));
+        };
+        ctl::kill(name, pid)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(extra) = arguments.kill.first() {
+        bail!("too many command-line arguments (first is \"{extra}\")");
+    }
+    let dir = datadir::resolve(NAME, arguments.data_dir.clone())?;
+    match arguments.operation {
+        Operation::Init => return init(&dir, &arguments),
+        Operation::Status => return status(&dir),
+        Operation::Start => ctl::start(&to_start(dir, &arguments, None)?, waiting)?,
+        Operation::Stop => ctl::stop(&dir, &ctl::server(&dir)?, arguments.mode, waiting)?,
+        Operation::Restart => restart(dir, &arguments, waiting)?,
+        Operation::Reload => ctl::reload(&ctl::server(&dir)?, waiting)?,
+        Operation::Kill => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The options of `-o`, which may be repeated, as words.
+fn options(arguments: &Arguments) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for line in &arguments.options {
+        let split = words::split(line);
+        all.extend(split.with_context(|| format!("a quote is not closed in -o {line}"))?);
+    }
+    Ok(all)
+}
+
+/// What is to be started: with the options of the command line, or else `former` ones.
+fn to_start(dir: PathBuf, arguments: &Arguments, former: Option<Vec<String>>) -> Result<Start> {
+    let given = options(arguments)?;
+    Ok(Start {
+        data_dir: dir,
+        server: arguments.server.clone(),
+        log: arguments.log.clone(),
+        options: if given.is_empty() {
+            former.unwrap_or_default()
+        } else {
+            given
+        },
+    })
+}
+
+fn restart(dir: PathBuf, arguments: &Arguments, waiting: Waiting) -> Result<()> {
+    let former = match ctl::server(&dir) {
+        Ok(server) => {
+            let former = ctl::last_options(&dir);
+            // A start needs the old server gone, whatever was said of waiting.
+            ctl::stop(
+                &dir,
+                &server,
+                arguments.mode,
+                Waiting {
+                    wait: true,
+                    ..waiting
+                },
+            )?;
+            former
+        }
+        Err(error) => {
+            datadir::check_usable(&dir)?;
+            cli::print_warning(NAME, &format!("{error:#}"));
+            ctl::say(waiting, "trying to start server anyway");
+            None
+        }
+    };
+    ctl::start(&to_start(dir, arguments, former)?, waiting)
+}
+
+fn init(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
+    let program = ctl::sibling("rd_initdb")?;
+    let mut command = Command::new(&program);
+    command.arg("-D").arg(dir).args(options(arguments)?);
+    if arguments.silent {
+        command.stdout(Stdio::null());
+    }
+    let status = command
+        .status()
+        .with_context(|| format!("could not run \"{}\"", program.display()))?;
+    if !status.success() {
+        bail!("data directory initialization failed");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(dir: &Path) -> Result<ExitCode> {
+    if let Err(error) = datadir::check_usable(dir) {
+        cli::print_error(NAME, &error);
+        return Ok(ExitCode::from(NO_DATA_DIR));
+    }
+    let Some(server) = pidfile::running(dir).context("could not read the server's pid file")?
+    else {
+        println!("{NAME}: no server running");
+        return Ok(ExitCode::from(NOT_RUNNING));
+    };
+    println!("{NAME}: server is running (PID: {})", server.pid);
+    match &server.status {
+        Status::Ready => {}
+        Status::Starting => println!("it is starting"),
+        Status::Recovering(progress) => println!("it is recovering: {}", progress.in_words()),
+        Status::Stopping => println!("it is shutting down"),
+    }
+    if let Ok(line) = std::fs::read_to_string(dir.join(ctl::OPTIONS_FILE)) {
+        println!("{}", line.trim_end());
+    }
+    Ok(ExitCode::SUCCESS)
+}

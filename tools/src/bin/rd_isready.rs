@@ -1,0 +1,94 @@
+//! `rd_isready`: whether a server accepts connections, as `pg_isready` says it.
+
+use anyhow::Result;
+use clap::{ArgAction, Parser};
+use rd_tools::cli;
+use rd_tools::datadir;
+use rd_tools::probe::{self, Answer, Target};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const NAME: &str = "rd_isready";
+const REJECTING: u8 = 1;
+const NO_RESPONSE: u8 = 2;
+const BAD_ARGUMENTS: u8 = 3;
+/// A time limit that never comes, for `-t 0` where there must be one.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Checks whether a Redoubt server accepts connections.
+///
+/// With -D (or with RDDATA set and neither -h nor -p given) it reads the data directory's
+/// postmaster.pid, and tells a server that recovers and advances from one that is stuck: one
+/// whose progress does not change within the time of -t.
+///
+/// Exit code: 0 accepting, 1 rejecting (starting, recovering, shutting down), 2 no response,
+/// 3 mistakes on the command line.
+#[derive(Parser)]
+#[command(name = NAME, version = cli::VERSION, disable_help_flag = true)]
+struct Arguments {
+    /// Server's host, or the directory of its unix socket [default: 127.0.0.1]
+    #[arg(short = 'h', long, value_name = "HOSTNAME")]
+    host: Option<String>,
+    /// Server's port [default: 7432]
+    #[arg(short = 'p', long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Data directory of the server
+    #[arg(
+        short = 'D',
+        long = "rddata",
+        alias = "pgdata",
+        value_name = "DIRECTORY"
+    )]
+    #[arg(conflicts_with_all = ["host", "port"])]
+    data_dir: Option<PathBuf>,
+    /// Seconds to wait, 0 disables
+    #[arg(short = 't', long, value_name = "SECS", default_value_t = 3)]
+    timeout: u32,
+    /// Print nothing
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    /// Show this help, then exit
+    #[arg(short = '?', long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+fn main() -> ExitCode {
+    cli::main(NAME, BAD_ARGUMENTS, |arguments: Arguments| run(&arguments))
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let timeout = match arguments.timeout {
+        0 => None,
+        seconds => Some(Duration::from_secs(u64::from(seconds))),
+    };
+    let addressed = arguments.host.is_some() || arguments.port.is_some();
+    let dir = match &arguments.data_dir {
+        Some(dir) => Some(dir.clone()),
+        None if addressed => None,
+        None => datadir::from_environment(),
+    };
+    let (place, answer) = match dir {
+        Some(dir) => (
+            dir.display().to_string(),
+            probe::look(&dir, timeout.unwrap_or(FOR_EVER)),
+        ),
+        None => {
+            let host = arguments.host.as_deref().unwrap_or(probe::HOST);
+            let port = arguments.port.unwrap_or(probe::PORT);
+            (
+                format!("{host}:{port}"),
+                probe::ask(&Target::new(host, port), timeout),
+            )
+        }
+    };
+    let (code, words) = match &answer {
+        Answer::Accepting => (0, "accepting connections".to_owned()),
+        Answer::Rejecting(why) => (REJECTING, format!("rejecting connections: {why}")),
+        Answer::NoResponse => (NO_RESPONSE, "no response".to_owned()),
+    };
+    if !arguments.quiet {
+        println!("{place} - {words}");
+    }
+    Ok(ExitCode::from(code))
+}

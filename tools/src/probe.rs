@@ -1,0 +1,136 @@
+//! Whether a server accepts connections: by asking it, or by its pid file alone.
+
+use crate::pidfile::{self, PidFile, Progress, Status};
+use rd_wire::client::{Client, Error, Reply};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The server's port if nothing is said.
+pub const PORT: u16 = 7432;
+/// The server's address if nothing is said.
+pub const HOST: &str = "127.0.0.1";
+/// How often the pid file is read while recovery is watched.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Host and port.
+    Tcp(String, u16),
+    /// Path of a unix socket.
+    Unix(PathBuf),
+}
+
+impl Target {
+    /// The target of `-h` and `-p`; a host that begins with `/` is a directory of unix sockets.
+    pub fn new(host: &str, port: u16) -> Target {
+        if host.starts_with('/') {
+            Target::Unix(pidfile::socket_path(Path::new(host), port))
+        } else {
+            Target::Tcp(host.to_owned(), port)
+        }
+    }
+
+    /// The places where a server can be reached by its pid file, the most private first.
+    pub fn of_server(server: &PidFile) -> Vec<Target> {
+        let socket = server.socket().map(Target::Unix);
+        let has_tcp = server.port != 0 && !server.listen_address.is_empty();
+        let tcp = has_tcp.then(|| Target::Tcp(server.listen_address.clone(), server.port));
+        socket.into_iter().chain(tcp).collect()
+    }
+
+    /// Connects, and lets no read or write take longer than `timeout`.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub fn connect(&self, timeout: Option<Duration>) -> Result<Client, Error> {
+        let mut client = match (self, timeout) {
+            (Target::Unix(path), _) => Client::connect_unix(path)?,
+            (Target::Tcp(host, port), None) => Client::connect((host.as_str(), *port))?,
+            (Target::Tcp(host, port), Some(timeout)) => {
+                Client::connect_timeout((host.as_str(), *port), timeout)?
+            }
+        };
+        client.set_timeout(timeout)?;
+        Ok(client)
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It serves.
+    Accepting,
+    /// It is there, and does not serve now; with the reason.
+    Rejecting(String),
+    /// Nobody is there, or nobody who speaks our protocol.
+    NoResponse,
+}
+
+/// Asks whoever listens there. An error that is about this client only (too many clients, no
+/// password) comes from a server that serves.
+pub fn ask(target: &Target, timeout: Option<Duration>) -> Answer {
+    let reply = target
+        .connect(timeout)
+        .and_then(|mut client| client.call(&["PING"]));
+    match reply {
+        Ok(Reply::Error(text)) => match text.strip_prefix("LOADING ") {
+            Some(why) => Answer::Rejecting(why.to_owned()),
+            None if text.contains("is shutting down") => {
+                Answer::Rejecting(text.trim_start_matches("ERR ").to_owned())
+            }
+            None => Answer::Accepting,
+        },
+        Ok(_) => Answer::Accepting,
+        Err(_) => Answer::NoResponse,
+    }
+}
+
+/// Looks at a data directory's pid file; asks the server itself only when that says it serves.
+///
+/// A server in recovery is watched until its status line changes, or for `timeout`: that tells
+/// one that advances from one that is stuck.
+pub fn look(dir: &Path, timeout: Duration) -> Answer {
+    let Ok(Some(server)) = pidfile::running(dir) else {
+        return Answer::NoResponse;
+    };
+    match &server.status {
+        Status::Starting => Answer::Rejecting("starting".to_owned()),
+        Status::Stopping => Answer::Rejecting("shutting down".to_owned()),
+        Status::Ready => {
+            let ask = |target| ask(&target, Some(timeout));
+            let answers = Target::of_server(&server).into_iter().map(ask);
+            let mut answers = answers.filter(|answer| *answer != Answer::NoResponse);
+            answers.next().unwrap_or(Answer::NoResponse)
+        }
+        Status::Recovering(progress) => watch(dir, &server, progress, timeout),
+    }
+}
+
+fn watch(dir: &Path, server: &PidFile, before: &Progress, timeout: Duration) -> Answer {
+    let began = Instant::now();
+    loop {
+        let now = match pidfile::running(dir) {
+            Ok(Some(now)) if now.pid == server.pid => now,
+            // It ended, or another took its place, or the line is just being written.
+            Ok(_) => return Answer::NoResponse,
+            Err(_) => server.clone(),
+        };
+        match now.status {
+            Status::Recovering(now) if now == *before => {}
+            Status::Recovering(now) => {
+                return Answer::Rejecting(format!("recovering and advancing: {}", now.in_words()));
+            }
+            Status::Ready => return Answer::Accepting,
+            Status::Starting | Status::Stopping => {
+                return Answer::Rejecting("shutting down".to_owned());
+            }
+        }
+        if began.elapsed() >= timeout {
+            let seconds = timeout.as_secs_f64();
+            let at = before.in_words();
+            return Answer::Rejecting(format!("recovering, stuck for {seconds} s at: {at}"));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}

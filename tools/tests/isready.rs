@@ -1,0 +1,84 @@
+//! `rd_isready` against servers of one answer.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::thread;
+use support::{private_dir, run};
+
+/// Answers one client with this, whatever it says.
+fn answer(listener: TcpListener, reply: &'static [u8]) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client comes");
+        let mut request = [0; 64];
+        let _ = client.read(&mut request);
+        let _ = client.write_all(reply);
+    })
+}
+
+#[test]
+fn each_answer_has_its_exit_code() {
+    for (reply, code, words) in [
+        (&b"+PONG\r\n"[..], 0, "accepting connections"),
+        (
+            b"-ERR max number of clients reached\r\n",
+            0,
+            "accepting connections",
+        ),
+        (
+            b"-LOADING Redoubt is starting up (redo 42%, about 2 s left)\r\n",
+            1,
+            "rejecting connections: Redoubt is starting up (redo 42%, about 2 s left)",
+        ),
+        (
+            b"-ERR Redoubt is shutting down\r\n",
+            1,
+            "rejecting connections: Redoubt is shutting down",
+        ),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", 2, "no response"),
+        (b"", 2, "no response"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port().to_string();
+        let server = answer(listener, reply);
+        let ran = run("rd_isready", &["-p", &port]);
+        server.join().expect("it answered");
+        assert_eq!(
+            (ran.code, ran.out),
+            (code, format!("127.0.0.1:{port} - {words}\n"))
+        );
+    }
+}
+
+#[test]
+fn nobody_there_and_nobody_answering_are_no_response() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port().to_string();
+    let mute = run("rd_isready", &["-h", "127.0.0.1", "-p", &port, "-t", "1"]);
+    assert_eq!(mute.code, 2);
+    drop(listener);
+    let quiet = run("rd_isready", &["-q", "-p", &port]);
+    assert_eq!(
+        (quiet.code, quiet.out.as_str(), quiet.err.as_str()),
+        (2, "", "")
+    );
+}
+
+#[test]
+fn a_host_with_a_slash_is_a_directory_of_sockets() {
+    let dir = private_dir();
+    let path = dir.path().to_str().expect("UTF-8");
+    let listener = UnixListener::bind(dir.path().join(".s.REDOUBT.7432")).expect("bound");
+    let server = thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client comes");
+        client.write_all(b"+PONG\r\n").expect("it reads");
+    });
+    let ran = run("rd_isready", &["-h", path]);
+    server.join().expect("it answered");
+    assert_eq!(
+        (ran.code, ran.out),
+        (0, format!("{path}:7432 - accepting connections\n"))
+    );
+}
