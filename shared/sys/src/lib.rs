@@ -3,8 +3,8 @@
 //!
 //! * [`shm`], [`frame`]: the shared segment, its plan, typed areas and page frames;
 //! * [`latch`], [`futex`], [`event`]: waiting and waking across processes;
-//! * [`fork`], [`process`], [`signals`], [`crash`], [`title`], [`fdpass`], [`lockfile`], [`deathwatch`]: the
-//!   life of a process;
+//! * [`fork`], [`process`], [`signals`], [`crash`], [`title`], [`fdpass`], [`lockfile`],
+//!   [`deathwatch`]: the life of a process;
 //! * [`storage`], [`clock`], [`random`], [`fault`]: seams that a test can take hold of.
 //!
 //! Invariants of the whole crate:

@@ -17,7 +17,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// A server, or a child of one that died, has it.
-    #[error("lock file \"{}\" is held: another server, or a child of one, is still running", .0.display())]
+    #[error(
+        "lock file \"{}\" is held: another server, or a child of one, is still running",
+        .0.display()
+    )]
     Held(PathBuf),
     /// The file could not be made or locked.
     #[error("could not lock file \"{}\": {source}", path.display())]
