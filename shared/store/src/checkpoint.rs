@@ -156,12 +156,7 @@ pub struct CheckpointProgress {
 pub struct Handover {
     /// The redo point: where redo begins to read, or the end of the log after a clean stop.
     pub redo_lsn: Lsn,
-}
-
-/// What startup tells the checkpointer when redo is done and the log can be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recovered {
-    /// Where the log goes on: the end of its last record.
+    /// The end of the log's last record, where the log will go on after redo.
     pub end_lsn: Lsn,
     /// The start count of that record.
     pub last_count: StartCount,
@@ -225,18 +220,18 @@ struct Words {
     redo_lsn: AtomicU64,
 }
 
-/// What startup tells the checkpointer.
+/// What startup tells the checkpointer: a [`Handover`].
 #[repr(C, align(128))]
 #[derive(FromBytes, KnownLayout)]
 struct FromStartup {
-    /// 0, 1 after the handover, 2 after recovery. atomic: Release by startup, after the words
-    /// below; Acquire by the checkpointer.
-    step: AtomicU32,
-    /// Start count of the record before `end_lsn`. const after step 2.
+    /// 1 after the handover. atomic: Release by startup, after the words below; Acquire by the
+    /// checkpointer.
+    is_done: AtomicU32,
+    /// const after the handover.
     last_count: AtomicU32,
-    /// const after step 1.
+    /// const after the handover.
     redo_lsn: AtomicU64,
-    /// const after step 2.
+    /// const after the handover.
     end_lsn: AtomicU64,
 }
 
@@ -408,31 +403,25 @@ impl CheckpointShared {
     /// Hands `pg_control` over to the checkpointer, before redo: startup has written it for the
     /// last time, has mended and synced the pages of all double-write batches, has made the log
     /// durable to its end, and has entered every relation file in [`crate::files::Files`].
+    ///
+    /// Checkpoints are written from [`crate::wal::Wal::start_at`] on, so the first one is to be
+    /// asked for after that.
     pub fn hand_over(&self, procs: &Procs, handover: &Handover) {
         let words = &self.from_startup;
         words
             .redo_lsn
             .store(handover.redo_lsn.get(), Ordering::Relaxed);
+        words
+            .end_lsn
+            .store(handover.end_lsn.get(), Ordering::Relaxed);
+        words
+            .last_count
+            .store(handover.last_count.get(), Ordering::Relaxed);
         self.words
             .redo_lsn
             .store(handover.redo_lsn.get(), Ordering::Release);
-        let before = words.step.swap(1, Ordering::AcqRel);
+        let before = words.is_done.swap(1, Ordering::AcqRel);
         assert_eq!(before, 0, "pg_control is handed over once");
-        procs.notify(Role::Checkpointer);
-    }
-
-    /// Says that redo is done: to be called after [`crate::wal::Wal::start_at`], which lets
-    /// checkpoints be logged, and before the first one is asked for.
-    pub fn recovered(&self, procs: &Procs, recovered: &Recovered) {
-        let words = &self.from_startup;
-        words
-            .end_lsn
-            .store(recovered.end_lsn.get(), Ordering::Relaxed);
-        words
-            .last_count
-            .store(recovered.last_count.get(), Ordering::Relaxed);
-        let before = words.step.swap(2, Ordering::AcqRel);
-        assert_eq!(before, 1, "recovery ends once, after the handover");
         procs.notify(Role::Checkpointer);
     }
 }
@@ -442,16 +431,11 @@ impl CheckpointShared {
     /// What startup has handed over; none before it did.
     pub fn handover(&self) -> Option<Handover> {
         let words = &self.from_startup;
-        let redo_lsn = || Lsn::new(words.redo_lsn.load(Ordering::Relaxed));
-        (words.step.load(Ordering::Acquire) >= 1).then(|| Handover {
-            redo_lsn: redo_lsn(),
-        })
-    }
-
-    /// Where the log goes on after redo; none while that is not known.
-    pub fn recovery(&self) -> Option<Recovered> {
-        let words = &self.from_startup;
-        (words.step.load(Ordering::Acquire) >= 2).then(|| Recovered {
+        if words.is_done.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        Some(Handover {
+            redo_lsn: Lsn::new(words.redo_lsn.load(Ordering::Relaxed)),
             end_lsn: Lsn::new(words.end_lsn.load(Ordering::Relaxed)),
             last_count: StartCount::new(words.last_count.load(Ordering::Relaxed)),
         })
@@ -700,27 +684,16 @@ mod tests {
     }
 
     #[test]
-    fn the_handover_comes_before_the_end_of_recovery() {
+    fn pg_control_is_handed_over_with_what_is_known_of_the_log() {
         let (checkpoints, procs) = checkpoints();
-        assert_eq!(
-            (checkpoints.handover(), checkpoints.recovery()),
-            (None, None)
-        );
+        assert_eq!(checkpoints.handover(), None);
         let handover = Handover {
             redo_lsn: Lsn::new(800),
-        };
-        checkpoints.hand_over(&procs, &handover);
-        assert_eq!(
-            (checkpoints.handover(), checkpoints.recovery()),
-            (Some(handover), None)
-        );
-        assert_eq!(checkpoints.redo_lsn(), Lsn::new(800));
-        let recovered = Recovered {
             end_lsn: Lsn::new(900),
             last_count: StartCount::new(7),
         };
-        checkpoints.recovered(&procs, &recovered);
+        checkpoints.hand_over(&procs, &handover);
         assert_eq!(checkpoints.handover(), Some(handover));
-        assert_eq!(checkpoints.recovery(), Some(recovered));
+        assert_eq!(checkpoints.redo_lsn(), Lsn::new(800));
     }
 }
