@@ -2,8 +2,13 @@
 //!
 //! It listens on a unix socket in its data directory, and on a TCP port only if asked, so that any
 //! number of them run side by side.
+//!
+//! Its log is part of what is tested: a WARNING, ERROR, FATAL or PANIC that the test has not
+//! announced fails the test when the cluster goes ([`Cluster::announce`]).
 
+use super::log::complaints;
 use super::process::{self, Child};
+use super::raw::RawClient;
 use super::{DEADLINE, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,7 +20,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 /// The port in names of sockets; no TCP port is opened by default.
-const PORT: u16 = 7432;
+const PORT: &str = "7432";
 
 /// A data directory and, at times, a server on it.
 pub struct Cluster {
@@ -23,6 +28,7 @@ pub struct Cluster {
     settings: Vec<(String, String)>,
     server: Option<Server>,
     starts: usize,
+    announced: Vec<String>,
 }
 
 /// The directory in which cargo has put the programs.
@@ -74,6 +80,7 @@ impl Cluster {
             settings: Vec::new(),
             server: None,
             starts: 0,
+            announced: Vec::new(),
         };
         cluster.set("listen_addresses", "");
         cluster.set("shared_buffers", "32MB");
@@ -108,7 +115,23 @@ impl Cluster {
 
     /// The unix socket.
     pub fn socket(&self) -> PathBuf {
-        self.path(&format!(".s.REDOUBT.{PORT}"))
+        let port = self.settings.iter().find(|(name, _)| name == "port");
+        let port = port.map_or(PORT, |(_, port)| port);
+        self.path(&format!(".s.REDOUBT.{port}"))
+    }
+
+    /// Says that complaints in the log with this text in them belong to the test; the empty text
+    /// stands for all complaints.
+    pub fn announce(&mut self, text: &str) {
+        self.announced.push(text.to_owned());
+    }
+
+    /// Complaints in the log that nobody has announced.
+    fn unannounced(&self) -> Vec<String> {
+        let log = self.log();
+        let is_known = |line: &&str| self.announced.iter().any(|known| line.contains(known));
+        let unknown = complaints(&log).filter(|line| !is_known(line));
+        unknown.map(str::to_owned).collect()
     }
 
     fn log_path(&self) -> PathBuf {
@@ -129,6 +152,34 @@ impl Cluster {
 
     fn start_line(&self) -> String {
         format!("== start {} ==\n", self.starts)
+    }
+
+    /// Waits until the server that was started last has logged this text.
+    pub fn wait_log(&self, text: &str) {
+        self.wait_log_times(text, 1);
+    }
+
+    /// Waits until the server that was started last has logged this text so many times.
+    pub fn wait_log_times(&self, text: &str, times: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.log_since_start().matches(text).count() < times {
+            assert!(
+                Instant::now() < deadline,
+                "waited for {times} x {text:?} in the log in vain:\n{}",
+                self.log_since_start()
+            );
+            // Between two looks.
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    /// Starts a server that must refuse to start; gives what it says and its exit code.
+    pub fn start_refused(&mut self) -> (String, Option<i32>) {
+        self.spawn();
+        match self.wait_ready() {
+            Ok(()) => panic!("the server serves:\n{}", self.log_since_start()),
+            Err(status) => (self.log_since_start(), status.code()),
+        }
     }
 
     /// Starts the server and does not wait.
@@ -233,6 +284,23 @@ impl Cluster {
         }
     }
 
+    /// A connection that sends and receives bytes as they are.
+    pub fn raw(&self) -> RawClient {
+        RawClient::connect(&self.socket())
+    }
+
+    /// One field of INFO.
+    pub fn info(&self, section: &str, field: &str) -> String {
+        let reply = self.client().call(&["INFO", section]);
+        let reply = reply.expect("INFO is answered");
+        let text = reply.as_str().unwrap_or_default().to_owned();
+        let value = text.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            (name == field).then(|| value.to_owned())
+        });
+        value.unwrap_or_else(|| panic!("no {field:?} in:\n{text}"))
+    }
+
     /// Sends a signal to the postmaster.
     pub fn signal(&self, signal: Signal) {
         send(self.pid().expect("a server"), signal);
@@ -330,6 +398,15 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if self.server.is_some() {
             self.kill_all();
+        }
+        if !std::thread::panicking() {
+            let unknown = self.unannounced();
+            assert!(
+                unknown.is_empty(),
+                "the log complains, and the test had not said so:\n{}\n\nof the log:\n{}",
+                unknown.join("\n"),
+                self.log()
+            );
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Servers to test, and waiting for what must come true.
 
 pub mod cluster;
+pub mod load;
+pub mod log;
 pub mod process;
+pub mod raw;
+pub mod script;
 
 use std::time::{Duration, Instant};
 

@@ -51,17 +51,25 @@ pub fn children_of(parent: u32) -> Vec<Child> {
     children
 }
 
-/// Resident memory that a process shares with nobody, in bytes.
+/// Resident memory that belongs to a process alone, in bytes: what it shares with nobody, without
+/// the pages of shared memory that happen to be in no other process's tables yet.
 pub fn private_bytes(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let kilobytes = text.lines().filter_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        let is_private = name == "Private_Clean" || name == "Private_Dirty";
-        if is_private {
-            value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
-        } else {
-            None
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
+    let mut is_shared_mapping = false;
+    let mut kilobytes = 0;
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(first), Some(second)) = (words.next(), words.next()) else {
+            continue;
+        };
+        match first {
+            "Private_Clean:" | "Private_Dirty:" if !is_shared_mapping => {
+                kilobytes += second.parse::<u64>().ok()?;
+            }
+            // The line that opens a mapping: `start-end rwxs offset device inode path`.
+            _ if !first.ends_with(':') => is_shared_mapping = second.ends_with('s'),
+            _ => {}
         }
-    });
-    Some(kilobytes.sum::<u64>() * 1024)
+    }
+    Some(kilobytes * 1024)
 }

@@ -81,6 +81,8 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
     for (name, value) in &plan.settings {
         cluster.set(name, value);
     }
+    // Each kill is complained of, in as many ways as there are moments.
+    cluster.announce("");
     cluster.start();
     let mut writers: Vec<Writer> = (0..plan.writers)
         .map(|number| Writer::new(number, random.draw()))
