@@ -7,6 +7,7 @@
 
 use crate::pidfile::{PID_FILE, read_pid};
 use anyhow::{Context, Result, anyhow, bail};
+use rd_engine::init::VERSION_FILE;
 use rd_sys::clock::monotonic_ns;
 use rd_sys::lockfile::{LockError, LockFile};
 use std::fs;
@@ -49,6 +50,13 @@ pub fn inspect(dir: &Path) -> Result<Found> {
     }
     if entries.count() == 0 {
         return Ok(Found::Nothing);
+    }
+    if dir.join(VERSION_FILE).exists() {
+        bail!(
+            "data directory \"{}\" has lost its global/pg_control\n\
+             HINT: Nothing can be read without it: restore the data directory from a backup.",
+            dir.display()
+        );
     }
     bail!(
         "\"{}\" is not a data directory: it is not empty, and there is no global/pg_control in it\n\
@@ -207,6 +215,9 @@ mod tests {
             .expect_err("somebody's letters")
             .to_string();
         assert!(error.contains("is not a data directory"), "{error}");
+        fs::write(dir.path().join(VERSION_FILE), "1\n").expect("written");
+        let error = inspect(dir.path()).expect_err("not whole").to_string();
+        assert!(error.contains("has lost its global/pg_control"), "{error}");
         fs::create_dir(dir.path().join("global")).expect("made");
         fs::write(dir.path().join("global/pg_control"), "").expect("written");
         assert_eq!(

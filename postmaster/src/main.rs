@@ -16,7 +16,7 @@ mod server;
 mod state;
 mod welcome;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use children::Children;
 use clap::Parser;
 use listen::Listeners;
@@ -26,11 +26,13 @@ use pidfile::{Identity, PidFile};
 use rd_base::words::LogMinMessages;
 use rd_base::{Config, Role, logline};
 use rd_engine::init::{InitOptions, init_data_directory};
-use rd_format::control;
+use rd_store::control_file;
 use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
+use rd_sys::storage::RealStorage;
 use server::{Boot, Server};
 use std::fs;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -186,7 +188,7 @@ fn prepare(dir: &Path, settings: &[(String, String)]) -> Result<PathBuf> {
     Ok(data_dir)
 }
 
-/// Initialises the data directory, with the segment size that the command line asks for.
+/// Initialises the data directory, with the sizes that the command line asks for.
 fn initialise(dir: &Path, settings: &[(String, String)]) -> Result<()> {
     let pairs: Vec<(&str, &str)> = settings
         .iter()
@@ -194,27 +196,20 @@ fn initialise(dir: &Path, settings: &[(String, String)]) -> Result<()> {
         .collect();
     let config = Config::from_pairs(&pairs)?;
     let options = InitOptions {
-        wal_segment_bytes: config.wal_segment_size_bytes(),
+        config: &config,
+        system_identifier: rd_sys::random::u64(),
+        now_us: rd_sys::clock::wall_us(),
     };
-    init_data_directory(dir, &options)
+    // If nobody reads it, nobody misses it.
+    let mut report = |text: &str| drop(io::stdout().write_all(text.as_bytes()));
+    init_data_directory(dir, &options, &mut report)
         .with_context(|| format!("could not initialise data directory \"{}\"", dir.display()))
 }
 
 /// The size of a log file, as `pg_control` says it.
 fn wal_segment_bytes(data_dir: &Path) -> Result<u64> {
-    let path = data_dir.join("global/pg_control");
-    let bytes = fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
-    let (slot0, slot1) = bytes
-        .split_at_checked(control::SLOT_BYTES)
-        .unwrap_or((&bytes, &[]));
-    match control::choose(slot0, slot1) {
-        Ok(chosen) => Ok(u64::from(chosen.control.wal_segment_bytes)),
-        Err([first, second]) => Err(anyhow!(
-            "{} cannot be used: slot 0: {first}; slot 1: {second}\n\
-             HINT: Look at it with rd_controldata, and restore the data directory from a backup.",
-            path.display()
-        )),
-    }
+    let chosen = control_file::read(&RealStorage::new(data_dir.to_path_buf()))?;
+    Ok(u64::from(chosen.control.wal_segment_bytes))
 }
 
 /// A name that the same directory gets at every start, and no other directory of this machine.
