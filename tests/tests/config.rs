@@ -1,0 +1,306 @@
+//! Configuration end to end: files, reload, and CONFIG over the wire.
+
+use nix::sys::signal::Signal;
+use rd_tests::support::cluster::Cluster;
+use rd_tests::support::wait_for;
+use rd_wire::Client;
+use std::fs;
+use std::net::TcpListener;
+
+fn config_get(client: &mut Client, name: &str) -> Option<String> {
+    let reply = client.call(&["CONFIG", "GET", name]).expect("answered");
+    let words = reply.as_slice().expect("an array").to_vec();
+    let value = words.get(1)?;
+    value.as_str().map(str::to_owned)
+}
+
+fn config_set(client: &mut Client, pairs: &[&str]) -> Result<(), String> {
+    let words = [&["CONFIG", "SET"], pairs].concat();
+    let reply = client.call(&words).expect("answered");
+    match reply.error() {
+        Some(error) => Err(error.to_owned()),
+        None => Ok(()),
+    }
+}
+
+/// Adds lines to `redoubt.conf`; gives the number of the first.
+fn append(cluster: &Cluster, lines: &str) -> usize {
+    let path = cluster.path("redoubt.conf");
+    let mut text = fs::read_to_string(&path).expect("rd_initdb writes it");
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    let first = text.lines().count() + 1;
+    text.push_str(lines);
+    text.push('\n');
+    fs::write(&path, text).expect("written");
+    first
+}
+
+#[test]
+fn a_mistake_names_file_line_parameter_and_range_and_prevents_the_start() {
+    let mut cluster = Cluster::started(&[]);
+    cluster.announce("redoubt.conf");
+    cluster.stop(Signal::SIGINT);
+    let original = fs::read_to_string(cluster.path("redoubt.conf")).expect("a sample");
+    let cases: &[(&str, &[&str])] = &[
+        (
+            "checkpoint_timeout = 1s",
+            &["checkpoint_timeout", "30s .. 1d"],
+        ),
+        ("max_connections = 0", &["max_connections", "1 .. 1000000"]),
+        ("shared_buffers = 128 MB", &["shared_buffers", "quote"]),
+        (
+            "wal_sync_method = sometimes",
+            &["wal_sync_method", "fdatasync, fsync, open_datasync"],
+        ),
+        (
+            "synchronous_commit = perhaps",
+            &["synchronous_commit", "on or off"],
+        ),
+        ("max_wal_size = 1GiB", &["max_wal_size", "GB"]),
+        ("no_such_parameter = 1", &["no_such_parameter"]),
+        (
+            "checkpoint_timeouts = 1min",
+            &["checkpoint_timeouts", "\"checkpoint_timeout\""],
+        ),
+        ("min_wal_size = 2GB", &["min_wal_size", "max_wal_size"]),
+        ("log_connections = 'on", &["log_connections", "quote"]),
+        ("include = nowhere.conf", &["nowhere.conf"]),
+        ("= 5", &["syntax error"]),
+    ];
+    for (line, words) in cases {
+        fs::write(cluster.path("redoubt.conf"), &original).expect("written");
+        let number = append(&cluster, line);
+        let (log, code) = cluster.start_refused();
+        assert_eq!(code, Some(1), "{line}");
+        let place = format!("redoubt.conf:{number}");
+        let said = log.lines().find(|said| said.contains(&place));
+        let said = said.unwrap_or_else(|| panic!("{line}: no {place} in:\n{log}"));
+        for word in *words {
+            assert!(said.contains(word), "{line}: no {word:?} in {said}");
+        }
+    }
+    // All mistakes at once, not one by one.
+    fs::write(cluster.path("redoubt.conf"), &original).expect("written");
+    append(&cluster, "max_connections = x\nbackends = 100\n");
+    let (log, _) = cluster.start_refused();
+    assert!(
+        log.contains("max_connections") && log.contains("backends"),
+        "{log}"
+    );
+    // The command line is named as such.
+    fs::write(cluster.path("redoubt.conf"), &original).expect("written");
+    cluster.announce("command line");
+    cluster.set("backends", "100");
+    let (log, _) = cluster.start_refused();
+    assert!(log.contains("backends") && log.contains("0 .. 64"), "{log}");
+    cluster.set("backends", "4");
+    cluster.start();
+}
+
+#[test]
+fn a_reload_takes_what_is_good_and_keeps_the_old_where_it_is_not() {
+    let mut cluster = Cluster::started(&[]);
+    cluster.announce("redoubt.conf");
+    let mut client = cluster.client();
+    assert_eq!(
+        config_get(&mut client, "checkpoint_warning").as_deref(),
+        Some("30s")
+    );
+    let number = append(
+        &cluster,
+        "checkpoint_warning = 45s\ncheckpoint_timeout = 1s\nshared_buffers = 64MB\n\
+         log_connections = on",
+    );
+    cluster.signal(Signal::SIGHUP);
+    cluster.wait_log("parameter \"checkpoint_warning\" changed to \"45s\"");
+    let log = cluster.log_since_start();
+    let bad = format!(
+        "redoubt.conf:{}: parameter \"checkpoint_timeout\"",
+        number + 1
+    );
+    assert!(log.contains(&bad), "{log}");
+    // Every backend has it.
+    let mut clients: Vec<Client> = (0..16).map(|_| cluster.client()).collect();
+    for client in &mut clients {
+        wait_for("the backend to take it up", || {
+            let value = config_get(client, "checkpoint_warning");
+            (value.as_deref() == Some("45s")).then_some(())
+        });
+        assert_eq!(
+            config_get(client, "checkpoint_timeout").as_deref(),
+            Some("5min")
+        );
+    }
+    // What cannot be changed while the server runs is said, and stays.
+    assert_eq!(
+        config_get(&mut client, "shared_buffers").as_deref(),
+        Some("32MB")
+    );
+    append(
+        &cluster,
+        "checkpoint_timeout = 2min\ndouble_write_size = 32MB",
+    );
+    cluster.signal(Signal::SIGHUP);
+    cluster.wait_log("parameter \"checkpoint_timeout\" changed to \"2min\"");
+    let log = cluster.log_since_start();
+    let said = log.lines().any(|line| line.contains("double_write_size"));
+    assert!(said, "a change that needs a restart is said:\n{log}");
+    cluster.stop(Signal::SIGINT);
+    cluster.start();
+    let mut client = cluster.client();
+    assert_eq!(
+        config_get(&mut client, "double_write_size").as_deref(),
+        Some("32MB")
+    );
+}
+
+#[test]
+fn config_set_reaches_all_backends_and_ends_with_the_server() {
+    let mut cluster = Cluster::started(&[]);
+    let mut clients: Vec<Client> = (0..16).map(|_| cluster.client()).collect();
+    config_set(
+        &mut clients[0],
+        &["checkpoint_timeout", "10min", "timeout", "1h"],
+    )
+    .expect("set");
+    for client in &mut clients {
+        wait_for("the backend to take it up", || {
+            let value = config_get(client, "checkpoint_timeout");
+            (value.as_deref() == Some("10min")).then_some(())
+        });
+        assert_eq!(config_get(client, "timeout").as_deref(), Some("3600"));
+    }
+    // All or none.
+    let error = config_set(
+        &mut clients[1],
+        &["log_connections", "on", "max_connections", "0"],
+    );
+    let error = error.expect_err("0 connections");
+    assert!(error.starts_with("ERR CONFIG SET failed"), "{error}");
+    assert!(
+        error.contains("max_connections") && error.contains("1 .. 1000000"),
+        "{error}"
+    );
+    assert_eq!(
+        config_get(&mut clients[1], "log_connections").as_deref(),
+        Some("off")
+    );
+    for (pairs, word) in [
+        (["shared_buffers", "64MB"], "immutable"),
+        (["wal_segment_size", "1MB"], "immutable"),
+        (["nosuch", "1"], "nosuch"),
+        (["checkpoint_timeout", "soon"], "soon"),
+    ] {
+        let error = config_set(&mut clients[2], &pairs).expect_err("wrong");
+        assert!(error.contains(word), "{pairs:?}: {error}");
+    }
+    // A crash keeps it, since the postmaster goes on; a restart does not.
+    drop(clients);
+    cluster.stop(Signal::SIGINT);
+    cluster.start();
+    let mut client = cluster.client();
+    assert_eq!(
+        config_get(&mut client, "checkpoint_timeout").as_deref(),
+        Some("5min")
+    );
+}
+
+#[test]
+fn config_set_outlives_a_crash() {
+    let mut cluster = Cluster::started(&[]);
+    cluster.announce("terminating all other server processes");
+    config_set(&mut cluster.client(), &["checkpoint_timeout", "10min"]).expect("set");
+    rd_tests::support::cluster::send(cluster.child("walwriter"), Signal::SIGKILL);
+    cluster.wait_log_times("server is ready to accept connections", 2);
+    cluster.wait_ready().expect("it recovers");
+    let value = config_get(&mut cluster.client(), "checkpoint_timeout");
+    assert_eq!(value.as_deref(), Some("10min"));
+}
+
+#[test]
+fn config_rewrite_makes_it_last() {
+    let mut cluster = Cluster::started(&[]);
+    append(
+        &cluster,
+        "# a comment of mine\ntimeout = 10s # and one behind a value",
+    );
+    let mut client = cluster.client();
+    config_set(
+        &mut client,
+        &["timeout", "20", "checkpoint_timeout", "7min"],
+    )
+    .expect("set");
+    let reply = client.call(&["CONFIG", "REWRITE"]).expect("answered");
+    assert!(reply.is_ok(), "{reply:?}");
+    let text = fs::read_to_string(cluster.path("redoubt.conf")).expect("it is there");
+    assert!(text.contains("# a comment of mine"), "{text}");
+    assert!(text.contains("# and one behind a value"), "{text}");
+    drop(client);
+    cluster.stop(Signal::SIGINT);
+    cluster.start();
+    let mut client = cluster.client();
+    assert_eq!(
+        config_get(&mut client, "checkpoint_timeout").as_deref(),
+        Some("7min")
+    );
+    assert_eq!(config_get(&mut client, "timeout").as_deref(), Some("20"));
+}
+
+#[test]
+fn over_tcp_nothing_that_names_places_can_be_set() {
+    // A port that is free now, and most likely still is in a moment.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port")
+        .port();
+    let text = port.to_string();
+    let cluster = Cluster::started(&[("listen_addresses", "127.0.0.1"), ("port", &text)]);
+    let mut tcp = Client::connect(("127.0.0.1", port)).expect("it listens");
+    let error = config_set(&mut tcp, &["fault_points", "wal_sync=kill"]).expect_err("restricted");
+    assert!(error.contains("only over the unix socket"), "{error}");
+    config_set(&mut tcp, &["checkpoint_timeout", "10min"]).expect("harmless");
+    let reply = tcp.call(&["CONFIG", "REWRITE"]).expect("answered");
+    assert!(reply.is_ok(), "{reply:?}");
+    let mut local = cluster.client();
+    config_set(&mut local, &["fault_points", ""]).expect("its own user may");
+    assert_eq!(
+        config_get(&mut local, "checkpoint_timeout").as_deref(),
+        Some("10min")
+    );
+}
+
+#[test]
+fn config_get_knows_both_spellings_and_patterns() {
+    let cluster = Cluster::started(&[]);
+    let mut client = cluster.client();
+    for (name, value) in [
+        ("max_connections", "10000"),
+        ("maxclients", "10000"),
+        ("max_wal_size", "1GB"),
+        ("wal_sync_method", "fdatasync"),
+    ] {
+        assert_eq!(
+            config_get(&mut client, name).as_deref(),
+            Some(value),
+            "{name}"
+        );
+    }
+    let reply = client
+        .call(&["CONFIG", "GET", "checkpoint_*"])
+        .expect("answered");
+    assert!(reply.as_slice().expect("an array").len() >= 12, "{reply:?}");
+    let reply = client.call(&["CONFIG", "GET", "*"]).expect("answered");
+    let names: Vec<&str> = reply
+        .as_slice()
+        .expect("an array")
+        .iter()
+        .step_by(2)
+        .filter_map(|name| name.as_str())
+        .collect();
+    // What redis-benchmark asks for, so that it does not complain.
+    for name in ["save", "appendonly", "shared_buffers", "synchronous_commit"] {
+        assert!(names.contains(&name), "{name} in {names:?}");
+    }
+}

@@ -1,0 +1,499 @@
+//! Births and deaths: how a server starts, stops, falls and comes back.
+
+use nix::sys::signal::Signal;
+use rd_tests::support::cluster::{Cluster, run, send};
+use rd_tests::support::load::Load;
+use rd_tests::support::log::assert_order;
+use rd_tests::support::process::{is_alive, parent_and_state, title};
+use rd_tests::support::wait_for;
+use rd_wire::Client;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+const CLEAN_START: &str = "redo starts";
+const SHUTTING_DOWN: &str = "ERR Redoubt is shutting down";
+
+#[test]
+fn a_fresh_directory_is_initialised_and_served() {
+    let mut cluster = Cluster::started(&[("backends", "3")]);
+    let directory = fs::canonicalize(cluster.data_dir()).expect("it was made");
+    let mode = fs::metadata(&directory).expect("it was made").permissions();
+    assert_eq!(mode.mode() & 0o777, 0o700);
+    let socket = directory.join(".s.REDOUBT.7432");
+    assert_order(
+        &cluster.log(),
+        &[
+            "initialising it",
+            "listening on unix socket",
+            "server is ready to accept connections",
+        ],
+    );
+    // The welcome goes to standard output, and the order of the two streams is nobody's promise.
+    for line in [
+        format!("is ready; its data is in {}", directory.display()),
+        format!("redis-cli -s {}", socket.display()),
+        format!("rd_ctl stop -D {}", directory.display()),
+    ] {
+        assert!(cluster.log().contains(&line), "{line}");
+    }
+    let pid = cluster.pid().expect("a server");
+    let text = fs::read_to_string(cluster.path("postmaster.pid")).expect("it serves");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 8, "{text}");
+    assert_eq!(lines[0], pid.to_string());
+    assert_eq!(lines[1], directory.display().to_string());
+    let age = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs()
+        .abs_diff(lines[2].parse().expect("seconds"));
+    assert!(age < 60, "started {age} s ago");
+    assert_eq!(lines[3], "7432");
+    assert_eq!(lines[4], directory.display().to_string());
+    assert_eq!(lines[5], "", "no TCP was asked for");
+    assert!(lines[6].starts_with("/redoubt."), "{}", lines[6]);
+    assert_eq!(lines[7].trim_end(), "ready");
+
+    assert_eq!(title(pid).as_deref(), Some("redoubt: postmaster"));
+    let roles = wait_for("all children to have their titles", || {
+        let roles: Vec<String> = cluster.children().into_iter().map(|c| c.role).collect();
+        (roles.len() == 5).then_some(roles)
+    });
+    assert_eq!(
+        roles,
+        [
+            "backend 0",
+            "backend 1",
+            "backend 2",
+            "checkpointer",
+            "walwriter"
+        ]
+    );
+
+    let status = cluster.stop(Signal::SIGINT);
+    assert_eq!(status.code(), Some(0), "Ctrl-C is no failure");
+    assert!(!cluster.path("postmaster.pid").exists());
+    assert!(!socket.exists());
+}
+
+/// How a stop is asked for.
+#[derive(Clone, Copy, Debug)]
+enum Ask {
+    Signal(Signal),
+    Ctl(&'static str),
+    Command(&'static str),
+}
+
+/// A stop, and what must come of it.
+struct Stop {
+    ask: Ask,
+    mode: &'static str,
+}
+
+fn ask(cluster: &Cluster, how: Ask) {
+    match how {
+        Ask::Signal(signal) => cluster.signal(signal),
+        Ask::Ctl(mode) => {
+            let directory = cluster.data_dir();
+            let directory = directory.to_string_lossy();
+            let arguments = ["stop", "-D", &directory, "-m", mode, "-W"];
+            let (status, _, errors) = run("rd_ctl", &arguments);
+            assert!(status.success(), "{errors}");
+        }
+        Ask::Command(mode) => {
+            let mut client = cluster.client();
+            // Success shows as the end of the connection.
+            let reply = client.call(&["SHUTDOWN", mode]);
+            assert!(reply.is_err(), "{reply:?}");
+        }
+    }
+}
+
+#[test]
+fn stops_of_every_kind_from_a_busy_server() {
+    let mut cluster = Cluster::started(&[]);
+    let stops = [
+        Stop {
+            ask: Ask::Signal(Signal::SIGTERM),
+            mode: "smart",
+        },
+        Stop {
+            ask: Ask::Signal(Signal::SIGINT),
+            mode: "fast",
+        },
+        Stop {
+            ask: Ask::Signal(Signal::SIGQUIT),
+            mode: "immediate",
+        },
+        Stop {
+            ask: Ask::Ctl("smart"),
+            mode: "smart",
+        },
+        Stop {
+            ask: Ask::Ctl("fast"),
+            mode: "fast",
+        },
+        Stop {
+            ask: Ask::Ctl("immediate"),
+            mode: "immediate",
+        },
+        Stop {
+            ask: Ask::Command("SMART"),
+            mode: "smart",
+        },
+        Stop {
+            ask: Ask::Command("FAST"),
+            mode: "fast",
+        },
+        Stop {
+            ask: Ask::Command("IMMEDIATE"),
+            mode: "immediate",
+        },
+    ];
+    for stop in stops {
+        cluster.client().call(&["FLUSHALL"]).expect("answered");
+        let load = Load::start(&cluster.socket(), 4, 100);
+        load.wait_for(200);
+        ask(&cluster, stop.ask);
+        let request = format!("received {} shutdown request", stop.mode);
+        cluster.wait_log(&request);
+        let acknowledged = if stop.mode == "smart" {
+            smart_waits(&mut cluster, &load);
+            load.stop()
+        } else {
+            load.join()
+        };
+        let status = cluster.wait_exit();
+        assert_eq!(status.code(), Some(0), "{:?}", stop.ask);
+        let log = cluster.log_since_start();
+        if stop.mode == "immediate" {
+            assert!(!log.contains("checkpoint starting: shutdown"), "{log}");
+            assert_eq!(cluster.control("Database cluster state"), "in production");
+        } else {
+            assert_order(
+                &log,
+                &[
+                    &request,
+                    "backends and walwriter are gone: sending SIGUSR2 to the checkpointer",
+                    "checkpointer LOG:  checkpoint starting: shutdown",
+                    "checkpointer LOG:  checkpoint complete",
+                    "checkpointer exited with code 0: the shutdown checkpoint is written",
+                    "server is shut down",
+                ],
+            );
+            assert_eq!(cluster.control("Database cluster state"), "shut down");
+        }
+        cluster.start();
+        let recovered = cluster.log_since_start().contains(CLEAN_START);
+        assert_eq!(recovered, stop.mode == "immediate", "{:?}", stop.ask);
+        assert!(acknowledged.total() >= 200);
+        acknowledged.assert_there(&mut cluster.client());
+    }
+}
+
+/// A smart stop serves those who are there, and turns away who comes.
+fn smart_waits(cluster: &mut Cluster, load: &Load) {
+    load.wait_for(load.acknowledged() + 200);
+    assert_eq!(cluster.status(), "stopping");
+    assert!(cluster.poll_exit().is_none());
+    let mut late = Client::connect_unix(cluster.socket()).expect("the socket is open");
+    let reply = late.receive().expect("a refusal");
+    assert_eq!(reply.error(), Some(SHUTTING_DOWN));
+}
+
+#[test]
+fn a_stronger_signal_upgrades_the_mode() {
+    let mut cluster = Cluster::started(&[]);
+    let mut client = cluster.client();
+    client.call(&["SET", "key", "value"]).expect("answered");
+    cluster.signal(Signal::SIGTERM);
+    cluster.wait_log("waiting for clients to leave");
+    assert!(
+        client
+            .call(&["PING"])
+            .expect("still served")
+            .error()
+            .is_none()
+    );
+    cluster.signal(Signal::SIGINT);
+    assert!(client.receive().is_err(), "fast ends the connection");
+    assert_eq!(cluster.wait_exit().code(), Some(0));
+    assert_eq!(cluster.control("Database cluster state"), "shut down");
+
+    cluster.start();
+    let mut client = cluster.client();
+    cluster.signal(Signal::SIGTERM);
+    cluster.wait_log("waiting for clients to leave");
+    // A weaker or equal one changes nothing.
+    cluster.signal(Signal::SIGTERM);
+    assert!(
+        client
+            .call(&["PING"])
+            .expect("still served")
+            .error()
+            .is_none()
+    );
+    cluster.signal(Signal::SIGQUIT);
+    assert_eq!(cluster.wait_exit().code(), Some(0));
+    let log = cluster.log_since_start();
+    assert_order(
+        &log,
+        &[
+            "received smart shutdown request",
+            "received immediate shutdown request",
+        ],
+    );
+    assert!(!log.contains("checkpoint starting: shutdown"));
+    cluster.start();
+    assert!(cluster.log_since_start().contains(CLEAN_START));
+}
+
+#[test]
+fn who_does_not_leave_is_killed() {
+    let mut cluster = Cluster::started(&[("shutdown_kill_timeout", "300ms")]);
+    cluster.announce("did not leave within shutdown_kill_timeout: sending SIGKILL");
+    // A stopped process hears no signal but SIGKILL.
+    send(cluster.child("backend 0"), Signal::SIGSTOP);
+    cluster.signal(Signal::SIGINT);
+    cluster.wait_log("received fast shutdown request");
+    cluster.signal(Signal::SIGQUIT);
+    assert_eq!(cluster.wait_exit().code(), Some(0));
+    assert_order(
+        &cluster.log_since_start(),
+        &[
+            "received fast shutdown request",
+            "received immediate shutdown request",
+            "backend 0 did not leave within shutdown_kill_timeout",
+        ],
+    );
+}
+
+#[test]
+fn a_child_that_falls_takes_the_server_through_recovery() {
+    let mut cluster = Cluster::started(&[("crash_restart_max", "100")]);
+    cluster.announce("terminating all other server processes");
+    let postmaster = cluster.pid();
+    let mut acknowledged = Vec::new();
+    for (turn, (role, signal)) in [
+        ("backend 0", Signal::SIGKILL),
+        ("walwriter", Signal::SIGKILL),
+        ("checkpointer", Signal::SIGKILL),
+        ("backend 1", Signal::SIGSEGV),
+        ("walwriter", Signal::SIGABRT),
+        ("checkpointer", Signal::SIGILL),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        cluster.client().call(&["FLUSHALL"]).expect("answered");
+        let before = cluster.children();
+        let load = Load::start(&cluster.socket(), 4, 100);
+        load.wait_for(200);
+        send(cluster.child(role), signal);
+        acknowledged.push(load.join());
+        cluster.wait_log_times("server is ready to accept connections", turn + 2);
+        cluster.wait_ready().expect("service goes on");
+        assert_eq!(cluster.pid(), postmaster, "the postmaster is the same");
+        for child in before {
+            assert!(!is_alive(child.pid), "{child:?} is of the time before");
+        }
+        let last = acknowledged.last().expect("just pushed");
+        last.assert_there(&mut cluster.client());
+        let fell = format!("{role} was terminated by signal {}", signal as i32);
+        assert!(cluster.log_since_start().contains(&fell), "{fell}");
+    }
+    assert_eq!(
+        cluster.log_since_start().matches(CLEAN_START).count(),
+        6,
+        "a recovery after each fall:\n{}",
+        cluster.log_since_start()
+    );
+}
+
+#[test]
+fn a_startup_that_falls_is_tried_again() {
+    let mut cluster = Cluster::started(&[]);
+    cluster.announce("startup was terminated by signal 9");
+    cluster
+        .client()
+        .call(&["SET", "key", "value"])
+        .expect("answered");
+    cluster.kill_all();
+    cluster.set("fault_points", "recovery_begun=kill");
+    cluster.start();
+    assert_order(
+        &cluster.log_since_start(),
+        &[
+            "startup was terminated by signal 9",
+            "all server processes are gone: starting again",
+            CLEAN_START,
+            "server is ready",
+        ],
+    );
+    let reply = cluster.client().call(&["GET", "key"]).expect("answered");
+    assert_eq!(reply.as_str(), Some("value"));
+}
+
+#[test]
+fn clients_that_come_during_recovery_are_told_so() {
+    let mut cluster = Cluster::started(&[]);
+    cluster
+        .client()
+        .call(&["SET", "key", "value"])
+        .expect("answered");
+    cluster.kill_all();
+    cluster.set("fault_points", "recovery_begun=pause");
+    cluster.spawn();
+    let mut early = wait_for("the socket", || Client::connect_unix(cluster.socket()).ok());
+    let reply = early.receive().expect("a refusal");
+    let error = reply.error().expect("an error").to_owned();
+    assert!(
+        error.starts_with("LOADING Redoubt is starting up"),
+        "{error}"
+    );
+    let directory = cluster.data_dir();
+    let (status, out, _) = run("rd_isready", &["-D", &directory.to_string_lossy()]);
+    assert_eq!(status.code(), Some(1), "{out}");
+    // Asked to stop now, it goes, and the next start goes on.
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    cluster.set("fault_points", "");
+    cluster.start();
+    let reply = cluster.client().call(&["GET", "key"]).expect("answered");
+    assert_eq!(reply.as_str(), Some("value"));
+}
+
+#[test]
+fn too_many_falls_and_the_server_stays_down() {
+    let settings = [("crash_restart_max", "2"), ("crash_restart_window", "1h")];
+    let mut cluster = Cluster::started(&settings);
+    cluster.announce("terminating all other server processes");
+    cluster.announce("server stays down after a crash");
+    for turn in 1..=2 {
+        send(cluster.child("walwriter"), Signal::SIGKILL);
+        cluster.wait_log_times("server is ready to accept connections", turn + 1);
+        cluster.wait_ready().expect("within the policy");
+    }
+    send(cluster.child("walwriter"), Signal::SIGKILL);
+    assert_eq!(cluster.wait_exit().code(), Some(1));
+    let log = cluster.log_since_start();
+    assert!(
+        log.contains("crash_restart_max"),
+        "it names the parameter:\n{log}"
+    );
+    assert!(log.contains("nothing acknowledged is lost"), "{log}");
+    assert!(!cluster.path("postmaster.pid").exists());
+    cluster.start();
+}
+
+#[test]
+fn no_restart_when_none_is_wanted() {
+    let mut cluster = Cluster::started(&[("restart_after_crash", "off")]);
+    cluster.announce("terminating all other server processes");
+    cluster.announce("server stays down after a crash");
+    send(cluster.child("backend 0"), Signal::SIGKILL);
+    assert_eq!(cluster.wait_exit().code(), Some(1));
+    assert!(cluster.log_since_start().contains("restart_after_crash"));
+}
+
+#[test]
+fn one_server_for_a_directory() {
+    let mut first = Cluster::started(&[]);
+    let directory = first.data_dir();
+    let second = [
+        "-D",
+        &directory.to_string_lossy(),
+        "-c",
+        "listen_addresses=",
+    ];
+    let (status, _, errors) = run("redoubt", &second);
+    assert_eq!(status.code(), Some(1), "{errors}");
+    let pid = first.pid().expect("it lives").to_string();
+    assert!(errors.contains("postmaster.lock"), "{errors}");
+    assert!(errors.contains(&format!("PID {pid}")), "{errors}");
+    assert!(
+        first.client().call(&["PING"]).is_ok(),
+        "the first is unhurt"
+    );
+
+    // The postmaster goes alone, and a child that hears no signal stays.
+    let orphan = first.child("backend 0");
+    send(orphan, Signal::SIGSTOP);
+    wait_for("the child to stop", || {
+        let (_, state) = parent_and_state(orphan)?;
+        (state == 'T').then_some(())
+    });
+    first.signal(Signal::SIGKILL);
+    first.wait_exit();
+    let (status, _, errors) = run("redoubt", &second);
+    assert_eq!(status.code(), Some(1), "{errors}");
+    assert!(
+        errors.contains("processes of an earlier server"),
+        "{errors}"
+    );
+    assert!(errors.contains(&orphan.to_string()), "{errors}");
+    send(orphan, Signal::SIGCONT);
+    wait_for("the orphan to leave", || (!is_alive(orphan)).then_some(()));
+    first.start();
+    assert!(first.log_since_start().contains(CLEAN_START));
+}
+
+#[test]
+fn a_postmaster_that_is_killed_takes_its_children_along() {
+    let mut cluster = Cluster::started(&[]);
+    let load = Load::start(&cluster.socket(), 4, 100);
+    load.wait_for(200);
+    let children = cluster.children();
+    cluster.signal(Signal::SIGKILL);
+    cluster.wait_exit();
+    let started = Instant::now();
+    let acknowledged = load.join();
+    wait_for("the children to leave", || {
+        let alive = children.iter().any(|child| is_alive(child.pid));
+        (!alive).then_some(())
+    });
+    assert!(started.elapsed() < Duration::from_secs(10));
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+#[test]
+fn a_directory_that_others_can_read_is_refused() {
+    let mut cluster = Cluster::started(&[]);
+    cluster.announce("has invalid permissions");
+    cluster.stop(Signal::SIGINT);
+    let permit = |mode| {
+        fs::set_permissions(cluster.data_dir(), Permissions::from_mode(mode)).expect("ours");
+    };
+    permit(0o750);
+    let directory = cluster.data_dir();
+    let directory = directory.to_string_lossy().into_owned();
+    for (program, arguments) in [
+        ("redoubt", vec!["-D", &directory]),
+        ("rd_ctl", vec!["start", "-D", &directory]),
+    ] {
+        let (status, _, errors) = run(program, &arguments);
+        assert_eq!(status.code(), Some(1), "{program}: {errors}");
+        assert!(
+            errors.contains("invalid permissions"),
+            "{program}: {errors}"
+        );
+        assert!(errors.contains("0700"), "{program}: {errors}");
+        assert!(errors.contains(&directory), "{program}: {errors}");
+    }
+    permit(0o700);
+    cluster.start();
+}
+
+#[test]
+fn something_else_is_no_data_directory() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o700)).expect("ours");
+    fs::write(directory.path().join("letter"), "dear").expect("written");
+    let path = directory.path().to_string_lossy().into_owned();
+    let (status, _, errors) = run("redoubt", &["-D", &path]);
+    assert_eq!(status.code(), Some(1), "{errors}");
+    assert!(errors.contains("is not a data directory"), "{errors}");
+    let left: Vec<_> = fs::read_dir(directory.path()).expect("ours").collect();
+    assert_eq!(left.len(), 1, "nothing was made there");
+}

@@ -1,0 +1,35 @@
+//! A short run of the torture program: one seed that is always the same, and a fresh one that is
+//! printed. The long run is `cargo run --release -p rd-tests --bin rd_torture`.
+
+use rd_tests::torture::{Plan, run};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+fn torture(seed: u64) {
+    println!("seed {seed}");
+    let plan = Plan {
+        seed,
+        rounds: 12,
+        writers: 4,
+        load_max: Duration::from_millis(300),
+        settings: Vec::new(),
+    };
+    let report = run(&plan, |_, _| {});
+    assert!(
+        report.losses.is_empty(),
+        "seed {seed}: {}",
+        report.losses.join("\n")
+    );
+    assert!(report.acknowledged > 0, "seed {seed}: nothing was written");
+    println!("{} writes, {} checks", report.acknowledged, report.checks);
+}
+
+#[test]
+fn nothing_is_lost_from_a_known_seed() {
+    torture(2026);
+}
+
+#[test]
+fn nothing_is_lost_from_a_fresh_seed() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    torture(now.map_or(1, |since| since.as_nanos() as u64));
+}
