@@ -1,0 +1,416 @@
+//! Segment files: made ahead of need, filled with zeros once, recycled, removed.
+//!
+//! A commit's sync must not have to journal metadata, so a segment has its length and its blocks
+//! before it is written for the first time; and a commit must not fail, so it has its name before
+//! credit is given for it. Both are durable first (W6):
+//!
+//! - S1 a file under a temporary name is allocated, filled with zeros, and synced; or an old
+//!   segment, whose records all lie below the redo points, is taken;
+//! - S2 under the segment latch it gets the name of the next segment, and the directory is synced;
+//! - S3 then `prepared_pos` is raised, and those who lacked credit are woken.
+//!
+//! What an old segment holds never passes for log: its pages and records say where they belong.
+//!
+//! A disk without room is no failure of the server: the preparer says so in `blocked`, writes get
+//! an error, and it tries again, when asked and once in [`RETRY`], until there is room.
+
+use super::{USABLE, WAL_DIR, Wal, WalError};
+use rd_base::limits::WAL_PAGE_BYTES;
+use rd_base::{Lsn, Timeline};
+use rd_format::wal_page;
+use rd_sys::crash::panic_abort;
+use rd_sys::fault::{self, Fault};
+use rd_sys::storage::{OpenMode, Storage};
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How long the preparer waits before it tries a full disk again on its own.
+pub const RETRY: Duration = Duration::from_secs(1);
+/// The name of a segment that is being filled; cleared away at start.
+const TEMPORARY: &str = "wal/new_segment.tmp";
+/// Segments kept prepared ahead of the insert position unless the preparer asks for more.
+const AHEAD_SEGMENTS: u64 = 2;
+/// Zeros given to the file system by one write.
+const ZEROS_BYTES: usize = 256 << 10;
+
+/// Why no further segment can be made at this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u32)]
+pub enum SegmentsBlocked {
+    /// The file system is full.
+    #[error(
+        "the disk that holds the write-ahead log is full; writes are refused until there is room"
+    )]
+    DiskFull = 1,
+    /// The quota is spent.
+    #[error(
+        "the disk quota for the write-ahead log is spent; writes are refused until there is room"
+    )]
+    Quota = 2,
+    /// Something else, which the walwriter has logged.
+    #[error(
+        "no further file of the write-ahead log can be made; see the server log for the reason"
+    )]
+    Other = 3,
+}
+
+impl SegmentsBlocked {
+    fn of(error: &io::Error) -> SegmentsBlocked {
+        match error.kind() {
+            ErrorKind::StorageFull => SegmentsBlocked::DiskFull,
+            ErrorKind::QuotaExceeded => SegmentsBlocked::Quota,
+            _ => SegmentsBlocked::Other,
+        }
+    }
+}
+
+/// The path of a segment's file below the data directory.
+pub fn path(timeline: Timeline, number: u64, segment_bytes: u64) -> String {
+    format!(
+        "{WAL_DIR}/{}",
+        wal_page::segment_name(timeline, number, segment_bytes)
+    )
+}
+
+/// The path of the file that holds the byte at `lsn`.
+pub fn path_of(timeline: Timeline, lsn: Lsn, segment_bytes: u64) -> String {
+    path(
+        timeline,
+        wal_page::segment_of(lsn, segment_bytes),
+        segment_bytes,
+    )
+}
+
+/// Where the very first record of a new log starts: segment 0 is never used, so that LSN 0 can
+/// mean "none".
+pub fn first_lsn(segment_bytes: u64) -> Lsn {
+    wal_page::segment_start(1, segment_bytes)
+}
+
+/// The numbers of the segments of `timeline` that are there, ascending.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn list(storage: &dyn Storage, timeline: Timeline, segment_bytes: u64) -> io::Result<Vec<u64>> {
+    let names = storage.list(WAL_DIR)?;
+    let parse = |name: &String| wal_page::parse_segment_name(name, segment_bytes);
+    let mut numbers: Vec<u64> = names
+        .iter()
+        .filter_map(parse)
+        .filter_map(|(of, number)| (of == timeline).then_some(number))
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Makes the directory and the first segment of a new log, all durable: for `rd_initdb`. The log
+/// then starts at [`first_lsn`].
+///
+/// # Errors
+/// When the directory is there already, or the disk refuses.
+pub fn create(storage: &dyn Storage, timeline: Timeline, segment_bytes: u64) -> io::Result<()> {
+    storage.create_dir(WAL_DIR)?;
+    fill(storage, segment_bytes)?;
+    storage.rename(TEMPORARY, &path(timeline, 1, segment_bytes))?;
+    storage.sync_dir(WAL_DIR)?;
+    storage.sync_dir("")
+}
+
+/// S1: a file of zeros under the temporary name, synced.
+fn fill(storage: &dyn Storage, segment_bytes: u64) -> io::Result<()> {
+    if storage.exists(TEMPORARY)? {
+        storage.remove(TEMPORARY)?;
+    }
+    let file = storage.open(TEMPORARY, OpenMode::CreateNew)?;
+    // First the room, so that a full disk is found before much was written.
+    file.allocate(0, segment_bytes)?;
+    let zeros = vec![0; ZEROS_BYTES.min(segment_bytes as usize)];
+    for offset in (0..segment_bytes).step_by(zeros.len()) {
+        file.write_all_at(&zeros, offset)?;
+    }
+    file.sync_all()
+}
+
+/// What a preparer did in one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// One more segment is prepared.
+    Prepared,
+    /// Enough are.
+    Enough,
+    /// No further one can be made now.
+    Blocked(SegmentsBlocked),
+}
+
+/// What became of old segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retired {
+    /// Given the name of a segment to come.
+    pub recycled: u64,
+    /// Removed.
+    pub removed: u64,
+}
+
+/// Makes segments ahead of need: a thread of the walwriter, made after its fork.
+pub struct Preparer {
+    wal: Wal,
+    storage: Arc<dyn Storage>,
+    blocked: Option<SegmentsBlocked>,
+}
+
+impl Preparer {
+    /// A preparer that keeps at least `ahead_bytes` of log, and two segments, prepared beyond the
+    /// insert position.
+    pub fn new(wal: Wal, storage: Arc<dyn Storage>, ahead_bytes: u64) -> Preparer {
+        let ahead = ahead_bytes.max(AHEAD_SEGMENTS * wal.segment_bytes());
+        wal.control()
+            .segments
+            .ahead_bytes
+            .store(ahead, Ordering::Relaxed);
+        let blocked = wal.segments_blocked();
+        Preparer {
+            wal,
+            storage,
+            blocked,
+        }
+    }
+
+    /// Works until `stop` is set and [`Wal::wake_preparer`] called.
+    pub fn run(&mut self, stop: &AtomicBool) {
+        let wal = self.wal.clone();
+        let work = &wal.control().segments.work;
+        while !stop.load(Ordering::SeqCst) {
+            let ticket = work.ticket();
+            match self.step() {
+                Step::Prepared => {}
+                Step::Enough if stop.load(Ordering::SeqCst) => {}
+                Step::Enough => work.wait(ticket, None),
+                Step::Blocked(_) => work.wait(ticket, Some(RETRY)),
+            }
+        }
+    }
+
+    /// Makes one segment if there are too few.
+    pub fn step(&mut self) -> Step {
+        if !self.wal.needs_segment() {
+            return Step::Enough;
+        }
+        match self.wal.prepare_segment(&*self.storage) {
+            Ok(()) => {
+                if self.blocked.take().is_some() {
+                    log::info!("write-ahead log segments can be made again; writes are accepted");
+                }
+                Step::Prepared
+            }
+            Err(error) => {
+                let blocked = SegmentsBlocked::of(&error);
+                if self.blocked.replace(blocked) != Some(blocked) {
+                    log::warn!(
+                        "could not make a further segment of the write-ahead log: {error}; \
+                         writes are refused when those that are ready are full; trying again"
+                    );
+                }
+                Step::Blocked(blocked)
+            }
+        }
+    }
+}
+
+impl Wal {
+    /// Why no further segment can be made; none if as far as anybody knows it can.
+    pub fn segments_blocked(&self) -> Option<SegmentsBlocked> {
+        match self.control().segments.blocked.load(Ordering::SeqCst) {
+            0 => None,
+            1 => Some(SegmentsBlocked::DiskFull),
+            2 => Some(SegmentsBlocked::Quota),
+            _ => Some(SegmentsBlocked::Other),
+        }
+    }
+
+    /// Wakes the preparer, to look at its `stop` or at the disk again.
+    pub fn wake_preparer(&self) {
+        self.control().segments.work.wake_all();
+    }
+
+    /// Called by flushers: the preparer sleeps while there is enough ahead.
+    #[inline]
+    pub(super) fn wake_preparer_if_needed(&self) {
+        if self.needs_segment() && self.segments_blocked().is_none() {
+            self.wake_preparer();
+        }
+    }
+
+    fn needs_segment(&self) -> bool {
+        let control = self.control();
+        let ahead_bytes = control.segments.ahead_bytes.load(Ordering::Relaxed);
+        let ahead = ahead_bytes / WAL_PAGE_BYTES as u64 * USABLE;
+        let insert = control.positions.insert_pos.load(Ordering::SeqCst);
+        let wanted = control.segments.wanted_pos.load(Ordering::SeqCst);
+        let prepared = control.progress.prepared_pos.load(Ordering::SeqCst);
+        prepared < wanted.max(insert + ahead)
+    }
+
+    /// The number of the segment that is prepared next. guard: segment latch.
+    fn next_segment(&self) -> u64 {
+        let prepared = self.control().progress.prepared_pos.load(Ordering::Relaxed);
+        wal_page::segment_of(wal_page::pos_to_end_lsn(prepared), self.segment_bytes())
+    }
+
+    /// S1 to S3 for a new file.
+    fn prepare_segment(&self, storage: &dyn Storage) -> io::Result<()> {
+        let filled =
+            fault::point(Fault::WalSegment).and_then(|()| fill(storage, self.segment_bytes()));
+        if let Err(error) = filled {
+            self.block(SegmentsBlocked::of(&error));
+            // It holds room that is short; if it cannot be removed, the next attempt begins so.
+            let _ = storage.remove(TEMPORARY);
+            return Err(error);
+        }
+        let _latch = self.control().segments.latch.lock();
+        storage
+            .rename(TEMPORARY, &self.next_path())
+            .inspect_err(|error| {
+                self.block(SegmentsBlocked::of(error));
+            })?;
+        self.finish_names(storage, 1);
+        Ok(())
+    }
+
+    fn next_path(&self) -> String {
+        path(self.timeline(), self.next_segment(), self.segment_bytes())
+    }
+
+    fn block(&self, why: SegmentsBlocked) {
+        self.control()
+            .segments
+            .blocked
+            .store(why as u32, Ordering::SeqCst);
+        // Whoever waits for segments gets an error instead.
+        self.give_room();
+    }
+
+    /// The end of S2, and S3, for `count` segments that have got their names; under the latch.
+    fn finish_names(&self, storage: &dyn Storage, count: u64) {
+        if let Err(error) = storage.sync_dir(WAL_DIR) {
+            panic_abort(&format!(
+                "could not sync the directory \"{WAL_DIR}\": {error}"
+            ));
+        }
+        let control = self.control();
+        let bytes = count * self.segment_bytes() / WAL_PAGE_BYTES as u64 * USABLE;
+        control
+            .progress
+            .prepared_pos
+            .fetch_add(bytes, Ordering::SeqCst);
+        control.segments.blocked.store(0, Ordering::SeqCst);
+        self.give_room();
+    }
+
+    /// Takes stock at start: clears away what was being made, counts the segments from the one
+    /// that `pos` lies in, and makes two if there are fewer.
+    pub(super) fn adopt_segments(&self, storage: &dyn Storage, pos: u64) -> Result<(), WalError> {
+        if storage.exists(TEMPORARY)? {
+            storage.remove(TEMPORARY)?;
+        }
+        // A name may be there and yet not be durable, if the server died before its sync.
+        storage.sync_dir(WAL_DIR)?;
+        let (timeline, bytes) = (self.timeline(), self.segment_bytes());
+        let current = pos / USABLE * WAL_PAGE_BYTES as u64 / bytes;
+        let numbers = list(storage, timeline, bytes)?;
+        let mut next = current;
+        for number in numbers.into_iter().filter(|number| *number >= current) {
+            let whole = storage
+                .open(&path(timeline, number, bytes), OpenMode::Read)?
+                .len()?
+                == bytes;
+            if number != next || !whole {
+                break;
+            }
+            next += 1;
+        }
+        let control = self.control();
+        let prepared = next * (bytes / WAL_PAGE_BYTES as u64) * USABLE;
+        control
+            .progress
+            .prepared_pos
+            .store(prepared, Ordering::SeqCst);
+        control
+            .segments
+            .ahead_bytes
+            .store(AHEAD_SEGMENTS * bytes, Ordering::Relaxed);
+        while next < current + AHEAD_SEGMENTS {
+            match self.prepare_segment(storage) {
+                Ok(()) => next += 1,
+                Err(error) if SegmentsBlocked::of(&error) == SegmentsBlocked::Other => {
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    log::warn!("could not make a segment of the write-ahead log: {error}");
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up the segments that lie wholly below `before`: the least LSN that anybody may still
+    /// need. While the prepared segments end below `recycle_upto` they are renamed to come next;
+    /// the others are removed. For the checkpointer.
+    ///
+    /// # Errors
+    /// When a file cannot be renamed or removed; what was done so far stays done.
+    pub fn retire_segments(
+        &self,
+        storage: &dyn Storage,
+        before: Lsn,
+        recycle_upto: Lsn,
+    ) -> io::Result<Retired> {
+        let (timeline, bytes) = (self.timeline(), self.segment_bytes());
+        let keep_from = wal_page::segment_of(before.min(self.durable_lsn()), bytes);
+        let numbers = list(storage, timeline, bytes)?;
+        let _latch = self.control().segments.latch.lock();
+        let mut retired = Retired::default();
+        let first_new = self.next_segment();
+        let result = numbers
+            .into_iter()
+            .filter(|number| *number < keep_from)
+            .try_for_each(|old| {
+                let from = path(timeline, old, bytes);
+                let new = first_new + retired.recycled;
+                // Only a file of the right length can be written without growing.
+                let recyclable = (new + 1) * bytes <= recycle_upto.get()
+                    && storage.open(&from, OpenMode::Read)?.len()? == bytes;
+                if recyclable {
+                    fault::point(Fault::WalSegment)?;
+                    storage.rename(&from, &path(timeline, new, bytes))?;
+                    retired.recycled += 1;
+                } else {
+                    storage.remove(&from)?;
+                    retired.removed += 1;
+                }
+                Ok(())
+            });
+        if retired != Retired::default() {
+            self.finish_names(storage, retired.recycled);
+        }
+        result.map(|()| retired)
+    }
+}
+
+/// How far segments are recycled ahead, as PostgreSQL does it: enough for the log of the next
+/// checkpoint, by the estimate of the distance between two, within `min_wal_size` and
+/// `max_wal_size`. `redo` is the redo point just reached.
+pub fn recycle_limit(
+    redo: Lsn,
+    distance_bytes: u64,
+    completion_target: f64,
+    min_wal_bytes: u64,
+    max_wal_bytes: u64,
+) -> Lsn {
+    // A tenth more than the estimate says, because a checkpoint may come late.
+    let estimate = (1.0 + completion_target) * distance_bytes as f64 * 1.1;
+    let ahead = (estimate as u64).clamp(min_wal_bytes, max_wal_bytes.max(min_wal_bytes));
+    Lsn::new(redo.get().saturating_add(ahead))
+}
