@@ -197,6 +197,10 @@ impl Flusher {
         let wal = &self.wal;
         if let Some(durable) = round.durable {
             wal.inner.procs.wake_durable(durable, Some(self.slot));
+            if !Wal::is_walwriter(self.slot) {
+                // The page headers do not know of it yet: a heartbeat will be due.
+                wal.wake_timer();
+            }
             return FlushOutcome::Flushed(durable);
         }
         if round.wrote {

@@ -149,8 +149,9 @@ struct Requests {
     requested_lsn: AtomicU64,
     /// Somebody wants this LSN durable within `wal_writer_delay`. atomic: raised by all.
     lazy_lsn: AtomicU64,
-    /// Not 0 while the walwriter has a timer running for `lazy_lsn`. atomic: SeqCst.
-    lazy_armed: AtomicU32,
+    /// Not 0 while the walwriter has a timer running, at whose end it looks at `lazy_lsn` and at
+    /// the durable LSN by itself. atomic: SeqCst.
+    timer: AtomicU32,
     reserved: AtomicU32,
 }
 
@@ -370,20 +371,28 @@ impl Wal {
 
     /// Asks that `lsn` be made durable within `wal_writer_delay`.
     pub fn request_lazy_flush(&self, lsn: Lsn) {
-        let requests = &self.control().requests;
-        requests.lazy_lsn.fetch_max(lsn.get(), Ordering::SeqCst);
-        if requests.lazy_armed.load(Ordering::SeqCst) == 0 {
+        self.control()
+            .requests
+            .lazy_lsn
+            .fetch_max(lsn.get(), Ordering::SeqCst);
+        self.wake_timer();
+    }
+
+    /// Wakes the walwriter unless it has a timer running. To be called after what it is to look
+    /// at was stored (SeqCst).
+    fn wake_timer(&self) {
+        if self.control().requests.timer.load(Ordering::SeqCst) == 0 {
             self.inner.procs.notify(Role::Walwriter);
         }
     }
 
-    /// The walwriter says whether it has a timer running for lazy requests. After taking it back
-    /// it must look at [`Wal::lazy_lsn`] once more.
-    pub fn set_lazy_armed(&self, armed: bool) {
+    /// The walwriter says whether it has a timer running. After saying that it has none it must
+    /// look at [`Wal::lazy_lsn`] and [`Flusher::heartbeat_due`] once more before it sleeps.
+    pub fn set_timer(&self, running: bool) {
         self.control()
             .requests
-            .lazy_armed
-            .store(u32::from(armed), Ordering::SeqCst);
+            .timer
+            .store(u32::from(running), Ordering::SeqCst);
     }
 
     /// Wakes the walwriter unless somebody holds the flush latch: he fences after letting go of it
