@@ -319,7 +319,7 @@ mod tests {
         let mut area = DoubleWrite::open(storage, 7, BatchNo::new(*first))?;
         for round in 2..9u64 {
             let blocks: Vec<u32> = (0..BLOCKS)
-                .filter(|block| (block + round as u32) % 3 > 0)
+                .filter(|block| !(block + round as u32).is_multiple_of(3))
                 .collect();
             let pages: Vec<_> = blocks
                 .iter()

@@ -316,6 +316,12 @@ impl Files {
         self.state(file).has_blocks()
     }
 
+    /// The files that exist and are not dropped.
+    pub fn live(&self) -> Vec<FileNo> {
+        let live = self.rows.iter().filter(|row| row.state() == FileState::Live);
+        live.map(Row::file).collect()
+    }
+
     /// Moves with each file that is unlinked.
     pub fn unlinks(&self) -> u64 {
         self.words.unlinks.load(Ordering::Acquire)
@@ -668,6 +674,11 @@ impl Files {
 
     fn note_work(&self) {
         self.words.work.store(1, Ordering::SeqCst);
+    }
+
+    /// Has the next [`Files::has_work`] say yes.
+    pub fn look_again(&self) {
+        self.note_work();
     }
 
     /// Whether anything was asked for since the last [`Files::take_work`].

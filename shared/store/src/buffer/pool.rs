@@ -242,7 +242,7 @@ impl Pool {
     fn unmap(&self, frame: FrameNo, tag: PageTag) {
         let chain = self.table.lock(tag);
         chain.unlink(frame);
-        let flags = MAPPED | USAGE * USAGE_MAX;
+        let flags = MAPPED | (USAGE * USAGE_MAX);
         self.table
             .descriptor(frame)
             .state
