@@ -17,5 +17,6 @@ pub mod ctl;
 pub mod datadir;
 pub mod pidfile;
 pub mod probe;
+pub mod shell;
 pub mod wait;
 pub mod words;

@@ -77,10 +77,10 @@ impl Display {
                 what: what.to_owned(),
             };
         }
-        print(&format!("{what}..."));
+        print(&format!("{what}...."));
         let now = Instant::now();
         Display::Dots(Dots {
-            next_dot: now,
+            next_dot: now + DOT_EVERY,
             next_telling: now,
         })
     }
@@ -112,7 +112,7 @@ impl Display {
     fn finish(self) {
         if let Display::Terminal { bar, what } = self {
             bar.finish_and_clear();
-            print(&format!("{what}..."));
+            print(&format!("{what}...."));
         }
     }
 }

@@ -1,0 +1,242 @@
+//! `rd_cli` from scripts and pipes, against a small server of this test's own.
+
+mod support;
+
+use rd_wire::request::{Limits, Parsed, RequestParser};
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
+use std::thread;
+use support::{Ran, command, finish, run};
+
+/// A map behind the protocol: SET, GET, ECHO, LIST; HELLO changes nothing. It serves until the
+/// test ends.
+fn server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.expect("a client");
+            thread::spawn(move || serve(client));
+        }
+    });
+    port.to_string()
+}
+
+fn serve(mut client: TcpStream) {
+    let mut map = HashMap::<Vec<u8>, Vec<u8>>::new();
+    let mut input = Vec::new();
+    let mut parser = RequestParser::new(Limits::default());
+    let mut chunk = [0; 4096];
+    loop {
+        let words: Vec<Vec<u8>> = match parser.parse(&input) {
+            Parsed::Request { args, consumed } => {
+                let words = args.iter().map(<[u8]>::to_vec).collect();
+                input.drain(..consumed);
+                words
+            }
+            Parsed::Empty { consumed } => {
+                input.drain(..consumed);
+                continue;
+            }
+            Parsed::Incomplete { .. } => {
+                match client.read(&mut chunk) {
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => input.extend_from_slice(&chunk[..count]),
+                }
+                continue;
+            }
+            Parsed::Error(_) | Parsed::HttpAttack => return,
+        };
+        let text: Vec<String> = words
+            .iter()
+            .map(|word| String::from_utf8_lossy(word).to_lowercase())
+            .collect();
+        let text: Vec<&str> = text.iter().map(String::as_str).collect();
+        let reply = match text.as_slice() {
+            ["set", ..] if words.len() == 3 => {
+                map.insert(words[1].clone(), words[2].clone());
+                b"+OK\r\n".to_vec()
+            }
+            ["get", _] => map
+                .get(&words[1])
+                .map_or(b"$-1\r\n".to_vec(), |value| bulk(value)),
+            ["echo", _] => bulk(&words[1]),
+            ["hello", "3"] => b"%1\r\n+proto\r\n:3\r\n".to_vec(),
+            ["list"] => b"*2\r\n:1\r\n*1\r\n$1\r\nx\r\n".to_vec(),
+            ["info"] => bulk(b"# Server\r\na:1\r\n"),
+            ["shutdown"] => return,
+            _ => b"-ERR unknown command\r\n".to_vec(),
+        };
+        if client.write_all(&reply).is_err() {
+            return;
+        }
+    }
+}
+
+fn bulk(bytes: &[u8]) -> Vec<u8> {
+    let mut out = format!("${}\r\n", bytes.len()).into_bytes();
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// Runs `rd_cli` with this on standard input.
+fn with_input(args: &[&str], input: &[u8]) -> Ran {
+    let mut command = command("rd_cli");
+    command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("rd_cli is there");
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_vec();
+    // It may leave before it has read all.
+    let writer = thread::spawn(move || drop(stdin.write_all(&input)));
+    let ran = finish(child.wait_with_output().expect("ours"));
+    writer.join().expect("no panic");
+    ran
+}
+
+#[test]
+fn commands_as_arguments() {
+    let port = server();
+    let ask = |args: &[&str]| run("rd_cli", &[&["-p", &port], args].concat());
+    for (args, code, out) in [
+        (&["ECHO", "a b"][..], 0, "a b\n"),
+        (&["--no-raw", "ECHO", "a\"b"], 0, "\"a\\\"b\"\n"),
+        (&["--no-raw", "LIST"], 0, "1) (integer) 1\n2) 1) \"x\"\n"),
+        (&["LIST"], 0, "1\nx\n"),
+        (&["--no-raw", "INFO"], 0, "# Server\r\na:1\r\n"),
+        (&["-3", "ECHO", "-x"], 0, "-x\n"),
+        (&["GET", "none"], 0, "\n"),
+        (&["NONSENSE"], 0, "ERR unknown command\n\n"),
+        (&["-e", "NONSENSE"], 1, "ERR unknown command\n\n"),
+        (&["-r", "2", "ECHO", "again"], 0, "again\nagain\n"),
+        (&["SHUTDOWN"], 0, ""),
+    ] {
+        let ran = ask(args);
+        assert_eq!(
+            (ran.code, ran.out.as_str(), ran.err.as_str()),
+            (code, out, ""),
+            "{args:?}"
+        );
+    }
+    let refused = ask(&["-n", "5", "ECHO", "x"]);
+    assert_eq!(refused.code, 1);
+    assert_eq!(
+        refused.err,
+        "rd_cli: error: SELECT 5 failed: ERR unknown command\n"
+    );
+    let last = with_input(&["-p", &port, "-x", "ECHO"], b"from\0stdin");
+    assert_eq!((last.code, last.out.as_str()), (0, "from\0stdin\n"));
+}
+
+#[test]
+fn commands_from_a_pipe() {
+    let port = server();
+    let lines = b"set k \"a\\x41\"\n\nget k\r\nget \"\nnonsense\nget k\nquit\nget k\n";
+    let ran = with_input(&["-p", &port], lines);
+    assert_eq!(ran.code, 0);
+    assert_eq!(
+        ran.out,
+        "OK\naA\nInvalid argument(s)\nERR unknown command\n\naA\n"
+    );
+    let strict = with_input(&["-p", &port, "-e"], b"nonsense\nget k\n");
+    assert_eq!(
+        (strict.code, strict.out.as_str()),
+        (1, "ERR unknown command\n\n")
+    );
+    let strict = with_input(&["-p", &port, "-e"], b"set a b\nget '\n");
+    assert_eq!(strict.code, 1);
+    assert!(
+        strict
+            .err
+            .contains("line 2 of standard input: Invalid argument(s)")
+    );
+}
+
+#[test]
+fn bulk_load_counts_replies_and_errors() {
+    let port = server();
+    let mut load = Vec::new();
+    for number in 0..20_000 {
+        let key = format!("key:{number}");
+        rd_wire::client::encode(&mut load, &["SET", key.as_str(), "value"]);
+    }
+    let ran = with_input(&["-p", &port, "--pipe"], &load);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert_eq!(
+        ran.out,
+        "All data transferred. Waiting for the last reply...\n\
+         Last reply received from server.\nerrors: 0, replies: 20000\n"
+    );
+    rd_wire::client::encode(&mut load, &["NONSENSE"]);
+    let ran = with_input(&["-p", &port, "--pipe"], &load);
+    assert_eq!((ran.code, ran.err.as_str()), (1, "ERR unknown command\n"));
+    assert!(
+        ran.out.ends_with("errors: 1, replies: 20001\n"),
+        "{}",
+        ran.out
+    );
+    let ran = with_input(&["-p", &port, "--pipe"], b"ECHO inline\r\n");
+    assert!(ran.out.ends_with("errors: 0, replies: 1\n"), "{}", ran.out);
+}
+
+#[test]
+fn bulk_load_of_half_a_request_or_of_nonsense_ends() {
+    let port = server();
+    let half = with_input(
+        &["-p", &port, "--pipe", "--pipe-timeout", "1"],
+        b"ECHO x\r\n*2\r\n$4\r\nECHO\r\n$100\r\nabc",
+    );
+    assert_eq!(half.code, 1);
+    assert!(
+        half.err.contains("broke off after 1 replies, 0 errors"),
+        "{}",
+        half.err
+    );
+    assert!(
+        half.err
+            .contains("hint: Does the input end within a request?"),
+        "{}",
+        half.err
+    );
+    let nonsense = with_input(&["-p", &port, "--pipe"], b"ECHO x\r\n*1\r\n%3\r\nabc\r\n");
+    assert_eq!(nonsense.code, 1);
+    assert!(nonsense.err.contains("broke off after"), "{}", nonsense.err);
+}
+
+#[test]
+fn who_cannot_be_reached_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port().to_string();
+    drop(listener);
+    let ran = run("rd_cli", &["-p", &port, "PING"]);
+    assert_eq!(ran.code, 1);
+    let start = format!("rd_cli: error: Could not connect to Redoubt at 127.0.0.1:{port}: ");
+    assert!(ran.err.starts_with(&start), "{}", ran.err);
+    let socket = run("rd_cli", &["-s", "/nowhere/socket", "PING"]);
+    assert!(
+        socket
+            .err
+            .contains("Could not connect to Redoubt at /nowhere/socket")
+    );
+    let dir = run("rd_cli", &["-D", "/nowhere", "PING"]);
+    assert!(
+        dir.err.contains("directory \"/nowhere\" does not exist"),
+        "{}",
+        dir.err
+    );
+    for args in [
+        &["--what"][..],
+        &["-p", "x"],
+        &["-2", "-3"],
+        &["-s", "a", "-p", "1"],
+    ] {
+        assert_eq!(run("rd_cli", args).code, 1, "{args:?}");
+    }
+    assert_eq!(run("rd_cli", &["--help"]).code, 0);
+}
