@@ -1,1 +1,291 @@
-//! Placeholder; the crate's purpose is written here as it is built.
+//! The checkpointer process.
+//!
+//! | question | answer |
+//! | --- | --- |
+//! | What is its job? | It writes all pages and `pg_control`: keeps clean frames in supply, writes checkpoints, creates, grows and unlinks relation files, gives up old log. |
+//! | Who wakes it? | Its event (requests, supply, growth, a segment of log that is full, its own threads), signals, the clock. |
+//! | Its signals? | SIGHUP: read the configuration again. SIGUSR2: write the shutdown checkpoint and exit 0; before startup has finished, just exit 0. SIGQUIT: exit at once. SIGTERM and SIGINT are ignored. |
+//! | What may it write? | `base/`, `global/`; names in `wal/` (old segments), and the log itself when a page is to be written before its log is durable. |
+//! | What does its death mean? | It alone knows what was written and not synced, so the server goes through recovery. |
+//!
+//! One loop serves everything by turns; what waits for the disk for long runs on two threads of
+//! its own (`worker`). The supply of clean frames goes before everything else.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | `full` | the full checkpoint, step by step |
+//! | `pacing` | when one is due, how fast it goes; pure |
+//! | `supply` | clean frames ahead of need |
+//! | `writer` | batches of pages: double-write area, then their places |
+//! | `sync`, `unsynced`, `worker` | forcing files to disk, beside the rest |
+//! | `requests` | files created, grown, unlinked |
+//! | `control` | `pg_control` |
+//! | `turn` | the loop, and how it sleeps |
+//! | `report` | what the log says of a checkpoint |
+
+mod control;
+mod full;
+mod pacing;
+mod report;
+mod requests;
+mod supply;
+mod sync;
+mod turn;
+mod unsynced;
+mod worker;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use control::Control;
+use pacing::Pace;
+use rd_base::words::TornPageProtection;
+use rd_base::{FileNo, Lsn};
+use rd_format::control::PROTECTION_DOUBLE_WRITE;
+use rd_store::checkpoint::{Flags, Handover};
+use rd_store::control_file::ControlFileError;
+use rd_store::doublewrite::{self, DOUBLEWRITE_PATH, DoubleWrite};
+use rd_store::files::FileWork;
+use rd_store::relation::RelationFiles;
+use rd_store::wal::{Flusher, NoCredit};
+use rd_store::{ChildContext, Store};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use sync::{SyncTally, Synced};
+use unsynced::{SyncJob, Unsynced};
+use worker::Worker;
+use writer::{Batch, Writeback};
+
+/// The process: never returns.
+pub fn main(context: ChildContext) -> ! {
+    turn::run(context)
+}
+
+/// Why something could not be done now; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The disk refuses.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// There is no room for the checkpoint's record.
+    #[error("the checkpoint's record has no room in the log: {0}")]
+    NoCredit(#[from] NoCredit),
+    /// A page that was written before cannot be read back.
+    #[error("{0}")]
+    Page(#[from] rd_store::buffer::PageReadError),
+    /// `pg_control` or the double-write area cannot be used.
+    #[error("{0}")]
+    Control(#[from] ControlFileError),
+}
+
+/// What does the waiting for disks.
+pub struct Workers {
+    syncs: Worker<SyncJob, Synced>,
+    growth: Worker<FileWork, requests::Grown>,
+}
+
+impl Workers {
+    /// On threads: for the process.
+    ///
+    /// # Errors
+    /// When a thread cannot be made.
+    pub fn on_threads(store: &Store, relations: &Arc<RelationFiles>) -> io::Result<Workers> {
+        let wake = || store.shared.procs.event(store.slot).clone();
+        let sync = sync::work(Arc::clone(relations), store.clock.clone());
+        let growth = requests::work(Arc::clone(relations));
+        Ok(Workers {
+            syncs: Worker::on_thread("sync", wake(), sync)?,
+            growth: Worker::on_thread("growth", wake(), growth)?,
+        })
+    }
+
+    /// By whoever calls the checkpointer's steps: for simulations.
+    pub fn in_place(store: &Store, relations: &Arc<RelationFiles>) -> Workers {
+        let sync = sync::work(Arc::clone(relations), store.clock.clone());
+        let growth = requests::work(Arc::clone(relations));
+        Workers {
+            syncs: Worker::in_place(sync),
+            growth: Worker::in_place(growth),
+        }
+    }
+}
+
+/// All that the checkpointer knows. Its steps can be called one by one, without a process.
+pub struct Checkpointer {
+    store: Store,
+    relations: Arc<RelationFiles>,
+    flusher: Flusher,
+    syncs: Worker<SyncJob, Synced>,
+    growth: Worker<FileWork, requests::Grown>,
+    /// Files whose creation or growth is under way.
+    growing: BTreeSet<FileNo>,
+    /// `pg_control`, from the handover on.
+    control: Option<Control>,
+    handover: Option<Handover>,
+    /// The double-write area, from the handover on; none if pages are written without.
+    area: Option<DoubleWrite>,
+    batch: Batch,
+    unsynced: Unsynced,
+    writeback: Writeback,
+    /// Files of which a page was written since their header was.
+    touched: BTreeSet<FileNo>,
+    sync_tally: SyncTally,
+    pace: Pace,
+    /// Where log-size checkpoints count from: the redo point chosen last.
+    redo: Lsn,
+    /// The end of the log after the last checkpoint's own record: nothing has happened if it
+    /// still ends here.
+    idle_lsn: Lsn,
+    /// Bytes of log from one redo point to the next, as expected.
+    estimate_bytes: u64,
+    /// When the last checkpoint began and ended, monotonic nanoseconds.
+    began_ns: u64,
+    ended_ns: u64,
+    /// Attempts that failed since the last that succeeded.
+    failures: u32,
+    /// Flags of the attempt that failed last, and when it is tried again.
+    retry: Option<(Flags, u64)>,
+    /// The supply rests until then.
+    supply_retry_ns: u64,
+    /// When the next heartbeat is due.
+    heartbeat_ns: u64,
+    /// Sleeps so far: what was looked at before one must be looked at again.
+    sleeps: u64,
+    outside: Option<turn::Outside>,
+}
+
+impl Checkpointer {
+    /// A checkpointer that knows nothing yet; `control` comes with the handover.
+    pub fn new(store: Store, relations: Arc<RelationFiles>, workers: Workers) -> Checkpointer {
+        let flusher = Flusher::new(
+            store.shared.wal.clone(),
+            Arc::clone(&store.storage),
+            store.shared.stats.clone(),
+            store.slot,
+            store.config.wal_sync_method(),
+        );
+        let now_ns = store.clock.monotonic_ns();
+        let mut new = Checkpointer {
+            relations,
+            flusher,
+            syncs: workers.syncs,
+            growth: workers.growth,
+            growing: BTreeSet::new(),
+            control: None,
+            handover: None,
+            area: None,
+            batch: Batch::default(),
+            unsynced: Unsynced::default(),
+            writeback: Writeback::default(),
+            touched: BTreeSet::new(),
+            sync_tally: SyncTally::default(),
+            pace: Pace {
+                timeout: Duration::ZERO,
+                completion_target: 0.0,
+                max_wal_bytes: 0,
+                segment_bytes: store.shared.wal.segment_bytes(),
+            },
+            redo: Lsn::ZERO,
+            idle_lsn: Lsn::ZERO,
+            estimate_bytes: 0,
+            began_ns: now_ns,
+            ended_ns: now_ns,
+            failures: 0,
+            retry: None,
+            supply_retry_ns: 0,
+            heartbeat_ns: 0,
+            sleeps: 0,
+            outside: None,
+            store,
+        };
+        new.take_parameters();
+        new
+    }
+
+    /// Takes up what the configuration says.
+    fn take_parameters(&mut self) {
+        let config = &self.store.config;
+        self.pace.timeout = config.checkpoint_timeout();
+        self.pace.completion_target = config.checkpoint_completion_target();
+        self.pace.max_wal_bytes = config.max_wal_size_bytes();
+        self.writeback.after_bytes = config.checkpoint_flush_after_bytes();
+        self.flusher.set_method(config.wal_sync_method());
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.store.clock.monotonic_ns()
+    }
+
+    /// The end of the log as startup found it: all before is durable.
+    fn log_end_at_start(&self) -> Lsn {
+        self.handover.map_or(Lsn::ZERO, |handover| handover.end_lsn)
+    }
+
+    /// Whether redo is done with the log and records can be inserted.
+    fn log_is_written(&self) -> bool {
+        self.control.is_some() && self.store.shared.wal.insert_lsn() > Lsn::ZERO
+    }
+
+    /// Takes `pg_control` over if startup has handed it over.
+    ///
+    /// # Errors
+    /// When it, or the double-write area, cannot be used.
+    fn take_handover(&mut self) -> Result<(), Failure> {
+        let handover = self.store.shared.checkpoint.handover();
+        let (None, Some(handover)) = (&self.control, handover) else {
+            return Ok(());
+        };
+        let storage = Arc::clone(&self.store.storage);
+        let control = Control::take_over(&*storage, handover)?;
+        let newest = control.newest();
+        self.area = match self.store.config.torn_page_protection() {
+            TornPageProtection::DoubleWrite => Some(self.open_area(&control)?),
+            TornPageProtection::Off => None,
+        };
+        self.redo = newest.redo_lsn;
+        self.idle_lsn = handover.end_lsn;
+        self.handover = Some(handover);
+        self.store
+            .shared
+            .checkpoint
+            .publish(newest.redo_lsn, newest.checkpoint_us);
+        let gives_up = self.area.is_none() && newest.protection & PROTECTION_DOUBLE_WRITE != 0;
+        self.control = Some(control);
+        if gives_up {
+            let now = self.now();
+            self.control
+                .as_mut()
+                .expect("just set")
+                .give_up_double_write(&now);
+        }
+        Ok(())
+    }
+
+    /// Opens the double-write area; one of another size than is asked for is made anew, since
+    /// none of its batches is needed after the handover.
+    fn open_area(&self, control: &Control) -> Result<DoubleWrite, Failure> {
+        let storage = &*self.store.storage;
+        let newest = control.newest();
+        let bytes = self.store.config.double_write_size_bytes();
+        let open = |first| DoubleWrite::open(storage, newest.system_identifier, first);
+        let mut first = newest.first_unsynced_batch;
+        if storage.exists(DOUBLEWRITE_PATH)? {
+            let mut area = open(first)?;
+            first = area.next();
+            area.release_before(first);
+            if area.is_sized_for(bytes) {
+                return Ok(area);
+            }
+            if let Err(error) = doublewrite::create(storage, bytes) {
+                log::warn!("the double-write area keeps its size: {error}");
+                return Ok(area);
+            }
+        } else {
+            doublewrite::create(storage, bytes)?;
+        }
+        Ok(open(first)?)
+    }
+}

@@ -1,0 +1,200 @@
+//! `pg_control` in the checkpointer's hands, from the handover on.
+//!
+//! Invariants:
+//! - Its redo point never lies above a change that is not in its file.
+//! - A write that fails ends the process: nobody knows what is in that slot.
+//! - The redo point moves with full checkpoints only; between them a heartbeat takes up the
+//!   durable LSN, the state, and the first unsynced batch.
+
+use rd_base::{BatchNo, FileNo, Lsn, StartCount};
+use rd_format::control::{ControlFile, DbState, FileRow, PROTECTION_DOUBLE_WRITE, PendingDrop};
+use rd_store::checkpoint::{Flags, Handover};
+use rd_store::control_file::{CONTROL_PATH, ControlFileError, ControlStore};
+use rd_sys::crash::panic_abort;
+use rd_sys::storage::Storage;
+
+/// What every write of `pg_control` takes up.
+pub struct Now {
+    /// The wall clock, microseconds since 1970.
+    pub now_us: u64,
+    /// The log is synced to here; none while it is not written.
+    pub durable_lsn: Option<Lsn>,
+    /// The count of this start.
+    pub start_count: StartCount,
+    /// Whether clients are served.
+    pub is_running: bool,
+    /// The first double-write batch not known to be synced.
+    pub first_unsynced_batch: BatchNo,
+    /// The next relation file's number.
+    pub next_file: FileNo,
+    /// Files dropped and not unlinked.
+    pub pending_drops: Vec<PendingDrop>,
+}
+
+/// What a full checkpoint puts into `pg_control`.
+pub struct Advance {
+    /// The redo point.
+    pub redo_lsn: Lsn,
+    /// Start of the checkpoint's record.
+    pub checkpoint_lsn: Lsn,
+    /// Its kinds and causes.
+    pub flags: Flags,
+    /// A row for each file, with its keys as of the redo point.
+    pub files: Vec<FileRow>,
+    /// Whether its pages were all written by way of the double-write area.
+    pub is_double_written: bool,
+}
+
+/// The open control file.
+pub struct Control {
+    slots: ControlStore,
+    handover: Handover,
+}
+
+impl Control {
+    /// Opens the file as startup has left it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn take_over(
+        storage: &dyn Storage,
+        handover: Handover,
+    ) -> Result<Control, ControlFileError> {
+        Ok(Control {
+            slots: ControlStore::open(storage)?,
+            handover,
+        })
+    }
+
+    /// The newest content.
+    pub fn newest(&self) -> &ControlFile {
+        self.slots.newest()
+    }
+
+    /// The least redo point of both slots: log from here on must be kept.
+    pub fn oldest_redo(&self) -> Lsn {
+        self.slots.oldest_redo()
+    }
+
+    /// Whether a slot has a row for `file`.
+    pub fn names(&self, file: FileNo) -> bool {
+        let in_slot = |control: &ControlFile| {
+            control
+                .files
+                .binary_search_by_key(&file, |row| row.file)
+                .is_ok()
+        };
+        in_slot(self.slots.newest()) || self.slots.other().is_some_and(in_slot)
+    }
+
+    /// The number of the next advance of the redo point. It stays the same until one has
+    /// succeeded, so that no file's header gets ahead by more than one.
+    pub fn next_count(&self) -> u64 {
+        self.newest().checkpoint_count + 1
+    }
+
+    /// The start count of the last record before `lsn`, which is at or above the end of the log
+    /// as it was at this start.
+    fn predecessor_count(&self, lsn: Lsn, now: &Now) -> StartCount {
+        if lsn > self.handover.end_lsn {
+            now.start_count
+        } else {
+            self.handover.last_count
+        }
+    }
+
+    /// The newest content with what is known now, for either kind of write.
+    fn renewed(&self, now: &Now) -> ControlFile {
+        let mut next = self.newest().clone();
+        if let Some(durable) = now.durable_lsn.filter(|lsn| *lsn > next.durable_lsn) {
+            next.durable_predecessor_count = self.predecessor_count(durable, now);
+            next.durable_lsn = durable;
+        }
+        if now.is_running && next.state != DbState::InProduction {
+            next.state = DbState::InProduction;
+            next.unfinished_starts = 0;
+        }
+        next.files
+            .iter_mut()
+            .for_each(|row| row.stop_scn = Lsn::ZERO);
+        next.first_unsynced_batch = now.first_unsynced_batch;
+        next.next_file = next.next_file.max(now.next_file);
+        next.pending_drops = now.pending_drops.clone();
+        next
+    }
+
+    /// Whether a heartbeat has something to say, or one of the slots has not heard it yet.
+    pub fn needs_heartbeat(&self, now: &Now) -> bool {
+        !self.slots.slots_agree() || self.renewed(now) != *self.newest()
+    }
+
+    /// Takes up the durable LSN between two checkpoints, in one slot.
+    pub fn beat(&mut self, now: &Now) {
+        let next = self.renewed(now);
+        self.write(next, now);
+    }
+
+    /// Says that the server is stopping.
+    pub fn begin_shutdown(&mut self, now: &Now) {
+        let next = ControlFile {
+            state: DbState::ShuttingDown,
+            ..self.renewed(now)
+        };
+        self.write(next, now);
+    }
+
+    /// Says that from now on pages are written without the double-write area, before the first
+    /// one is.
+    pub fn give_up_double_write(&mut self, now: &Now) {
+        let next = ControlFile {
+            protection: 0,
+            ..self.renewed(now)
+        };
+        self.write_both(next, now);
+    }
+
+    /// Moves the redo point, in both slots, one after the other.
+    pub fn advance(&mut self, now: &Now, advance: Advance) {
+        let mut next = self.renewed(now);
+        let redo = advance.redo_lsn;
+        assert!(
+            redo >= next.redo_lsn,
+            "the redo point goes from {} to {redo}",
+            next.redo_lsn
+        );
+        next.redo_predecessor_count = self.predecessor_count(redo, now);
+        next.previous_redo_lsn = next.redo_lsn;
+        next.previous_checkpoint_lsn = next.checkpoint_lsn;
+        next.redo_lsn = redo;
+        next.checkpoint_lsn = advance.checkpoint_lsn;
+        next.checkpoint_count = self.next_count();
+        next.checkpoint_us = now.now_us;
+        next.checkpoint_flags = advance.flags.bits();
+        next.protection = if advance.is_double_written {
+            PROTECTION_DOUBLE_WRITE
+        } else {
+            0
+        };
+        next.files = advance.files;
+        if advance.flags.has(Flags::SHUTDOWN) {
+            next.state = DbState::ShutDown;
+        }
+        self.write_both(next, now);
+    }
+
+    fn write(&mut self, next: ControlFile, now: &Now) {
+        if let Err(error) = self.slots.write(next, now.now_us) {
+            give_up(&error);
+        }
+    }
+
+    fn write_both(&mut self, next: ControlFile, now: &Now) {
+        if let Err(error) = self.slots.write_both(next, now.now_us) {
+            give_up(&error);
+        }
+    }
+}
+
+fn give_up(error: &std::io::Error) -> ! {
+    panic_abort(&format!("could not write \"{CONTROL_PATH}\": {error}"))
+}

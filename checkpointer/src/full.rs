@@ -1,0 +1,405 @@
+//! The full checkpoint.
+//!
+//! 1. The redo point is the insert position now; nothing is logged for it. The key counts are cut
+//!    at exactly this position.
+//! 2. Every page that was dirtied before it is written, in the order of files and blocks, paced.
+//!    A page whose latch is taken is passed over and tried again. Then all descriptors are looked
+//!    at once more, until none is left.
+//! 3. All files that were written and not synced are synced.
+//! 4. Each file of which a page was written gets the checkpoint's number and redo point into its
+//!    header; these are synced.
+//! 5. The checkpoint's record is inserted and flushed. With it everything below the redo point is
+//!    complete, so the key counts are exact.
+//! 6. `pg_control` is written, both slots, one after the other.
+//! 7. The log below the older slot's redo point is given up.
+//!
+//! Until 6 a failure costs nothing but the time: the redo point is the old one. A crash anywhere
+//! leaves files that recovery from the old redo point mends.
+
+use crate::control::Advance;
+use crate::report::Outcome;
+use crate::turn::nanos;
+use crate::{Checkpointer, Failure, pacing};
+use rd_base::counters::Counter;
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{FileNo, Lsn, PageTag};
+use rd_format::bitmap::META_BLOCK;
+use rd_format::control::FileRow;
+use rd_format::doublewrite::DW_BATCH_PAGES_MAX;
+use rd_format::page::{self, PageBytes};
+use rd_format::wal_record::{CheckpointData, RecordBuilder, RecordKind};
+use rd_format::{meta, wal_page};
+use rd_store::buffer::DirtyFrame;
+use rd_store::checkpoint::{CheckpointPhase, Flags};
+use rd_store::files::KeyCut;
+use rd_store::wal::{Inserted, credit_for, segments};
+use rd_sys::fault::{self, Fault};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a paced checkpoint rests at a time, unless something wakes it.
+const NAP: Duration = Duration::from_millis(100);
+/// How long to wait before pages whose latches were taken are tried again, if nothing else is
+/// left.
+const BUSY_NAP: Duration = Duration::from_millis(1);
+
+/// A full checkpoint under way.
+pub(crate) struct Full {
+    pub(crate) flags: Flags,
+    pub(crate) redo: Lsn,
+    began_ns: u64,
+    /// Pages found to be dirty, and dealt with.
+    total: u64,
+    done: u64,
+    /// Pages written.
+    pub(crate) written: u64,
+    cause: Counter,
+}
+
+impl Checkpointer {
+    /// Makes a full checkpoint, which [`rd_store::checkpoint::CheckpointShared::begin`] has begun.
+    ///
+    /// # Errors
+    /// When the disk refuses, or the log has no room; `pg_control` is as it was then.
+    pub(crate) fn full_checkpoint(&mut self, flags: Flags) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.store.shared);
+        self.began_ns = self.now_ns();
+        self.report_start(flags);
+        let segments_before = shared.stats.get(Counter::WalSegmentsCreated);
+        let cut = shared.files.begin_cut(|| shared.wal.insert_lsn());
+        let redo = cut.boundary;
+        let previous_redo = std::mem::replace(&mut self.redo, redo);
+        let mut full = Full {
+            flags,
+            redo,
+            began_ns: self.began_ns,
+            total: 0,
+            done: 0,
+            written: 0,
+            cause: pages_cause(flags),
+        };
+        let finished = self.write_and_log(&mut full);
+        let (inserted, write_us, sync_us) = match finished {
+            Ok(finished) => finished,
+            Err(failure) => {
+                self.abandon(cut, previous_redo);
+                return Err(failure);
+            }
+        };
+        self.finish(&full, cut, inserted);
+        let distance_bytes = redo.bytes_since(previous_redo);
+        self.estimate_bytes = pacing::next_estimate(self.estimate_bytes, distance_bytes);
+        let retired = self.retire_log(redo);
+        self.count_done(flags, write_us, sync_us);
+        shared
+            .checkpoint
+            .succeed(&shared.procs, self.store.clock.wall_us());
+        self.report_done(&Outcome {
+            flags,
+            redo,
+            checkpoint: inserted.start,
+            written: full.written,
+            write_us,
+            sync_us,
+            total_us: (self.now_ns() - full.began_ns) / 1000,
+            syncs: self.sync_tally,
+            segments_added: shared.stats.get(Counter::WalSegmentsCreated) - segments_before,
+            retired,
+            distance_bytes,
+            estimate_bytes: self.estimate_bytes,
+        });
+        Ok(())
+    }
+
+    /// Steps 2 to 5; gives the record's place, and what writing and syncing took in microseconds.
+    fn write_and_log(&mut self, full: &mut Full) -> Result<(Inserted, u64, u64), Failure> {
+        let shared = Arc::clone(&self.store.shared);
+        fault::point(Fault::CheckpointBegun)?;
+        self.sync_tally = crate::sync::SyncTally::default();
+        shared.checkpoint.set_phase(CheckpointPhase::Writing);
+        self.write_dirty(full)?;
+        let written_ns = self.now_ns();
+        shared.checkpoint.set_phase(CheckpointPhase::Syncing);
+        fault::point(Fault::CheckpointSync)?;
+        self.sync_all();
+        self.stamp_headers(full)?;
+        self.sync_all();
+        let synced_ns = self.now_ns();
+        fault::point(Fault::CheckpointSynced)?;
+        shared.checkpoint.set_phase(CheckpointPhase::Finishing);
+        self.assert_complete(full.redo);
+        let inserted = self.log_checkpoint(full)?;
+        let micros = |from, to| (to - from) / 1000;
+        Ok((
+            inserted,
+            micros(full.began_ns, written_ns),
+            micros(written_ns, synced_ns),
+        ))
+    }
+
+    /// Step 2.
+    fn write_dirty(&mut self, full: &mut Full) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.store.shared);
+        let mut dirty: Vec<DirtyFrame> = Vec::new();
+        loop {
+            dirty.clear();
+            shared.pool.dirty_before(full.redo, &mut dirty);
+            if dirty.is_empty() {
+                // Also finishes a batch that was left from before.
+                self.write_frames(&[], full.cause)?;
+                return Ok(());
+            }
+            full.total = full.done + dirty.len() as u64;
+            dirty.sort_unstable();
+            self.write_list(full, &mut dirty)?;
+        }
+    }
+
+    /// Writes the frames of `dirty`, sorted, those whose latch is taken after the others.
+    fn write_list(&mut self, full: &mut Full, dirty: &mut Vec<DirtyFrame>) -> Result<(), Failure> {
+        while !dirty.is_empty() {
+            let mut busy = Vec::new();
+            let mut rest = &dirty[..];
+            while !rest.is_empty() {
+                self.supply();
+                self.serve_files();
+                self.rest_if_ahead(full);
+                let (now, later) = rest.split_at(rest.len().min(DW_BATCH_PAGES_MAX));
+                let mut outcome = self.write_frames(now, full.cause)?;
+                full.written += outcome.written;
+                full.done += (now.len() - outcome.busy.len()) as u64;
+                busy.append(&mut outcome.busy);
+                self.touched.extend(now.iter().map(|frame| frame.tag.file));
+                self.store
+                    .shared
+                    .checkpoint
+                    .set_pages(full.done, full.total);
+                rest = later;
+            }
+            if busy.len() == dirty.len() {
+                self.sleep(Some(BUSY_NAP));
+            }
+            *dirty = busy;
+        }
+        Ok(())
+    }
+
+    /// Rests while the checkpoint is ahead of its schedule; everything else is served meanwhile.
+    fn rest_if_ahead(&mut self, full: &Full) {
+        loop {
+            let shared = &self.store.shared;
+            let hurries = full.flags.is_immediate()
+                || shared.checkpoint.wanted().is_immediate()
+                || self.must_stop();
+            let elapsed = Duration::from_nanos(self.now_ns() - full.began_ns);
+            let wal_bytes = shared.wal.insert_lsn().bytes_since(full.redo);
+            if hurries
+                || !self
+                    .pace
+                    .is_ahead(full.done, full.total, elapsed, wal_bytes)
+            {
+                return;
+            }
+            self.sleep(Some(NAP));
+            self.absorb();
+            self.serve_files();
+            self.supply();
+            self.heartbeat();
+        }
+    }
+
+    /// Step 4. A file whose creation is not below the redo point has no header yet that would
+    /// last: redo would make it anew. Its meta page's LSN says so.
+    fn stamp_headers(&mut self, full: &Full) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.store.shared);
+        let count = self
+            .control
+            .as_ref()
+            .expect("after the handover")
+            .next_count();
+        let mut stamped: Vec<(PageTag, PageBytes)> = Vec::new();
+        let touched: Vec<FileNo> = self.touched.iter().copied().collect();
+        for file in touched {
+            if !shared.files.exists(file) {
+                self.touched.remove(&file);
+                continue;
+            }
+            let tag = PageTag::new(file, META_BLOCK);
+            let mut header = [0; PAGE_BYTES];
+            if !self.relations.read_block(tag, &mut header)? || page::is_zero(&header) {
+                continue;
+            }
+            self.relations.read_page(tag, &mut header)?;
+            if page::page_lsn(&header) > full.redo {
+                continue;
+            }
+            let mut meta = meta::read(&header);
+            meta.checkpoint_count = count;
+            meta.checkpoint_scn = full.redo;
+            meta::write(&mut header, &meta);
+            stamped.push((tag, header));
+        }
+        for batch in stamped.chunks(DW_BATCH_PAGES_MAX) {
+            self.write_pages(batch, full.cause)?;
+            for (tag, _) in batch {
+                shared.files.set_covered(tag.file, count, full.redo);
+                self.touched.remove(&tag.file);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the redo point promises, asserted before it is given.
+    fn assert_complete(&self, redo: Lsn) {
+        let pool = self.store.shared.pool.least_rec_lsn();
+        let held = [
+            pool,
+            self.unsynced.least_rec_lsn(),
+            self.batch.least_rec_lsn(),
+        ];
+        let least = held.into_iter().flatten().min();
+        assert!(
+            least.is_none_or(|least| least >= redo),
+            "a page changed at {least:?} is not in its file, and redo would begin at {redo}"
+        );
+    }
+
+    /// Step 5.
+    fn log_checkpoint(&mut self, full: &Full) -> Result<Inserted, Failure> {
+        let shared = Arc::clone(&self.store.shared);
+        let mut record = RecordBuilder::new();
+        record.start(RecordKind::Checkpoint, self.store.clock.wall_us());
+        record.checkpoint(&CheckpointData {
+            redo_lsn: full.redo,
+            checkpoint_count: self
+                .control
+                .as_ref()
+                .expect("after the handover")
+                .next_count(),
+            causes: full.flags.bits(),
+            timeline: shared.wal.timeline(),
+        });
+        let bytes = record.seal();
+        let mut credit = shared.wal.take_reserved_credit(credit_for(bytes))?;
+        let inserted = shared
+            .wal
+            .insert(self.store.slot, &mut record, &mut credit, |_| ());
+        self.flusher
+            .flush_until(inserted.end)
+            .expect("the record was just inserted");
+        if full.flags.has(Flags::SHUTDOWN) {
+            let expected = wal_page::pos_to_start_lsn(wal_page::lsn_to_pos(full.redo));
+            assert_eq!(
+                inserted.start, expected,
+                "something was logged during the shutdown"
+            );
+        }
+        Ok(inserted)
+    }
+
+    /// Step 6.
+    fn finish(&mut self, full: &Full, cut: KeyCut, inserted: Inserted) {
+        let shared = Arc::clone(&self.store.shared);
+        let is_shutdown = full.flags.has(Flags::SHUTDOWN);
+        let stop_scn = if is_shutdown { inserted.end } else { Lsn::ZERO };
+        let mut files = shared.files.end_cut(cut, stop_scn);
+        files.retain(is_covered);
+        let now = self.now();
+        let advance = Advance {
+            redo_lsn: full.redo,
+            checkpoint_lsn: inserted.start,
+            flags: full.flags,
+            files,
+            is_double_written: self.area.is_some(),
+        };
+        let control = self.control.as_mut().expect("after the handover");
+        control.advance(&now, advance);
+        shared.checkpoint.publish(full.redo, now.now_us);
+        self.idle_lsn = inserted.end;
+        self.heartbeat_ns = self.now_ns() + nanos(self.store.config.checkpoint_heartbeat());
+    }
+
+    /// Ends the cut of a checkpoint that failed: its counts are given up, and the next one counts
+    /// from the old redo point again.
+    fn abandon(&mut self, cut: KeyCut, previous_redo: Lsn) {
+        // A record below the boundary that is still being copied counts itself by it.
+        self.flusher
+            .flush_until(cut.boundary)
+            .expect("the boundary was an insert position");
+        self.store.shared.files.end_cut(cut, Lsn::ZERO);
+        self.redo = previous_redo;
+    }
+
+    /// Step 7. What cannot be given up now is given up by the next checkpoint.
+    fn retire_log(&mut self, redo: Lsn) -> segments::Retired {
+        let config = &self.store.config;
+        let limit = segments::recycle_limit(
+            redo,
+            self.estimate_bytes,
+            self.pace.completion_target,
+            config.min_wal_size_bytes(),
+            config.max_wal_size_bytes(),
+        );
+        let oldest = self
+            .control
+            .as_ref()
+            .expect("after the handover")
+            .oldest_redo();
+        let done = fault::point(Fault::CheckpointDone).and_then(|()| {
+            self.store
+                .shared
+                .wal
+                .retire_segments(&*self.store.storage, oldest, limit)
+        });
+        let retired = done.unwrap_or_else(|error| {
+            log::warn!("could not give up old segments of the write-ahead log: {error}");
+            segments::Retired::default()
+        });
+        self.store
+            .add(Counter::WalSegmentsRecycled, retired.recycled);
+        self.store.add(Counter::WalSegmentsRemoved, retired.removed);
+        retired
+    }
+
+    fn count_done(&self, flags: Flags, write_us: u64, sync_us: u64) {
+        self.store.count(checkpoints_cause(flags));
+        self.store.add(Counter::CheckpointWriteMicros, write_us);
+        self.store.add(Counter::CheckpointSyncMicros, sync_us);
+    }
+}
+
+/// Whether `pg_control` may name the file: its header is on disk, and redo does not make it anew.
+fn is_covered(row: &FileRow) -> bool {
+    row.checkpoint_count > 0
+}
+
+/// Under which cause a checkpoint's pages are counted: the most pressing one.
+fn pages_cause(flags: Flags) -> Counter {
+    match checkpoints_cause(flags) {
+        Counter::CheckpointsShutdown => Counter::PagesWrittenShutdown,
+        Counter::CheckpointsRecovery => Counter::PagesWrittenRecovery,
+        Counter::CheckpointsRequested => Counter::PagesWrittenRequested,
+        Counter::CheckpointsWal => Counter::PagesWrittenWal,
+        _ => Counter::PagesWrittenTimed,
+    }
+}
+
+/// Under which cause a checkpoint is counted: the most pressing one.
+fn checkpoints_cause(flags: Flags) -> Counter {
+    let requested = [
+        Flags::CAUSE_MANUAL,
+        Flags::CAUSE_BACKUP,
+        Flags::CAUSE_NAMESPACE,
+    ];
+    if flags.has(Flags::SHUTDOWN) {
+        Counter::CheckpointsShutdown
+    } else if flags.has(Flags::END_OF_RECOVERY) {
+        Counter::CheckpointsRecovery
+    } else if requested.iter().any(|cause| flags.has(*cause)) {
+        Counter::CheckpointsRequested
+    } else if flags.has(Flags::CAUSE_WAL) {
+        Counter::CheckpointsWal
+    } else {
+        Counter::CheckpointsTimed
+    }
+}

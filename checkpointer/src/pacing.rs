@@ -1,0 +1,210 @@
+//! When a checkpoint is due, and how fast it goes. Pure functions of numbers, after PostgreSQL's
+//! rules.
+
+use rd_base::Lsn;
+use rd_format::wal_page::segment_of;
+use std::time::Duration;
+
+/// What the parameters say of the pace.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// `checkpoint_timeout`.
+    pub timeout: Duration,
+    /// `checkpoint_completion_target`.
+    pub completion_target: f64,
+    /// `max_wal_size`, bytes.
+    pub max_wal_bytes: u64,
+    /// Bytes of a WAL segment.
+    pub segment_bytes: u64,
+}
+
+impl Pace {
+    /// Segments of log from one redo point to the next checkpoint by log size. The log of one
+    /// such distance and of the checkpoint that follows it (the completion target's part of a
+    /// second one) stay within `max_wal_size` together.
+    pub fn wal_segments(&self) -> u64 {
+        let segments = (self.max_wal_bytes / self.segment_bytes) as f64;
+        ((segments / (1.0 + self.completion_target)) as u64).max(1)
+    }
+
+    /// Whether the log, which ends at `insert`, has grown so far past the redo point that a
+    /// checkpoint is due.
+    pub fn is_wal_due(&self, redo: Lsn, insert: Lsn) -> bool {
+        let at = |lsn| segment_of(lsn, self.segment_bytes);
+        at(insert) >= at(redo) + self.wal_segments()
+    }
+
+    /// Whether the checkpoint that has dealt with `done` of `total` pages, `elapsed` after it
+    /// began and after `wal_bytes` of log, may rest: by that pace it has written everything when
+    /// the completion target's part of the time, and of the log, until the next one has passed.
+    pub fn is_ahead(&self, done: u64, total: u64, elapsed: Duration, wal_bytes: u64) -> bool {
+        if total == 0 {
+            return false;
+        }
+        let progress = done as f64 / total as f64 * self.completion_target;
+        let wal = wal_bytes as f64 / (self.wal_segments() * self.segment_bytes) as f64;
+        let time = elapsed.as_secs_f64() / self.timeout.as_secs_f64();
+        progress >= wal && progress >= time
+    }
+
+    /// The value of `max_wal_size`, bytes, with which checkpoints by log size that came `apart`
+    /// would have come `wanted` apart under the same load.
+    pub fn max_wal_bytes_for(&self, apart: Duration, wanted: Duration) -> u64 {
+        let factor = wanted.as_secs_f64() / apart.as_secs_f64().max(0.001);
+        let bytes = self.max_wal_bytes as f64 * factor.max(1.0);
+        // To the next power of two: a load is never so even.
+        (bytes as u64)
+            .checked_next_power_of_two()
+            .unwrap_or(u64::MAX)
+    }
+}
+
+/// Bytes of log from one redo point to the next, as expected from those before: it follows a
+/// rise at once and a fall slowly, because too little recycled log costs more than too much.
+pub fn next_estimate(estimate_bytes: u64, distance_bytes: u64) -> u64 {
+    if distance_bytes >= estimate_bytes {
+        distance_bytes
+    } else {
+        (0.9 * estimate_bytes as f64 + 0.1 * distance_bytes as f64) as u64
+    }
+}
+
+/// How long to wait after the `failures`-th failure in a row: 1 s, doubled each time, up to 30 s.
+pub fn back_off(failures: u32) -> Duration {
+    let doubled = 1 << failures.saturating_sub(1).min(5);
+    Duration::from_secs(doubled).min(Duration::from_secs(30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1 << 20;
+
+    fn pace() -> Pace {
+        Pace {
+            timeout: Duration::from_secs(300),
+            completion_target: 0.9,
+            max_wal_bytes: 1024 * MB,
+            segment_bytes: 16 * MB,
+        }
+    }
+
+    #[test]
+    fn the_distance_is_postgresqls() {
+        assert_eq!(pace().wal_segments(), 33);
+        assert_eq!(
+            Pace {
+                completion_target: 0.5,
+                ..pace()
+            }
+            .wal_segments(),
+            42
+        );
+        assert_eq!(
+            Pace {
+                completion_target: 0.0,
+                ..pace()
+            }
+            .wal_segments(),
+            64
+        );
+        assert_eq!(
+            Pace {
+                max_wal_bytes: 16 * MB,
+                ..pace()
+            }
+            .wal_segments(),
+            1,
+            "at least one"
+        );
+        let redo = Lsn::new(5 * 16 * MB + 77);
+        let due = |segment: u64| pace().is_wal_due(redo, Lsn::new(segment * 16 * MB));
+        assert!(!due(37) && due(38));
+    }
+
+    #[test]
+    fn the_log_of_a_checkpoint_at_full_pace_stays_within_its_size() {
+        // The trigger's distance, and what comes while the checkpoint is written on schedule.
+        for (max_mb, segment_mb, target) in
+            [(1024, 16, 0.9), (64, 16, 0.9), (64, 1, 0.5), (48, 16, 1.0)]
+        {
+            let pace = Pace {
+                completion_target: target,
+                max_wal_bytes: max_mb * MB,
+                segment_bytes: segment_mb * MB,
+                ..pace()
+            };
+            let distance = (pace.wal_segments() * pace.segment_bytes) as f64;
+            let most = distance * (1.0 + target);
+            assert!(most <= pace.max_wal_bytes as f64, "{most} with {pace:?}");
+        }
+    }
+
+    #[test]
+    fn writing_keeps_up_with_time_and_log_whichever_is_nearer() {
+        let pace = pace();
+        let wal = |part: f64| (part * (33 * 16 * MB) as f64) as u64;
+        let time = |part: f64| Duration::from_secs_f64(part * 300.0);
+        assert!(pace.is_ahead(50, 100, time(0.44), wal(0.44)));
+        assert!(
+            !pace.is_ahead(50, 100, time(0.46), wal(0.1)),
+            "time is nearer"
+        );
+        assert!(
+            !pace.is_ahead(50, 100, time(0.1), wal(0.46)),
+            "the log is nearer"
+        );
+        assert!(
+            !pace.is_ahead(0, 100, time(0.01), wal(0.0)),
+            "it begins at once"
+        );
+        assert!(
+            !pace.is_ahead(0, 0, time(0.0), 0),
+            "nothing to write is no reason to rest"
+        );
+        assert!(!pace.is_ahead(100, 100, time(0.91), wal(0.0)), "late");
+    }
+
+    #[test]
+    fn a_schedule_is_kept_to_the_end() {
+        // Each step writes one page if the schedule asks for it; a tenth of a second passes.
+        let pace = Pace {
+            timeout: Duration::from_secs(30),
+            ..pace()
+        };
+        let (mut done, total) = (0, 100);
+        let mut finished = None;
+        for tick in 0..300u64 {
+            let elapsed = Duration::from_millis(100 * tick);
+            while done < total && !pace.is_ahead(done, total, elapsed, 0) {
+                done += 1;
+            }
+            if done == total && finished.is_none() {
+                finished = Some(elapsed);
+            }
+        }
+        let finished = finished.expect("it ends in time").as_secs_f64();
+        assert!((25.0..=27.1).contains(&finished), "{finished}");
+    }
+
+    #[test]
+    fn estimates_rise_at_once_and_fall_slowly() {
+        assert_eq!(next_estimate(100, 500), 500);
+        assert_eq!(next_estimate(500, 500), 500);
+        assert_eq!(next_estimate(1000, 0), 900);
+    }
+
+    #[test]
+    fn the_warning_names_a_size_that_helps() {
+        let (apart, wanted) = (Duration::from_secs(10), Duration::from_secs(30));
+        assert_eq!(pace().max_wal_bytes_for(apart, wanted), 4096 * MB);
+        assert!(pace().max_wal_bytes_for(Duration::ZERO, wanted) > 4096 * MB);
+    }
+
+    #[test]
+    fn failures_are_tried_again_less_and_less_often() {
+        let seconds: Vec<u64> = (1..8).map(|n| back_off(n).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 30, 30]);
+    }
+}

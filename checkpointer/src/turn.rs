@@ -1,0 +1,303 @@
+//! The loop: what there is to do is looked at by turns, then it sleeps until something may be
+//! different.
+//!
+//! Invariant: it sleeps only after a turn in which nothing else has slept, because whatever woke a
+//! sleep in the middle of a turn may concern what that turn had looked at before.
+
+use crate::control::Now;
+use crate::{Checkpointer, Failure, Workers, pacing};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use rd_base::counters::Counter;
+use rd_store::ChildContext;
+use rd_store::checkpoint::Flags;
+use rd_store::relation::RelationFiles;
+use rd_store::shared::Phase;
+use rd_sys::crash::panic_abort;
+use rd_sys::fork::exit_process;
+use rd_sys::process::Signal;
+use rd_sys::signals::Signals;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What reaches the process from outside of shared memory.
+pub struct Outside {
+    context: ChildContext,
+    signals: Signals,
+    must_stop: bool,
+}
+
+/// The life of the process.
+pub fn run(context: ChildContext) -> ! {
+    let signals = match Signals::install(&[Signal::Hup, Signal::Usr2]) {
+        Ok(signals) => signals,
+        Err(error) => panic_abort(&format!("could not handle signals: {error}")),
+    };
+    let store = context.store();
+    let relations = Arc::new(RelationFiles::writer(Arc::clone(&store.storage)));
+    let workers = match Workers::on_threads(&store, &relations) {
+        Ok(workers) => workers,
+        Err(error) => panic_abort(&format!("could not make a thread: {error}")),
+    };
+    let mut checkpointer = Checkpointer::new(store, relations, workers);
+    checkpointer.outside = Some(Outside {
+        context,
+        signals,
+        must_stop: false,
+    });
+    loop {
+        let sleeps = checkpointer.sleeps;
+        checkpointer.turn();
+        if checkpointer.must_stop() {
+            checkpointer.stop();
+        }
+        if checkpointer.sleeps == sleeps {
+            let timeout = checkpointer.until_next();
+            checkpointer.sleep(timeout);
+        }
+    }
+}
+
+impl Checkpointer {
+    /// Does all there is to do.
+    pub fn turn(&mut self) {
+        self.absorb();
+        self.serve_files();
+        if let Err(failure) = self.take_handover() {
+            // Nothing can be written without them, and startup has just read the one and repaired
+            // from the other.
+            panic_abort(&format!("could not take over from startup: {failure}"));
+        }
+        self.supply();
+        if let Some(own) = self.due() {
+            self.attempt(own);
+        }
+        self.heartbeat();
+    }
+
+    /// Whether a checkpoint is due now, for requests or for these reasons of our own.
+    fn due(&self) -> Option<Flags> {
+        let shared = &self.store.shared;
+        if !self.log_is_written() || self.must_stop() {
+            return None;
+        }
+        let wanted = shared.checkpoint.wanted();
+        if shared.phase() != Phase::Running {
+            return wanted.has(Flags::END_OF_RECOVERY).then_some(Flags::NONE);
+        }
+        let now_ns = self.now_ns();
+        let mut own = match self.retry {
+            Some((flags, at_ns)) if now_ns >= at_ns => flags,
+            // Only who asks anew gets another attempt before that.
+            Some(_) => return (!wanted.is_empty()).then_some(Flags::NONE),
+            None => Flags::NONE,
+        };
+        if self.pace.is_wal_due(self.redo, shared.wal.insert_lsn()) {
+            own |= Flags::CAUSE_WAL;
+        }
+        if now_ns >= self.began_ns + nanos(self.pace.timeout) {
+            own |= Flags::CAUSE_TIME;
+        }
+        let all = own | wanted;
+        let is_urgent = all.is_immediate() || all.has(Flags::CAUSE_WAL);
+        let rests = now_ns < self.ended_ns + nanos(self.store.config.checkpoint_min_pause());
+        (!all.is_empty() && (is_urgent || !rests)).then_some(own)
+    }
+
+    /// Makes one attempt at a full checkpoint, and sees to what comes of it.
+    fn attempt(&mut self, own: Flags) {
+        let shared = Arc::clone(&self.store.shared);
+        if !(own | shared.checkpoint.wanted()).is_forced() && self.is_idle() {
+            self.began_ns = self.now_ns();
+            shared.checkpoint.begin(own);
+            shared.checkpoint.skip(&shared.procs);
+            return;
+        }
+        let retried = self.retry.take().map_or(Flags::NONE, |(flags, _)| flags);
+        let flags = shared.checkpoint.begin(own | retried);
+        self.warn_if_too_frequent(flags);
+        match self.full_checkpoint(flags) {
+            Ok(()) => self.failures = 0,
+            Err(failure) => self.failed(flags, &failure),
+        }
+        self.ended_ns = self.now_ns();
+        self.unlink_dropped();
+    }
+
+    fn failed(&mut self, flags: Flags, failure: &Failure) {
+        self.failures += 1;
+        self.store.count(Counter::CheckpointsFailed);
+        let pause = pacing::back_off(self.failures);
+        self.retry = Some((flags.without(Flags::WAIT), self.now_ns() + nanos(pause)));
+        let refuses =
+            u64::from(self.failures) >= self.store.config.checkpoint_failures_max() as u64;
+        log::error!(
+            "checkpoint ({flags}) failed: {failure}; trying again in {} s{}",
+            pause.as_secs(),
+            if refuses {
+                "; writes are refused until one succeeds"
+            } else {
+                ""
+            },
+        );
+        let shared = &self.store.shared;
+        shared
+            .checkpoint
+            .fail(&shared.procs, &failure.to_string(), refuses);
+    }
+
+    /// Whether nothing was logged since the last checkpoint's own record.
+    fn is_idle(&self) -> bool {
+        self.store.shared.wal.insert_lsn() == self.idle_lsn
+    }
+
+    /// What every write of `pg_control` takes up.
+    pub(crate) fn now(&self) -> Now {
+        let shared = &self.store.shared;
+        Now {
+            now_us: self.store.clock.wall_us(),
+            durable_lsn: self.log_is_written().then(|| shared.wal.durable_lsn()),
+            start_count: shared.wal.start_count(),
+            is_running: shared.phase() == Phase::Running,
+            first_unsynced_batch: self.first_unsynced_batch(),
+            next_file: shared.files.next_number(),
+            pending_drops: shared.files.pending_drops(),
+        }
+    }
+
+    /// Takes the durable LSN up into `pg_control`, and removes dropped files, if it is time.
+    pub(crate) fn heartbeat(&mut self) {
+        let now_ns = self.now_ns();
+        if !self.log_is_written() || now_ns < self.heartbeat_ns {
+            return;
+        }
+        self.heartbeat_ns = now_ns + nanos(self.store.config.checkpoint_heartbeat());
+        self.unlink_dropped();
+        let now = self.now();
+        let control = self
+            .control
+            .as_mut()
+            .expect("the log is written after the handover");
+        if control.needs_heartbeat(&now) {
+            control.beat(&now);
+            self.store.count(Counter::Heartbeats);
+        }
+    }
+
+    /// How long there is nothing to do if nobody asks for anything.
+    fn until_next(&self) -> Option<Duration> {
+        if !self.log_is_written() {
+            return None;
+        }
+        let timed_ns = self.began_ns + nanos(self.pace.timeout);
+        let paused_ns = self.ended_ns + nanos(self.store.config.checkpoint_min_pause());
+        let retry_ns = self.retry.map_or(u64::MAX, |(_, at_ns)| at_ns);
+        // After a failure the clock's own checkpoint is the retry.
+        let timed_ns = if self.retry.is_some() {
+            u64::MAX
+        } else {
+            timed_ns.max(paused_ns)
+        };
+        let asked_ns = match self.store.shared.checkpoint.wanted() {
+            wanted if wanted.is_empty() => u64::MAX,
+            _ => paused_ns,
+        };
+        let supply_ns = match self.supply_retry_ns {
+            0 => u64::MAX,
+            at_ns => at_ns,
+        };
+        let next_ns = [timed_ns, retry_ns, asked_ns, self.heartbeat_ns, supply_ns];
+        let next_ns = next_ns.into_iter().fold(u64::MAX, u64::min);
+        Some(Duration::from_nanos(next_ns.saturating_sub(self.now_ns())))
+    }
+
+    /// Whether the shutdown checkpoint was ordered.
+    pub(crate) fn must_stop(&self) -> bool {
+        self.outside
+            .as_ref()
+            .is_some_and(|outside| outside.must_stop)
+    }
+
+    /// Writes the shutdown checkpoint, if the server ever got to serve, and ends the process.
+    fn stop(&mut self) -> ! {
+        if !self.log_is_written() || self.store.shared.phase() != Phase::Running {
+            log::info!("stopping without a checkpoint: recovery was not finished");
+            exit_process(0);
+        }
+        match self.shutdown_checkpoint() {
+            Ok(()) => exit_process(0),
+            Err(failure) => {
+                log::error!("shutdown checkpoint failed: {failure}; the next start recovers");
+                exit_process(1);
+            }
+        }
+    }
+
+    /// The last checkpoint, with which `pg_control` says that the server is shut down.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the next start recovers.
+    pub fn shutdown_checkpoint(&mut self) -> Result<(), Failure> {
+        self.absorb();
+        let own = Flags::SHUTDOWN | Flags::IMMEDIATE;
+        let shared = Arc::clone(&self.store.shared);
+        let flags = shared.checkpoint.begin(own);
+        let now = self.now();
+        let control = self
+            .control
+            .as_mut()
+            .expect("the log is written after the handover");
+        control.begin_shutdown(&now);
+        self.full_checkpoint(flags).inspect_err(|failure| {
+            shared
+                .checkpoint
+                .fail(&shared.procs, &failure.to_string(), false);
+        })
+    }
+
+    /// Sleeps until a worker has done something; serves files meanwhile.
+    pub(crate) fn wait_for_workers(&mut self) {
+        self.serve_files();
+        self.sleep(None);
+        self.absorb();
+    }
+
+    /// Sleeps until the event, a signal, or the end of `timeout`, and takes note of signals.
+    pub(crate) fn sleep(&mut self, timeout: Option<Duration>) {
+        self.sleeps += 1;
+        let event = self.store.shared.procs.event(self.store.slot).clone();
+        let Some(outside) = &mut self.outside else {
+            event.wait(timeout);
+            return;
+        };
+        if event.prepare_sleep() {
+            let mut fds = [
+                PollFd::new(event.fd(), PollFlags::POLLIN),
+                PollFd::new(outside.signals.fd(), PollFlags::POLLIN),
+                PollFd::new(outside.context.death_watch.fd(), PollFlags::POLLIN),
+            ];
+            match ppoll(&mut fds, timeout.map(TimeSpec::from), None) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => panic_abort(&format!("could not wait: {error}")),
+            }
+            event.finish_sleep();
+        }
+        event.take();
+        let signals = outside.signals.take();
+        if outside.context.death_watch.is_over() {
+            // As by SIGQUIT: without a postmaster nobody may go on.
+            exit_process(rd_sys::signals::QUIT_EXIT_CODE);
+        }
+        outside.must_stop |= signals.contains(Signal::Usr2);
+        if signals.contains(Signal::Hup) {
+            self.store.config = outside.context.reload();
+            self.take_parameters();
+        }
+    }
+}
+
+/// A duration in nanoseconds.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
+}

@@ -1,0 +1,193 @@
+//! What was written to relation files and is not known to be synced: for whose rec LSNs the
+//! checkpointer answers, and which double-write batches are still needed.
+//!
+//! Invariants:
+//! - U1 A sync covers what was written before it was begun. What is written to the same piece
+//!   meanwhile is noted anew.
+//! - U2 A piece is synced through every descriptor that it was written through, so that none
+//!   keeps an error to itself.
+//! - U3 One sync of a piece runs at a time.
+
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{BatchNo, FileNo, Lsn};
+use rd_sys::storage::StorageFile;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A piece of a relation file.
+pub type Piece = (FileNo, u32);
+
+/// What was written to one piece.
+struct Written {
+    descriptors: Vec<Arc<dyn StorageFile>>,
+    first_batch: BatchNo,
+    least_rec_lsn: Lsn,
+    pages: u64,
+}
+
+/// A sync to be done.
+pub struct SyncJob {
+    /// Which piece.
+    pub piece: Piece,
+    /// The descriptors that it was written through.
+    pub descriptors: Vec<Arc<dyn StorageFile>>,
+}
+
+/// All pieces that were written and not synced.
+#[derive(Default)]
+pub struct Unsynced {
+    written: BTreeMap<Piece, Written>,
+    /// Pieces whose sync is under way, with what it covers.
+    syncing: BTreeMap<Piece, Written>,
+}
+
+impl Unsynced {
+    /// Notes that pages with `least_rec_lsn` were written to `piece` through `descriptor`, with
+    /// copies in `batch`. To be called before they are written.
+    pub fn note(
+        &mut self,
+        piece: Piece,
+        descriptor: &Arc<dyn StorageFile>,
+        batch: BatchNo,
+        least_rec_lsn: Lsn,
+        pages: u64,
+    ) {
+        let written = self.written.entry(piece).or_insert_with(|| Written {
+            descriptors: Vec::new(),
+            first_batch: batch,
+            least_rec_lsn,
+            pages: 0,
+        });
+        written.first_batch = written.first_batch.min(batch);
+        written.least_rec_lsn = written.least_rec_lsn.min(least_rec_lsn);
+        written.pages += pages;
+        if !written
+            .descriptors
+            .iter()
+            .any(|known| Arc::ptr_eq(known, descriptor))
+        {
+            written.descriptors.push(Arc::clone(descriptor));
+        }
+    }
+
+    /// Takes up the sync of every piece that was written (U1); pieces whose sync is under way
+    /// wait for its end (U3).
+    pub fn begin_all(&mut self) -> Vec<SyncJob> {
+        let free: Vec<Piece> = self
+            .written
+            .keys()
+            .filter(|piece| !self.syncing.contains_key(piece))
+            .copied()
+            .collect();
+        let mut jobs = Vec::new();
+        for piece in free {
+            let written = self.written.remove(&piece).expect("it was just there");
+            jobs.push(SyncJob {
+                piece,
+                descriptors: written.descriptors.clone(),
+            });
+            self.syncing.insert(piece, written);
+        }
+        jobs
+    }
+
+    /// Says that the sync of `piece` is done.
+    pub fn finish(&mut self, piece: Piece) {
+        self.syncing.remove(&piece);
+    }
+
+    /// Forgets a file that is unlinked: nobody needs its pages.
+    pub fn forget(&mut self, file: FileNo) {
+        self.written.retain(|(of, _), _| *of != file);
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Written> {
+        self.written.values().chain(self.syncing.values())
+    }
+
+    /// Whether everything that was written is synced.
+    pub fn is_empty(&self) -> bool {
+        self.written.is_empty() && self.syncing.is_empty()
+    }
+
+    /// The first double-write batch that is still needed.
+    pub fn first_batch(&self) -> Option<BatchNo> {
+        self.all().map(|written| written.first_batch).min()
+    }
+
+    /// The least rec LSN of a page whose file is not synced.
+    pub fn least_rec_lsn(&self) -> Option<Lsn> {
+        self.all().map(|written| written.least_rec_lsn).min()
+    }
+
+    /// Bytes written and not synced.
+    pub fn bytes(&self) -> u64 {
+        self.all().map(|written| written.pages).sum::<u64>() * PAGE_BYTES as u64
+    }
+
+    /// Bytes written whose sync has not begun.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.written
+            .values()
+            .map(|written| written.pages)
+            .sum::<u64>()
+            * PAGE_BYTES as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rd_sys::simdisk::SimStorage;
+    use rd_sys::storage::{OpenMode, Storage};
+
+    fn note(unsynced: &mut Unsynced, file: u32, batch: u64, rec_lsn: u64) {
+        let storage = SimStorage::new(1);
+        let descriptor = storage.open("piece", OpenMode::CreateNew).expect("room");
+        let piece = (FileNo::new(file), 0);
+        unsynced.note(
+            piece,
+            &descriptor,
+            BatchNo::new(batch),
+            Lsn::new(rec_lsn),
+            1,
+        );
+    }
+
+    #[test]
+    fn what_is_written_during_a_sync_waits_for_the_next() {
+        let mut unsynced = Unsynced::default();
+        note(&mut unsynced, 1, 5, 100);
+        note(&mut unsynced, 2, 5, 80);
+        assert_eq!(unsynced.begin_all().len(), 2);
+        note(&mut unsynced, 1, 6, 90);
+        assert!(unsynced.begin_all().is_empty(), "U3");
+        assert_eq!(unsynced.first_batch(), Some(BatchNo::new(5)));
+        assert_eq!(unsynced.least_rec_lsn(), Some(Lsn::new(80)));
+        assert_eq!(unsynced.bytes(), 3 * PAGE_BYTES as u64);
+        unsynced.finish((FileNo::new(1), 0));
+        unsynced.finish((FileNo::new(2), 0));
+        assert_eq!(unsynced.first_batch(), Some(BatchNo::new(6)), "U1");
+        assert_eq!(unsynced.least_rec_lsn(), Some(Lsn::new(90)));
+        note(&mut unsynced, 1, 7, 95);
+        let jobs = unsynced.begin_all();
+        assert_eq!(jobs.len(), 1);
+        assert_eq!(
+            jobs[0].descriptors.len(),
+            2,
+            "U2: two descriptors were used"
+        );
+        unsynced.finish(jobs[0].piece);
+        assert!(unsynced.is_empty() && unsynced.bytes() == 0);
+    }
+
+    #[test]
+    fn an_unlinked_file_holds_nothing_back() {
+        let mut unsynced = Unsynced::default();
+        note(&mut unsynced, 1, 5, 100);
+        note(&mut unsynced, 2, 6, 120);
+        unsynced.forget(FileNo::new(1));
+        assert_eq!(unsynced.first_batch(), Some(BatchNo::new(6)));
+        assert_eq!(unsynced.waiting_bytes(), PAGE_BYTES as u64);
+    }
+}

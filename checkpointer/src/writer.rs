@@ -1,0 +1,295 @@
+//! Writing pages: in batches, first to the double-write area, then to their places.
+//!
+//! Invariants:
+//! - A copy goes to disk only when its page LSN is durable (rule B6 of the buffers), and to its
+//!   place only when the batch with its copy is synced (D1).
+//! - A batch is one of three: empty, filled, or journaled. One that could not be written stays as
+//!   it is, and is finished before anything else is written: its frames are *writing* all the
+//!   time, so they keep their pages, and the redo point stays at or below their rec LSNs.
+//! - What is written in its place is noted as unsynced before.
+
+use crate::{Checkpointer, Failure};
+use rd_base::counters::Counter;
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{BatchNo, Lsn, PageTag};
+use rd_format::doublewrite::DW_BATCH_PAGES_MAX;
+use rd_format::page::{self, PageBytes};
+use rd_store::buffer::{Copied, CopyOutcome, DirtyFrame};
+use rd_store::relation::{self, PIECE_BLOCKS};
+use rd_sys::crash::panic_abort;
+use rd_sys::fault::{self, Fault};
+use rd_sys::storage::StorageFile;
+use std::io;
+use std::sync::Arc;
+
+/// Bytes written and not synced above which syncs are begun without being asked for, where no
+/// double-write area sets a narrower bound.
+const UNSYNCED_BYTES: u64 = 8 << 20;
+/// As `UNSYNCED_BYTES`, above which nothing is written until there are less.
+const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
+
+/// How far a batch has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// There is none, or it is being filled.
+    Filling,
+    /// All its pages are sealed.
+    Sealed,
+    /// Their copies are in the double-write area, or need not be.
+    Journaled(BatchNo),
+}
+
+/// Pages on their way to disk.
+pub struct Batch {
+    tags: Vec<PageTag>,
+    /// Of pages that come from frames: which.
+    copied: Vec<Copied>,
+    copies: Vec<PageBytes>,
+    step: Step,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        let copies = vec![[0; PAGE_BYTES]; DW_BATCH_PAGES_MAX];
+        Batch {
+            tags: Vec::new(),
+            copied: Vec::new(),
+            copies,
+            step: Step::Filling,
+        }
+    }
+}
+
+impl Batch {
+    /// The first double-write batch that this one still needs.
+    pub fn journaled(&self) -> Option<BatchNo> {
+        match self.step {
+            Step::Journaled(batch) => Some(batch),
+            _ => None,
+        }
+    }
+
+    /// The least rec LSN of its frames.
+    pub fn least_rec_lsn(&self) -> Option<Lsn> {
+        self.copied.iter().map(|copied| copied.rec_lsn).min()
+    }
+}
+
+/// What became of the frames given to [`Checkpointer::write_frames`].
+#[derive(Debug, Default)]
+pub struct WriteOutcome {
+    /// Pages that were written.
+    pub written: u64,
+    /// Frames whose latch was taken: to be tried again.
+    pub busy: Vec<DirtyFrame>,
+}
+
+impl Checkpointer {
+    /// Writes the pages of `frames`, which are sorted by page, as far as they are still dirty, and
+    /// counts them under `cause`.
+    ///
+    /// # Errors
+    /// When the disk refuses. What was taken up is written by the next call.
+    pub(crate) fn write_frames(
+        &mut self,
+        frames: &[DirtyFrame],
+        cause: Counter,
+    ) -> Result<WriteOutcome, Failure> {
+        let mut outcome = WriteOutcome::default();
+        for chunk in frames.chunks(DW_BATCH_PAGES_MAX) {
+            self.finish_batch(cause)?;
+            self.fill(chunk, &mut outcome.busy);
+            outcome.written += self.batch.tags.len() as u64;
+            self.finish_batch(cause)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Writes pages that do not come from frames; at most a batch.
+    ///
+    /// # Errors
+    /// As [`Checkpointer::write_frames`].
+    pub(crate) fn write_pages(
+        &mut self,
+        pages: &[(PageTag, PageBytes)],
+        cause: Counter,
+    ) -> Result<(), Failure> {
+        self.finish_batch(cause)?;
+        for (copy, (tag, page)) in self.batch.copies.iter_mut().zip(pages) {
+            *copy = *page;
+            page::seal(copy, *tag);
+            self.batch.tags.push(*tag);
+        }
+        self.batch.step = Step::Sealed;
+        self.finish_batch(cause)
+    }
+
+    /// Copies what is dirty of `frames` into the batch, which is empty, and seals it.
+    fn fill(&mut self, frames: &[DirtyFrame], busy: &mut Vec<DirtyFrame>) {
+        let pool = &self.store.shared.pool;
+        let batch = &mut self.batch;
+        debug_assert!(batch.tags.is_empty() && batch.step == Step::Filling);
+        for dirty in frames {
+            let copy = &mut batch.copies[batch.tags.len()];
+            match pool.copy_dirty(dirty.frame, dirty.tag, copy) {
+                CopyOutcome::Copied(copied) => {
+                    page::seal(copy, copied.tag);
+                    batch.tags.push(copied.tag);
+                    batch.copied.push(copied);
+                }
+                CopyOutcome::Busy => busy.push(*dirty),
+                CopyOutcome::Clean => {}
+            }
+        }
+        batch.step = Step::Sealed;
+    }
+
+    /// Brings the batch to its places, from whatever step it is at.
+    ///
+    /// # Errors
+    /// When the disk refuses; the batch stays.
+    fn finish_batch(&mut self, cause: Counter) -> Result<(), Failure> {
+        if self.batch.step == Step::Sealed && self.batch.tags.is_empty() {
+            self.batch.step = Step::Filling;
+        }
+        if self.batch.step == Step::Sealed {
+            self.flush_log();
+            self.wait_for_room();
+            self.batch.step = Step::Journaled(self.journal()?);
+        }
+        if let Step::Journaled(number) = self.batch.step {
+            self.place(number)?;
+            let pages = self.batch.tags.len() as u64;
+            self.store.add(cause, pages);
+            self.store
+                .add(Counter::PageBytesWritten, pages * PAGE_BYTES as u64);
+            for copied in self.batch.copied.drain(..) {
+                self.store.shared.pool.written(copied.frame);
+            }
+            self.store.shared.pool.supplied();
+            self.batch.tags.clear();
+            self.batch.step = Step::Filling;
+        }
+        Ok(())
+    }
+
+    /// B6: makes the log durable up to the highest page LSN in the batch. Before redo is done
+    /// there is nothing to do: startup has made all of it durable that it reads.
+    fn flush_log(&mut self) {
+        let pages = self.batch.copies.iter().take(self.batch.tags.len());
+        let highest = pages.map(page::page_lsn).max().unwrap_or(Lsn::ZERO);
+        let durable = self
+            .store
+            .shared
+            .wal
+            .durable_lsn()
+            .max(self.log_end_at_start());
+        if highest <= durable {
+            return;
+        }
+        if let Err(error) = self.flusher.flush_until(highest) {
+            let tags = self.batch.tags.iter().zip(&self.batch.copies);
+            let beyond = tags
+                .filter(|(_, page)| page::page_lsn(page) == highest)
+                .map(|(tag, _)| tag);
+            let names: Vec<String> = beyond.map(ToString::to_string).collect();
+            panic_abort(&format!("{}: {error}", names.join(", ")));
+        }
+    }
+
+    /// Waits until the double-write area has a free slot, and until few enough bytes are unsynced.
+    fn wait_for_room(&mut self) {
+        loop {
+            self.absorb();
+            let (held, slots) = self.area.as_ref().map_or((0, 1), |area| area.held());
+            if 2 * held >= slots || self.unsynced.waiting_bytes() >= UNSYNCED_BYTES {
+                self.begin_syncs();
+                self.absorb();
+            }
+            let has_room = self.area.as_ref().is_none_or(|area| area.has_room());
+            if has_room && self.unsynced.bytes() < UNSYNCED_BYTES_MAX {
+                return;
+            }
+            self.wait_for_workers();
+        }
+    }
+
+    /// D1: writes the copies to the double-write area; gives the batch's number.
+    fn journal(&mut self) -> Result<BatchNo, Failure> {
+        let Some(area) = &mut self.area else {
+            return Ok(self.first_unsynced_batch());
+        };
+        let pages: Vec<(PageTag, &PageBytes)> = self
+            .batch
+            .tags
+            .iter()
+            .copied()
+            .zip(&self.batch.copies)
+            .collect();
+        let number = area.write_batch(&pages)?;
+        self.store.count(Counter::DoubleWriteBatches);
+        self.store.count(Counter::DoubleWriteSyncs);
+        Ok(number)
+    }
+
+    /// Writes the pages to their places, neighbours in one go.
+    fn place(&mut self, number: BatchNo) -> io::Result<()> {
+        // What is not from frames is covered by the redo point as it is.
+        let rec_lsn = self.batch.least_rec_lsn().unwrap_or(Lsn::MAX);
+        let mut from = 0;
+        while from < self.batch.tags.len() {
+            let first = self.batch.tags[from];
+            let piece = (first.file, first.block.get() / PIECE_BLOCKS);
+            let follows = |(index, tag): &(usize, &PageTag)| {
+                let block = first.block.get().wrapping_add(*index as u32);
+                (tag.file, tag.block.get()) == (first.file, block)
+                    && block / PIECE_BLOCKS == piece.1
+            };
+            let rest = self.batch.tags[from..].iter().enumerate();
+            let count = rest.take_while(follows).count();
+            let descriptor = self.relations.piece_of(first)?;
+            self.unsynced
+                .note(piece, &descriptor, number, rec_lsn, count as u64);
+            fault::point(Fault::PageWrite)?;
+            let bytes = self.batch.copies[from..from + count].as_flattened();
+            let offset = relation::offset_of(first.block);
+            descriptor.write_all_at(bytes, offset)?;
+            self.writeback.add(descriptor, offset, bytes.len() as u64)?;
+            from += count;
+        }
+        Ok(())
+    }
+}
+
+/// Ranges that were written, to be suggested to the system for writing to disk, so that the sync
+/// finds less to do.
+#[derive(Default)]
+pub struct Writeback {
+    ranges: Vec<(Arc<dyn StorageFile>, u64, u64)>,
+    bytes: u64,
+    /// `checkpoint_flush_after`; 0 suggests nothing.
+    pub after_bytes: u64,
+}
+
+impl Writeback {
+    /// Notes a range; suggests all noted ones when they are long enough together.
+    fn add(&mut self, file: Arc<dyn StorageFile>, offset: u64, len: u64) -> io::Result<()> {
+        if self.after_bytes == 0 {
+            return Ok(());
+        }
+        self.bytes += len;
+        match self.ranges.last_mut() {
+            Some((last, from, so_far)) if Arc::ptr_eq(last, &file) && *from + *so_far == offset => {
+                *so_far += len;
+            }
+            _ => self.ranges.push((file, offset, len)),
+        }
+        if self.bytes < self.after_bytes {
+            return Ok(());
+        }
+        self.bytes = 0;
+        self.ranges
+            .drain(..)
+            .try_for_each(|(file, from, len)| file.start_writeback(from, len))
+    }
+}
