@@ -255,6 +255,7 @@ impl Flusher {
                 control.flushing.ring_room.wake_all();
             }
             wal.give_room();
+            self.tell_of_segments(written, prefix.copied_pos);
         }
         wal.wake_preparer_if_needed();
         // F4.
@@ -273,6 +274,16 @@ impl Flusher {
         Round {
             durable: Some(target),
             wrote,
+        }
+    }
+
+    /// Wakes the checkpointer when the log goes on in another segment: it counts them to know
+    /// when a checkpoint is due.
+    fn tell_of_segments(&self, from_pos: u64, to_pos: u64) {
+        let bytes = self.wal.segment_bytes();
+        let segment = |pos| wal_page::segment_of(wal_page::pos_to_end_lsn(pos), bytes);
+        if segment(from_pos) != segment(to_pos) {
+            self.wal.inner.procs.notify(Role::Checkpointer);
         }
     }
 
