@@ -76,15 +76,14 @@ impl Control {
         self.slots.oldest_redo()
     }
 
-    /// Whether a slot has a row for `file`.
+    /// Whether the newest slot has a row for `file`.
+    pub fn has_row(&self, file: FileNo) -> bool {
+        has_row(self.newest(), file)
+    }
+
+    /// Whether any slot has a row for `file`.
     pub fn names(&self, file: FileNo) -> bool {
-        let in_slot = |control: &ControlFile| {
-            control
-                .files
-                .binary_search_by_key(&file, |row| row.file)
-                .is_ok()
-        };
-        in_slot(self.slots.newest()) || self.slots.other().is_some_and(in_slot)
+        self.has_row(file) || self.slots.other().is_some_and(|other| has_row(other, file))
     }
 
     /// The number of the next advance of the redo point. It stays the same until one has
@@ -193,6 +192,10 @@ impl Control {
             give_up(&error);
         }
     }
+}
+
+fn has_row(control: &ControlFile, file: FileNo) -> bool {
+    control.files.iter().any(|row| row.file == file)
 }
 
 fn give_up(error: &std::io::Error) -> ! {

@@ -127,7 +127,7 @@ impl Checkpointer {
         let synced_ns = self.now_ns();
         fault::point(Fault::CheckpointSynced)?;
         shared.checkpoint.set_phase(CheckpointPhase::Finishing);
-        self.assert_complete(full.redo);
+        self.assert_complete();
         let inserted = self.log_checkpoint(full)?;
         let micros = |from, to| (to - from) / 1000;
         Ok((
@@ -249,19 +249,11 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// What the redo point promises, asserted before it is given.
-    fn assert_complete(&self, redo: Lsn) {
-        let pool = self.store.shared.pool.least_rec_lsn();
-        let held = [
-            pool,
-            self.unsynced.least_rec_lsn(),
-            self.batch.least_rec_lsn(),
-        ];
-        let least = held.into_iter().flatten().min();
-        assert!(
-            least.is_none_or(|least| least >= redo),
-            "a page changed at {least:?} is not in its file, and redo would begin at {redo}"
-        );
+    /// What the redo point promises: every page that was dirtied before it was written (the scan
+    /// of step 2 found no more), and all that was written is synced. Asserted before it is given.
+    fn assert_complete(&self) {
+        assert!(self.batch.is_empty(), "a batch is not in its place");
+        assert!(self.unsynced.is_empty(), "files are not synced");
     }
 
     /// Step 5.
@@ -303,7 +295,9 @@ impl Checkpointer {
         let is_shutdown = full.flags.has(Flags::SHUTDOWN);
         let stop_scn = if is_shutdown { inserted.end } else { Lsn::ZERO };
         let mut files = shared.files.end_cut(cut, stop_scn);
-        files.retain(is_covered);
+        let known = |row: &FileRow| self.control.as_ref().is_some_and(|c| c.has_row(row.file));
+        // A file whose header was never written is made anew by redo.
+        files.retain(|row| row.checkpoint_count > 0 || known(row));
         let now = self.now();
         let advance = Advance {
             redo_lsn: full.redo,
@@ -366,11 +360,6 @@ impl Checkpointer {
         self.store.add(Counter::CheckpointWriteMicros, write_us);
         self.store.add(Counter::CheckpointSyncMicros, sync_us);
     }
-}
-
-/// Whether `pg_control` may name the file: its header is on disk, and redo does not make it anew.
-fn is_covered(row: &FileRow) -> bool {
-    row.checkpoint_count > 0
 }
 
 /// Under which cause a checkpoint's pages are counted: the most pressing one.

@@ -78,13 +78,10 @@ impl Checkpointer {
             }
         }
         if any {
-            self.store.shared.procs.wake_parked();
             // Somebody may have asked for more of a file while it grew.
-            for work in self.store.shared.files.take_work() {
-                if self.growing.insert(work.file) {
-                    self.growth.give(work);
-                }
-            }
+            self.store.shared.files.look_again();
+            self.store.shared.procs.wake_parked();
+            self.serve_files();
         }
     }
 

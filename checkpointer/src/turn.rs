@@ -108,10 +108,13 @@ impl Checkpointer {
     /// Makes one attempt at a full checkpoint, and sees to what comes of it.
     fn attempt(&mut self, own: Flags) {
         let shared = Arc::clone(&self.store.shared);
-        if !(own | shared.checkpoint.wanted()).is_forced() && self.is_idle() {
+        let wanted = shared.checkpoint.wanted();
+        if !(own | wanted).is_forced() && self.is_idle() {
             self.began_ns = self.now_ns();
-            shared.checkpoint.begin(own);
-            shared.checkpoint.skip(&shared.procs);
+            if !wanted.is_empty() {
+                shared.checkpoint.begin(own);
+                shared.checkpoint.skip(&shared.procs);
+            }
             return;
         }
         let retried = self.retry.take().map_or(Flags::NONE, |(flags, _)| flags);
@@ -188,7 +191,11 @@ impl Checkpointer {
     /// How long there is nothing to do if nobody asks for anything.
     fn until_next(&self) -> Option<Duration> {
         if !self.log_is_written() {
-            return None;
+            // Nobody tells when redo has ended and found nothing to ask for.
+            return self
+                .control
+                .is_some()
+                .then(|| self.store.config.checkpoint_heartbeat());
         }
         let timed_ns = self.began_ns + nanos(self.pace.timeout);
         let paused_ns = self.ended_ns + nanos(self.store.config.checkpoint_min_pause());

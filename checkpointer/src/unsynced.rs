@@ -1,5 +1,5 @@
-//! What was written to relation files and is not known to be synced: for whose rec LSNs the
-//! checkpointer answers, and which double-write batches are still needed.
+//! What was written to relation files and is not known to be synced, and which double-write
+//! batches are still needed for it.
 //!
 //! Invariants:
 //! - U1 A sync covers what was written before it was begun. What is written to the same piece
@@ -9,7 +9,7 @@
 //! - U3 One sync of a piece runs at a time.
 
 use rd_base::limits::PAGE_BYTES;
-use rd_base::{BatchNo, FileNo, Lsn};
+use rd_base::{BatchNo, FileNo};
 use rd_sys::storage::StorageFile;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,6 @@ pub type Piece = (FileNo, u32);
 struct Written {
     descriptors: Vec<Arc<dyn StorageFile>>,
     first_batch: BatchNo,
-    least_rec_lsn: Lsn,
     pages: u64,
 }
 
@@ -42,24 +41,21 @@ pub struct Unsynced {
 }
 
 impl Unsynced {
-    /// Notes that pages with `least_rec_lsn` were written to `piece` through `descriptor`, with
-    /// copies in `batch`. To be called before they are written.
+    /// Notes that `pages` are written to `piece` through `descriptor`, with copies in `batch`. To
+    /// be called before they are.
     pub fn note(
         &mut self,
         piece: Piece,
         descriptor: &Arc<dyn StorageFile>,
         batch: BatchNo,
-        least_rec_lsn: Lsn,
         pages: u64,
     ) {
         let written = self.written.entry(piece).or_insert_with(|| Written {
             descriptors: Vec::new(),
             first_batch: batch,
-            least_rec_lsn,
             pages: 0,
         });
         written.first_batch = written.first_batch.min(batch);
-        written.least_rec_lsn = written.least_rec_lsn.min(least_rec_lsn);
         written.pages += pages;
         if !written
             .descriptors
@@ -115,11 +111,6 @@ impl Unsynced {
         self.all().map(|written| written.first_batch).min()
     }
 
-    /// The least rec LSN of a page whose file is not synced.
-    pub fn least_rec_lsn(&self) -> Option<Lsn> {
-        self.all().map(|written| written.least_rec_lsn).min()
-    }
-
     /// Bytes written and not synced.
     pub fn bytes(&self) -> u64 {
         self.all().map(|written| written.pages).sum::<u64>() * PAGE_BYTES as u64
@@ -141,35 +132,27 @@ mod tests {
     use rd_sys::simdisk::SimStorage;
     use rd_sys::storage::{OpenMode, Storage};
 
-    fn note(unsynced: &mut Unsynced, file: u32, batch: u64, rec_lsn: u64) {
+    fn note(unsynced: &mut Unsynced, file: u32, batch: u64) {
         let storage = SimStorage::new(1);
         let descriptor = storage.open("piece", OpenMode::CreateNew).expect("room");
         let piece = (FileNo::new(file), 0);
-        unsynced.note(
-            piece,
-            &descriptor,
-            BatchNo::new(batch),
-            Lsn::new(rec_lsn),
-            1,
-        );
+        unsynced.note(piece, &descriptor, BatchNo::new(batch), 1);
     }
 
     #[test]
     fn what_is_written_during_a_sync_waits_for_the_next() {
         let mut unsynced = Unsynced::default();
-        note(&mut unsynced, 1, 5, 100);
-        note(&mut unsynced, 2, 5, 80);
+        note(&mut unsynced, 1, 5);
+        note(&mut unsynced, 2, 5);
         assert_eq!(unsynced.begin_all().len(), 2);
-        note(&mut unsynced, 1, 6, 90);
+        note(&mut unsynced, 1, 6);
         assert!(unsynced.begin_all().is_empty(), "U3");
         assert_eq!(unsynced.first_batch(), Some(BatchNo::new(5)));
-        assert_eq!(unsynced.least_rec_lsn(), Some(Lsn::new(80)));
         assert_eq!(unsynced.bytes(), 3 * PAGE_BYTES as u64);
         unsynced.finish((FileNo::new(1), 0));
         unsynced.finish((FileNo::new(2), 0));
         assert_eq!(unsynced.first_batch(), Some(BatchNo::new(6)), "U1");
-        assert_eq!(unsynced.least_rec_lsn(), Some(Lsn::new(90)));
-        note(&mut unsynced, 1, 7, 95);
+        note(&mut unsynced, 1, 7);
         let jobs = unsynced.begin_all();
         assert_eq!(jobs.len(), 1);
         assert_eq!(
@@ -184,8 +167,8 @@ mod tests {
     #[test]
     fn an_unlinked_file_holds_nothing_back() {
         let mut unsynced = Unsynced::default();
-        note(&mut unsynced, 1, 5, 100);
-        note(&mut unsynced, 2, 6, 120);
+        note(&mut unsynced, 1, 5);
+        note(&mut unsynced, 2, 6);
         unsynced.forget(FileNo::new(1));
         assert_eq!(unsynced.first_batch(), Some(BatchNo::new(6)));
         assert_eq!(unsynced.waiting_bytes(), PAGE_BYTES as u64);

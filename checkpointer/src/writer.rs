@@ -69,9 +69,9 @@ impl Batch {
         }
     }
 
-    /// The least rec LSN of its frames.
-    pub fn least_rec_lsn(&self) -> Option<Lsn> {
-        self.copied.iter().map(|copied| copied.rec_lsn).min()
+    /// Whether there is nothing on its way.
+    pub fn is_empty(&self) -> bool {
+        self.tags.is_empty()
     }
 }
 
@@ -234,8 +234,6 @@ impl Checkpointer {
 
     /// Writes the pages to their places, neighbours in one go.
     fn place(&mut self, number: BatchNo) -> io::Result<()> {
-        // What is not from frames is covered by the redo point as it is.
-        let rec_lsn = self.batch.least_rec_lsn().unwrap_or(Lsn::MAX);
         let mut from = 0;
         while from < self.batch.tags.len() {
             let first = self.batch.tags[from];
@@ -248,8 +246,7 @@ impl Checkpointer {
             let rest = self.batch.tags[from..].iter().enumerate();
             let count = rest.take_while(follows).count();
             let descriptor = self.relations.piece_of(first)?;
-            self.unsynced
-                .note(piece, &descriptor, number, rec_lsn, count as u64);
+            self.unsynced.note(piece, &descriptor, number, count as u64);
             fault::point(Fault::PageWrite)?;
             let bytes = self.batch.copies[from..from + count].as_flattened();
             let offset = relation::offset_of(first.block);
