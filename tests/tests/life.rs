@@ -178,7 +178,7 @@ fn stops_of_every_kind_from_a_busy_server() {
                     "backends and walwriter are gone: sending SIGUSR2 to the checkpointer",
                     "checkpointer LOG:  checkpoint starting: shutdown",
                     "checkpointer LOG:  checkpoint complete",
-                    "checkpointer exited with code 0: the shutdown checkpoint is written",
+                    "checkpointer exited with exit code 0: the shutdown checkpoint is written",
                     "server is shut down",
                 ],
             );

@@ -1,0 +1,238 @@
+//! What makes checkpoints, what they are called, and what they keep small.
+
+use nix::sys::signal::Signal;
+use rd_tests::support::cluster::Cluster;
+use rd_tests::support::load::Load;
+use rd_tests::support::wait_for;
+use rd_wire::Client;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Of `checkpoints_by_cause`: how many had this cause.
+fn done_by(cluster: &Cluster, cause: &str) -> u64 {
+    let causes = cluster.info("checkpoint", "checkpoints_by_cause");
+    let count = causes.split(',').find_map(|part| {
+        let (name, count) = part.split_once('=')?;
+        (name == cause).then(|| count.parse().expect("a number"))
+    });
+    count.unwrap_or_else(|| panic!("no {cause} in {causes}"))
+}
+
+fn number(cluster: &Cluster, field: &str) -> u64 {
+    cluster.info("checkpoint", field).parse().expect("a number")
+}
+
+fn ok(client: &mut Client, words: &[&str]) {
+    let reply = client.call(words).expect("answered");
+    assert!(reply.error().is_none(), "{words:?}: {reply:?}");
+}
+
+/// Bytes of all files of a directory.
+fn bytes_in(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return 0;
+    };
+    // A file may go between two looks.
+    let bytes = entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
+    bytes.sum()
+}
+
+/// The lines of the log that say so.
+fn starts(cluster: &Cluster) -> Vec<String> {
+    let log = cluster.log_since_start();
+    let starts = log
+        .lines()
+        .filter_map(|line| line.split_once("checkpoint starting: "));
+    starts.map(|(_, words)| words.trim().to_owned()).collect()
+}
+
+#[test]
+fn time_makes_checkpoints_when_there_is_something_to_write() {
+    let cluster = Cluster::started(&[("checkpoint_timeout", "30s")]);
+    let mut client = cluster.client();
+    ok(&mut client, &["SET", "key", "value"]);
+    let started = Instant::now();
+    cluster.wait_log("checkpoint starting: time");
+    assert!(
+        started.elapsed() > Duration::from_secs(20),
+        "not before its time"
+    );
+    wait_for("its end", || (done_by(&cluster, "time") == 1).then_some(()));
+    assert_eq!(starts(&cluster), ["time"]);
+    assert_eq!(done_by(&cluster, "wal"), 0);
+    assert_eq!(done_by(&cluster, "manual"), 0);
+}
+
+#[test]
+fn wal_size_makes_checkpoints_and_stays_within_bounds() {
+    const WAL_MAX: u64 = 16 << 20;
+    const WRITTEN: u64 = 10 * WAL_MAX;
+    const VALUE_BYTES: usize = 1500;
+    let cluster = Cluster::started(&[
+        ("wal_segment_size", "1MB"),
+        ("max_wal_size", "16MB"),
+        ("min_wal_size", "4MB"),
+        ("checkpoint_warning", "0"),
+    ]);
+    let wal = cluster.path("wal");
+    let load = Load::start(&cluster.socket(), 4, VALUE_BYTES);
+    let mut most = 0;
+    let deadline = Instant::now() + 3 * rd_tests::support::DEADLINE;
+    while load.acknowledged() * (VALUE_BYTES as u64) < WRITTEN {
+        most = most.max(bytes_in(&wal));
+        assert!(
+            Instant::now() < deadline,
+            "{} writes in vain",
+            load.acknowledged()
+        );
+        // Between two looks at the directory.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let acknowledged = load.stop();
+    let causes = starts(&cluster);
+    println!(
+        "most {most} bytes of {WAL_MAX}, {} checkpoints",
+        causes.len()
+    );
+    assert!(
+        most <= WAL_MAX * 16 / 10,
+        "{most} bytes of WAL with a limit of {WAL_MAX}"
+    );
+    assert!(causes.len() >= 5, "{causes:?}");
+    assert!(causes.iter().all(|words| words == "wal"), "{causes:?}");
+    let done = done_by(&cluster, "wal");
+    assert!(done >= causes.len() as u64 - 1, "{done} of {causes:?}");
+    assert_eq!(done_by(&cluster, "time"), 0);
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+#[test]
+fn a_command_makes_one_and_waits_for_it_or_not() {
+    let mut cluster = Cluster::started(&[("shared_buffers", "64MB")]);
+    let mut client = cluster.client();
+    let redo = |cluster: &Cluster| cluster.info("wal", "redo_lsn");
+    let mut before = (redo(&cluster), number(&cluster, "checkpoints_done"));
+    for words in [
+        &["CHECKPOINT"][..],
+        &["CHECKPOINT", "WAIT"],
+        &["CHECKPOINT", "WAIT", "FAST"],
+        &["CHECKPOINT", "FAST"],
+        &["SAVE"],
+    ] {
+        ok(&mut client, &["SET", "key", &before.0]);
+        ok(&mut client, words);
+        let after = (redo(&cluster), number(&cluster, "checkpoints_done"));
+        assert_eq!(after.1, before.1 + 1, "{words:?} returns when it is done");
+        assert_ne!(after.0, before.0, "{words:?} moves the redo point");
+        before = after;
+    }
+    for words in starts(&cluster) {
+        let words: Vec<&str> = words.split(' ').collect();
+        assert!(
+            words.contains(&"manual") && words.contains(&"fast"),
+            "{words:?}"
+        );
+    }
+    assert_eq!(done_by(&cluster, "manual"), 5);
+
+    // One that is spread takes its time over thousands of pages; nobody waits for it ...
+    let load = Load::start(&cluster.socket(), 4, 1500);
+    load.wait_for(10_000);
+    load.stop();
+    for words in [&["CHECKPOINT", "NOWAIT", "SPREAD"][..], &["BGSAVE"]] {
+        let asked = Instant::now();
+        ok(&mut client, words);
+        assert!(
+            asked.elapsed() < Duration::from_secs(5),
+            "{words:?} does not wait"
+        );
+    }
+    wait_for("its begin", || {
+        (number(&cluster, "checkpoint_in_progress") == 1).then_some(())
+    });
+    let last = starts(&cluster).pop().expect("one");
+    assert!(last.contains("manual") && !last.contains("fast"), "{last}");
+    // ... and somebody in a hurry hurries it.
+    let started = number(&cluster, "checkpoints_done");
+    ok(&mut client, &["CHECKPOINT", "WAIT", "FAST"]);
+    assert!(number(&cluster, "checkpoints_done") > started);
+    assert_eq!(number(&cluster, "checkpoint_in_progress"), 0);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    let last = starts(&cluster).pop().expect("one");
+    assert!(last.starts_with("shutdown"), "{last}");
+}
+
+#[test]
+fn lastsave_tells_when() {
+    let mut cluster = Cluster::started(&[]);
+    let now = || {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        i64::try_from(since.expect("after 1970").as_secs()).expect("a time")
+    };
+    let before = now();
+    let mut client = cluster.client();
+    ok(&mut client, &["SAVE"]);
+    let reply = client.call(&["LASTSAVE"]).expect("answered");
+    let at = reply.as_int().expect("a number");
+    assert!((before..=now()).contains(&at), "{at}");
+    let persistence = cluster.info("persistence", "rdb_last_save_time");
+    assert_eq!(persistence, at.to_string());
+    drop(client);
+    cluster.stop(Signal::SIGINT);
+    cluster.start();
+    let reply = cluster.client().call(&["LASTSAVE"]).expect("answered");
+    let later = reply.as_int().expect("a number");
+    assert!(
+        (at..=now()).contains(&later),
+        "{later} after a restart, {at} before"
+    );
+}
+
+#[test]
+fn an_idle_server_writes_nothing() {
+    let cluster = Cluster::started(&[("checkpoint_heartbeat", "100ms")]);
+    let mut client = cluster.client();
+    ok(&mut client, &["SET", "key", "value"]);
+    ok(&mut client, &["CHECKPOINT"]);
+    let sequence = || cluster.control("pg_control sequence number");
+    let insert = || cluster.info("wal", "insert_lsn");
+    // Until both slots of pg_control agree, and then no more.
+    let mut last = sequence();
+    wait_for("the heartbeats to rest", || {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = sequence();
+        let is_still = now == last;
+        last = now;
+        is_still.then_some(())
+    });
+    let quiet = insert();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(sequence(), last);
+    assert_eq!(insert(), quiet);
+}
+
+#[test]
+fn the_end_of_recovery_makes_one() {
+    let mut cluster = Cluster::started(&[]);
+    let load = Load::start(&cluster.socket(), 4, 100);
+    load.wait_for(500);
+    cluster.kill_all();
+    let acknowledged = load.join();
+    for when in ["after_open", "before_open"] {
+        cluster.set("end_of_recovery_checkpoint", when);
+        cluster.start();
+        cluster.wait_log("checkpoint starting: end-of-recovery");
+        wait_for("its end", || {
+            (done_by(&cluster, "end-of-recovery") == 1).then_some(())
+        });
+        if when == "before_open" {
+            rd_tests::support::log::assert_order(
+                &cluster.log_since_start(),
+                &["checkpoint complete", "server is ready"],
+            );
+        }
+        acknowledged.assert_there(&mut cluster.client());
+        cluster.kill_all();
+    }
+}

@@ -1,0 +1,396 @@
+//! Damage is named: which file, which place, which tool; and what costs nothing says nothing.
+//!
+//! Each damage is done to a server at rest, and undone afterwards, so that it is also shown that
+//! a refused start has changed nothing that matters.
+
+use nix::sys::signal::Signal;
+use rd_base::{Lsn, Timeline};
+use rd_format::control::SLOT_BYTES;
+use rd_format::wal_page::segment_name;
+use rd_tests::support::cluster::Cluster;
+use rd_tests::support::load::{Acknowledged, Load};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const SEGMENT_BYTES: u64 = 1 << 20;
+const PAGE: u64 = 8192;
+/// The file of the first namespace's keys.
+const KEYS_FILE: &str = "base/2";
+
+/// Changes the bytes at a place, and gives back what was there.
+fn put(path: &Path, offset: u64, bytes: &[u8]) -> Vec<u8> {
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut before = vec![0; bytes.len()];
+    file.read_exact_at(&mut before, offset)
+        .expect("within the file");
+    file.write_all_at(bytes, offset).expect("written");
+    before
+}
+
+/// Flips one bit. Twice is as never.
+fn flip(path: &Path, offset: u64) {
+    let before = put(path, offset, &[0]);
+    put(path, offset, &[before[0] ^ 0x10]);
+}
+
+fn lsn(text: &str) -> u64 {
+    let (high, low) = text.split_once('/').expect("an LSN");
+    let part = |digits| u64::from_str_radix(digits, 16).expect("hexadecimal");
+    (part(high) << 32) | part(low)
+}
+
+/// The segment that an LSN lies in, and where in it.
+fn place_of(cluster: &Cluster, at: u64) -> (String, PathBuf, u64) {
+    let name = segment_name(Timeline::new(1), at / SEGMENT_BYTES, SEGMENT_BYTES);
+    let path = cluster.path("wal").join(&name);
+    (name, path, at % SEGMENT_BYTES)
+}
+
+/// A start must be refused, and what is said must have these words.
+fn assert_refused(cluster: &mut Cluster, what: &str, words: &[&str]) {
+    let (log, code) = cluster.start_refused();
+    assert_eq!(code, Some(1), "{what}:\n{log}");
+    let complaint: String = log
+        .lines()
+        .filter(|line| !line.contains(" LOG:  "))
+        .collect::<Vec<_>>()
+        .join("\n");
+    for word in words {
+        assert!(complaint.contains(word), "{what}: no {word:?} in:\n{log}");
+    }
+}
+
+/// A server that was killed over a log of several segments, none of them behind its redo point.
+fn killed_with_log() -> (Cluster, Acknowledged, u64, u64) {
+    let cluster_settings = [
+        ("wal_segment_size", "1MB"),
+        ("max_wal_size", "1GB"),
+        ("min_wal_size", "4MB"),
+        ("shared_buffers", "64MB"),
+    ];
+    let mut cluster = Cluster::started(&cluster_settings);
+    cluster.client().call(&["CHECKPOINT"]).expect("answered");
+    let load = Load::start(&cluster.socket(), 4, 1000);
+    load.wait_for(5_000);
+    let acknowledged = load.stop();
+    let durable = lsn(&cluster.info("wal", "durable_lsn"));
+    cluster.kill_all();
+    let redo = lsn(&cluster.control("Latest checkpoint's REDO location"));
+    assert!(
+        durable - redo > 4 * SEGMENT_BYTES,
+        "{redo:X} .. {durable:X}"
+    );
+    (cluster, acknowledged, redo, durable)
+}
+
+#[test]
+fn log_below_the_durable_mark() {
+    let (mut cluster, acknowledged, redo, durable) = killed_with_log();
+    cluster.announce("write-ahead log is damaged at");
+    cluster.announce("cannot start");
+    cluster.announce("does not start");
+    let length = durable - redo;
+    for at in [
+        redo + 60,
+        redo + length / 3,
+        redo + length / 2,
+        redo + length * 3 / 4,
+    ] {
+        let (name, path, offset) = place_of(&cluster, at);
+        flip(&path, offset);
+        let what = format!("a bit at {}", Lsn::new(at));
+        let words = [
+            "write-ahead log is damaged at",
+            &name,
+            "rd_waldump",
+            "durable up to",
+        ];
+        assert_refused(&mut cluster, &what, &words);
+        // The place that is named is that of the record, or of the page, that holds the bit.
+        let log = cluster.log_since_start();
+        let named = log.split("damaged at ").nth(1).expect("it is there");
+        let named = lsn(named.split(' ').next().expect("a word"));
+        assert!(
+            (at - 2 * PAGE..=at).contains(&named),
+            "{named:X} for {at:X}"
+        );
+        flip(&path, offset);
+    }
+    // A page of zeros, and a page of another place.
+    let (name, path, offset) = place_of(&cluster, redo + length / 2);
+    let offset = offset / PAGE * PAGE;
+    let page = put(&path, offset, &[0; PAGE as usize]);
+    assert_refused(&mut cluster, "a page of zeros", &[&name, "rd_waldump"]);
+    let (_, other, _) = place_of(&cluster, redo + length / 4);
+    let mut wrong = vec![0; PAGE as usize];
+    let other = File::open(other).expect("a segment");
+    other.read_exact_at(&mut wrong, 5 * PAGE).expect("a page");
+    put(&path, offset, &wrong);
+    assert_refused(
+        &mut cluster,
+        "a page of another place",
+        &[&name, "rd_waldump"],
+    );
+    put(&path, offset, &page);
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+#[test]
+fn a_missing_segment() {
+    let (mut cluster, acknowledged, redo, durable) = killed_with_log();
+    cluster.announce("write-ahead log is damaged at");
+    cluster.announce("cannot start");
+    cluster.announce("does not start");
+    for at in [redo, redo + (durable - redo) / 2] {
+        let (name, path, _) = place_of(&cluster, at);
+        let aside = path.with_extension("aside");
+        fs::rename(&path, &aside).expect("it is there");
+        assert_refused(
+            &mut cluster,
+            "a missing segment",
+            &[&name, "not there", "rd_waldump"],
+        );
+        fs::rename(&aside, &path).expect("it is there");
+        // One that is too short.
+        let bytes = fs::read(&path).expect("it is there");
+        File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_len(PAGE))
+            .expect("cut");
+        assert_refused(&mut cluster, "half a segment", &[&name, "rd_waldump"]);
+        fs::write(&path, bytes).expect("put back");
+    }
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+#[test]
+fn a_torn_tail_ends_the_log_without_complaint() {
+    let (mut cluster, acknowledged, redo, _) = killed_with_log();
+    let mut end = lsn(&cluster.control("Latest checkpoint's REDO location"));
+    assert_eq!(end, redo);
+    let (_, first, _) = place_of(&cluster, redo);
+    let earlier = fs::read(first).expect("a segment");
+    let garbage: Vec<u8> = (0..200u32).map(|at| (at * 37 % 251) as u8).collect();
+    let tails: [&[u8]; 5] = [
+        &garbage,
+        // The bytes of an earlier record, as a recycled segment may hold them.
+        &earlier[8 * PAGE as usize + 100..][..300],
+        &[0xff; 64],
+        &[40, 0, 0, 0],
+        &[1],
+    ];
+    for tail in tails {
+        cluster.start();
+        acknowledged.assert_there(&mut cluster.client());
+        // One more record, so that the tail lies elsewhere each time.
+        let reply = cluster
+            .client()
+            .call(&["SET", "tail", "x"])
+            .expect("answered");
+        assert!(reply.is_ok());
+        let now = lsn(&cluster.info("wal", "durable_lsn"));
+        assert!(now > end);
+        end = now;
+        cluster.kill_all();
+        let (_, path, offset) = place_of(&cluster, end);
+        let room = (PAGE - offset % PAGE) as usize;
+        put(&path, offset, &tail[..tail.len().min(room)]);
+    }
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+    let reply = cluster.client().call(&["GET", "tail"]).expect("answered");
+    assert_eq!(reply.as_str(), Some("x"));
+}
+
+#[test]
+fn one_slot_of_pg_control_costs_nothing_and_both_are_named() {
+    let (mut cluster, acknowledged, ..) = killed_with_log();
+    // That one slot is bad may be said, as long as the server starts.
+    cluster.announce("slot");
+    cluster.announce("pg_control");
+    cluster.announce("does not start");
+    let path = cluster.path("global/pg_control");
+    for (turn, slot) in [0, 1, 0, 1].into_iter().enumerate() {
+        flip(&path, slot * SLOT_BYTES as u64 + 100);
+        cluster.start();
+        acknowledged.assert_there(&mut cluster.client());
+        if turn < 2 {
+            cluster.stop(Signal::SIGINT);
+        } else {
+            cluster.kill_all();
+        }
+        let slots = cluster.control(&format!("pg_control slot {}", other_slot(&cluster)));
+        assert!(
+            slots.starts_with("valid"),
+            "both slots are good again: {slots}"
+        );
+    }
+    let before = fs::read(&path).expect("it is there");
+    for slot in [0, 1] {
+        flip(&path, slot * SLOT_BYTES as u64 + 100);
+    }
+    let words = ["global/pg_control", "slot 0", "slot 1", "rd_controldata"];
+    assert_refused(&mut cluster, "both slots", &words);
+    fs::write(&path, &before).expect("put back");
+    // No file at all.
+    fs::remove_file(&path).expect("it is there");
+    let (log, _) = cluster.start_refused();
+    assert!(log.contains("pg_control"), "{log}");
+    fs::write(&path, &before).expect("put back");
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+fn other_slot(cluster: &Cluster) -> u32 {
+    let used = cluster.control("pg_control slot in use");
+    1 - used
+        .chars()
+        .next()
+        .and_then(|digit| digit.to_digit(10))
+        .expect("a slot")
+}
+
+/// A server at rest with so many keys that their file has hundreds of blocks.
+fn stopped_with_keys() -> (Cluster, Acknowledged) {
+    let mut cluster = Cluster::started(&[("shared_buffers", "64MB")]);
+    let load = Load::start(&cluster.socket(), 4, 1000);
+    load.wait_for(4_000);
+    let acknowledged = load.stop();
+    cluster.stop(Signal::SIGINT);
+    assert!(
+        cluster
+            .path(KEYS_FILE)
+            .metadata()
+            .expect("it is there")
+            .len()
+            > 200 * PAGE
+    );
+    (cluster, acknowledged)
+}
+
+#[test]
+fn a_data_page_is_never_served_when_it_is_not_right() {
+    let (mut cluster, acknowledged) = stopped_with_keys();
+    cluster.announce("checksum");
+    cluster.announce("zeros");
+    let path = cluster.path(KEYS_FILE);
+    let block = 100;
+    let page = put(&path, block * PAGE, &[0; PAGE as usize]);
+    let mut neighbour = vec![0; PAGE as usize];
+    let file = File::open(&path).expect("it is there");
+    file.read_exact_at(&mut neighbour, (block + 1) * PAGE)
+        .expect("a page");
+    let mut flipped = page.clone();
+    flipped[5000] ^= 1;
+    for (what, bytes) in [
+        ("a bit", &flipped),
+        ("zeros", &vec![0; PAGE as usize]),
+        ("the page of another place", &neighbour),
+    ] {
+        put(&path, block * PAGE, bytes);
+        cluster.start();
+        let mut client = cluster.client();
+        let reply = client.call(&["RANGE", "", ""]).expect("answered");
+        let named = format!("file 2 block {block}");
+        let error = match reply.error() {
+            Some(error) => error.to_owned(),
+            // The reply had begun; then its end says it.
+            None => panic!(
+                "{what}: a range over a damaged page gives {} values",
+                reply.as_slice().map_or(0, <[_]>::len)
+            ),
+        };
+        assert!(error.contains(&named), "{what}: {error}");
+        assert!(error.contains("rd_"), "{what}: the tool is named: {error}");
+        assert!(
+            cluster.log_since_start().contains(&named),
+            "{what}: the log names it"
+        );
+        // All else is served, for reading and writing.
+        let mut client = cluster.client();
+        assert!(
+            client
+                .call(&["SET", "zzz", "after all others"])
+                .expect("answered")
+                .is_ok()
+        );
+        let reply = client.call(&["GET", "zzz"]).expect("answered");
+        assert_eq!(reply.as_str(), Some("after all others"));
+        cluster.stop(Signal::SIGINT);
+        put(&path, block * PAGE, &page);
+    }
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+#[test]
+fn a_data_page_that_recovery_needs() {
+    let (mut cluster, acknowledged) = stopped_with_keys();
+    cluster.announce("checksum");
+    cluster.announce("cannot start");
+    cluster.announce("does not start");
+    cluster.start();
+    // The same keys again, so that redo has to do with every page.
+    let load = Load::start(&cluster.socket(), 4, 1000);
+    load.wait_for(acknowledged.total());
+    let acknowledged = load.stop();
+    cluster.kill_all();
+    let path = cluster.path(KEYS_FILE);
+    flip(&path, 100 * PAGE + 5000);
+    let words = ["file 2 block 100", "checksum", "rd_verify"];
+    assert_refused(&mut cluster, "a bit of a page that redo changes", &words);
+    flip(&path, 100 * PAGE + 5000);
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+#[test]
+fn a_data_file_from_another_day() {
+    let (mut cluster, acknowledged) = stopped_with_keys();
+    cluster.announce("from another time");
+    cluster.announce("is not there");
+    cluster.announce("cannot start");
+    cluster.announce("does not start");
+    let path = cluster.path(KEYS_FILE);
+    let old = fs::read(&path).expect("it is there");
+    cluster.start();
+    let reply = cluster
+        .client()
+        .call(&["SET", "day", "two"])
+        .expect("answered");
+    assert!(reply.is_ok());
+    cluster.stop(Signal::SIGINT);
+    let new = fs::read(&path).expect("it is there");
+
+    let words = [KEYS_FILE, "from another time", "pg_control"];
+    fs::write(&path, &old).expect("put in place");
+    assert_refused(&mut cluster, "an old file after a clean stop", &words);
+    fs::write(&path, &new).expect("put back");
+    cluster.start();
+    let reply = cluster.client().call(&["GET", "day"]).expect("answered");
+    assert_eq!(reply.as_str(), Some("two"));
+
+    // The same after a crash that had a checkpoint before it.
+    for day in ["three", "four"] {
+        let mut client = cluster.client();
+        assert!(client.call(&["SET", "day", day]).expect("answered").is_ok());
+        assert!(client.call(&["CHECKPOINT"]).expect("answered").is_ok());
+    }
+    cluster.kill_all();
+    let new = fs::read(&path).expect("it is there");
+    fs::write(&path, &old).expect("put in place");
+    assert_refused(&mut cluster, "an old file after a crash", &words);
+    // And one that is gone.
+    fs::remove_file(&path).expect("it is there");
+    assert_refused(&mut cluster, "a missing file", &[KEYS_FILE, "is not there"]);
+    fs::write(&path, &new).expect("put back");
+    cluster.start();
+    let reply = cluster.client().call(&["GET", "day"]).expect("answered");
+    assert_eq!(reply.as_str(), Some("four"));
+    acknowledged.assert_there(&mut cluster.client());
+}
