@@ -7,7 +7,9 @@
 //! | `btree` | B-link trees: descents, splits, taking out leaves, free blocks; rules T1 to T7 |
 //! | `overflow` | values that are too large for a leaf |
 //! | [`namespace`] | the catalog, and what changes a namespace as a whole |
+//! | [`init`] | making a data directory |
 //! | [`apply`] | what a record does to a page, in redo as when it was made |
+//! | [`verify`] | checking a whole relation file |
 //! | `change` | the recipe of a logged change, as a type |
 //!
 //! Invariants of the crate:
@@ -20,9 +22,12 @@ pub mod apply;
 mod btree;
 mod change;
 pub mod error;
+pub mod init;
 pub mod namespace;
 mod overflow;
+pub mod recovery;
 mod txn;
+pub mod verify;
 mod work;
 
 pub use api::{Engine, RangeCursor, Read, Value, View};

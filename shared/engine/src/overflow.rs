@@ -23,8 +23,7 @@ pub(crate) fn read(tree: Tree<'_>, stub: &OverflowStub, out: &mut Vec<u8>) -> Re
     let start = out.len();
     out.reserve(stub.value_bytes as usize);
     walk(tree, stub, |_, data| out.extend_from_slice(data))?;
-    let crc = crc32c::crc32c(&out[start..]);
-    if out.len() - start != stub.value_bytes as usize || crc != stub.crc {
+    if !is_whole(stub, &out[start..]) {
         out.truncate(start);
         return Err(tree.broken(
             stub.first,
@@ -64,6 +63,11 @@ fn walk(tree: Tree<'_>, stub: &OverflowStub, mut visit: impl FnMut(BlockNo, &[u8
         };
     }
     Err(tree.broken(stub.first, "a value without pieces"))
+}
+
+/// Whether `value` is what `stub` stands for.
+pub(crate) fn is_whole(stub: &OverflowStub, value: &[u8]) -> bool {
+    value.len() == stub.value_bytes as usize && crc32c::crc32c(value) == stub.crc
 }
 
 /// The stub of `value` that will lie in `blocks`.

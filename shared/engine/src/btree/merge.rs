@@ -27,6 +27,7 @@ use rd_base::{BlockNo, Lsn};
 use rd_format::page::{self, PageBytes, PageKind, flags};
 use rd_format::wal_record::{PageOp, RecordKind};
 use rd_format::{NodeMut, NodeRef, OverflowStub, OwnedBound};
+use rd_store::Points;
 use rd_store::buffer::{PinnedRead, PinnedWrite};
 
 /// A version to be dropped by a record.
@@ -62,7 +63,7 @@ pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<bool> 
     tree.store.add(Counter::VersionsPruned, dropped as u64);
     let node = NodeRef::new(&leaf);
     let empty = node.count() == 0;
-    later |= (0..node.count()).any(|slot| node.leaf_entry(slot).is_tombstone());
+    later |= waits(&node, &work.points);
     drop(leaf);
     if empty {
         take_out(tree, work, key, Lsn::MAX)?;
@@ -72,6 +73,22 @@ pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<bool> 
         take_out(tree, work, key, *stamp)?;
     }
     Ok(later)
+}
+
+/// Whether something stands on a pruned leaf only because somebody may still ask for it.
+fn waits(node: &NodeRef<'_>, points: &Points) -> bool {
+    let horizon = points.horizon();
+    let mut newer: Option<(&[u8], Lsn)> = None;
+    for slot in 0..node.count() {
+        let entry = node.leaf_entry(slot);
+        let newest = newer.is_none_or(|(key, _)| key != entry.key);
+        newer = Some((entry.key, entry.stamp));
+        // A superseded version that pruning has left is asked for, or owns pages.
+        if !newest || (entry.is_tombstone() && entry.stamp > horizon) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Lists what is to be dropped from `leaf` by a record. `newer` is the stamp of the version of `key`
@@ -170,23 +187,35 @@ struct Pair {
     bound: OwnedBound,
 }
 
-/// Takes out the leaf of (key, stamp), or the one to its right, if one of a pair is empty.
+/// Joins the leaf of (key, stamp) with its neighbours, as long as one of a pair is empty.
 fn take_out(tree: Tree<'_>, work: &mut Work, key: &[u8], stamp: Lsn) -> Result<()> {
-    let Some(pair) = find_pair(tree, key, stamp)? else {
-        return Ok(());
-    };
+    loop {
+        let mut joined = false;
+        for side in [Side::Left, Side::Right] {
+            if let Some(pair) = find_pair(tree, key, stamp, side)? {
+                joined |= join_pair(tree, work, &pair)?;
+            }
+        }
+        if !joined {
+            return Ok(());
+        }
+    }
+}
+
+/// Makes one leaf of two, if one of them is empty; true if so.
+fn join_pair(tree: Tree<'_>, work: &mut Work, pair: &Pair) -> Result<bool> {
     let mut left = tree.fetch(pair.left)?.into_write();
     if !is_plain_leaf(&left) || page::right_link(&left) != Some(pair.right) {
-        return Ok(());
+        return Ok(false);
     }
     let mut right = tree.fetch(pair.right)?.into_write();
     if !is_plain_leaf(&right) {
-        return Ok(());
+        return Ok(false);
     }
     prune(&mut left, &work.points);
     prune(&mut right, &work.points);
     let Some(image) = joined(work, &left, &right) else {
-        return Ok(());
+        return Ok(false);
     };
     let bound = pair.bound.as_bound();
     let mut parent = tree.page_for_write(bound.key, bound.stamp, 1, &mut work.marks)?;
@@ -198,14 +227,14 @@ fn take_out(tree: Tree<'_>, work: &mut Work, key: &[u8], stamp: Lsn) -> Result<(
         && node.inner_entry(slot - 1).1 == pair.left;
     let shared = &tree.store.shared;
     if !side_by_side || !shared.namespaces.put_to_rest(&shared.procs, right.tag()) {
-        return Ok(());
+        return Ok(false);
     }
-    let done = join(
+    let done = log_join(
         tree,
         work,
         &image,
         [&mut left, &mut right, &mut parent],
-        &pair,
+        pair,
         slot,
     );
     match done {
@@ -215,18 +244,28 @@ fn take_out(tree: Tree<'_>, work: &mut Work, key: &[u8], stamp: Lsn) -> Result<(
         }
         Err(_) => shared.namespaces.wake_up(right.tag()),
     }
-    done
+    done.map(|()| true)
+}
+
+/// Which neighbour.
+#[derive(Clone, Copy)]
+enum Side {
+    Left,
+    Right,
 }
 
 /// The pair that the leaf of (key, stamp) makes with a neighbour under the same parent.
-fn find_pair(tree: Tree<'_>, key: &[u8], stamp: Lsn) -> Result<Option<Pair>> {
+fn find_pair(tree: Tree<'_>, key: &[u8], stamp: Lsn, side: Side) -> Result<Option<Pair>> {
     let Some(parent) = tree.inner_for_read(key, stamp, 1)? else {
         return Ok(None);
     };
     let node = NodeRef::new(&parent);
     let (slot, _) = node.child_for(key, stamp);
-    let right = slot.max(1);
-    if right >= node.count() {
+    let right = match side {
+        Side::Left => slot,
+        Side::Right => slot + 1,
+    };
+    if right == 0 || right >= node.count() {
         return Ok(None);
     }
     let (bound, right_block) = node.inner_entry(right);
@@ -261,7 +300,7 @@ fn joined(work: &mut Work, left: &PageBytes, right: &PageBytes) -> Option<Box<Pa
 }
 
 /// The record and the change of taking out the right page.
-fn join(
+fn log_join(
     tree: Tree<'_>,
     work: &mut Work,
     image: &PageBytes,

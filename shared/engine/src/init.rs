@@ -1,0 +1,378 @@
+//! Making a data directory, offline: what `rd_initdb` does.
+//!
+//! The directory is made as a clean stop would leave it: `pg_control` says "shut down", both of its
+//! slots agree, and the first start reads no log. Everything is synced before the function returns,
+//! `pg_control` last, so a directory without a valid one was never finished.
+//!
+//! ```text
+//! RD_VERSION  redoubt.conf  base/1.. (catalog)  base/2.. (database 0)
+//! global/pg_control  global/doublewrite  wal/<first segment>
+//! ```
+
+use crate::namespace::{FIRST_BLOCKS, first_pages};
+use rd_base::conf_file::FILE_NAME;
+use rd_base::documents::sample_conf;
+use rd_base::limits::{PAGE_BYTES, WAL_PAGE_BYTES};
+use rd_base::words::TornPageProtection;
+use rd_base::{BatchNo, Config, FileNo, Lsn, PageTag, StartCount, Timeline};
+use rd_format::catalog::{CATALOG_FILE, CatalogValue, FIRST_FILE};
+use rd_format::control::{
+    ControlFile, DbState, FileRow, PROTECTION_DOUBLE_WRITE, checkpoint_flags,
+};
+use rd_format::node::LeafEntry;
+use rd_format::page::{self, PageBytes};
+use rd_format::{NodeMut, Payload, meta};
+use rd_store::control_file::{self, GLOBAL_DIR};
+use rd_store::doublewrite;
+use rd_store::relation::{BASE_DIR, RelationFiles};
+use rd_store::wal::segments;
+use rd_sys::storage::{OpenMode, RealStorage, Storage};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The file that says which version of data directories this is.
+pub const VERSION_FILE: &str = "RD_VERSION";
+/// What it says.
+pub const VERSION: &str = "1";
+/// The name of the database that clients begin in.
+pub const DB0_NAME: &[u8] = b"0";
+/// Blocks that each first file has room for.
+const FIRST_FILE_BLOCKS: u32 = 128;
+/// Number of the advance of the redo point that a new directory counts as its first.
+const FIRST_CHECKPOINT: u64 = 1;
+
+/// What a new data directory is made with.
+pub struct InitOptions<'a> {
+    /// The configuration: sizes of segments and double-write area.
+    pub config: &'a Config,
+    /// A random number, never the same for two directories.
+    pub system_identifier: u64,
+    /// Microseconds since 1970.
+    pub now_us: u64,
+}
+
+/// A data directory could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// There is something in it.
+    #[error(
+        "directory \"{0}\" exists but is not empty; if you want to create a new data directory, \
+         either remove or empty it, or choose another one"
+    )]
+    NotEmpty(String),
+    /// Something else has its name.
+    #[error("\"{0}\" exists but is not a directory")]
+    NotADirectory(String),
+    /// The system said so; the message names operation and file.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Makes a data directory at `path`, which must not exist or be empty. `report` is told what is
+/// being done: a line without its end, then " ok" and the line's end. What was made is removed
+/// again on an error.
+///
+/// # Errors
+/// When the directory is not empty, or the system refuses.
+pub fn init_data_directory(
+    path: &Path,
+    options: &InitOptions<'_>,
+    report: &mut dyn FnMut(&str),
+) -> Result<(), InitError> {
+    let shown = path.display().to_string();
+    let on_path = |what: &'static str| {
+        let shown = shown.clone();
+        move |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!("could not {what} \"{shown}\": {error}"),
+            )
+        }
+    };
+    let made = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            step(report, &format!("creating directory {shown}"), || {
+                let mut builder = DirBuilder::new();
+                builder.mode(0o700).recursive(true).create(path)
+            })
+            .map_err(on_path("create directory"))?;
+            true
+        }
+        Err(error) => return Err(on_path("look at")(error).into()),
+        Ok(_) => {
+            if !path.is_dir() {
+                return Err(InitError::NotADirectory(shown));
+            }
+            if fs::read_dir(path)
+                .map_err(on_path("read directory"))?
+                .next()
+                .is_some()
+            {
+                return Err(InitError::NotEmpty(shown));
+            }
+            step(
+                report,
+                &format!("fixing permissions on existing directory {shown}"),
+                || {
+                    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+                    fs::set_permissions(path, permissions)
+                },
+            )
+            .map_err(on_path("change the permissions of"))?;
+            false
+        }
+    };
+    let storage: Arc<dyn Storage> = Arc::new(RealStorage::new(path.to_owned()));
+    let done = init_storage(&storage, options, report).and_then(|()| sync_parent(path));
+    if done.is_err() {
+        clean_up(path, made);
+    }
+    Ok(done?)
+}
+
+/// Makes the name of the new directory durable.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::File::open(parent)?.sync_all()
+}
+
+/// Removes what was made so far; what cannot be removed stays, and its presence tells of itself.
+fn clean_up(path: &Path, made: bool) {
+    if made {
+        let _ = fs::remove_dir_all(path);
+        return;
+    }
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let _ = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+            _ => fs::remove_file(entry.path()),
+        };
+    }
+}
+
+/// Makes the content of a data directory in `storage`, which is empty.
+///
+/// # Errors
+/// When the storage refuses.
+pub fn init_storage(
+    storage: &Arc<dyn Storage>,
+    options: &InitOptions<'_>,
+    report: &mut dyn FnMut(&str),
+) -> io::Result<()> {
+    let config = options.config;
+    let segment_bytes = config.wal_segment_size_bytes();
+    let start = segments::first_lsn(segment_bytes);
+    step(report, "creating subdirectories", || {
+        storage.create_dir(BASE_DIR)?;
+        storage.create_dir(GLOBAL_DIR)
+    })?;
+    step(report, "creating configuration files", || {
+        write_file(&**storage, VERSION_FILE, format!("{VERSION}\n").as_bytes())?;
+        write_file(&**storage, FILE_NAME, sample_conf().as_bytes())
+    })?;
+    step(report, "creating the write-ahead log", || {
+        segments::create(&**storage, Timeline::new(1), segment_bytes)
+    })?;
+    step(report, "creating the double-write area", || {
+        doublewrite::create(&**storage, config.double_write_size_bytes())
+    })?;
+    step(report, "creating catalog and first database", || {
+        let relations = RelationFiles::writer(Arc::clone(storage));
+        write_relation(&relations, options, CATALOG_FILE, start, Some(FIRST_FILE))?;
+        write_relation(&relations, options, FIRST_FILE, start, None)
+    })?;
+    step(report, "syncing data to disk", || {
+        storage.sync_dir(BASE_DIR)?;
+        storage.sync_dir("")
+    })?;
+    step(report, "creating control file", || {
+        control_file::create(&**storage, &first_control(options, start))?;
+        storage.sync_dir("")
+    })
+}
+
+fn step(
+    report: &mut dyn FnMut(&str),
+    what: &str,
+    action: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    report(&format!("{what} ..."));
+    action()?;
+    report(" ok\n");
+    Ok(())
+}
+
+fn write_file(storage: &dyn Storage, path: &str, bytes: &[u8]) -> io::Result<()> {
+    let file = storage.open(path, OpenMode::CreateNew)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()
+}
+
+/// Writes a relation file with its first pages; the catalog's root names the first database.
+fn write_relation(
+    relations: &RelationFiles,
+    options: &InitOptions<'_>,
+    file: FileNo,
+    start: Lsn,
+    named: Option<FileNo>,
+) -> io::Result<()> {
+    relations.grow(file, 0, FIRST_FILE_BLOCKS)?;
+    let mut pages = first_pages(options.system_identifier, file);
+    let covered = meta::Meta {
+        checkpoint_count: FIRST_CHECKPOINT,
+        checkpoint_scn: start,
+        created_lsn: start,
+        ..meta::read(&pages[0])
+    };
+    meta::write(&mut pages[0], &covered);
+    if let Some(named) = named {
+        add_database(&mut pages[2], named, start);
+    }
+    for (block, page) in FIRST_BLOCKS.iter().zip(&mut pages) {
+        let tag = PageTag::new(file, *block);
+        page::set_page_lsn(page, start);
+        page::seal(page, tag);
+        relations.write_page(tag, page)?.sync_data()?;
+    }
+    Ok(())
+}
+
+/// Adds the catalog's entry of the first database to its root.
+fn add_database(root: &mut PageBytes, file: FileNo, start: Lsn) {
+    let value = CatalogValue {
+        file,
+        previous: None,
+        index: 0,
+    }
+    .encode();
+    let entry = LeafEntry {
+        key: DB0_NAME,
+        stamp: start,
+        expiry_ms: None,
+        payload: Payload::Inline(&value),
+    };
+    NodeMut::new(root)
+        .insert_leaf(&entry)
+        .expect("the page is empty");
+}
+
+fn first_control(options: &InitOptions<'_>, start: Lsn) -> ControlFile {
+    let config = options.config;
+    let double_write = config.torn_page_protection() == TornPageProtection::DoubleWrite;
+    let row = |file| FileRow {
+        file,
+        checkpoint_count: FIRST_CHECKPOINT,
+        scn: start,
+        stop_scn: start,
+        key_count: if file == CATALOG_FILE { 1 } else { 0 },
+        blocks: FIRST_FILE_BLOCKS,
+    };
+    ControlFile {
+        sequence: 0,
+        written_us: options.now_us,
+        system_identifier: options.system_identifier,
+        state: DbState::ShutDown,
+        timeline: Timeline::new(1),
+        start_count: StartCount::new(0),
+        redo_predecessor_count: StartCount::new(0),
+        durable_predecessor_count: StartCount::new(0),
+        unfinished_starts: 0,
+        redo_lsn: start,
+        durable_lsn: start,
+        checkpoint_lsn: start,
+        previous_redo_lsn: start,
+        previous_checkpoint_lsn: start,
+        checkpoint_count: FIRST_CHECKPOINT,
+        checkpoint_us: options.now_us,
+        incremental_us: 0,
+        checkpoint_flags: checkpoint_flags::SHUTDOWN,
+        protection: if double_write {
+            PROTECTION_DOUBLE_WRITE
+        } else {
+            0
+        },
+        first_unsynced_batch: BatchNo::new(1),
+        next_file: FileNo::new(FIRST_FILE.get() + 1),
+        page_bytes: PAGE_BYTES as u32,
+        wal_page_bytes: WAL_PAGE_BYTES as u32,
+        wal_segment_bytes: config.wal_segment_size_bytes() as u32,
+        redo_bytes_per_s: 0,
+        redo_pages_per_s: 0,
+        estimated_recovery_ms: 0,
+        last_recovery_ms: 0,
+        last_recovery_estimate_ms: 0,
+        backup_start_lsn: Lsn::ZERO,
+        backup_end_lsn: Lsn::ZERO,
+        max_connections: config.max_connections(),
+        backends: config.backends(),
+        files: vec![row(CATALOG_FILE), row(FIRST_FILE)],
+        pending_drops: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn config() -> Config {
+        let config = Config::from_pairs(&[("double_write_size", "8MB")]).expect("valid");
+        config.with_wal_segment_size(1 << 20).expect("valid")
+    }
+
+    #[test]
+    fn a_directory_is_made_whole_private_and_only_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("data");
+        let config = config();
+        let options = InitOptions {
+            config: &config,
+            system_identifier: 77,
+            now_us: 5,
+        };
+        let mut said = String::new();
+        init_data_directory(&path, &options, &mut |text| said.push_str(text)).expect("made");
+        assert!(said.contains("creating control file ... ok\n"), "{said}");
+        let mode = |path: &Path| {
+            fs::metadata(path)
+                .expect("it is there")
+                .permissions()
+                .mode()
+        };
+        assert_eq!(mode(&path) & 0o777, 0o700);
+        let storage = RealStorage::new(path.clone());
+        let chosen = control_file::read(&storage).expect("valid");
+        assert_eq!(chosen.control.state, DbState::ShutDown);
+        assert_eq!(chosen.control.system_identifier, 77);
+        assert!(chosen.other.is_ok(), "both slots are written");
+        let again = init_data_directory(&path, &options, &mut |_| {});
+        assert!(matches!(again, Err(InitError::NotEmpty(_))), "{again:?}");
+    }
+
+    #[test]
+    fn what_was_made_goes_when_it_cannot_be_finished() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        fs::write(&path, b"in the way").expect("written");
+        let config = config();
+        let options = InitOptions {
+            config: &config,
+            system_identifier: 1,
+            now_us: 0,
+        };
+        let error = init_data_directory(&path, &options, &mut |_| {});
+        assert!(
+            matches!(error, Err(InitError::NotADirectory(_))),
+            "{error:?}"
+        );
+        let below = path.join("data");
+        assert!(init_data_directory(&below, &options, &mut |_| {}).is_err());
+        assert_eq!(fs::read(&path).expect("untouched"), b"in the way");
+    }
+}

@@ -1,0 +1,324 @@
+//! Random operations by several logical processes, held against a map of versions: what each
+//! snapshot sees, what is durable, what a session sees of its own, counts, and the whole tree.
+
+mod support;
+
+use rd_base::Lsn;
+use rd_engine::{Chunk, Engine, Snapshot, View};
+use std::collections::BTreeMap;
+use support::{DB0, Rig, Rng};
+
+/// A value, or that the key is deleted, since an LSN.
+type Version = (Lsn, Option<Vec<u8>>);
+
+/// By key, the versions in the order of their stamps.
+#[derive(Default)]
+struct Model {
+    versions: BTreeMap<Vec<u8>, Vec<Version>>,
+}
+
+impl Model {
+    fn put(&mut self, key: &[u8], lsn: Lsn, value: Option<Vec<u8>>) {
+        self.versions
+            .entry(key.to_vec())
+            .or_default()
+            .push((lsn, value));
+    }
+
+    fn at(&self, key: &[u8], lsn: Lsn) -> Option<&Vec<u8>> {
+        let versions = self.versions.get(key)?;
+        versions
+            .iter()
+            .rev()
+            .find(|(stamp, _)| *stamp <= lsn)?
+            .1
+            .as_ref()
+    }
+
+    fn all_at(&self, lsn: Lsn) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let keys = self.versions.keys();
+        keys.filter_map(|key| Some((key.clone(), self.at(key, lsn)?.clone())))
+            .collect()
+    }
+
+    fn keys(&self) -> u64 {
+        self.all_at(Lsn::MAX).len() as u64
+    }
+}
+
+struct Held {
+    snapshot: Snapshot,
+    engine: usize,
+}
+
+/// What kind of keys and values a run has.
+#[derive(Clone, Copy)]
+struct Kind {
+    keys: u64,
+    /// Keys are this much longer than their number.
+    key_bytes: usize,
+    value_bytes_max: u64,
+    /// One value in so many is large.
+    large_one_in: u64,
+    steps: u64,
+}
+
+fn key_of(kind: &Kind, rng: &mut Rng) -> Vec<u8> {
+    let number = rng.below(kind.keys);
+    let mut key = format!("{:04}", number % 10_000).into_bytes();
+    // Long keys make small fan-out, and so deep trees.
+    key.resize(4 + kind.key_bytes, b'k');
+    key
+}
+
+fn value_of(kind: &Kind, rng: &mut Rng) -> Vec<u8> {
+    let bytes = match rng.below(kind.large_one_in) {
+        0 => 1900 + rng.below(40_000),
+        // Around the limit of what stays in the leaf.
+        1 => 2030 + rng.below(30),
+        _ => rng.below(kind.value_bytes_max),
+    };
+    let first = rng.below(256) as u8;
+    (0..bytes)
+        .map(|index| first.wrapping_add(index as u8))
+        .collect()
+}
+
+fn check_snapshot(engine: &Engine, view: View<'_>, at: Lsn, model: &Model, rng: &mut Rng) {
+    let expected = model.all_at(at);
+    let (from, until) = (
+        rng.below(expected.len() as u64 + 1) as usize,
+        expected.len(),
+    );
+    let start = expected.get(from).map_or(&b"~"[..], |(key, _)| key);
+    let mut cursor = engine
+        .range(DB0, start, None, u64::MAX, view)
+        .expect("a cursor");
+    let mut seen = Vec::new();
+    let chunk = Chunk {
+        entries: 1 + rng.below(100),
+        bytes: 1 + rng.below(100_000) as usize,
+    };
+    while engine
+        .range_next(&mut cursor, chunk, &mut |key, value| {
+            seen.push((key.to_vec(), value.to_vec()));
+        })
+        .expect("a chunk")
+    {}
+    assert!(seen[..] == expected[from..until], "the range at {at}");
+}
+
+fn run(kind: Kind, seed: u64) {
+    let rig = Rig::new(8192, 4 << 20);
+    let mut rng = Rng::new(seed);
+    let mut engines: Vec<Engine> = (0..4).map(|number| rig.engine(number)).collect();
+    let mut model = Model::default();
+    let mut held: Vec<Held> = Vec::new();
+    for step in 0..kind.steps {
+        let at = rng.below(engines.len() as u64) as usize;
+        let engine = &mut engines[at];
+        match rng.below(100) {
+            0..50 => write(&rig, engine, &kind, &mut model, &mut rng),
+            50..75 => read(&rig, engine, &kind, &model, &mut rng),
+            75..80 => rig.flush(),
+            80..84 if held.len() < 6 => {
+                let newest = rng.one_in(2);
+                let snapshot = if newest {
+                    engine.snapshot_newest()
+                } else {
+                    engine.snapshot()
+                };
+                held.push(Held {
+                    snapshot: snapshot.expect("few are held"),
+                    engine: at,
+                });
+            }
+            84..90 if !held.is_empty() => {
+                let index = rng.below(held.len() as u64) as usize;
+                let one = held.swap_remove(index);
+                let (engine, at) = (&engines[one.engine], one.snapshot.lsn());
+                check_snapshot(engine, View::At(&one.snapshot), at, &model, &mut rng);
+            }
+            90..95 => {
+                engine.tidy(rng.below(50) as usize);
+            }
+            _ => engine.rest(),
+        }
+        if step % (kind.steps / 8).max(1) == 0 {
+            rig.verify();
+            assert_eq!(engines[0].count(DB0).expect("a count"), model.keys());
+        }
+    }
+    held.clear();
+    check_snapshot(&engines[0], View::Newest, Lsn::MAX, &model, &mut rng);
+    rig.verify();
+    clear(&rig, &mut engines, &mut model);
+}
+
+fn write(rig: &Rig, engine: &mut Engine, kind: &Kind, model: &mut Model, rng: &mut Rng) {
+    let count = if rng.one_in(4) { 1 + rng.below(40) } else { 1 };
+    let keys: Vec<Vec<u8>> = (0..count).map(|_| key_of(kind, rng)).collect();
+    let values: Vec<Option<Vec<u8>>> = keys
+        .iter()
+        .map(|_| (!rng.one_in(3)).then(|| value_of(kind, rng)))
+        .collect();
+    let borrowed: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+    let check = rng.one_in(2);
+    let expected: Vec<Option<Vec<u8>>> = keys
+        .iter()
+        .map(|key| model.at(key, Lsn::MAX).cloned())
+        .collect();
+    let done = rig.run(|| {
+        engine.write(DB0, &borrowed, &mut |access| {
+            if check {
+                for (index, value) in expected.iter().enumerate() {
+                    assert_eq!(access.newest(index)?, value.as_deref(), "{:?}", keys[index]);
+                }
+            }
+            for (index, value) in values.iter().enumerate() {
+                match value {
+                    Some(value) => access.put(index, value, None)?,
+                    None => drop(access.delete(index)?),
+                }
+            }
+            for (index, key) in keys.iter().enumerate() {
+                let last = keys.iter().rposition(|other| other == key).expect("itself");
+                assert_eq!(
+                    access.newest(index)?,
+                    values[last].as_deref(),
+                    "own writes are seen"
+                );
+            }
+            Ok(())
+        })
+    });
+    if done.lsn == Lsn::ZERO {
+        return;
+    }
+    for (index, key) in keys.iter().enumerate() {
+        let last = keys.iter().rposition(|other| other == key).expect("itself");
+        if last == index && (values[index].is_some() || expected[index].is_some()) {
+            model.put(key, done.lsn, values[index].clone());
+        }
+    }
+}
+
+fn read(rig: &Rig, engine: &Engine, kind: &Kind, model: &Model, rng: &mut Rng) {
+    let key = key_of(kind, rng);
+    let durable = rig.durable();
+    let copy = |value: Option<rd_engine::Value<'_>>| value.map(|value| value.bytes.to_vec());
+    let read = engine.get(DB0, &key, View::Durable, copy).expect("a read");
+    assert_eq!(
+        read.result.as_ref(),
+        model.at(&key, durable),
+        "durable {key:?}"
+    );
+    assert_eq!(read.depends_on, Lsn::ZERO);
+    let read = engine.get(DB0, &key, View::Newest, copy).expect("a read");
+    assert_eq!(
+        read.result.as_ref(),
+        model.at(&key, Lsn::MAX),
+        "newest {key:?}"
+    );
+    let stamp = model
+        .versions
+        .get(&key)
+        .and_then(|versions| versions.last());
+    if let Some((stamp, _)) = stamp.filter(|(stamp, _)| *stamp > durable) {
+        assert_eq!(read.depends_on, *stamp);
+    }
+    let meta = engine.meta(DB0, &key, View::Newest).expect("a read").result;
+    assert_eq!(
+        meta.map(|meta| meta.bytes),
+        model.at(&key, Lsn::MAX).map(Vec::len)
+    );
+    let keys: Vec<Vec<u8>> = (0..5).map(|_| key_of(kind, rng)).collect();
+    let borrowed: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+    let mut seen = Vec::new();
+    engine
+        .multi_get(DB0, &borrowed, View::Durable, &mut |_, value| {
+            seen.push(copy(value))
+        })
+        .expect("a read");
+    let expected: Vec<_> = keys
+        .iter()
+        .map(|key| model.at(key, durable).cloned())
+        .collect();
+    assert_eq!(seen, expected);
+}
+
+/// Deletes everything; then, with nobody looking, nothing may be left but empty pages.
+fn clear(rig: &Rig, engines: &mut [Engine], model: &mut Model) {
+    for (key, _) in model.all_at(Lsn::MAX) {
+        let engine = &mut engines[0];
+        rig.run(|| engine.write(DB0, &[&key], &mut |access| access.delete(0)));
+    }
+    for _ in 0..4 {
+        rig.flush();
+        for engine in engines.iter_mut() {
+            while engine.tidy(usize::MAX) {
+                rig.flush();
+            }
+            engine.rest();
+        }
+    }
+    let report = rig.verify();
+    assert_eq!((report.keys, report.overflow_pages), (0, 0), "{report:?}");
+    assert!(report.leaves <= 1 + report.inner_pages * 2, "{report:?}");
+}
+
+#[test]
+fn short_keys_and_values() {
+    let kind = Kind {
+        keys: 400,
+        key_bytes: 0,
+        value_bytes_max: 200,
+        large_one_in: 1000,
+        steps: 12_000,
+    };
+    for seed in 1..4 {
+        run(kind, seed);
+    }
+}
+
+#[test]
+fn long_keys_make_deep_trees() {
+    let kind = Kind {
+        keys: 600,
+        key_bytes: 1500,
+        value_bytes_max: 300,
+        large_one_in: 100,
+        steps: 6_000,
+    };
+    for seed in 11..13 {
+        run(kind, seed);
+    }
+}
+
+#[test]
+fn values_around_the_limit_of_the_leaf() {
+    let kind = Kind {
+        keys: 60,
+        key_bytes: 3,
+        value_bytes_max: 2500,
+        large_one_in: 4,
+        steps: 6_000,
+    };
+    for seed in 21..23 {
+        run(kind, seed);
+    }
+}
+
+#[test]
+fn a_few_hot_keys_with_many_versions() {
+    let kind = Kind {
+        keys: 5,
+        key_bytes: 100,
+        value_bytes_max: 1500,
+        large_one_in: 40,
+        steps: 8_000,
+    };
+    for seed in 31..34 {
+        run(kind, seed);
+    }
+}
