@@ -542,8 +542,8 @@ impl Pages {
         };
         self.file = Some((number, Arc::clone(&file)));
         let want = (segment_bytes - offset).min(CHUNK_BYTES as u64) as usize;
-        self.chunk.resize(CHUNK_BYTES, 0);
-        let have = file.read_at(&mut self.chunk[..want], offset)?;
+        self.chunk.resize(want, 0);
+        let have = file.read_at(&mut self.chunk, offset)?;
         let pages = (have / WAL_PAGE_BYTES) as u64;
         if pages == 0 {
             return Ok(Err(EndReason::ShortSegment));

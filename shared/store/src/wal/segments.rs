@@ -245,7 +245,7 @@ impl Wal {
     fn needs_segment(&self) -> bool {
         let control = self.control();
         let ahead_bytes = control.segments.ahead_bytes.load(Ordering::Relaxed);
-        let ahead = ahead_bytes / WAL_PAGE_BYTES as u64 * USABLE;
+        let ahead = ahead_bytes.div_ceil(WAL_PAGE_BYTES as u64) * USABLE;
         let insert = control.positions.insert_pos.load(Ordering::SeqCst);
         let wanted = control.segments.wanted_pos.load(Ordering::SeqCst);
         let prepared = control.progress.prepared_pos.load(Ordering::SeqCst);

@@ -1,7 +1,12 @@
 //! Tests of the log as a whole, on a simulated disk and in one process: threads stand for
 //! processes.
 
+mod boundaries;
+mod crash;
 mod model;
+mod protocol;
+mod segments;
+mod tails;
 
 use super::segments::{self as files, first_lsn};
 use super::*;

@@ -1,0 +1,168 @@
+//! A crash at every single I/O of a workload, followed by another life of the log, and a crash
+//! there; by power (unsynced sectors are lost or torn) and by kill (nothing written is lost).
+
+use super::*;
+use rd_sys::crash::catch_panics;
+
+const RING_PAGES: u64 = 4;
+const SEGMENT_PAGES: u64 = 64;
+/// Larger ones would wait for a flusher, and here is one thread for everything.
+const RECORD_MAX: u64 = 12_000;
+
+/// What a life of the log knows of itself.
+struct Life {
+    rig: Rig,
+    made: Vec<Seen>,
+    /// The durable LSN when it was last looked at.
+    promised: Lsn,
+    /// Records may be gone below this.
+    keep_from: Lsn,
+}
+
+impl Life {
+    /// Inserts, flushes, makes and retires segments, until the disk fails.
+    fn live(&mut self, turns: u64, seed: u64) {
+        let ended = catch_panics(|| {
+            let mut rng = Rng::new(seed);
+            let mut builder = RecordBuilder::new();
+            let slot = backend(0);
+            let mut flusher = self.rig.flusher(slot, WalSyncMethod::Fdatasync);
+            for turn in 0..turns {
+                let bytes = RECORD_HEADER_BYTES + rng.below(RECORD_MAX) as usize;
+                let id = seed << 32 | turn;
+                make_record(&mut builder, id, bytes);
+                let need = credit_for(builder.bytes().len());
+                if self.rig.preparer().step() == files::Step::Blocked(SegmentsBlocked::Other) {
+                    return;
+                }
+                let Ok(mut credit) = self.rig.wal.take_credit(need) else {
+                    flusher.flush_all();
+                    self.promised = self.rig.wal.durable_lsn();
+                    continue;
+                };
+                let inserted = self.rig.wal.insert(slot, &mut builder, &mut credit, |_| {});
+                let bytes = builder.total_len();
+                self.made.push(Seen {
+                    start: inserted.start,
+                    end: inserted.end,
+                    id,
+                    bytes,
+                });
+                match rng.below(8) {
+                    0..3 => flusher.flush_all(),
+                    3 => flusher.heartbeat(),
+                    4 if turn % 16 == 15 => {
+                        let upto = Lsn::new(self.promised.get() + 3 * SEGMENT_PAGES * PAGE);
+                        // What may be gone is noted first.
+                        self.keep_from = self.promised;
+                        let wal = &self.rig.wal;
+                        if wal
+                            .retire_segments(&self.rig.disk, self.keep_from, upto)
+                            .is_err()
+                        {
+                            return;
+                        }
+                    }
+                    _ => {}
+                }
+                self.promised = self.rig.wal.durable_lsn();
+            }
+        });
+        // Whatever was published, if only for a moment, was promised.
+        self.promised = self.rig.wal.durable_lsn();
+        if let Err(message) = ended {
+            assert!(self.rig.disk.has_crashed(), "{message}");
+        }
+    }
+
+    /// What recovery does: reads what is left, holds it against what was made, and goes on.
+    fn recover(self, count: u32) -> Life {
+        let from = ReadFrom {
+            start_count: StartCount::new(0),
+            ..self.rig.read_from(self.keep_from)
+        };
+        let (read, end) = read_all(&self.rig.disk, from);
+        assert!(
+            end.lsn >= self.promised,
+            "promised up to {}, but {end}",
+            self.promised
+        );
+        assert_eq!(end.check(self.promised, "the test"), Ok(()));
+        let mut made = self.made;
+        made.retain(|one| one.end <= end.lsn);
+        let kept: Vec<Seen> = made
+            .iter()
+            .copied()
+            .filter(|one| one.start >= self.keep_from)
+            .collect();
+        assert!(
+            read == kept,
+            "{} records kept, {} read",
+            kept.len(),
+            read.len()
+        );
+        let secured = read::secure_tail(
+            &self.rig.disk,
+            &ReadFrom {
+                lsn: self.promised,
+                ..from
+            },
+            end.lsn,
+        );
+        secured.expect("the disk works again");
+        let rig = Rig::start(self.rig.disk, RING_PAGES, SEGMENT_PAGES, end.lsn, count);
+        Life {
+            rig,
+            made,
+            promised: end.lsn,
+            keep_from: self.keep_from,
+        }
+    }
+}
+
+fn first_life() -> Life {
+    let rig = Rig::new(RING_PAGES, SEGMENT_PAGES);
+    let first = rig.first();
+    Life {
+        rig,
+        made: Vec::new(),
+        promised: first,
+        keep_from: first,
+    }
+}
+
+/// Three lives, each with a crash at its I/O number `at`; false if they have fewer.
+fn crash_at(at: u64, power: bool) -> bool {
+    let mut life = first_life();
+    let mut crashed = false;
+    for count in 2..5 {
+        let disk = life.rig.disk.clone();
+        disk.crash_at(Some(disk.io_count() + at));
+        life.live(150, u64::from(count));
+        crashed |= disk.has_crashed();
+        if power {
+            disk.crash(at * 7 + u64::from(count));
+        } else {
+            disk.kill(at);
+        }
+        life = life.recover(count);
+    }
+    crashed
+}
+
+#[test]
+fn a_power_cut_at_every_io_loses_nothing_that_was_promised() {
+    let mut at = 1;
+    while crash_at(at, true) {
+        at += 1;
+    }
+    assert!(at > 100, "the workload had only {at} I/Os");
+}
+
+#[test]
+fn a_kill_at_every_io_loses_nothing_that_was_promised() {
+    let mut at = 1;
+    while crash_at(at, false) {
+        at += 3;
+    }
+}

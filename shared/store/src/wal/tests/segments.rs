@@ -1,0 +1,199 @@
+//! Segment files: made ahead, recycled, removed, and a disk without room.
+
+use super::*;
+use crate::wal::credit::SEGMENT_RESERVE_BYTES;
+use crate::wal::segments::{Retired, Step, recycle_limit};
+use rd_sys::storage::Storage;
+
+const SEGMENT_PAGES: u64 = 64;
+
+fn numbers(rig: &Rig) -> Vec<u64> {
+    files::list(&rig.disk, TIMELINE, rig.wal.segment_bytes()).expect("a good disk")
+}
+
+fn insert_bytes(rig: &Rig, mut bytes: u64) {
+    let mut builder = RecordBuilder::new();
+    let mut flusher = rig.flusher(walwriter(), WalSyncMethod::Fdatasync);
+    while bytes > 0 {
+        let one = bytes.min(8000);
+        make_record(&mut builder, bytes, one as usize);
+        rig.insert(backend(0), &mut builder);
+        flusher.flush_all();
+        bytes -= one;
+    }
+}
+
+#[test]
+fn segments_are_made_ahead_whole_and_durable() {
+    let rig = Rig::new(8, SEGMENT_PAGES);
+    assert_eq!(numbers(&rig), [1, 2], "a start makes two");
+    let bytes = rig.wal.segment_bytes();
+    let mut preparer = Preparer::new(rig.wal.clone(), storage(&rig.disk), 3 * bytes + 1);
+    let steps: Vec<Step> = (0..4).map(|_| preparer.step()).collect();
+    assert_eq!(
+        steps,
+        [Step::Prepared, Step::Prepared, Step::Enough, Step::Enough]
+    );
+    rig.disk.crash(7);
+    assert_eq!(numbers(&rig), [1, 2, 3, 4], "their names survive");
+    for number in numbers(&rig) {
+        let path = files::path(TIMELINE, number, bytes);
+        let file = rig
+            .disk
+            .open(&path, rd_sys::storage::OpenMode::Read)
+            .expect("it is there");
+        assert_eq!(file.len().expect("a good disk"), bytes);
+    }
+}
+
+#[test]
+fn a_start_clears_away_and_takes_stock() {
+    let rig = Rig::new(8, SEGMENT_PAGES);
+    insert_bytes(&rig, 100);
+    let (disk, bytes) = (&rig.disk, rig.wal.segment_bytes());
+    let make = |path: &str, len: u64| {
+        let file = disk
+            .open(path, rd_sys::storage::OpenMode::CreateNew)
+            .expect("a good disk");
+        file.truncate(len).expect("a good disk");
+    };
+    make("wal/new_segment.tmp", 10);
+    // 3 is of a wrong length, 4 lies behind it: neither can be counted on.
+    make(&files::path(TIMELINE, 3, bytes), bytes - 1);
+    make(&files::path(TIMELINE, 4, bytes), bytes);
+    make("wal/archive_status", 0);
+    let next = Rig::start(disk.clone(), 8, SEGMENT_PAGES, rig.wal.durable_lsn(), 2);
+    assert!(!disk.exists("wal/new_segment.tmp").expect("a good disk"));
+    assert_eq!(next.wal.prepared_lsn(), wal_page::segment_start(3, bytes));
+    // They are replaced when their turn comes.
+    insert_bytes(&next, 3 * bytes);
+    assert!(next.wal.prepared_lsn() > wal_page::segment_start(5, bytes));
+    let (_, end) = read_all(disk, next.read_from(next.first()));
+    assert_eq!(end.lsn, next.wal.durable_lsn());
+}
+
+#[test]
+fn old_segments_are_recycled_up_to_the_limit_and_else_removed() {
+    let rig = Rig::new(8, SEGMENT_PAGES);
+    let bytes = rig.wal.segment_bytes();
+    insert_bytes(&rig, 5 * bytes);
+    let (current, prepared) = (rig.wal.durable_lsn().get() / bytes, rig.wal.prepared_lsn());
+    let prepared = wal_page::segment_of(prepared, bytes);
+    // Nothing below the limit that others still need.
+    let retire = |before: u64, upto: u64| {
+        let (before, upto) = (Lsn::new(before), Lsn::new(upto * bytes));
+        rig.wal
+            .retire_segments(&rig.disk, before, upto)
+            .expect("a good disk")
+    };
+    assert_eq!(retire(2 * bytes - 1, 100), Retired::default());
+    let retired = retire(4 * bytes + 5, prepared + 2);
+    assert_eq!(
+        retired,
+        Retired {
+            recycled: 2,
+            removed: 1
+        }
+    );
+    let there: Vec<u64> = (4..prepared + 2).collect();
+    assert_eq!(numbers(&rig), there);
+    assert_eq!(
+        rig.wal.prepared_lsn(),
+        wal_page::segment_start(prepared + 2, bytes)
+    );
+    // Whatever the caller says, the segment of the durable LSN stays.
+    retire(u64::MAX, 0);
+    assert_eq!(numbers(&rig).first(), Some(&current));
+    let from = rig.read_from(wal_page::segment_start(current, bytes));
+    let mut reader = WalReader::first_from(storage(&rig.disk), from).expect("a good disk");
+    while reader.next().expect("a good disk").is_some() {}
+    assert_eq!(reader.lsn(), rig.wal.durable_lsn());
+    insert_bytes(&rig, 4 * bytes);
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_mends_by_itself() {
+    let rig = Rig::new(8, SEGMENT_PAGES);
+    insert_bytes(&rig, 100);
+    let mut preparer = rig.preparer();
+    while preparer.step() == Step::Prepared {}
+    rig.disk.set_capacity(Some(rig.disk.used_bytes() + 100));
+    let left = || {
+        let end = wal_page::lsn_to_pos(rig.wal.prepared_lsn());
+        end - wal_page::lsn_to_pos(rig.wal.insert_lsn())
+    };
+    let parked = backend(3);
+    rig.procs.set_parked(parked, true);
+    assert_eq!(
+        rig.wal.take_credit(left()).map(|_| ()),
+        Err(NoCredit::Segments)
+    );
+    assert_eq!(rig.wal.segments_blocked(), None, "nobody knows yet");
+    assert_eq!(preparer.step(), Step::Blocked(SegmentsBlocked::DiskFull));
+    assert!(rig.procs.event(parked).take(), "he is told");
+    assert_eq!(rig.wal.segments_blocked(), Some(SegmentsBlocked::DiskFull));
+    assert!(!rig.disk.exists("wal/new_segment.tmp").expect("a good disk"));
+    // What is there can be used, and the reserve by those who must.
+    drop(
+        rig.wal
+            .take_credit(left() - SEGMENT_RESERVE_BYTES)
+            .expect("room"),
+    );
+    drop(rig.wal.take_reserved_credit(left()).expect("the reserve"));
+    assert_eq!(
+        rig.wal.take_credit(left()).map(|_| ()),
+        Err(NoCredit::Segments)
+    );
+    rig.disk.set_capacity(None);
+    assert_eq!(preparer.step(), Step::Prepared);
+    assert!(rig.procs.event(parked).take());
+    assert_eq!(rig.wal.segments_blocked(), None);
+    assert!(rig.wal.take_credit(left() - SEGMENT_RESERVE_BYTES).is_ok());
+}
+
+#[test]
+fn a_start_on_a_full_disk_goes_on_with_what_is_there() {
+    let rig = Rig::new(8, SEGMENT_PAGES);
+    insert_bytes(&rig, rig.wal.segment_bytes() / 2);
+    let end = rig.wal.durable_lsn();
+    for number in numbers(&rig).into_iter().skip(1) {
+        rig.disk
+            .remove(&files::path(TIMELINE, number, rig.wal.segment_bytes()))
+            .expect("there");
+    }
+    rig.disk.set_capacity(Some(rig.disk.used_bytes()));
+    let next = Rig::start(rig.disk.clone(), 8, SEGMENT_PAGES, end, 2);
+    assert_eq!(next.wal.segments_blocked(), Some(SegmentsBlocked::DiskFull));
+    let mut credit = next.wal.take_reserved_credit(1000).expect("the reserve");
+    let mut builder = RecordBuilder::new();
+    make_record(&mut builder, 1, 500);
+    next.wal
+        .insert(backend(0), &mut builder, &mut credit, |_| {});
+    next.flusher(backend(0), WalSyncMethod::Fdatasync)
+        .flush_all();
+}
+
+#[test]
+fn segments_are_kept_for_the_log_that_is_to_come() {
+    let (redo, mb) = (Lsn::new(1 << 30), 1 << 20);
+    let ahead =
+        |distance| recycle_limit(redo, distance, 0.9, 80 * mb, 1024 * mb).get() - redo.get();
+    assert_eq!(ahead(0), 80 * mb);
+    assert_eq!(ahead(10_000 * mb), 1024 * mb);
+    assert_eq!(ahead(100 * mb) / mb, 209);
+}
+
+#[test]
+fn the_first_log_is_durable_when_made() {
+    let disk = SimStorage::new(3);
+    files::create(&disk, TIMELINE, 64 * PAGE).expect("an empty disk");
+    disk.crash(1);
+    assert_eq!(
+        files::list(&disk, TIMELINE, 64 * PAGE).expect("a good disk"),
+        [1]
+    );
+    assert!(
+        files::create(&disk, TIMELINE, 64 * PAGE).is_err(),
+        "there is one"
+    );
+}
