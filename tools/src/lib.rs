@@ -19,4 +19,5 @@ pub mod pidfile;
 pub mod probe;
 pub mod shell;
 pub mod wait;
+pub mod waldump;
 pub mod words;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Name of the file in the data directory.
 pub const PID_FILE: &str = "postmaster.pid";
 /// Name of the lock file that all processes of a server hold open.
-const LOCK_FILE: &str = "postmaster.lock";
+pub const LOCK_FILE: &str = "postmaster.lock";
 
 /// What a pid file says.
 #[derive(Clone, Debug, PartialEq, Eq)]

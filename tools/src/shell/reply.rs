@@ -2,6 +2,7 @@
 //!
 //! Invariant: the text is as deep as the reply, and the decoder limits how deep that can be.
 
+use rd_format::describe::escape;
 use rd_wire::Reply;
 use std::fmt::Write as _;
 
@@ -70,23 +71,8 @@ fn push_pairs(text: &mut String, pairs: &[(Reply, Reply)], indent: &str) {
 }
 
 /// Bytes in double quotes; what is not plain ASCII is escaped.
-pub fn quoted(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() + 2);
-    text.push('"');
-    for &byte in bytes {
-        match byte {
-            b'\\' | b'"' => text.extend(['\\', char::from(byte)]),
-            b'\n' => text.push_str("\\n"),
-            b'\r' => text.push_str("\\r"),
-            b'\t' => text.push_str("\\t"),
-            0x07 => text.push_str("\\a"),
-            0x08 => text.push_str("\\b"),
-            b' '..=b'~' => text.push(char::from(byte)),
-            other => write!(text, "\\x{other:02x}").expect("a string takes all"),
-        }
-    }
-    text.push('"');
-    text
+fn quoted(bytes: &[u8]) -> String {
+    format!("\"{}\"", escape(bytes))
 }
 
 /// A status or error, without what could move a terminal's cursor.

@@ -2,8 +2,12 @@
 
 #![allow(dead_code)] // Each suite uses its part.
 
-use rd_base::Lsn;
+use rd_base::limits::WAL_PAGE_BYTES;
+use rd_base::{BlockNo, FileNo, Lsn, PageTag, StartCount, Timeline};
+use rd_format::Payload;
 use rd_format::control::{ControlFile, SLOT_BYTES};
+use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageHeader};
+use rd_format::wal_record::{FileDelta, RecordBuilder, RecordKind, Upsert};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -76,4 +80,100 @@ pub fn write_control(dir: &Path, slot0: &[u8], slot1: &[u8]) {
     bytes[SLOT_BYTES..][..slot1.len()].copy_from_slice(slot1);
     fs::create_dir_all(dir.join("global")).expect("made");
     fs::write(dir.join("global/pg_control"), bytes).expect("written");
+}
+
+/// A log made by hand: records one after another, in segments of one size.
+pub struct LogMaker {
+    /// Usable bytes from the start of the log on; those before `first` are not kept.
+    bytes: Vec<u8>,
+    first: u64,
+    /// Usable positions at which records begin, and the last end.
+    bounds: Vec<u64>,
+    segment_bytes: u64,
+}
+
+/// Bytes of a segment of the logs of tests.
+pub const SEGMENT: u64 = 1 << 20;
+/// Whose log it is.
+pub const SYSTEM: u64 = 0xFEED_0000_0000_0001;
+
+impl LogMaker {
+    /// An empty log that begins with segment 1.
+    pub fn new() -> LogMaker {
+        let first = wal_page::lsn_to_pos(Lsn::new(SEGMENT));
+        LogMaker {
+            bytes: Vec::new(),
+            first,
+            bounds: vec![first],
+            segment_bytes: SEGMENT,
+        }
+    }
+
+    /// Appends a commit that sets a key; gives its start.
+    pub fn set(&mut self, key: &[u8], value: &[u8]) -> Lsn {
+        let mut builder = RecordBuilder::new();
+        builder.start(RecordKind::Commit, 1_700_000_000_000_000);
+        builder.block(PageTag::new(FileNo::new(2), BlockNo::new(2)));
+        builder.upsert(&Upsert {
+            key,
+            expiry_ms: None,
+            payload: Payload::Inline(value),
+        });
+        builder.file_delta(FileDelta {
+            file: FileNo::new(2),
+            key_delta: 1,
+        });
+        builder.seal();
+        let start = wal_page::pos_to_start_lsn(self.end());
+        self.bytes
+            .extend_from_slice(builder.finish(start, StartCount::new(1)));
+        self.bounds.push(self.first + self.bytes.len() as u64);
+        start
+    }
+
+    fn end(&self) -> u64 {
+        *self.bounds.last().expect("never empty")
+    }
+
+    /// The end of the last record.
+    pub fn end_lsn(&self) -> Lsn {
+        wal_page::pos_to_end_lsn(self.end())
+    }
+
+    /// Writes the segments, and one more of zeros; each page says that all before it is durable.
+    pub fn write(&self, dir: &Path) {
+        fs::create_dir_all(dir).expect("made");
+        let page_bytes = WAL_PAGE_BYTES as u64;
+        let end = self.end_lsn().get();
+        let last = end.div_ceil(self.segment_bytes);
+        for segment in 1..=last {
+            let mut file = vec![0; self.segment_bytes as usize];
+            for (index, page) in file.chunks_mut(WAL_PAGE_BYTES).enumerate() {
+                let address = segment * self.segment_bytes + index as u64 * page_bytes;
+                if address < end {
+                    self.fill_page(page, address);
+                }
+            }
+            let name = wal_page::segment_name(Timeline::new(1), segment, self.segment_bytes);
+            fs::write(dir.join(name), file).expect("written");
+        }
+    }
+
+    fn fill_page(&self, page: &mut [u8], address: u64) {
+        let from = wal_page::lsn_to_pos(Lsn::new(address));
+        // Of the record that began before this page, if any.
+        let after = self.bounds.partition_point(|bound| *bound < from);
+        let remaining = self.bounds.get(after).map_or(0, |bound| bound - from);
+        let header = WalPageHeader {
+            timeline: Timeline::new(1),
+            address: Lsn::new(address),
+            remaining: remaining as u32,
+            durable_lsn: Lsn::new(address),
+            system_identifier: SYSTEM,
+        };
+        page[..WAL_HEADER_BYTES].copy_from_slice(&header.encode());
+        let rest = &self.bytes[(from - self.first) as usize..];
+        let count = rest.len().min(WAL_PAGE_BYTES - WAL_HEADER_BYTES);
+        page[WAL_HEADER_BYTES..][..count].copy_from_slice(&rest[..count]);
+    }
 }
