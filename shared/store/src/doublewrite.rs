@@ -35,7 +35,8 @@ const SLOTS_MIN: u64 = 4;
 pub const DOUBLEWRITE_BYTES_MIN: u64 = SLOTS_MIN * DW_SLOT_BYTES;
 
 /// Makes an area of about `bytes`, replacing one that is there; its bytes are written out once, so
-/// that no later sync has to record new blocks of the file. An old area must not be needed any more.
+/// that no later sync has to record new blocks of the file. An old area must not be needed any
+/// more.
 ///
 /// # Errors
 /// When there is no room, or it cannot be written and synced.

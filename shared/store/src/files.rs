@@ -318,7 +318,10 @@ impl Files {
 
     /// The files that exist and are not dropped.
     pub fn live(&self) -> Vec<FileNo> {
-        let live = self.rows.iter().filter(|row| row.state() == FileState::Live);
+        let live = self
+            .rows
+            .iter()
+            .filter(|row| row.state() == FileState::Live);
         live.map(Row::file).collect()
     }
 
