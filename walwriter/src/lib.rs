@@ -14,6 +14,9 @@
 //! Segments are made by a thread of its own, started after the fork, so that a flush never waits
 //! for one to be filled.
 
+#[cfg(test)]
+mod tests;
+
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rd_base::error::exit;
 use rd_base::{Config, Lsn, logline};

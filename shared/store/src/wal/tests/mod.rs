@@ -6,6 +6,7 @@ mod crash;
 mod model;
 mod protocol;
 mod segments;
+mod speed;
 mod tails;
 
 use super::segments::{self as files, first_lsn};
