@@ -17,13 +17,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const NAME: &str = "rd_cli";
+/// Behind the options in the help.
+const NOTES: &str = "\
+With a command, runs it; without, reads commands from the terminal or from standard input.\n\
+Exit code: 0, or 1 if the server cannot be reached, and with -e if a command fails.";
 
 /// Talks to a Redoubt server.
-///
-/// With a command, runs it; without, reads commands from the terminal or from standard input.
-/// Exit code: 0, or 1 if the server cannot be reached, and with -e if a command fails.
 #[derive(Parser)]
-#[command(name = NAME, version = cli::VERSION, disable_help_flag = true)]
+#[command(name = NAME, version = cli::VERSION, disable_help_flag = true, after_help = NOTES)]
 struct Arguments {
     /// Server's host, or the directory of its unix socket [default: 127.0.0.1]
     #[arg(short = 'h', long, value_name = "HOSTNAME")]
@@ -78,7 +79,7 @@ struct Arguments {
     #[arg(long, value_name = "SECS", default_value_t = 30)]
     pipe_timeout: u64,
     /// Show this help, then exit
-    #[arg(long, action = ArgAction::Help)]
+    #[arg(long, action = ArgAction::HelpShort)]
     help: Option<bool>,
     /// A command and its arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]

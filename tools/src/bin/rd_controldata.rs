@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const NAME: &str = "rd_controldata";
+/// Behind the options in the help.
+const NOTES: &str = "\
+The server may be running. If one of the two slots of the control file is damaged, a warning\n\
+names it and the other is shown. Exit code: 0, or 1 if no slot is valid.";
 
 /// Displays control information of a Redoubt data directory.
-///
-/// The server may be running. If one of the two slots of the control file is damaged, a warning
-/// names it and the other is shown. Exit code: 0, or 1 if no slot is valid.
 #[derive(Parser)]
-#[command(name = NAME, version = cli::VERSION, disable_help_flag = true)]
+#[command(name = NAME, version = cli::VERSION, disable_help_flag = true, after_help = NOTES)]
 struct Arguments {
     /// Data directory [default: the environment variable RDDATA]
     #[arg(
@@ -31,7 +32,7 @@ struct Arguments {
     #[arg(long)]
     json: bool,
     /// Show this help, then exit
-    #[arg(short = '?', long, action = ArgAction::Help)]
+    #[arg(short = '?', long, action = ArgAction::HelpShort)]
     help: Option<bool>,
 }
 

@@ -15,20 +15,32 @@ const NAME: &str = "rd_ctl";
 const NOT_RUNNING: u8 = 3;
 /// `status`: there is no usable data directory.
 const NO_DATA_DIR: u8 = 4;
+/// Behind the options in the help.
+const NOTES: &str = "\
+Operations:\n  \
+init     make a data directory\n  \
+start    start the server in the background\n  \
+stop     stop the server\n  \
+restart  stop it and start it again, with the options it was started with\n  \
+reload   make it read its configuration again\n  \
+status   say whether it is running\n  \
+kill     send a signal to a process: ABRT HUP INT KILL QUIT TERM USR1 USR2\n\n\
+Shutdown modes:\n  \
+smart      quit after all clients have disconnected\n  \
+fast       quit directly, with proper shutdown\n  \
+immediate  quit without complete shutdown; will lead to recovery on restart\n\n\
+Exit code: 0, or 1 for any failure and for waiting in vain. `status` gives 0 if a server is running,\n\
+3 if not, and 4 if there is no usable data directory.";
 
 /// Initializes, starts, stops or controls a Redoubt server.
-///
-/// Exit code: 0, or 1 for any failure and for waiting in vain. `status` gives 0 if a server is
-/// running, 3 if not, and 4 if there is no usable data directory.
 #[derive(Parser)]
-#[command(name = NAME, version = cli::VERSION, disable_help_flag = true)]
-#[command(after_help = "Allowed signal names for kill:\n  ABRT HUP INT KILL QUIT TERM USR1 USR2")]
+#[command(name = NAME, version = cli::VERSION, disable_help_flag = true, after_help = NOTES)]
 struct Arguments {
     /// What to do
     #[arg(value_enum)]
     operation: Operation,
     /// For kill: the signal's name and the process
-    #[arg(value_name = "SIGNALNAME PID", num_args = 0..=2)]
+    #[arg(value_names = ["SIGNALNAME", "PID"], num_args = 0..=2)]
     kill: Vec<String>,
     /// Data directory [default: the environment variable RDDATA]
     #[arg(
@@ -62,6 +74,7 @@ struct Arguments {
         long,
         value_name = "SECS",
         env = "RDCTLTIMEOUT",
+        hide_env_values = true,
         default_value_t = 60
     )]
     timeout: u64,
@@ -75,7 +88,7 @@ struct Arguments {
     #[arg(short = 'p', value_name = "PATH-TO-REDOUBT")]
     server: Option<PathBuf>,
     /// Show this help, then exit
-    #[arg(short = '?', long, action = ArgAction::Help)]
+    #[arg(short = '?', long, action = ArgAction::HelpShort)]
     help: Option<bool>,
 }
 

@@ -39,7 +39,7 @@ struct Arguments {
     #[arg(long)]
     no_instructions: bool,
     /// Show this help, then exit
-    #[arg(short = '?', long, action = ArgAction::Help)]
+    #[arg(short = '?', long, action = ArgAction::HelpShort)]
     help: Option<bool>,
 }
 

@@ -15,17 +15,17 @@ const NO_RESPONSE: u8 = 2;
 const BAD_ARGUMENTS: u8 = 3;
 /// A time limit that never comes, for `-t 0` where there must be one.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// Behind the options in the help.
+const NOTES: &str = "\
+With -D (or with RDDATA set and neither -h nor -p given) it reads the data directory's\n\
+postmaster.pid, and tells a server that recovers and advances from one that is stuck: one whose\n\
+progress does not change within the time of -t.\n\n\
+Exit code: 0 accepting, 1 rejecting (starting, recovering, shutting down), 2 no response, 3 mistakes\n\
+on the command line.";
 
 /// Checks whether a Redoubt server accepts connections.
-///
-/// With -D (or with RDDATA set and neither -h nor -p given) it reads the data directory's
-/// postmaster.pid, and tells a server that recovers and advances from one that is stuck: one
-/// whose progress does not change within the time of -t.
-///
-/// Exit code: 0 accepting, 1 rejecting (starting, recovering, shutting down), 2 no response,
-/// 3 mistakes on the command line.
 #[derive(Parser)]
-#[command(name = NAME, version = cli::VERSION, disable_help_flag = true)]
+#[command(name = NAME, version = cli::VERSION, disable_help_flag = true, after_help = NOTES)]
 struct Arguments {
     /// Server's host, or the directory of its unix socket [default: 127.0.0.1]
     #[arg(short = 'h', long, value_name = "HOSTNAME")]
@@ -49,7 +49,7 @@ struct Arguments {
     #[arg(short = 'q', long)]
     quiet: bool,
     /// Show this help, then exit
-    #[arg(short = '?', long, action = ArgAction::Help)]
+    #[arg(short = '?', long, action = ArgAction::HelpShort)]
     help: Option<bool>,
 }
 

@@ -18,14 +18,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 const NAME: &str = "rd_verify";
+/// Behind the options in the help.
+const NOTES: &str = "\
+Each page by itself, the order of keys within and across pages, links between pages and levels,\n\
+chains of large values, the lists of free blocks, and key counts against pg_control.\n\
+Exit code: 0, or 1 if anything is wrong.";
 
 /// Checks the relation files of a data directory whose server is stopped.
-///
-/// Each page by itself, the order of keys within and across pages, links between pages and levels,
-/// chains of large values, the lists of free blocks, and key counts against pg_control.
-/// Exit code: 0, or 1 if anything is wrong.
 #[derive(Parser)]
-#[command(name = NAME, version = cli::VERSION, disable_help_flag = true)]
+#[command(name = NAME, version = cli::VERSION, disable_help_flag = true, after_help = NOTES)]
 struct Arguments {
     /// Data directory [default: the environment variable RDDATA]
     #[arg(
@@ -49,7 +50,7 @@ struct Arguments {
     #[arg(short = 'q', long)]
     quiet: bool,
     /// Show this help, then exit
-    #[arg(short = '?', long, action = ArgAction::Help)]
+    #[arg(short = '?', long, action = ArgAction::HelpShort)]
     help: Option<bool>,
 }
 

@@ -21,14 +21,15 @@ const NAME: &str = "rd_waldump";
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// With -f: looks without a new record before the rest of the log is searched for damage.
 const LOOKS_BEFORE_CHECK: u32 = 25;
+/// Behind the options in the help.
+const NOTES: &str = "\
+Begins at -s, or with STARTSEG, or with the oldest segment there is. The server may be running.\n\
+Exit code: 0 at the end of the log, a torn record that nobody was promised included; 1 if log that\n\
+was durable cannot be read, or the log ends before the wanted end.";
 
 /// Decodes and displays the write-ahead log of Redoubt.
-///
-/// Begins at -s, or with STARTSEG, or with the oldest segment there is. The server may be running.
-/// Exit code: 0 at the end of the log, a torn record that nobody was promised included; 1 if log
-/// that was durable cannot be read, or the log ends before the wanted end.
 #[derive(Parser)]
-#[command(name = NAME, version = cli::VERSION, disable_help_flag = true)]
+#[command(name = NAME, version = cli::VERSION, disable_help_flag = true, after_help = NOTES)]
 struct Arguments {
     /// Start reading at this LSN
     #[arg(short = 's', long, value_name = "LSN")]
@@ -59,7 +60,7 @@ struct Arguments {
     #[arg(short = 'q', long)]
     quiet: bool,
     /// Show this help, then exit
-    #[arg(short = '?', long, action = ArgAction::Help)]
+    #[arg(short = '?', long, action = ArgAction::HelpShort)]
     help: Option<bool>,
     /// First segment's file
     #[arg(value_name = "STARTSEG")]
