@@ -73,6 +73,8 @@ fn a_host_with_a_slash_is_a_directory_of_sockets() {
     let listener = UnixListener::bind(dir.path().join(".s.REDOUBT.7432")).expect("bound");
     let server = thread::spawn(move || {
         let (mut client, _) = listener.accept().expect("a client comes");
+        let mut request = [0; 64];
+        assert!(client.read(&mut request).expect("it asks") > 0);
         client.write_all(b"+PONG\r\n").expect("it reads");
     });
     let ran = run("rd_isready", &["-h", path]);

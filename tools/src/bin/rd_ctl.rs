@@ -29,8 +29,8 @@ Shutdown modes:\n  \
 smart      quit after all clients have disconnected\n  \
 fast       quit directly, with proper shutdown\n  \
 immediate  quit without complete shutdown; will lead to recovery on restart\n\n\
-Exit code: 0, or 1 for any failure and for waiting in vain. `status` gives 0 if a server is running,\n\
-3 if not, and 4 if there is no usable data directory.";
+Exit code: 0, or 1 for any failure and for waiting in vain. `status` gives 0 if a server is\n\
+running, 3 if not, and 4 if there is no usable data directory.";
 
 /// Initializes, starts, stops or controls a Redoubt server.
 #[derive(Parser)]

@@ -33,7 +33,8 @@ struct Arguments {
     #[arg(value_name = "DIRECTORY", conflicts_with = "data_dir")]
     positional: Option<PathBuf>,
     /// Size of a file of the write-ahead log, in megabytes: a power of two from 1 to 1024
-    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_SEGMENT_MB, value_parser = segment_mb)]
+    #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_SEGMENT_MB)]
+    #[arg(value_parser = segment_mb)]
     wal_segsize: u32,
     /// Do not print what to do next
     #[arg(long)]

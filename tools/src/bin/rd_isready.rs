@@ -20,8 +20,8 @@ const NOTES: &str = "\
 With -D (or with RDDATA set and neither -h nor -p given) it reads the data directory's\n\
 postmaster.pid, and tells a server that recovers and advances from one that is stuck: one whose\n\
 progress does not change within the time of -t.\n\n\
-Exit code: 0 accepting, 1 rejecting (starting, recovering, shutting down), 2 no response, 3 mistakes\n\
-on the command line.";
+Exit code: 0 accepting, 1 rejecting (starting, recovering, shutting down), 2 no response,\n\
+3 mistakes on the command line.";
 
 /// Checks whether a Redoubt server accepts connections.
 #[derive(Parser)]

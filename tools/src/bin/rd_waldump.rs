@@ -24,8 +24,8 @@ const LOOKS_BEFORE_CHECK: u32 = 25;
 /// Behind the options in the help.
 const NOTES: &str = "\
 Begins at -s, or with STARTSEG, or with the oldest segment there is. The server may be running.\n\
-Exit code: 0 at the end of the log, a torn record that nobody was promised included; 1 if log that\n\
-was durable cannot be read, or the log ends before the wanted end.";
+Exit code: 0 at the end of the log, a torn record that nobody was promised included; 1 if log\n\
+that was durable cannot be read, or the log ends before the wanted end.";
 
 /// Decodes and displays the write-ahead log of Redoubt.
 #[derive(Parser)]
