@@ -30,6 +30,7 @@ use rd_base::{Lsn, Role};
 use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageHeader};
 use rd_sys::clock::monotonic_ns;
 use rd_sys::crash::panic_abort;
+use rd_sys::fault::{self, Fault};
 use rd_sys::storage::{OpenMode, Storage, StorageFile};
 use std::io;
 use std::sync::Arc;
@@ -266,6 +267,9 @@ impl Flusher {
             };
         }
         self.sync(durable, target, written > wal_page::lsn_to_pos(durable));
+        if let Err(error) = fault::point(Fault::WalPublish) {
+            panic_abort(&format!("the log is durable up to {target}, but: {error}"));
+        }
         control
             .progress
             .durable_lsn
@@ -336,7 +340,8 @@ impl Flusher {
     fn write_pages(&mut self, page: u64, bytes: &[u8]) {
         let (number, offset) = self.place(page);
         let file = self.segment(number);
-        if let Err(error) = file.write_all_at(bytes, offset) {
+        let written = fault::point(Fault::WalWrite).and_then(|()| file.write_all_at(bytes, offset));
+        if let Err(error) = written {
             self.give_up("write", number, &error);
         }
         self.add(Counter::WalWrites, 1);
@@ -357,10 +362,10 @@ impl Flusher {
         let last = wal_page::segment_of(Lsn::new(target.get() - 1), bytes);
         for number in wal_page::segment_of(durable, bytes)..=last {
             let file = self.segment(number);
-            let synced = match self.method {
+            let synced = fault::point(Fault::WalSync).and_then(|()| match self.method {
                 WalSyncMethod::Fsync => file.sync_all(),
                 _ => file.sync_data(),
-            };
+            });
             if let Err(error) = synced {
                 self.give_up("sync", number, &error);
             }

@@ -118,7 +118,8 @@ pub fn create(storage: &dyn Storage, timeline: Timeline, segment_bytes: u64) -> 
     storage.sync_dir("")
 }
 
-/// S1: a file of zeros under the temporary name, synced.
+/// S1: a file of zeros under the temporary name, synced. If the sync fails the file is thrown away
+/// and never relied on, so that is an error like others here.
 fn fill(storage: &dyn Storage, segment_bytes: u64) -> io::Result<()> {
     if storage.exists(TEMPORARY)? {
         storage.remove(TEMPORARY)?;
@@ -368,7 +369,9 @@ impl Wal {
         recycle_upto: Lsn,
     ) -> io::Result<Retired> {
         let (timeline, bytes) = (self.timeline(), self.segment_bytes());
-        let keep_from = wal_page::segment_of(before.min(self.durable_lsn()), bytes);
+        // The segment of the last durable byte stays: a heartbeat writes its header again.
+        let last_byte = Lsn::new(self.durable_lsn().get() - 1);
+        let keep_from = wal_page::segment_of(before.min(last_byte), bytes);
         let numbers = list(storage, timeline, bytes)?;
         let _latch = self.control().segments.latch.lock();
         let mut retired = Retired::default();

@@ -208,7 +208,8 @@ impl Run {
     }
 }
 
-fn run(ring_pages: u64, segment_pages: u64, records: u64, method: WalSyncMethod) {
+/// The processes sync by `methods` in turn, as they may for a moment after a reload.
+fn run(ring_pages: u64, segment_pages: u64, records: u64, methods: &[WalSyncMethod]) {
     const INSERTERS: usize = 4;
     let run = Run {
         rig: Rig::new(ring_pages, segment_pages),
@@ -219,7 +220,7 @@ fn run(ring_pages: u64, segment_pages: u64, records: u64, method: WalSyncMethod)
     let mut preparer = run.rig.preparer();
     thread::scope(|scope| {
         let helpers = [
-            scope.spawn(|| run.write_log(method)),
+            scope.spawn(|| run.write_log(methods[0])),
             scope.spawn(|| preparer.run(&run.stop)),
             scope.spawn(|| run.guarded(Run::watch_credit)),
             scope.spawn(|| run.guarded(Run::watch_targets)),
@@ -228,6 +229,7 @@ fn run(ring_pages: u64, segment_pages: u64, records: u64, method: WalSyncMethod)
         let inserters: Vec<_> = (0..INSERTERS)
             .map(|number| {
                 let run = &run;
+                let method = methods[number % methods.len()];
                 scope.spawn(move || {
                     run.guarded(|run| run.insert_many(number, records, bytes_max, method));
                 })
@@ -241,7 +243,7 @@ fn run(ring_pages: u64, segment_pages: u64, records: u64, method: WalSyncMethod)
             helper.join().expect("a helper failed");
         }
     });
-    run.rig.flusher(backend(0), method).flush_all();
+    run.rig.flusher(backend(0), methods[0]).flush_all();
     assert_eq!(run.rig.wal.durable_lsn(), run.rig.wal.insert_lsn());
     run.rig.disk.crash(99);
     let (seen, end) = read_all(&run.rig.disk, run.rig.read_from(run.rig.first()));
@@ -271,16 +273,21 @@ fn run(ring_pages: u64, segment_pages: u64, records: u64, method: WalSyncMethod)
 
 #[test]
 fn a_ring_of_two_pages() {
-    run(2, 64, 3000, WalSyncMethod::Fdatasync);
+    run(2, 64, 3000, &[WalSyncMethod::Fdatasync]);
 }
 
 #[test]
 fn records_three_times_the_ring() {
-    run(8, 128, 3000, WalSyncMethod::Fsync);
+    run(8, 128, 3000, &[WalSyncMethod::Fsync]);
 }
 
 #[test]
 fn syncing_by_writing() {
-    run(4, 64, 1500, WalSyncMethod::OpenDatasync);
-    run(4, 64, 1500, WalSyncMethod::OpenSync);
+    run(4, 64, 1500, &[WalSyncMethod::OpenDatasync]);
+    run(4, 64, 1500, &[WalSyncMethod::OpenSync]);
+}
+
+#[test]
+fn all_methods_at_a_time() {
+    run(4, 64, 3000, WalSyncMethod::ALL);
 }

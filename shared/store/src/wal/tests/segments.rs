@@ -112,6 +112,26 @@ fn old_segments_are_recycled_up_to_the_limit_and_else_removed() {
 }
 
 #[test]
+fn the_segment_of_the_last_byte_stays_for_the_heartbeat() {
+    let rig = Rig::new(8, SEGMENT_PAGES);
+    let mut flusher = rig.flusher(walwriter(), WalSyncMethod::Fdatasync);
+    let mut builder = RecordBuilder::new();
+    for id in 0..SEGMENT_PAGES {
+        make_record(&mut builder, id, USABLE as usize);
+        rig.insert(backend(0), &mut builder);
+        flusher.flush_all();
+    }
+    let end = rig.wal.durable_lsn();
+    assert_eq!(end.get() % rig.wal.segment_bytes(), 0);
+    let retired = rig.wal.retire_segments(&rig.disk, end, Lsn::MAX);
+    assert_eq!(retired.expect("a good disk"), Retired::default());
+    flusher = rig.flusher(walwriter(), WalSyncMethod::Fdatasync);
+    flusher.heartbeat();
+    let (_, log_end) = read_all(&rig.disk, rig.read_from(rig.first()));
+    assert_eq!((log_end.lsn, log_end.durable_seen), (end, end));
+}
+
+#[test]
 fn a_full_disk_refuses_writes_and_mends_by_itself() {
     let rig = Rig::new(8, SEGMENT_PAGES);
     insert_bytes(&rig, 100);
