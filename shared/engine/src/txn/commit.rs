@@ -10,7 +10,7 @@
 //! 6. what is left over is noted, to be tidied up later.
 
 use super::access::{Leaves, Staged, WriteSet, newest_on};
-use super::write::take_pages;
+use super::write::PageClaim;
 use crate::btree::Tree;
 use crate::btree::alloc::Blocks;
 use crate::btree::insert::Room;
@@ -84,22 +84,19 @@ pub(crate) fn commit<'s>(
     set: &mut WriteSet,
     keys: &[&[u8]],
     leaves: &mut Leaves<'s>,
+    claim: &mut PageClaim<'s>,
 ) -> Result<Lsn> {
     let key_delta = list_pending(set, keys, leaves);
     if set.pending.is_empty() {
         return Ok(Lsn::ZERO);
     }
-    make_room(tree, work, set, keys, leaves)?;
+    make_room(tree, work, set, keys, leaves, claim)?;
     let pages: usize = set
         .pending
         .iter()
         .map(|pending| pending.pages as usize)
         .sum();
-    let _budget = if pages > 0 {
-        Some(take_pages(tree, pages as u64)?)
-    } else {
-        None
-    };
+    claim.reach((leaves.len() + pages) as u64)?;
     let blocks = if pages > 0 {
         Blocks::find(tree, work, pages)?
     } else {
@@ -226,6 +223,7 @@ fn make_room<'s>(
     set: &mut WriteSet,
     keys: &[&[u8]],
     leaves: &mut Leaves<'s>,
+    claim: &mut PageClaim<'s>,
 ) -> Result<()> {
     set.parts.clear();
     let pending = &set.pending;
@@ -245,6 +243,7 @@ fn make_room<'s>(
             .iter()
             .map(|pending| pending.arrival(keys));
         if bytes_of(arrivals.clone()) > node.free_bytes_after_compact() {
+            claim.reach(leaves.len() as u64 + 1)?;
             match tree.make_room(work, leaves.get_mut(leaf), arrivals)? {
                 Room::Enough => {}
                 Room::Split(right) => {

@@ -18,16 +18,16 @@ use crate::overflow;
 use crate::txn::visible::{Seen, visible};
 use crate::work::Work;
 use rd_base::Lsn;
-use rd_base::limits::KEY_BYTES_MAX;
+use rd_base::limits::{KEY_BYTES_MAX, PAGE_BYTES};
 use rd_format::NodeRef;
 use rd_format::page::{self, flags};
 use rd_store::buffer::Pin;
 use rd_store::namespaces::PageBudget;
 
-/// Commits of so few keys draw on no budget: the pages they pin are few beside any pool.
-const KEYS_WITHOUT_BUDGET: usize = 4;
-/// Pages that a commit pins beside the leaves of its keys: a split's, a parent's, bitmaps'.
-const PAGES_BESIDE: u64 = 8;
+/// So few pages need no budget: for all processes together they are few beside any pool.
+const PAGES_WITHOUT_BUDGET: u64 = 8;
+/// Pages are taken from the budget so many at a time.
+const CLAIM_STEP: u64 = 32;
 /// After so many attempts a large value is read under the latches.
 const LOADS_MAX: usize = 3;
 
@@ -64,18 +64,18 @@ pub(crate) fn run<R>(
         });
     }
     set.sort(keys);
-    let _budget = take_budget(tree, keys)?;
+    let mut claim = PageClaim::new(tree);
     let mut loads = 0;
     loop {
         let _pins = if keys.len() > 1 {
-            bring_in(tree, set, keys)?
+            bring_in(tree, set, keys, &mut claim)?
         } else {
             Vec::new()
         };
         let mut leaves = latch(tree, work, set, keys)?;
         match attempt(tree, set, keys, &leaves, loads >= LOADS_MAX, program) {
             Ok((result, told)) => {
-                let lsn = commit::commit(tree, work, set, keys, &mut leaves)?;
+                let lsn = commit::commit(tree, work, set, keys, &mut leaves, &mut claim)?;
                 let not_durable = lsn == Lsn::ZERO && told > tree.store.shared.wal.durable_lsn();
                 let depends_on = if not_durable { told } else { Lsn::ZERO };
                 return Ok(Committed {
@@ -129,32 +129,66 @@ impl WriteSet {
     }
 }
 
-/// Takes the pages that the commit may pin from the shared budget.
-fn take_budget(tree: Tree<'_>, keys: &[&[u8]]) -> Result<Option<PageBudget>> {
-    if keys.len() <= KEYS_WITHOUT_BUDGET {
-        return Ok(None);
-    }
-    take_pages(tree, keys.len() as u64 + PAGES_BESIDE).map(Some)
+/// The pages that a commit pins, taken from the budget that all commits share.
+pub(crate) struct PageClaim<'s> {
+    tree: Tree<'s>,
+    taken: Vec<PageBudget>,
+    /// Pages that may be pinned: those taken, and a few that need not be.
+    pages: u64,
 }
 
-/// Takes `pages` from the budget that all commits share.
-pub(crate) fn take_pages(tree: Tree<'_>, pages: u64) -> Result<PageBudget> {
-    let shared = &tree.store.shared;
-    let limit = shared.sizes.frames as u64 / 4;
-    if pages > limit {
-        let bytes = |pages: u64| pages * rd_base::limits::PAGE_BYTES as u64;
-        return Err(EngineError::TransactionTooLarge {
-            bytes: bytes(pages),
-            limit: bytes(limit),
-            parameter: "a quarter of shared_buffers",
-        });
+impl<'s> PageClaim<'s> {
+    fn new(tree: Tree<'s>) -> PageClaim<'s> {
+        PageClaim {
+            tree,
+            taken: Vec::new(),
+            pages: PAGES_WITHOUT_BUDGET,
+        }
     }
-    let budget = shared.namespaces.take_pages(&shared.procs, pages, limit);
-    budget.ok_or(EngineError::Park(ParkReason::Pages))
+
+    /// Sees to it that `pages` may be pinned in all.
+    ///
+    /// # Errors
+    /// When others have so many that not enough are left, or there never are so many.
+    #[inline]
+    pub(crate) fn reach(&mut self, pages: u64) -> Result<()> {
+        if pages <= self.pages {
+            Ok(())
+        } else {
+            self.take(pages)
+        }
+    }
+
+    #[cold]
+    fn take(&mut self, pages: u64) -> Result<()> {
+        let shared = &self.tree.store.shared;
+        let limit = shared.sizes.frames as u64 / 4;
+        if pages > limit {
+            let bytes = |pages: u64| pages * PAGE_BYTES as u64;
+            return Err(EngineError::TransactionTooLarge {
+                bytes: bytes(pages),
+                limit: bytes(limit),
+                parameter: "a quarter of shared_buffers",
+            });
+        }
+        let more = (pages - self.pages)
+            .max(CLAIM_STEP)
+            .min(limit - self.pages.min(limit));
+        let taken = shared.namespaces.take_pages(&shared.procs, more, limit);
+        self.taken
+            .push(taken.ok_or(EngineError::Park(ParkReason::Pages))?);
+        self.pages += more;
+        Ok(())
+    }
 }
 
 /// Pins the leaves of all keys, in their order.
-fn bring_in<'s>(tree: Tree<'s>, set: &WriteSet, keys: &[&[u8]]) -> Result<Vec<Pin<'s>>> {
+fn bring_in<'s>(
+    tree: Tree<'s>,
+    set: &WriteSet,
+    keys: &[&[u8]],
+    claim: &mut PageClaim<'s>,
+) -> Result<Vec<Pin<'s>>> {
     let mut pins: Vec<Pin<'s>> = Vec::with_capacity(keys.len());
     let mut last: Option<&[u8]> = None;
     for index in &set.order {
@@ -168,6 +202,7 @@ fn bring_in<'s>(tree: Tree<'s>, set: &WriteSet, keys: &[&[u8]]) -> Result<Vec<Pi
             .last()
             .is_none_or(|pin| pin.frame() != leaf.pin().frame())
         {
+            claim.reach(pins.len() as u64 + 1)?;
             pins.push(leaf.unlatch());
         }
     }

@@ -1,0 +1,120 @@
+//! FLUSHDB: old snapshots read the old file, new ones the new; parked steps; counts.
+
+mod support;
+
+use rd_base::Lsn;
+use rd_engine::{Chunk, Engine, EngineError, ParkReason, View};
+use rd_store::files::FileState;
+use support::{DB0, Rig};
+
+fn set(rig: &Rig, engine: &mut Engine, key: &[u8], value: &[u8]) -> Lsn {
+    rig.run(|| engine.write(DB0, &[key], &mut |access| access.put(0, value, None)))
+        .lsn
+}
+
+fn get(engine: &Engine, key: &[u8], view: View<'_>) -> Option<Vec<u8>> {
+    let copy = |value: Option<rd_engine::Value<'_>>| value.map(|value| value.bytes.to_vec());
+    engine.get(DB0, key, view, copy).expect("a read").result
+}
+
+fn count_range(engine: &Engine, view: View<'_>) -> usize {
+    let mut cursor = engine
+        .range(DB0, b"", None, u64::MAX, view)
+        .expect("a cursor");
+    let mut count = 0;
+    let chunk = Chunk {
+        entries: 7,
+        bytes: usize::MAX,
+    };
+    while engine
+        .range_next(&mut cursor, chunk, &mut |_, _| count += 1)
+        .expect("a chunk")
+    {}
+    count
+}
+
+#[test]
+fn a_flushed_database_is_empty_for_who_comes_later_and_whole_for_who_came_before() {
+    let rig = Rig::new(512, 1 << 20);
+    let (mut engine, other) = (rig.engine(0), rig.engine(1));
+    for number in 0..500 {
+        set(
+            &rig,
+            &mut engine,
+            format!("key{number}").as_bytes(),
+            b"value",
+        );
+    }
+    rig.flush();
+    let old_file = rig.db0_file();
+    let before = other.snapshot().expect("a snapshot");
+    let mut cursor = other
+        .range(DB0, b"", None, u64::MAX, View::Durable)
+        .expect("a cursor");
+    let parked = engine.flush_namespace(DB0);
+    assert!(
+        matches!(parked, Err(EngineError::Park(ParkReason::FileCreation(_)))),
+        "the checkpointer makes the file: {parked:?}"
+    );
+    let flushed = rig.run(|| engine.flush_namespace(DB0));
+    assert!(flushed.lsn > rig.durable());
+    assert_eq!(engine.count(DB0).expect("a count"), 0);
+
+    // Not durable yet: a crash would bring the keys back, so readers still see them.
+    assert_eq!(get(&other, b"key7", View::Durable), Some(b"value".to_vec()));
+    assert_eq!(get(&other, b"key7", View::Newest), None);
+    let read = other
+        .get(DB0, b"key7", View::Newest, |_| ())
+        .expect("a read");
+    assert_eq!(
+        read.depends_on, flushed.lsn,
+        "that it is gone depends on the flush"
+    );
+    assert_eq!(count_range(&other, View::Durable), 500);
+    assert_eq!(count_range(&other, View::Newest), 0);
+
+    set(&rig, &mut engine, b"key7", b"new");
+    rig.flush();
+    assert_eq!(get(&other, b"key7", View::Durable), Some(b"new".to_vec()));
+    assert_eq!(get(&other, b"key8", View::Durable), None);
+    assert_eq!(
+        get(&other, b"key8", View::At(&before)),
+        Some(b"value".to_vec())
+    );
+    assert_eq!(count_range(&other, View::At(&before)), 500);
+    let mut count = 0;
+    let chunk = Chunk {
+        entries: 100,
+        bytes: usize::MAX,
+    };
+    while other
+        .range_next(&mut cursor, chunk, &mut |_, _| count += 1)
+        .expect("a chunk")
+    {}
+    assert_eq!(
+        count, 500,
+        "a walk that began before goes on in the old file"
+    );
+    assert_eq!(rig.shared.files.state(old_file), FileState::Dropped);
+    assert_eq!(rig.verify().keys, 1);
+}
+
+#[test]
+fn a_second_flush_waits_until_the_first_is_durable() {
+    let rig = Rig::new(512, 1 << 20);
+    let mut engine = rig.engine(0);
+    set(&rig, &mut engine, b"a", b"1");
+    let first = rig.run(|| engine.flush_namespace(DB0));
+    let second = engine.flush_namespace(DB0);
+    assert!(
+        matches!(second, Err(EngineError::Park(ParkReason::Durable(lsn))) if lsn == first.lsn),
+        "{second:?}"
+    );
+    for round in 0..50 {
+        set(&rig, &mut engine, b"a", b"2");
+        rig.run(|| engine.flush_namespace(DB0));
+        assert_eq!(get(&engine, b"a", View::Newest), None, "round {round}");
+    }
+    rig.flush();
+    rig.verify();
+}
