@@ -1,5 +1,5 @@
 use super::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -168,16 +168,20 @@ fn cuts_hold_exactly_the_records_below_their_boundary() {
     let insert = &AtomicU64::new(64);
     let slots = &[const { AtomicU64::new(0) }; 3];
     let log: &Mutex<BTreeMap<u64, i64>> = &Mutex::new(BTreeMap::new());
-    let done = &AtomicBool::new(false);
+    // Inserters go on until enough cuts were taken beside them.
+    let enough = &AtomicBool::new(false);
     let insert_lsn = || Lsn::new(insert.load(Ordering::SeqCst));
     let cuts = thread::scope(|scope| {
         let inserters: Vec<_> = (0..3)
             .map(|index| {
                 scope.spawn(move || {
-                    for turn in 0..20_000i64 {
+                    for turn in 0.. {
+                        if enough.load(Ordering::Relaxed) {
+                            break;
+                        }
                         slots[index].store(insert.load(Ordering::SeqCst), Ordering::SeqCst);
                         let start = insert.fetch_add(8, Ordering::SeqCst);
-                        let delta = if turn % 3 == 0 { -1 } else { 1 };
+                        let delta = if turn % 3 == 0 { -1i64 } else { 1 };
                         files.add_keys(file, Lsn::new(start + 8), delta, insert_lsn);
                         log.lock().expect("no panic").insert(start + 8, delta);
                         slots[index].store(0, Ordering::SeqCst);
@@ -187,7 +191,7 @@ fn cuts_hold_exactly_the_records_below_their_boundary() {
             .collect();
         let cutter = scope.spawn(move || {
             let mut cuts = Vec::new();
-            while !done.load(Ordering::SeqCst) {
+            while cuts.len() < 50 {
                 let cut = files.begin_cut(insert_lsn);
                 let boundary = cut.boundary;
                 let past = |slot: &AtomicU64| {
@@ -195,21 +199,23 @@ fn cuts_hold_exactly_the_records_below_their_boundary() {
                     start == 0 || start >= boundary.get()
                 };
                 while !slots.iter().all(past) {
-                    std::hint::spin_loop();
+                    thread::yield_now();
                 }
                 let rows = files.end_cut(cut, Lsn::ZERO);
                 cuts.push((boundary.get(), rows[0].key_count));
             }
             cuts
         });
+        let cuts = cutter.join().expect("no panic");
+        enough.store(true, Ordering::Relaxed);
         for inserter in inserters {
             inserter.join().expect("no panic");
         }
-        done.store(true, Ordering::SeqCst);
-        cutter.join().expect("no panic")
+        cuts
     });
     let log = log.lock().expect("no panic");
-    assert!(cuts.len() > 2, "cuts were taken meanwhile");
+    let counts: BTreeSet<u64> = cuts.iter().map(|(_, keys)| *keys).collect();
+    assert!(counts.len() > 2, "records were inserted between the cuts");
     for (boundary, counted) in cuts {
         let expected: i64 = log.range(..=boundary).map(|(_, delta)| delta).sum();
         assert_eq!(counted as i64, expected.max(0), "cut at {boundary}");
