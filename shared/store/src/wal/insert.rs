@@ -30,7 +30,7 @@ use zerocopy::{FromBytes, KnownLayout};
 pub(super) struct InsertSlot {
     /// The record under way begins at or above this position; 0 if none is under way.
     /// atomic: Release by the owner, Acquire by all.
-    start: AtomicU64,
+    pub(super) start: AtomicU64,
     /// All bytes that this process reserved below this position are copied. Only moved for records
     /// that had to wait for the ring. atomic: Release by the owner, Acquire by all.
     copied: AtomicU64,

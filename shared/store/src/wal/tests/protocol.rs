@@ -42,6 +42,26 @@ fn nothing_beyond_a_held_up_insertion_becomes_durable() {
 }
 
 #[test]
+fn what_was_complete_stays_so_though_an_inserter_shows_an_outdated_bound() {
+    let rig = Rig::new(8, 64);
+    let early = wal_page::lsn_to_pos(rig.insert(backend(0), &mut record(1, 100)).end);
+    let late = rig.insert(backend(0), &mut record(2, 100)).end;
+    let told = rig.wal.flush_target().later_from;
+    assert_eq!(told, late);
+    // I1 of a process that had read the insert position long ago.
+    let slot = &rig.wal.inner.slots[backend(0).index()];
+    slot.start.store(early, Ordering::SeqCst);
+    rig.wal.note_request(late);
+    let mut flusher = rig.flusher(walwriter(), WalSyncMethod::Fdatasync);
+    assert_eq!(
+        flusher.try_flush(1),
+        FlushOutcome::Flushed(late),
+        "not below what was told"
+    );
+    slot.start.store(0, Ordering::SeqCst);
+}
+
+#[test]
 fn one_sync_serves_all_who_wait_and_wakes_them() {
     let rig = Rig::new(8, 64);
     let ends: Vec<Lsn> = (0..5)
