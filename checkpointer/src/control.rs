@@ -27,7 +27,7 @@ pub struct Now {
     pub first_unsynced_batch: BatchNo,
     /// The next relation file's number.
     pub next_file: FileNo,
-    /// Files dropped and not unlinked.
+    /// Files whose drop is durable, and that are not unlinked.
     pub pending_drops: Vec<PendingDrop>,
 }
 

@@ -141,12 +141,12 @@ impl Checkpointer {
     fn write_dirty(&mut self, full: &mut Full) -> Result<(), Failure> {
         let shared = Arc::clone(&self.store.shared);
         let mut dirty: Vec<DirtyFrame> = Vec::new();
+        // One that a failure has left: its frames are no longer dirty.
+        self.finish_batch(full.cause)?;
         loop {
             dirty.clear();
             shared.pool.dirty_before(full.redo, &mut dirty);
             if dirty.is_empty() {
-                // Also finishes a batch that was left from before.
-                self.write_frames(&[], full.cause)?;
                 return Ok(());
             }
             full.total = full.done + dirty.len() as u64;
@@ -169,7 +169,6 @@ impl Checkpointer {
                 full.written += outcome.written;
                 full.done += (now.len() - outcome.busy.len()) as u64;
                 busy.append(&mut outcome.busy);
-                self.touched.extend(now.iter().map(|frame| frame.tag.file));
                 self.store
                     .shared
                     .checkpoint

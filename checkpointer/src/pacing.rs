@@ -38,7 +38,7 @@ impl Pace {
     /// began and after `wal_bytes` of log, may rest: by that pace it has written everything when
     /// the completion target's part of the time, and of the log, until the next one has passed.
     pub fn is_ahead(&self, done: u64, total: u64, elapsed: Duration, wal_bytes: u64) -> bool {
-        if total == 0 {
+        if done == 0 {
             return false;
         }
         let progress = done as f64 / total as f64 * self.completion_target;

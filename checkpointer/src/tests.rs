@@ -1,1 +1,498 @@
+//! The checkpointer on a disk that crashes, fills up and refuses, held against a model.
 
+mod world;
+
+use rd_base::counters::Counter;
+use rd_base::{BlockNo, Lsn, PageTag, Role};
+use rd_format::control::{ControlFile, DbState, SLOT_BYTES};
+use rd_store::checkpoint::{Flags, TicketState};
+use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
+use rd_store::wal::segments;
+use rd_sys::crash::catch_panics;
+use rd_sys::simdisk::{Injection, IoKind, Rng, SimStorage};
+use rd_sys::storage::Storage;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+use world::{FIRST_FILE, History, SEGMENT_BYTES, Start, World, new_disk};
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+fn manual() -> Flags {
+    Flags::IMMEDIATE | Flags::FORCE | Flags::CAUSE_MANUAL
+}
+
+fn tag(block: u32) -> PageTag {
+    PageTag::new(FIRST_FILE, BlockNo::new(block))
+}
+
+fn control(disk: &SimStorage) -> ControlFile {
+    control_file::read(disk).expect("a valid slot").control
+}
+
+/// Runs a random workload until its end or the crash of the disk.
+fn run(disk: &SimStorage, history: &mut History, seed: u64, steps: usize) {
+    let work = || {
+        let (mut world, _) = World::start(disk, history);
+        let mut rng = Rng::new(seed);
+        for _ in 0..steps {
+            world.step(history, &mut rng);
+            if disk.has_crashed() {
+                return;
+            }
+        }
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| catch_panics(work)));
+    // Any end is right for a server whose disk is gone; what counts is what the next one finds.
+    assert!(
+        matches!(result, Ok(Ok(()))) || disk.has_crashed(),
+        "it failed on a good disk"
+    );
+}
+
+/// Ends the life of the processes, and of the machine too if `power` fails.
+fn end(disk: &SimStorage, seed: u64, power: bool) {
+    if power {
+        disk.crash(seed)
+    } else {
+        disk.kill(seed)
+    }
+}
+
+#[test]
+fn a_crash_at_any_io_loses_nothing_that_was_promised() {
+    const STEPS: usize = 120;
+    let (mut torn, mut replayed, mut crashes) = (0, 0, 0);
+    for seed in 1..=3 {
+        let whole = new_disk(seed);
+        let made = whole.io_count();
+        run(&whole, &mut History::default(), seed, STEPS);
+        let ios = whole.io_count() - made;
+        assert!(ios > 200, "{ios} I/Os are no workload");
+        // Every one of them in turn, over the seeds.
+        for at in (seed..=ios).step_by(3) {
+            let disk = new_disk(seed);
+            let mut history = History::default();
+            disk.crash_at(Some(made + at));
+            run(&disk, &mut history, seed, STEPS);
+            assert!(disk.has_crashed(), "I/O {at} of {ios}");
+            end(&disk, at, at % 4 > 0);
+            let (mut world, start) = World::start(&disk, &mut history);
+            (torn, replayed, crashes) = (torn + start.torn, replayed + start.records, crashes + 1);
+            // It goes on, and stops in order.
+            let mut rng = Rng::new(at);
+            (0..3).for_each(|_| world.step(&mut history, &mut rng));
+            world
+                .checkpointer
+                .shutdown_checkpoint()
+                .expect("a good disk");
+            drop(world);
+            disk.crash(at);
+            let (_, start) = World::start(&disk, &mut history);
+            assert!(start.was_clean && start.records == 1, "{start:?}");
+        }
+    }
+    assert!(
+        torn > 0 && replayed > 0,
+        "{torn} torn pages, {replayed} records in {crashes} crashes"
+    );
+}
+
+#[test]
+fn recovery_itself_can_be_crashed_anywhere() {
+    for seed in 1..=4 {
+        let before = new_disk(seed);
+        let mut history = History::default();
+        run(&before, &mut history, seed, 60);
+        end(&before, seed, true);
+        // How many I/Os a recovery with its checkpoint takes.
+        let whole = before.fork();
+        let made = whole.io_count();
+        run(&whole, &mut history.clone(), seed, 0);
+        let ios = whole.io_count() - made;
+        for at in 1..=ios {
+            let (disk, mut history) = (before.fork(), history.clone());
+            disk.crash_at(Some(made + at));
+            run(&disk, &mut history, seed, 0);
+            assert!(disk.has_crashed());
+            end(&disk, at, at % 3 > 0);
+            World::start(&disk, &mut history);
+        }
+    }
+}
+
+#[test]
+fn either_slot_of_pg_control_will_do() {
+    let mut tried = 0;
+    for seed in 1..=40 {
+        let disk = new_disk(seed);
+        let mut history = History::default();
+        run(&disk, &mut history, seed, 20 + 3 * seed as usize);
+        end(&disk, seed, seed % 2 == 0);
+        let slots = ControlStore::open(&disk).expect("a valid slot");
+        if slots.other().is_none() {
+            continue;
+        }
+        let newest = control_file::read(&disk).expect("valid").slot;
+        disk.damage(CONTROL_PATH, (newest * SLOT_BYTES + 100) as u64, b"?")
+            .expect("there");
+        // What the other slot has not heard of was promised all the same.
+        let (_, start) = World::start(&disk, &mut history);
+        assert!(!start.was_clean);
+        tried += 1;
+    }
+    assert!(tried > 30, "{tried}");
+}
+
+#[test]
+fn a_checkpoint_writes_each_page_once_and_moves_the_redo_point_in_both_slots() {
+    let disk = new_disk(1);
+    let mut history = History::default();
+    let (mut world, start) = World::start(&disk, &mut history);
+    let Start { torn, records, .. } = start;
+    assert_eq!((torn, records), (0, 0));
+    for block in 1..=20 {
+        world.write_page(&mut history, tag(block), 1, 100);
+    }
+    let stats = world.backend.shared.stats.clone();
+    let redo = world.backend.shared.wal.insert_lsn();
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    assert_eq!(
+        stats.get(Counter::PagesWrittenRequested),
+        20 + 1,
+        "and the meta page"
+    );
+    assert_eq!(stats.get(Counter::CheckpointsRequested), 1);
+    let slots = ControlStore::open(&disk).expect("valid");
+    assert!(slots.slots_agree());
+    let control = slots.newest();
+    assert_eq!(
+        (control.redo_lsn, control.state),
+        (redo, DbState::InProduction)
+    );
+    assert!(control.checkpoint_lsn >= redo && control.durable_lsn > control.checkpoint_lsn);
+    let row = control.files[0];
+    assert_eq!(
+        (row.key_count, row.scn, row.stop_scn),
+        (20, redo, Lsn::ZERO)
+    );
+    assert_eq!(row.checkpoint_count, control.checkpoint_count);
+    assert_eq!(world.backend.shared.checkpoint.redo_lsn(), redo);
+    // Nothing is dirty any more, so the next one writes nothing but its record.
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    assert_eq!(stats.get(Counter::PagesWrittenRequested), 21);
+}
+
+#[test]
+fn a_clean_stop_is_told_and_leaves_nothing_to_read() {
+    let disk = new_disk(2);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    for block in 1..=5 {
+        world.write_page(&mut history, tag(block), 1, 100);
+    }
+    world
+        .checkpointer
+        .shutdown_checkpoint()
+        .expect("a good disk");
+    history.promised = world.backend.shared.wal.durable_lsn();
+    drop(world);
+    disk.crash(2);
+    let last = control(&disk);
+    assert_eq!(last.state, DbState::ShutDown);
+    assert!(
+        last.files
+            .iter()
+            .all(|row| row.stop_scn == last.durable_lsn)
+    );
+    let (_, start) = World::start(&disk, &mut history);
+    assert!(
+        start.was_clean && start.records == 1,
+        "only the checkpoint's own: {start:?}"
+    );
+}
+
+#[test]
+fn a_disk_that_refuses_fails_the_checkpoint_and_nothing_else() {
+    for (kind, path) in [
+        (IoKind::Write, "global/doublewrite"),
+        (IoKind::Write, "base/1"),
+    ] {
+        for errno in [EIO, ENOSPC] {
+            let disk = new_disk(3);
+            let mut history = History::default();
+            let (mut world, _) = World::start(&disk, &mut history);
+            for block in 1..=20 {
+                world.write_page(&mut history, tag(block), 1, 100);
+            }
+            let path_contains = path.to_owned();
+            disk.inject(Injection {
+                kind,
+                path_contains,
+                skip: 0,
+                times: 2,
+                errno,
+            });
+            let ticket = world.ask(manual());
+            world.checkpointer.turn();
+            let shared = world.backend.shared.clone();
+            let TicketState::Failed(reason) = shared.checkpoint.state(&ticket) else {
+                panic!("the disk refused")
+            };
+            assert!(reason.contains(path), "{reason}");
+            let redo = shared.checkpoint.redo_lsn();
+            assert_eq!(control(&disk).redo_lsn, redo, "the redo point stays");
+            world.checkpointer.turn();
+            assert_eq!(shared.checkpoint.failed(), 1, "not before its time");
+            // Pages change again meanwhile, those on their way included.
+            for block in 1..=20 {
+                world.write_page(&mut history, tag(block), 1, 100);
+            }
+            world.pass(Duration::from_secs(1));
+            world.checkpointer.turn();
+            assert_eq!(shared.checkpoint.failed(), 2);
+            world.pass(Duration::from_secs(2));
+            world.checkpointer.turn();
+            assert_eq!(shared.checkpoint.state(&ticket), TicketState::Done);
+            assert!(shared.checkpoint.redo_lsn() > redo);
+            world.flush(&mut history);
+            drop(world);
+            disk.crash(7);
+            World::start(&disk, &mut history);
+        }
+    }
+}
+
+#[test]
+fn too_many_failures_refuse_writes_until_one_succeeds() {
+    let disk = new_disk(4);
+    let mut history = History::default();
+    let (mut world, _) =
+        World::start_with(&disk, &mut history, &[("checkpoint_failures_max", "2")]);
+    world.write_page(&mut history, tag(1), 1, 100);
+    let path_contains = "global/doublewrite".to_owned();
+    disk.inject(Injection {
+        kind: IoKind::Write,
+        path_contains,
+        skip: 0,
+        times: 2,
+        errno: EIO,
+    });
+    let shared = world.backend.shared.clone();
+    world.checkpoint(manual());
+    assert!(!shared.checkpoint.refuses_writes());
+    world.checkpoint(manual());
+    assert!(shared.checkpoint.refuses_writes() && shared.checkpoint.last_failed());
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    assert!(!shared.checkpoint.refuses_writes());
+}
+
+#[test]
+fn a_failed_sync_is_a_panic_that_names_the_file() {
+    for (path, name) in [
+        ("base/1", "base/1"),
+        ("global/doublewrite", "global/doublewrite"),
+        ("global/pg_control", "global/pg_control"),
+        ("wal/", "wal/"),
+    ] {
+        let disk = new_disk(5);
+        let mut history = History::default();
+        let (mut world, _) = World::start(&disk, &mut history);
+        for block in 1..=3 {
+            world.write_page(&mut history, tag(block), 1, 100);
+        }
+        world.flush(&mut history);
+        world.write_page(&mut history, tag(1), 1, 100);
+        let path_contains = path.to_owned();
+        disk.inject(Injection {
+            kind: IoKind::Sync,
+            path_contains,
+            skip: 0,
+            times: 1,
+            errno: EIO,
+        });
+        let message = catch_panics(|| world.checkpoint(manual())).expect_err("a PANIC");
+        assert!(message.contains(name), "{message}");
+        // What the failed sync has dropped is written again by the next start.
+        disk.kill(5);
+        drop(world);
+        World::start(&disk, &mut history);
+    }
+}
+
+#[test]
+fn a_full_disk_fails_a_growth_and_room_ahead_of_need_is_given_up_first() {
+    let disk = new_disk(6);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    let files = world.backend.shared.files.clone();
+    let has = files.blocks(FIRST_FILE);
+    disk.set_capacity(Some(disk.used_bytes() + (64 << 10)));
+    let ticket = world.backend.request_growth(FIRST_FILE, has + 4);
+    world.checkpointer.turn();
+    files
+        .wait_for_growth(&ticket)
+        .expect("there is room for as much as that");
+    assert!(files.blocks(FIRST_FILE) < has + 16);
+    disk.set_capacity(Some(disk.used_bytes()));
+    let ticket = world.backend.request_growth(FIRST_FILE, has + 5);
+    world.checkpointer.turn();
+    let error = files
+        .wait_for_growth(&ticket)
+        .expect_err("there is no room");
+    assert_eq!(error.error.raw_os_error(), Some(ENOSPC));
+    disk.set_capacity(None);
+    let ticket = world.backend.request_growth(FIRST_FILE, has + 5);
+    world.checkpointer.turn();
+    files.wait_for_growth(&ticket).expect("there is room again");
+}
+
+/// Runs `turn` while the clock goes on by itself, a second each time something happens.
+fn with_a_clock_that_runs<R>(world: &mut World, turn: impl FnOnce(&mut World) -> R) -> R {
+    let (time_ns, procs) = (world.time_ns.clone(), world.backend.shared.procs.clone());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                time_ns.fetch_add(1_000_000_000, Ordering::SeqCst);
+                procs.notify(Role::Checkpointer);
+                thread::sleep(Duration::from_micros(200));
+            }
+        });
+        let result = turn(world);
+        over.store(true, Ordering::SeqCst);
+        result
+    })
+}
+
+fn seconds(world: &World) -> u64 {
+    world.time_ns.load(Ordering::SeqCst) / 1_000_000_000
+}
+
+#[test]
+fn time_makes_a_checkpoint_if_there_is_something_to_write_and_spreads_it() {
+    let disk = new_disk(7);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    world.checkpointer.turn();
+    let shared = world.backend.shared.clone();
+    let done = shared.checkpoint.done();
+    world.pass(Duration::from_secs(301));
+    world.checkpointer.turn();
+    assert_eq!(
+        (shared.checkpoint.done(), shared.checkpoint.started()),
+        (done, done),
+        "idle"
+    );
+    for file in 2..=4 {
+        world.make_dirty_file(&mut history, file);
+    }
+    let pages = shared.pool.dirty_frames();
+    assert!(pages > 80, "{pages} pages are more than one batch");
+    world.pass(Duration::from_secs(299));
+    world.checkpointer.turn();
+    assert_eq!(shared.checkpoint.done(), done, "not before its time");
+    world.pass(Duration::from_secs(2));
+    let before = seconds(&world);
+    with_a_clock_that_runs(&mut world, |world| world.checkpointer.turn());
+    assert_eq!(shared.checkpoint.done(), done + 1);
+    assert_eq!(shared.stats.get(Counter::CheckpointsTimed), 1);
+    // 64 of the pages are the first batch; the rest waits for its time, of 270 s.
+    let took = seconds(&world) - before;
+    let least = 270 * 64 / (pages as u64 + 1);
+    assert!((least..=280).contains(&took), "{took} s for {pages} pages");
+}
+
+#[test]
+fn somebody_in_a_hurry_hurries_the_one_under_way() {
+    let disk = new_disk(8);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    for file in 2..=4 {
+        world.make_dirty_file(&mut history, file);
+    }
+    let shared = world.backend.shared.clone();
+    let spread = world.ask(Flags::CAUSE_MANUAL | Flags::FORCE);
+    let fast = thread::scope(|scope| {
+        let asks = scope.spawn(|| {
+            while !shared.checkpoint.is_under_way() {
+                thread::yield_now();
+            }
+            // The clock stands, so nothing else ends its rest.
+            shared.checkpoint.request(&shared.procs, manual())
+        });
+        world.checkpointer.turn();
+        asks.join().expect("it asked")
+    });
+    assert_eq!(shared.checkpoint.state(&spread), TicketState::Done);
+    world.checkpointer.turn();
+    assert_eq!(shared.checkpoint.state(&fast), TicketState::Done);
+}
+
+#[test]
+fn log_size_makes_checkpoints_and_the_log_stays_within_it() {
+    let disk = new_disk(9);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    let shared = world.backend.shared.clone();
+    let max_wal_bytes = 2u64 << 20;
+    let (mut rng, mut most) = (Rng::new(9), 0);
+    while shared.stats.get(Counter::CheckpointsWal) < 5 {
+        let block = 1 + rng.below(30) as u32;
+        world.write_page(&mut history, tag(block), 1, 4000);
+        if rng.below(8) == 0 {
+            world.flush(&mut history);
+        }
+        with_a_clock_that_runs(&mut world, |world| world.checkpointer.turn());
+        let files = disk.list("wal").expect("a good disk").len() as u64;
+        most = most.max(files * SEGMENT_BYTES);
+    }
+    assert!(most <= max_wal_bytes * 16 / 10, "{most} bytes of log");
+    assert_eq!(shared.stats.get(Counter::CheckpointsTimed), 0);
+    assert!(shared.stats.get(Counter::WalSegmentsRecycled) > 0);
+    world.flush(&mut history);
+    drop(world);
+    disk.crash(9);
+    World::start(&disk, &mut history);
+}
+
+#[test]
+fn heartbeats_take_up_the_durable_lsn_and_fall_silent() {
+    let disk = new_disk(10);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    world.write_page(&mut history, tag(1), 1, 100);
+    world.flush(&mut history);
+    let beat = |world: &mut World| {
+        world.pass(Duration::from_secs(3));
+        world.checkpointer.turn();
+        world.backend.shared.stats.get(Counter::Heartbeats)
+    };
+    let first = beat(&mut world);
+    assert_eq!(control(&disk).durable_lsn, history.promised);
+    // The other slot hears of it too; then there is nothing to say.
+    assert_eq!(beat(&mut world), first + 1);
+    assert!(ControlStore::open(&disk).expect("valid").slots_agree());
+    assert_eq!(beat(&mut world), first + 1);
+    assert_eq!(control(&disk).unfinished_starts, 0);
+}
+
+#[test]
+fn the_first_segment_is_given_up_once_both_slots_are_past_it() {
+    let disk = new_disk(11);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    let first = segments::path_of(
+        world.backend.shared.wal.timeline(),
+        segments::first_lsn(SEGMENT_BYTES),
+        SEGMENT_BYTES,
+    );
+    while world.backend.shared.wal.insert_lsn() < Lsn::new(3 * SEGMENT_BYTES) {
+        world.write_page(&mut history, tag(1), 0, 4000);
+    }
+    assert!(disk.exists(&first).expect("a good disk"));
+    world.checkpoint(manual());
+    assert!(!disk.exists(&first).expect("a good disk"));
+}

@@ -62,8 +62,8 @@ pub fn run(context: ChildContext) -> ! {
 impl Checkpointer {
     /// Does all there is to do.
     pub fn turn(&mut self) {
-        self.absorb();
         self.serve_files();
+        self.absorb();
         if let Err(failure) = self.take_handover() {
             // Nothing can be written without them, and startup has just read the one and repaired
             // from the other.
@@ -158,14 +158,19 @@ impl Checkpointer {
     /// What every write of `pg_control` takes up.
     pub(crate) fn now(&self) -> Now {
         let shared = &self.store.shared;
+        let durable_lsn = self.log_is_written().then(|| shared.wal.durable_lsn());
+        // A drop whose record a crash could take back has not happened.
+        let lasting = durable_lsn.unwrap_or_default().max(self.log_end_at_start());
+        let mut pending_drops = shared.files.pending_drops();
+        pending_drops.retain(|drop| drop.last_lsn <= lasting);
         Now {
             now_us: self.store.clock.wall_us(),
-            durable_lsn: self.log_is_written().then(|| shared.wal.durable_lsn()),
+            durable_lsn,
             start_count: shared.wal.start_count(),
             is_running: shared.phase() == Phase::Running,
             first_unsynced_batch: self.first_unsynced_batch(),
             next_file: shared.files.next_number(),
-            pending_drops: shared.files.pending_drops(),
+            pending_drops,
         }
     }
 

@@ -134,6 +134,7 @@ impl Checkpointer {
             match pool.copy_dirty(dirty.frame, dirty.tag, copy) {
                 CopyOutcome::Copied(copied) => {
                     page::seal(copy, copied.tag);
+                    self.touched.insert(copied.tag.file);
                     batch.tags.push(copied.tag);
                     batch.copied.push(copied);
                 }
@@ -148,7 +149,7 @@ impl Checkpointer {
     ///
     /// # Errors
     /// When the disk refuses; the batch stays.
-    fn finish_batch(&mut self, cause: Counter) -> Result<(), Failure> {
+    pub(crate) fn finish_batch(&mut self, cause: Counter) -> Result<(), Failure> {
         if self.batch.step == Step::Sealed && self.batch.tags.is_empty() {
             self.batch.step = Step::Filling;
         }
