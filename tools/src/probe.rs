@@ -67,12 +67,25 @@ pub enum Answer {
     NoResponse,
 }
 
+/// Asks and waits for the answer, also from a server that said why it refuses and closed before
+/// it was asked: what it said can be read although nothing can be written.
+///
+/// # Errors
+/// When no answer comes.
+pub fn call<T: AsRef<[u8]>>(client: &mut Client, words: &[T]) -> Result<Reply, Error> {
+    client.send(words);
+    let sent = client.flush();
+    client
+        .receive()
+        .map_err(|error| sent.err().unwrap_or(error))
+}
+
 /// Asks whoever listens there. An error that is about this client only (too many clients, no
 /// password) comes from a server that serves.
 pub fn ask(target: &Target, timeout: Option<Duration>) -> Answer {
     let reply = target
         .connect(timeout)
-        .and_then(|mut client| client.call(&["PING"]));
+        .and_then(|mut client| call(&mut client, &["PING"]));
     match reply {
         Ok(Reply::Error(text)) => match text.strip_prefix("LOADING ") {
             Some(why) => Answer::Rejecting(why.to_owned()),

@@ -145,8 +145,12 @@ fn target(arguments: &Arguments) -> Result<Target> {
         return Ok(Target::Unix(path.clone()));
     }
     if let Some(dir) = &arguments.data_dir {
-        let target = target_of(dir)?;
-        return target.with_context(|| format!("no server running in \"{}\"", dir.display()));
+        return target_of(dir)?.ok_or_else(|| {
+            with_hint(
+                format!("no server running in \"{}\"", dir.display()),
+                format!("Start it: rd_ctl start -D \"{}\"", dir.display()),
+            )
+        });
     }
     if arguments.host.is_none()
         && arguments.port.is_none()

@@ -1,6 +1,6 @@
 //! The connection of `rd_cli`: made when it is needed, made again when it is lost.
 
-use crate::probe::Target;
+use crate::probe::{Target, call};
 use anyhow::{Result, anyhow};
 use rd_wire::client::{Client, Error, Reply};
 use rd_wire::command::{self, Flags};
@@ -104,7 +104,9 @@ impl Session {
                 self.connect()?;
                 self.ask(words).map(Some).map_err(Into::into)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(anyhow!(
+                "{error}; whether the command was done is not known"
+            )),
         }
     }
 
@@ -112,7 +114,7 @@ impl Session {
         let Some(client) = &mut self.client else {
             return Err(Error::Closed);
         };
-        let reply = client.call(words);
+        let reply = call(client, words);
         match &reply {
             Ok(reply) => self.follow(words, reply),
             Err(_) => self.client = None,
@@ -165,7 +167,7 @@ impl Session {
 }
 
 fn greet(client: &mut Client, words: &[&str]) -> Result<()> {
-    match client.call(words)? {
+    match call(client, words)? {
         Reply::Error(text) => Err(anyhow!("{} failed: {text}", words.join(" "))),
         _ => Ok(()),
     }

@@ -227,7 +227,12 @@ fn segment_names(dir: &Path) -> impl Iterator<Item = String> + use<> {
 
 /// What `pg_control` says, if the directory is of a data directory whose control file is valid.
 fn known(dir: &Path) -> Option<Known> {
-    let reading = control::read(&dir.join("..")).ok()?;
+    // By its name, as the directory may be a link to elsewhere; "." and ".." have none.
+    let data_dir = match (dir.file_name(), dir.parent()) {
+        (Some(_), Some(parent)) => parent.to_owned(),
+        _ => dir.join(".."),
+    };
+    let reading = control::read(&data_dir).ok()?;
     let control = reading.outcome.ok()?.control;
     control.compatible().ok()?;
     let segment_bytes = u64::from(control.wal_segment_bytes);
