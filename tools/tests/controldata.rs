@@ -120,9 +120,16 @@ fn any_bytes_are_survived() {
     let good = control(8).encode();
     // Cut files, sizes that no program has (with their checksum right), and noise.
     let mut odd = control(9);
-    odd.wal_segment_bytes = 0;
-    write_control(dir.path(), &odd.encode(), &good);
-    assert!(run("rd_controldata", &[path]).code <= 1);
+    for segment_bytes in [0, 3, 1 << 31, u32::MAX] {
+        odd.wal_segment_bytes = segment_bytes;
+        (odd.written_us, odd.checkpoint_us, odd.redo_lsn) = (u64::MAX, u64::MAX, Lsn::MAX);
+        write_control(dir.path(), &odd.encode(), &good);
+        for options in [&[path][..], &["--json", path]] {
+            assert!(run("rd_controldata", options).code <= 1);
+        }
+        assert_eq!(run("rd_verify", &[path]).code, 1);
+        assert_eq!(run("rd_waldump", &["-p", path]).code, 1);
+    }
     for bytes in [
         &[][..],
         &good[..100],

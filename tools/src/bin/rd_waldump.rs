@@ -154,7 +154,7 @@ impl Dump {
                 return Ok(None);
             }
             idle = if self.reached == before { idle + 1 } else { 0 };
-            if self.first.is_none() && !follow {
+            if self.first.is_none() && self.log.start_is_wanted && !follow {
                 let end = reader.finish()?;
                 let (file, offset) = self.log.place(end.at);
                 bail!(

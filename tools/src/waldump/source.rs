@@ -100,6 +100,8 @@ pub struct Log {
     pub storage: Arc<dyn Storage>,
     /// Whose log, and where to begin.
     pub from: ReadFrom,
+    /// Whether the start was asked for, rather than being the oldest segment.
+    pub start_is_wanted: bool,
     /// Where to end: before the first record that starts there or behind.
     pub end: Option<Lsn>,
     /// Up to where the log was durable, as `pg_control` says, if there is one.
@@ -140,6 +142,7 @@ impl Log {
             .or(known.as_ref().map(|known| known.timeline))
             .unwrap_or(Timeline::new(1));
         let storage: Arc<dyn Storage> = Arc::new(LogDirectory(RealStorage::new(dir.clone())));
+        let start_is_wanted = wanted.start.is_some() || first.is_some();
         let start = match (wanted.start, first) {
             (Some(start), _) => start,
             (None, Some((_, number))) => wal_page::segment_start(number, segment_bytes),
@@ -170,6 +173,7 @@ impl Log {
             dir,
             storage,
             from,
+            start_is_wanted,
             end,
             durable,
         })
