@@ -195,7 +195,10 @@ impl Control {
 }
 
 fn has_row(control: &ControlFile, file: FileNo) -> bool {
-    control.files.iter().any(|row| row.file == file)
+    control
+        .files
+        .binary_search_by_key(&file, |row| row.file)
+        .is_ok()
 }
 
 fn give_up(error: &std::io::Error) -> ! {

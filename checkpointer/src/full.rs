@@ -211,11 +211,12 @@ impl Checkpointer {
     /// last: redo would make it anew. Its meta page's LSN says so.
     fn stamp_headers(&mut self, full: &Full) -> Result<(), Failure> {
         let shared = Arc::clone(&self.store.shared);
-        let count = self
-            .control
-            .as_ref()
-            .expect("after the handover")
-            .next_count();
+        let control = self.control.as_ref().expect("after the handover");
+        let count = control.next_count();
+        // Redo may have found all pages of a new file in their places.
+        let unnamed = |file: &FileNo| !control.has_row(*file);
+        self.touched
+            .extend(shared.files.live().into_iter().filter(unnamed));
         let mut stamped: Vec<(PageTag, PageBytes)> = Vec::new();
         let touched: Vec<FileNo> = self.touched.iter().copied().collect();
         for file in touched {

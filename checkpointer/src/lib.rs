@@ -42,7 +42,7 @@ use control::Control;
 use pacing::Pace;
 use rd_base::words::TornPageProtection;
 use rd_base::{FileNo, Lsn};
-use rd_format::control::PROTECTION_DOUBLE_WRITE;
+use rd_format::control::{DbState, PROTECTION_DOUBLE_WRITE};
 use rd_store::checkpoint::{Flags, Handover};
 use rd_store::control_file::ControlFileError;
 use rd_store::doublewrite::{self, DOUBLEWRITE_PATH, DoubleWrite};
@@ -245,6 +245,11 @@ impl Checkpointer {
             TornPageProtection::DoubleWrite => Some(self.open_area(&control)?),
             TornPageProtection::Off => None,
         };
+        if newest.state != DbState::InProduction {
+            // A checkpoint that the crash cut off may have written headers; whether redo changes
+            // these files or not, the next one brings header and `pg_control` together again.
+            self.touched.extend(self.store.shared.files.live());
+        }
         self.redo = newest.redo_lsn;
         self.idle_lsn = handover.end_lsn;
         self.handover = Some(handover);

@@ -432,7 +432,10 @@ impl World {
             match shared.wal.take_credit(credit_for(len)) {
                 Ok(credit) => break credit,
                 Err(NoCredit::Ring) => self.flusher.flush_all(),
-                Err(NoCredit::Segments) => _ = self.preparer.step(),
+                Err(NoCredit::Segments) => {
+                    assert!(!self.disk.has_crashed(), "nothing more can be logged");
+                    _ = self.preparer.step();
+                }
             }
         };
         let pins: Vec<_> = pages
