@@ -1,12 +1,16 @@
 //! The checkpointer process.
 //!
-//! | question | answer |
-//! | --- | --- |
-//! | What is its job? | It writes all pages and `pg_control`: keeps clean frames in supply, writes checkpoints, creates, grows and unlinks relation files, gives up old log. |
-//! | Who wakes it? | Its event (requests, supply, growth, a segment of log that is full, its own threads), signals, the clock. |
-//! | Its signals? | SIGHUP: read the configuration again. SIGUSR2: write the shutdown checkpoint and exit 0; before startup has finished, just exit 0. SIGQUIT: exit at once. SIGTERM and SIGINT are ignored. |
-//! | What may it write? | `base/`, `global/`; names in `wal/` (old segments), and the log itself when a page is to be written before its log is durable. |
-//! | What does its death mean? | It alone knows what was written and not synced, so the server goes through recovery. |
+//! * **Job**: writes all pages and `pg_control`: keeps clean frames in supply, writes checkpoints,
+//!   creates, grows and unlinks relation files, gives up old log.
+//! * **Who wakes it**: its event (requests, supply, growth, a segment of log that is full, its own
+//!   threads), signals, the clock.
+//! * **Signals**: SIGHUP: read the configuration again. SIGUSR2: write the shutdown checkpoint and
+//!   exit 0; before startup has finished, just exit 0. SIGQUIT: exit at once. SIGTERM and SIGINT
+//!   are ignored.
+//! * **What it may write**: `base/`, `global/`; names in `wal/` (old segments), and the log itself
+//!   when a page is to be written before its log is durable.
+//! * **What its death means**: it alone knows what was written and not synced, so the server goes
+//!   through recovery.
 //!
 //! One loop serves everything by turns; what waits for the disk for long runs on two threads of
 //! its own (`worker`). The supply of clean frames goes before everything else.

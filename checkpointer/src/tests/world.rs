@@ -279,12 +279,7 @@ impl World {
             records += 1;
             let (kind, view) = (record.view.kind(), record.view);
             match view.data().expect("a good record") {
-                // A file whose drop pg_control knows already is there until redo is past it.
-                RecordData::File(file) if kind == RecordKind::FileCreate => {
-                    if !self.backend.shared.files.exists(file) {
-                        self.create(file);
-                    }
-                }
+                RecordData::File(file) if kind == RecordKind::FileCreate => self.adopt(file),
                 RecordData::File(file) => self.forget(file, record.end),
                 RecordData::Commit(deltas) => {
                     for delta in deltas.iter() {
@@ -412,6 +407,13 @@ impl World {
         self.turn_until("a file", |world| {
             world.backend.shared.files.state(file) == FileState::Live
         });
+    }
+
+    /// A file whose drop `pg_control` knows already is there until redo is past it.
+    fn adopt(&mut self, file: FileNo) {
+        if !self.backend.shared.files.exists(file) {
+            self.create(file);
+        }
     }
 
     fn forget(&mut self, file: FileNo, end: Lsn) {
