@@ -419,12 +419,14 @@ impl Config {
 
     /// Names and values for `CONFIG GET`: the parameters that a glob pattern matches, and those
     /// names of Redis's that it matches and that mean something here, in Redis's way of writing.
+    /// A name that both have is Redis's: its clients expect a number there.
     pub fn get_matching(&self, pattern: &str) -> Vec<(&'static str, String)> {
         let fits = |name: &str| glob::matches(pattern.as_bytes(), name.as_bytes(), true);
+        let is_own = |param: &Param| param.row().redis_name != Some(param.name());
         let own = Param::ALL
             .iter()
             .copied()
-            .filter(|param| fits(param.name()));
+            .filter(|param| fits(param.name()) && is_own(param));
         let mut found: Vec<_> = own.map(|param| (param.name(), self.show(param))).collect();
         let redis = Param::ALL.iter().filter_map(|param| {
             let name = param.row().redis_name?;

@@ -345,7 +345,8 @@ Connections "Connections" {
         Parameter::int("databases", "16", 1, 1024).at_start(),
         "Databases that SELECT can name, counted from 0.";
     Timeout: time timeout =
-        Parameter::time("timeout", "0", SECOND, 0, 365 * DAY).extremes(&["1s"]),
+        Parameter::time("timeout", "0", SECOND, 0, 365 * DAY)
+            .extremes(&["1s"]).redis("timeout"),
         "Close a client that has been idle for this long; 0 is never.";
     TcpKeepalive: time tcp_keepalive =
         Parameter::time("tcp_keepalive", "300s", SECOND, 0, DAY).redis("tcp-keepalive"),
