@@ -138,10 +138,10 @@ fn a_reload_takes_what_is_good_and_keeps_the_old_where_it_is_not() {
         config_get(&mut client, "shared_buffers").as_deref(),
         Some("32MB")
     );
-    append(
-        &cluster,
-        "checkpoint_timeout = 2min\ndouble_write_size = 32MB",
-    );
+    let text = fs::read_to_string(cluster.path("redoubt.conf")).expect("it is there");
+    let mended = text.replace("checkpoint_timeout = 1s", "checkpoint_timeout = 2min");
+    fs::write(cluster.path("redoubt.conf"), mended).expect("written");
+    append(&cluster, "double_write_size = 32MB");
     cluster.signal(Signal::SIGHUP);
     cluster.wait_log("parameter \"checkpoint_timeout\" changed to \"2min\"");
     let log = cluster.log_since_start();
