@@ -16,7 +16,7 @@
 //! No refused taker sleeps for ever: he sets `room_wanted` and tries once more; whoever gives room
 //! (a flusher, the preparer, one who returns credit) gives it first and looks at the word then.
 
-use super::{USABLE, Wal};
+use super::{USABLE, Wal, between_steps};
 use rd_format::wal_record;
 use std::sync::atomic::Ordering;
 
@@ -134,7 +134,9 @@ impl Wal {
     #[cold]
     fn take_after_notice(&self, bytes: u64) -> Result<Credit, NoCredit> {
         let hints = &self.control().hints;
+        between_steps();
         hints.room_wanted.store(1, Ordering::SeqCst);
+        between_steps();
         match self.try_take(bytes, SEGMENT_RESERVE_BYTES, true) {
             Ok(()) => Ok(Credit {
                 wal: self.clone(),

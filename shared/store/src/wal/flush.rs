@@ -19,7 +19,7 @@
 //! A failed write or sync ends the process, and with it, through recovery, the server: after a
 //! failed sync nobody knows what is on disk.
 
-use super::{CHOOSING, USABLE, Wal, segments};
+use super::{CHOOSING, USABLE, Wal, between_steps, segments};
 use crate::ctx::Store;
 use crate::procs::SlotNo;
 use crate::stats::Stats;
@@ -187,6 +187,7 @@ impl Flusher {
     /// was asked for meanwhile to the walwriter (who may be the caller, and then finds his event
     /// pending).
     fn look_again(&self) {
+        between_steps();
         fence(Ordering::SeqCst);
         if self.wal.wants_flush() {
             self.wal.wake_flusher();
@@ -195,6 +196,7 @@ impl Flusher {
 
     /// F5: tells those who waited; says what came of the round.
     fn after_round(&mut self, round: Round, before: FlushOutcome) -> FlushOutcome {
+        between_steps();
         let wal = &self.wal;
         if let Some(durable) = round.durable {
             wal.inner.procs.wake_durable(durable, Some(self.slot));
@@ -232,12 +234,15 @@ impl Flusher {
             .flushing
             .target
             .store(CHOOSING | durable.get(), Ordering::SeqCst);
+        between_steps();
         let prefix = wal.prefix();
+        between_steps();
         let target = wal_page::pos_to_end_lsn(prefix.complete_pos).max(durable);
         control
             .flushing
             .target
             .store(target.get(), Ordering::SeqCst);
+        between_steps();
         // F3.
         let written = control.progress.written_pos.load(Ordering::Relaxed);
         let wrote = prefix.copied_pos > written;
@@ -252,6 +257,7 @@ impl Flusher {
                 .progress
                 .ring_end_pos
                 .store(ring_end, Ordering::SeqCst);
+            between_steps();
             if control.hints.ring_wanted.swap(0, Ordering::SeqCst) != 0 {
                 control.flushing.ring_room.wake_all();
             }
@@ -259,6 +265,7 @@ impl Flusher {
             self.tell_of_segments(written, prefix.copied_pos);
         }
         wal.wake_preparer_if_needed();
+        between_steps();
         // F4.
         if target == durable {
             return Round {

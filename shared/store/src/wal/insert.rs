@@ -15,8 +15,8 @@
 //! The position found may be lower than one found before, because I1 may store what is long
 //! outdated. What was complete stays complete, so the highest one ever found is kept and used.
 
-use super::Wal;
 use super::credit::Credit;
+use super::{Wal, between_steps};
 use crate::procs::SlotNo;
 use rd_base::{Lsn, Role};
 use rd_format::wal_page;
@@ -81,7 +81,9 @@ impl Wal {
         let mine = self.own_slot(slot);
         // I1, I2.
         let low = control.positions.insert_pos.load(Ordering::Relaxed);
+        between_steps();
         mine.start.store(low, Ordering::Release);
+        between_steps();
         let pos = control
             .positions
             .insert_pos
@@ -90,6 +92,7 @@ impl Wal {
             start: wal_page::pos_to_start_lsn(pos),
             end: wal_page::pos_to_end_lsn(pos + len),
         };
+        between_steps();
         // I3.
         let bytes = record.finish(inserted.start, self.start_count());
         if pos + len <= control.progress.ring_end_pos.load(Ordering::Acquire) {
@@ -98,8 +101,10 @@ impl Wal {
             self.copy_waiting(mine, pos, bytes, pos + len);
         }
         before_release(inserted);
+        between_steps();
         // I4. Sequentially consistent against the flusher's marking of `stalled`.
         mine.start.swap(0, Ordering::SeqCst);
+        between_steps();
         if control.hints.stalled.load(Ordering::SeqCst) != 0 {
             self.end_stall();
         }
@@ -140,6 +145,7 @@ impl Wal {
             rest = after;
             at_pos += piece.len() as u64;
             mine.copied.store(at_pos.min(end_pos), Ordering::Release);
+            between_steps();
         }
     }
 
@@ -154,7 +160,9 @@ impl Wal {
             if end > pos {
                 return end;
             }
+            between_steps();
             self.wake_flusher();
+            between_steps();
             control.flushing.ring_room.wait(ticket, None);
         }
     }

@@ -63,6 +63,14 @@ pub(crate) const USABLE: u64 = WAL_PAGE_USABLE as u64;
 /// The directory of the segment files, below the data directory.
 pub const WAL_DIR: &str = "wal";
 
+/// Between two steps of a protocol: tests let others come in there now and then.
+#[cfg(not(test))]
+#[inline(always)]
+fn between_steps() {}
+
+#[cfg(test)]
+use tests::between_steps;
+
 /// Set in the word of the flush target while it is being chosen; the other bits are then the least
 /// it may become.
 const CHOOSING: u64 = 1 << 63;
@@ -180,7 +188,8 @@ struct Hints {
 struct Flushing {
     /// guard: itself. Tried by all; waited for only by processes that may block.
     latch: Latch,
-    /// Bytes of an earlier record at the start of the last page written. guard: latch.
+    /// Bytes of an earlier record at the start of the last page written since the start.
+    /// guard: latch.
     last_remaining: AtomicU32,
     /// The announced target, or [`CHOOSING`] and a lower bound. guard: latch; atomic: SeqCst.
     target: AtomicU64,
@@ -451,9 +460,8 @@ impl Wal {
             .start_count
             .store(start.start_count.get(), Ordering::Relaxed);
         hints.system_id.store(start.system_id, Ordering::Relaxed);
-        let remaining = self.take_up_tail(&**storage, start.end)?;
+        self.take_up_tail(&**storage, start.end)?;
         let flushing = &control.flushing;
-        flushing.last_remaining.store(remaining, Ordering::Relaxed);
         flushing.target.store(start.end.get(), Ordering::SeqCst);
         flushing.complete_pos.store(pos, Ordering::SeqCst);
         flushing
@@ -472,12 +480,11 @@ impl Wal {
         self.adopt_segments(&**storage, pos)
     }
 
-    /// Reads the page that the log ends in into the ring, up to `end`; returns how much of its
-    /// start belongs to an earlier record.
-    fn take_up_tail(&self, storage: &dyn Storage, end: Lsn) -> Result<u32, WalError> {
+    /// Reads the page that the log ends in into the ring, up to `end`.
+    fn take_up_tail(&self, storage: &dyn Storage, end: Lsn) -> Result<(), WalError> {
         let in_page = (end.get() % WAL_PAGE_BYTES as u64) as usize;
         if in_page == 0 {
-            return Ok(0);
+            return Ok(());
         }
         let page_lsn = Lsn::new(end.get() - in_page as u64);
         let timeline = self.timeline();
@@ -497,7 +504,7 @@ impl Wal {
             &page[..in_page],
             header.remaining,
         );
-        Ok(header.remaining)
+        Ok(())
     }
 
     /// Whether the process in `slot` is the one that flushes as its only work.

@@ -131,16 +131,17 @@ fn first_life() -> Life {
     }
 }
 
-/// Three lives, each with a crash at its I/O number `at`; false if they have fewer.
-fn crash_at(at: u64, power: bool) -> bool {
+/// Lives, each with a crash at its I/O number `at`; false if they have fewer. The power fails at
+/// the end of those that `power` says; at the end of the others the processes are killed.
+fn crash_at(at: u64, power: &[bool]) -> bool {
     let mut life = first_life();
     let mut crashed = false;
-    for count in 2..5 {
+    for (count, power) in (2..).zip(power) {
         let disk = life.rig.disk.clone();
         disk.crash_at(Some(disk.io_count() + at));
         life.live(150, u64::from(count));
         crashed |= disk.has_crashed();
-        if power {
+        if *power {
             disk.crash(at * 7 + u64::from(count));
         } else {
             disk.kill(at);
@@ -153,7 +154,7 @@ fn crash_at(at: u64, power: bool) -> bool {
 #[test]
 fn a_power_cut_at_every_io_loses_nothing_that_was_promised() {
     let mut at = 1;
-    while crash_at(at, true) {
+    while crash_at(at, &[true; 3]) {
         at += 1;
     }
     assert!(at > 100, "the workload had only {at} I/Os");
@@ -162,7 +163,16 @@ fn a_power_cut_at_every_io_loses_nothing_that_was_promised() {
 #[test]
 fn a_kill_at_every_io_loses_nothing_that_was_promised() {
     let mut at = 1;
-    while crash_at(at, false) {
+    while crash_at(at, &[false; 3]) {
         at += 3;
+    }
+}
+
+/// What a killed life wrote and did not sync is read by the next, which builds on it.
+#[test]
+fn a_kill_and_then_a_power_cut_lose_nothing_that_was_promised() {
+    let mut at = 1;
+    while crash_at(at, &[false, true, false, true]) {
+        at += 1;
     }
 }

@@ -18,6 +18,23 @@ use rd_base::{BlockNo, FileNo, PageTag};
 use rd_format::Payload;
 use rd_format::wal_record::{RECORD_HEADER_BYTES, RecordBuilder, RecordKind, Upsert};
 use rd_sys::simdisk::{Rng, SimStorage};
+use std::cell::Cell;
+
+/// Lets other threads run, one time out of 16: the steps of a protocol are so short that they would
+/// hardly ever meet.
+pub(super) fn between_steps() {
+    thread_local! {
+        static TURN: Cell<u64> = const { Cell::new(0x9E37_79B9_7F4A_7C15) };
+    }
+    let mut turn = TURN.get();
+    turn ^= turn << 13;
+    turn ^= turn >> 7;
+    turn ^= turn << 17;
+    TURN.set(turn);
+    if turn.is_multiple_of(16) {
+        std::thread::yield_now();
+    }
+}
 
 const PAGE: u64 = WAL_PAGE_BYTES as u64;
 const SYSTEM_ID: u64 = 0x5EED_0F7E_5700;

@@ -292,6 +292,47 @@ fn a_page_of_another_system_or_timeline_ends_the_log() {
 }
 
 #[test]
+fn a_page_that_does_not_go_on_with_the_record_before_it_ends_the_log() {
+    let (rig, seen) = written();
+    let forge = |disk: &SimStorage, page: Lsn, remaining: u32| {
+        let header = wal_page::WalPageHeader {
+            timeline: TIMELINE,
+            address: page,
+            remaining,
+            durable_lsn: Lsn::ZERO,
+            system_identifier: SYSTEM_ID,
+        };
+        damage(disk, &rig, page, &header.encode());
+    };
+    // The record of 9000 bytes crosses into the second page.
+    let crossing = seen[3];
+    let page = Lsn::new(rig.first().get() + PAGE);
+    assert!(crossing.start < page && page < crossing.end);
+    let left = (wal_page::lsn_to_pos(crossing.end) - wal_page::lsn_to_pos(page)) as u32;
+    for found in [0, 8, left - 8, left + 8] {
+        let disk = rig.disk.fork();
+        forge(&disk, page, found);
+        let (_, end) = read_all(&disk, rig.read_from(rig.first()));
+        let reason = EndReason::Continuation {
+            found,
+            expected: left,
+        };
+        assert_eq!((end.lsn, end.at, end.reason), (seen[2].end, page, reason));
+    }
+    // Read from the record behind it on, nothing says how long the crossing one was; but it
+    // cannot have reached beyond that record's start.
+    let behind = rig.read_from(crossing.end);
+    assert_eq!(read_all(&rig.disk, behind).0.len(), seen.len() - 4);
+    forge(&rig.disk, page, left + 8);
+    let (read, end) = read_all(&rig.disk, behind);
+    let reason = EndReason::Continuation {
+        found: left + 8,
+        expected: left,
+    };
+    assert_eq!((read.len(), end.reason), (0, reason));
+}
+
+#[test]
 fn a_record_of_an_unknown_kind_is_no_torn_tail() {
     let rig = Rig::new(8, SEGMENT_PAGES);
     let mut builder = RecordBuilder::new();
