@@ -118,6 +118,10 @@ impl Checkpointer {
         self.sync_tally = crate::sync::SyncTally::default();
         shared.checkpoint.set_phase(CheckpointPhase::Writing);
         self.write_dirty(full)?;
+        assert!(
+            self.batch.is_empty(),
+            "pages are on their way to a file that is about to be synced"
+        );
         let written_ns = self.now_ns();
         shared.checkpoint.set_phase(CheckpointPhase::Syncing);
         fault::point(Fault::CheckpointSync)?;
@@ -127,7 +131,6 @@ impl Checkpointer {
         let synced_ns = self.now_ns();
         fault::point(Fault::CheckpointSynced)?;
         shared.checkpoint.set_phase(CheckpointPhase::Finishing);
-        self.assert_complete();
         let inserted = self.log_checkpoint(full)?;
         let micros = |from, to| (to - from) / 1000;
         Ok((
@@ -247,13 +250,6 @@ impl Checkpointer {
             }
         }
         Ok(())
-    }
-
-    /// What the redo point promises: every page that was dirtied before it was written (the scan
-    /// of step 2 found no more), and all that was written is synced. Asserted before it is given.
-    fn assert_complete(&self) {
-        assert!(self.batch.is_empty(), "a batch is not in its place");
-        assert!(self.unsynced.is_empty(), "files are not synced");
     }
 
     /// Step 5.

@@ -152,8 +152,10 @@ pub struct Checkpointer {
     failures: u32,
     /// Flags of the attempt that failed last, and when it is tried again.
     retry: Option<(Flags, u64)>,
-    /// The supply rests until then.
+    /// The supply rests until then, after a failure; else 0.
     supply_retry_ns: u64,
+    /// The supply was broken off to let other work go on.
+    wants_more_supply: bool,
     /// When the next heartbeat is due.
     heartbeat_ns: u64,
     /// Sleeps so far: what was looked at before one must be looked at again.
@@ -200,6 +202,7 @@ impl Checkpointer {
             failures: 0,
             retry: None,
             supply_retry_ns: 0,
+            wants_more_supply: false,
             heartbeat_ns: 0,
             sleeps: 0,
             outside: None,

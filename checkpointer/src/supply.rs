@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// How long the supply rests after the disk has refused a page.
 const RETRY: Duration = Duration::from_secs(1);
+/// Batches in a row, so that a checkpoint comes to its own writing however great the demand is.
+const BATCHES_MAX: u32 = 16;
 
 impl Checkpointer {
     /// Cleans frames ahead of the clock's hand, as long as there are too few.
@@ -16,11 +18,16 @@ impl Checkpointer {
     /// A disk that refuses is reported, and tried again after a pause; whoever waits for a frame
     /// goes on waiting.
     pub(crate) fn supply(&mut self) {
+        self.wants_more_supply = false;
         if self.control.is_none() || self.now_ns() < self.supply_retry_ns {
             return;
         }
+        self.supply_retry_ns = 0;
         let mut found: Vec<DirtyFrame> = Vec::new();
-        while self.store.shared.pool.wants_supply() {
+        for _ in 0..BATCHES_MAX {
+            if !self.store.shared.pool.wants_supply() {
+                return;
+            }
             found.clear();
             let pool = &self.store.shared.pool;
             let starving = pool.starving();
@@ -43,5 +50,6 @@ impl Checkpointer {
                 }
             }
         }
+        self.wants_more_supply = true;
     }
 }

@@ -82,12 +82,14 @@ impl Checkpointer {
         held.into_iter().flatten().fold(next, BatchNo::min)
     }
 
-    /// Syncs everything that was written, and waits for it; supplies clean frames meanwhile.
+    /// Syncs everything that was written so far, and waits for it; supplies clean frames
+    /// meanwhile.
     pub(crate) fn sync_all(&mut self) {
+        let cycle = self.unsynced.begin_cycle();
         loop {
             self.begin_syncs();
             self.absorb();
-            if self.unsynced.is_empty() {
+            if self.unsynced.is_synced_before(cycle) {
                 return;
             }
             self.supply();

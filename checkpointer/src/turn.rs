@@ -195,33 +195,38 @@ impl Checkpointer {
 
     /// How long there is nothing to do if nobody asks for anything.
     fn until_next(&self) -> Option<Duration> {
-        if !self.log_is_written() {
-            // Nobody tells when redo has ended and found nothing to ask for.
-            return self
-                .control
-                .is_some()
-                .then(|| self.store.config.checkpoint_heartbeat());
+        if self.wants_more_supply {
+            return Some(Duration::ZERO);
         }
-        let timed_ns = self.began_ns + nanos(self.pace.timeout);
-        let paused_ns = self.ended_ns + nanos(self.store.config.checkpoint_min_pause());
-        let retry_ns = self.retry.map_or(u64::MAX, |(_, at_ns)| at_ns);
-        // After a failure the clock's own checkpoint is the retry.
-        let timed_ns = if self.retry.is_some() {
-            u64::MAX
+        // A supply that rests has nobody to wake it.
+        let mut next_ns = if self.supply_retry_ns > 0 {
+            self.supply_retry_ns
         } else {
-            timed_ns.max(paused_ns)
+            u64::MAX
         };
-        let asked_ns = match self.store.shared.checkpoint.wanted() {
-            wanted if wanted.is_empty() => u64::MAX,
-            _ => paused_ns,
-        };
-        let supply_ns = match self.supply_retry_ns {
-            0 => u64::MAX,
-            at_ns => at_ns,
-        };
-        let next_ns = [timed_ns, retry_ns, asked_ns, self.heartbeat_ns, supply_ns];
-        let next_ns = next_ns.into_iter().fold(u64::MAX, u64::min);
-        Some(Duration::from_nanos(next_ns.saturating_sub(self.now_ns())))
+        let now_ns = self.now_ns();
+        if !self.log_is_written() || self.store.shared.phase() != Phase::Running {
+            // Nobody tells when recovery has ended and found nothing to ask for.
+            let look_ns = now_ns + nanos(self.store.config.checkpoint_heartbeat());
+            next_ns = next_ns.min(if self.control.is_some() {
+                look_ns
+            } else {
+                u64::MAX
+            });
+        } else {
+            let paused_ns = self.ended_ns + nanos(self.store.config.checkpoint_min_pause());
+            let timed_ns = self.began_ns + nanos(self.pace.timeout);
+            // After a failure the retry comes before the clock's own checkpoint.
+            next_ns = next_ns.min(match self.retry {
+                Some((_, at_ns)) => at_ns,
+                None => timed_ns.max(paused_ns),
+            });
+            if !self.store.shared.checkpoint.wanted().is_empty() {
+                next_ns = next_ns.min(paused_ns);
+            }
+            next_ns = next_ns.min(self.heartbeat_ns);
+        }
+        (next_ns < u64::MAX).then(|| Duration::from_nanos(next_ns.saturating_sub(now_ns)))
     }
 
     /// Whether the shutdown checkpoint was ordered.

@@ -7,6 +7,8 @@
 //! - U2 A piece is synced through every descriptor that it was written through, so that none
 //!   keeps an error to itself.
 //! - U3 One sync of a piece runs at a time.
+//! - U4 Who waits for everything written so far waits for the cycles before his own, so that what
+//!   is written meanwhile does not prolong it.
 
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BatchNo, FileNo};
@@ -22,6 +24,8 @@ struct Written {
     descriptors: Vec<Arc<dyn StorageFile>>,
     first_batch: BatchNo,
     pages: u64,
+    /// The cycle in which the first of it was written.
+    cycle: u64,
 }
 
 /// A sync to be done.
@@ -38,6 +42,7 @@ pub struct Unsynced {
     written: BTreeMap<Piece, Written>,
     /// Pieces whose sync is under way, with what it covers.
     syncing: BTreeMap<Piece, Written>,
+    cycle: u64,
 }
 
 impl Unsynced {
@@ -54,6 +59,7 @@ impl Unsynced {
             descriptors: Vec::new(),
             first_batch: batch,
             pages: 0,
+            cycle: self.cycle,
         });
         written.first_batch = written.first_batch.min(batch);
         written.pages += pages;
@@ -101,9 +107,15 @@ impl Unsynced {
         self.written.values().chain(self.syncing.values())
     }
 
-    /// Whether everything that was written is synced.
-    pub fn is_empty(&self) -> bool {
-        self.written.is_empty() && self.syncing.is_empty()
+    /// Begins a new cycle; what is written from now on belongs to it (U4).
+    pub fn begin_cycle(&mut self) -> u64 {
+        self.cycle += 1;
+        self.cycle
+    }
+
+    /// Whether everything that was written before `cycle` began is synced.
+    pub fn is_synced_before(&self, cycle: u64) -> bool {
+        self.all().all(|written| written.cycle >= cycle)
     }
 
     /// The first double-write batch that is still needed.
@@ -161,7 +173,32 @@ mod tests {
             "U2: two descriptors were used"
         );
         unsynced.finish(jobs[0].piece);
-        assert!(unsynced.is_empty() && unsynced.bytes() == 0);
+        assert_eq!(unsynced.bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_written_later_does_not_prolong_the_wait() {
+        let mut unsynced = Unsynced::default();
+        note(&mut unsynced, 1, 5);
+        unsynced.begin_all();
+        note(&mut unsynced, 1, 6);
+        note(&mut unsynced, 2, 6);
+        let cycle = unsynced.begin_cycle();
+        note(&mut unsynced, 3, 7);
+        assert!(!unsynced.is_synced_before(cycle));
+        let done = |unsynced: &mut Unsynced, file| unsynced.finish((FileNo::new(file), 0));
+        unsynced.begin_all();
+        done(&mut unsynced, 1);
+        done(&mut unsynced, 2);
+        assert!(
+            !unsynced.is_synced_before(cycle),
+            "the second writing of file 1 is left"
+        );
+        unsynced.begin_all();
+        note(&mut unsynced, 1, 8);
+        done(&mut unsynced, 1);
+        assert!(unsynced.is_synced_before(cycle), "U4");
+        assert_eq!(unsynced.first_batch(), Some(BatchNo::new(7)));
     }
 
     #[test]
