@@ -81,3 +81,52 @@ fn read_speed(rig: &Rig) {
     }
     println!("read: {best:.0} MB/s");
 }
+
+/// One commit at a time on a real disk, by each method: the choice of the default.
+#[test]
+#[ignore = "measures; proves nothing"]
+fn speed_of_the_sync_methods() {
+    let dir = tempfile::tempdir().expect("a place for files");
+    let real: Arc<dyn Storage> = Arc::new(rd_sys::storage::RealStorage::new(dir.path().to_owned()));
+    let rig = Rig::new(512, 2048);
+    files::create(&*real, TIMELINE, rig.wal.segment_bytes()).expect("an empty directory");
+    while rig.preparer().step() == files::Step::Prepared {}
+    fill_two(&*real, rig.wal.segment_bytes());
+    let mut builder = RecordBuilder::new();
+    make_record(&mut builder, 1, 200);
+    for _ in 0..2 {
+        for method in WalSyncMethod::ALL {
+            let stats = rig.stats.clone();
+            let (wal, disk) = (rig.wal.clone(), Arc::clone(&real));
+            let mut flusher = Flusher::new(wal, disk, stats, walwriter(), *method);
+            let began = Instant::now();
+            for _ in 0..500 {
+                rig.insert(backend(0), &mut builder);
+                flusher.flush_all();
+            }
+            let each = began.elapsed().as_micros() / 500;
+            println!("{}: {each} us", method.word());
+        }
+    }
+}
+
+/// Fills the segments 1 and 2, which the log of the test lies in.
+fn fill_two(storage: &dyn Storage, segment_bytes: u64) {
+    for number in [1, 2] {
+        let path = files::path(TIMELINE, number, segment_bytes);
+        let mode = rd_sys::storage::OpenMode::CreateNew;
+        let there = storage.exists(&path).expect("a good disk");
+        let mode = if there {
+            rd_sys::storage::OpenMode::ReadWrite
+        } else {
+            mode
+        };
+        let file = storage.open(&path, mode).expect("a good disk");
+        for offset in (0..segment_bytes).step_by(1 << 20) {
+            file.write_all_at(&vec![0; 1 << 20], offset)
+                .expect("a good disk");
+        }
+        file.sync_all().expect("a good disk");
+    }
+    storage.sync_dir(WAL_DIR).expect("a good disk");
+}
