@@ -1,5 +1,6 @@
 //! The checkpointer on a disk that crashes, fills up and refuses, held against a model.
 
+mod load;
 mod world;
 
 use rd_base::counters::Counter;

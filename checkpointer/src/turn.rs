@@ -47,19 +47,25 @@ pub fn run(context: ChildContext) -> ! {
         must_stop: false,
     });
     loop {
-        let sleeps = checkpointer.sleeps;
-        checkpointer.turn();
-        if checkpointer.must_stop() {
-            checkpointer.stop();
-        }
-        if checkpointer.sleeps == sleeps {
-            let timeout = checkpointer.until_next();
-            checkpointer.sleep(timeout);
-        }
+        checkpointer.work_and_sleep();
     }
 }
 
 impl Checkpointer {
+    /// Does all there is to do, and then sleeps until there is more. Does not return if the server
+    /// stops.
+    pub(crate) fn work_and_sleep(&mut self) {
+        let sleeps = self.sleeps;
+        self.turn();
+        if self.must_stop() {
+            self.stop();
+        }
+        if self.sleeps == sleeps {
+            let timeout = self.until_next();
+            self.sleep(timeout);
+        }
+    }
+
     /// Does all there is to do.
     pub fn turn(&mut self) {
         self.serve_files();

@@ -35,7 +35,7 @@ const SYSTEM_ID: u64 = 77;
 pub const FIRST_FILE: FileNo = FileNo::new(1);
 /// Data blocks of each file.
 const BLOCKS: u32 = 30;
-const TIMELINE: Timeline = Timeline::new(1);
+pub const TIMELINE: Timeline = Timeline::new(1);
 
 /// What a record did.
 #[derive(Clone, Copy, Debug)]
@@ -92,13 +92,19 @@ impl History {
 /// A disk as `rd_initdb` leaves it, with one relation file.
 pub fn new_disk(seed: u64) -> SimStorage {
     let disk = SimStorage::new(seed);
+    make_data(&(Arc::new(disk.clone()) as Arc<dyn Storage>));
+    disk
+}
+
+/// Makes what `rd_initdb` does, with one relation file.
+pub fn make_data(storage: &Arc<dyn Storage>) {
     for dir in [GLOBAL_DIR, BASE_DIR] {
-        disk.create_dir(dir).expect("a good disk");
+        storage.create_dir(dir).expect("a good disk");
     }
-    segments::create(&disk, TIMELINE, SEGMENT_BYTES).expect("a good disk");
-    doublewrite::create(&disk, 0).expect("a good disk");
+    segments::create(&**storage, TIMELINE, SEGMENT_BYTES).expect("a good disk");
+    doublewrite::create(&**storage, 0).expect("a good disk");
     let first = segments::first_lsn(SEGMENT_BYTES);
-    let relations = RelationFiles::writer(Arc::new(disk.clone()));
+    let relations = RelationFiles::writer(Arc::clone(storage));
     relations.grow(FIRST_FILE, 0, 4).expect("a good disk");
     let (tag, mut page) = meta_page(FIRST_FILE, 1, first);
     page::seal(&mut page, tag);
@@ -116,11 +122,11 @@ pub fn new_disk(seed: u64) -> SimStorage {
         key_count: 0,
         blocks: 4,
     });
-    control_file::create(&disk, &control).expect("a good disk");
-    disk
+    control_file::create(&**storage, &control).expect("a good disk");
 }
 
-fn meta_page(file: FileNo, checkpoint_count: u64, scn: Lsn) -> (PageTag, PageBytes) {
+/// The first page of a file.
+pub fn meta_page(file: FileNo, checkpoint_count: u64, scn: Lsn) -> (PageTag, PageBytes) {
     let mut page = [0; PAGE_BYTES];
     let meta = Meta {
         system_identifier: SYSTEM_ID,
