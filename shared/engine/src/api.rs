@@ -532,7 +532,7 @@ impl Engine {
             store,
             file: namespace::file_of(entry)?,
         };
-        work.begin(namespace);
+        work.begin(store, namespace);
         let committed = write::run(tree, work, set, keys, program)?;
         finish_splits(tree, work);
         drop(_held);
@@ -549,7 +549,7 @@ impl Engine {
     pub fn flush_namespace(&mut self, namespace: NamespaceId) -> Result<Committed<()>> {
         self.enter();
         let Engine { store, work, .. } = self;
-        work.begin(namespace);
+        work.begin(store, namespace);
         let lsn = namespace::flush(store, work, namespace)?;
         finish_splits(
             Tree {
@@ -600,7 +600,7 @@ impl Engine {
             store,
             file: chore.file,
         };
-        work.begin(chore.namespace);
+        work.begin(store, chore.namespace);
         let done = merge::tidy(tree, work, &chore.key);
         finish_splits(tree, work);
         match done {

@@ -146,7 +146,7 @@ pub(crate) fn flush(store: &Store, work: &mut Work, namespace: NamespaceId) -> R
     };
     let images = first_pages(store.shared.wal.system_id(), new_file);
     let record = &mut work.record;
-    record.start(RecordKind::FileCreate, store.clock.wall_us());
+    record.start(RecordKind::FileCreate, work.now_us);
     for (block, image) in FIRST_BLOCKS.iter().zip(&images) {
         record.block(tree.tag(*block));
         record.image(image);

@@ -71,6 +71,8 @@ pub(crate) struct Work {
     pub(crate) chores: VecDeque<Chore>,
     /// What is under work.
     pub(crate) namespace: NamespaceId,
+    /// The wall clock when the operation began, in microseconds since 1970.
+    pub(crate) now_us: u64,
     /// The growth that an operation was parked for.
     pub(crate) growth: Option<(FileNo, GrowthTicket)>,
 }
@@ -87,13 +89,15 @@ impl Work {
             marks: Marks::default(),
             chores: VecDeque::new(),
             namespace: NamespaceId::DB0,
+            now_us: 0,
             growth: None,
         }
     }
 
     /// Begins with an operation on `namespace`.
-    pub(crate) fn begin(&mut self, namespace: NamespaceId) {
+    pub(crate) fn begin(&mut self, store: &Store, namespace: NamespaceId) {
         self.namespace = namespace;
+        self.now_us = store.clock.wall_us();
         self.marks.clear();
     }
 

@@ -3,9 +3,10 @@
 
 mod support;
 
-use rd_base::Lsn;
+use rd_base::{BlockNo, Lsn, PageTag};
 use rd_engine::{Chunk, Engine, Snapshot, View};
 use std::collections::BTreeMap;
+use support::redo::Disk;
 use support::{DB0, Rig, Rng};
 
 /// A value, or that the key is deleted, since an LSN.
@@ -114,6 +115,7 @@ fn run(kind: Kind, seed: u64) {
     let mut engines: Vec<Engine> = (0..4).map(|number| rig.engine(number)).collect();
     let mut model = Model::default();
     let mut held: Vec<Held> = Vec::new();
+    let mut disk = Disk::new(&rig);
     for step in 0..kind.steps {
         let at = rng.below(engines.len() as u64) as usize;
         let engine = &mut engines[at];
@@ -142,6 +144,7 @@ fn run(kind: Kind, seed: u64) {
             90..95 => {
                 engine.tidy(rng.below(50) as usize);
             }
+            95..98 => write_pages(&rig, &mut disk, &mut rng),
             _ => engine.rest(),
         }
         if step % (kind.steps / 8).max(1) == 0 {
@@ -152,7 +155,33 @@ fn run(kind: Kind, seed: u64) {
     held.clear();
     check_snapshot(&engines[0], View::Newest, Lsn::MAX, &model, &mut rng);
     rig.verify();
+    check_redo(&rig, &disk, &model);
     clear(&rig, &mut engines, &mut model);
+    write_pages(&rig, &mut disk, &mut rng);
+    check_redo(&rig, &disk, &model);
+}
+
+/// As a checkpointer does, at any time: some pages as they are.
+fn write_pages(rig: &Rig, disk: &mut Disk, rng: &mut Rng) {
+    let file = rig.db0_file();
+    for _ in 0..20 {
+        let block = rng.below(u64::from(rig.shared.files.blocks(file))) as u32;
+        disk.write(rig, PageTag::new(file, BlockNo::new(block)));
+    }
+}
+
+/// Redo from the start of the log makes the same of a new directory, and of any pages written
+/// meanwhile.
+fn check_redo(rig: &Rig, written: &Disk, model: &Model) {
+    rig.flush();
+    for mut disk in [written.clone(), Disk::new(rig)] {
+        disk.redo(rig);
+        let content = disk.content(rig, rig.db0_file());
+        assert!(
+            content == model.all_at(Lsn::MAX),
+            "redo makes something else"
+        );
+    }
 }
 
 fn write(rig: &Rig, engine: &mut Engine, kind: &Kind, model: &mut Model, rng: &mut Rng) {
@@ -251,7 +280,8 @@ fn read(rig: &Rig, engine: &Engine, kind: &Kind, model: &Model, rng: &mut Rng) {
 fn clear(rig: &Rig, engines: &mut [Engine], model: &mut Model) {
     for (key, _) in model.all_at(Lsn::MAX) {
         let engine = &mut engines[0];
-        rig.run(|| engine.write(DB0, &[&key], &mut |access| access.delete(0)));
+        let done = rig.run(|| engine.write(DB0, &[&key], &mut |access| access.delete(0)));
+        model.put(&key, done.lsn, None);
     }
     for _ in 0..4 {
         rig.flush();

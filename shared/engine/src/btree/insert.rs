@@ -110,7 +110,7 @@ impl<'s> Tree<'s> {
         );
 
         let record = &mut work.record;
-        record.start(RecordKind::Split, self.store.clock.wall_us());
+        record.start(RecordKind::Split, work.now_us);
         record.block(left.tag());
         let bound = plan.separator.as_bound();
         record.op(&PageOp::SplitLeft {

@@ -162,7 +162,7 @@ fn free_version(tree: Tree<'_>, work: &mut Work, version: &Needless) -> Result<(
         return Err(tree.broken(leaf.tag().block, "a version owns a block that is free"));
     }
     let record = &mut work.record;
-    record.start(RecordKind::FreeVersions, tree.store.clock.wall_us());
+    record.start(RecordKind::FreeVersions, work.now_us);
     record.block(leaf.tag());
     record.op(&PageOp::RemoveVersion { key, stamp });
     blocks.log(record);
@@ -313,7 +313,7 @@ fn log_join(
         return Err(tree.broken(pair.right, "a leaf in its tree lies in a free block"));
     }
     let record = &mut work.record;
-    record.start(RecordKind::LeafGone, tree.store.clock.wall_us());
+    record.start(RecordKind::LeafGone, work.now_us);
     record.block(left.tag());
     record.image(image);
     record.block(right.tag());

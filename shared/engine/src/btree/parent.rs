@@ -69,7 +69,7 @@ fn finish_once(tree: Tree<'_>, work: &mut Work, block: BlockNo) -> Result<bool> 
         return Ok(false);
     }
     let record = &mut work.record;
-    record.start(RecordKind::ParentInsert, tree.store.clock.wall_us());
+    record.start(RecordKind::ParentInsert, work.now_us);
     record.block(left.tag());
     record.op(&PageOp::ChangeFlags {
         set: 0,
@@ -130,7 +130,7 @@ pub(crate) fn split_root<'s>(
     new_root.change_flags(flags::ROOT, 0);
 
     let record = &mut work.record;
-    record.start(RecordKind::RootSplit, tree.store.clock.wall_us());
+    record.start(RecordKind::RootSplit, work.now_us);
     record.block(tree.tag(left_block));
     record.image(&work.left_image);
     record.block(tree.tag(right_block));

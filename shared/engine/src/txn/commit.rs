@@ -304,7 +304,7 @@ fn build_record(
     key_delta: i64,
 ) {
     let record = &mut work.record;
-    record.start(RecordKind::Commit, tree.store.clock.wall_us());
+    record.start(RecordKind::Commit, work.now_us);
     for part in &set.parts {
         record.block(leaves.get(part.leaf).tag());
         for pending in &set.pending[part.pending.clone()] {

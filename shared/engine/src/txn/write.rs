@@ -73,7 +73,7 @@ pub(crate) fn run<R>(
             Vec::new()
         };
         let mut leaves = latch(tree, work, set, keys)?;
-        match attempt(tree, set, keys, &leaves, loads >= LOADS_MAX, program) {
+        match attempt(tree, work, set, keys, &leaves, loads >= LOADS_MAX, program) {
             Ok((result, told)) => {
                 let lsn = commit::commit(tree, work, set, keys, &mut leaves, &mut claim)?;
                 let not_durable = lsn == Lsn::ZERO && told > tree.store.shared.wal.durable_lsn();
@@ -264,6 +264,7 @@ fn unknown_sibling(leaf: &page::PageBytes) -> Option<rd_base::BlockNo> {
 /// Runs the program once. Returns its result and the greatest stamp that it was told.
 fn attempt<'s, R>(
     tree: Tree<'s>,
+    work: &Work,
     set: &mut WriteSet,
     keys: &[&[u8]],
     leaves: &Leaves<'s>,
@@ -282,7 +283,7 @@ fn attempt<'s, R>(
         leaves,
         set,
         limits,
-        now_ms: tree.store.clock.wall_us() / 1000,
+        now_ms: work.now_us / 1000,
         told: Lsn::ZERO,
         read_now,
         large: Vec::new(),

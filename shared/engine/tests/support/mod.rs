@@ -4,6 +4,8 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+pub mod redo;
+
 use rd_base::{Config, FileNo, Lsn, PageTag, Role, StartCount};
 use rd_engine::init::{InitOptions, init_storage};
 use rd_engine::verify::{LivePages, Report, verify};
@@ -194,6 +196,11 @@ impl Rig {
         );
         report
     }
+}
+
+/// Where the log of a new data directory begins.
+pub fn rig_start() -> Lsn {
+    rd_store::wal::segments::first_lsn(SEGMENT_BYTES)
 }
 
 /// Threads in place of the walwriter and the checkpointer.
