@@ -1,1 +1,66 @@
-//! Placeholder; the crate's purpose is written here as it is built.
+//! The startup process: brings what lies on disk to where it can be served, once per start or
+//! crash, and ends.
+//!
+//! * **Job**: reads `pg_control`, the log and relation files, repairs, redoes; see
+//!   `rd_engine::recovery`.
+//! * **Who wakes it**: the checkpointer, when a frame is clean or a file has grown.
+//! * **Signals**: SIGTERM: leave with 1 between two records; the next start goes on. SIGHUP: read
+//!   the configuration again. SIGQUIT: leave at once.
+//! * **What it may write**: pages in shared buffers; before redo also `pg_control`, torn pages and
+//!   the unproved end of the log, for it is the only one to touch them then.
+//! * **What its death means**: exit 0: the server may serve. Exit 1: it cannot start, and says why;
+//!   another try would find the same. By a signal: a crash, tried again within the restart policy.
+
+use rd_base::error::exit;
+use rd_engine::recovery::{RecoveryError, Watcher, recover};
+use rd_store::ChildContext;
+use rd_sys::process::Signal;
+use rd_sys::signals::Signals;
+
+/// Runs the startup process in a freshly forked process.
+pub fn main(context: ChildContext) -> ! {
+    let signals = match Signals::install(&[Signal::Term, Signal::Hup]) {
+        Ok(signals) => signals,
+        Err(error) => {
+            rd_base::fatal!("startup could not install its signal handlers: {error}");
+            rd_sys::fork::exit_process(exit::FATAL);
+        }
+    };
+    let store = context.store();
+    let mut teller = Teller { context, signals };
+    match recover(&store, &mut teller) {
+        Ok(_) => {
+            teller.progress();
+            rd_sys::fork::exit_process(exit::OK)
+        }
+        Err(RecoveryError::Stopped) => {
+            log::info!("{}", RecoveryError::Stopped);
+            rd_sys::fork::exit_process(exit::FATAL)
+        }
+        Err(error) => {
+            rd_base::fatal!("{error}");
+            rd_sys::fork::exit_process(exit::FATAL)
+        }
+    }
+}
+
+/// Tells the postmaster of progress, and listens to it.
+struct Teller {
+    context: ChildContext,
+    signals: Signals,
+}
+
+impl Watcher for Teller {
+    fn progress(&mut self) {
+        // If the postmaster is gone, the death watch or SIGQUIT ends this process.
+        let _ = rd_sys::fork::tell_parent(Signal::Usr1);
+    }
+
+    fn must_stop(&mut self) -> bool {
+        let signals = self.signals.take();
+        if signals.contains(Signal::Hup) {
+            self.context.reload();
+        }
+        signals.contains(Signal::Term) || self.context.death_watch.is_over()
+    }
+}

@@ -6,6 +6,7 @@
 
 pub mod buffer;
 pub mod checkpoint;
+pub mod clients;
 pub mod control_file;
 pub mod ctx;
 pub mod doublewrite;

@@ -8,6 +8,7 @@
 
 use crate::buffer::{Pool, PoolRegions};
 use crate::checkpoint::{CheckpointRegions, CheckpointShared};
+use crate::clients::{Clients, ClientsRegions};
 use crate::files::{Files, FilesRegions};
 use crate::namespaces::{Namespaces, NamespacesRegions};
 use crate::procs::{Procs, ProcsRegions};
@@ -106,6 +107,7 @@ struct Regions {
     checkpoint: CheckpointRegions,
     files: FilesRegions,
     namespaces: NamespacesRegions,
+    clients: ClientsRegions,
     pool: PoolRegions,
 }
 
@@ -127,6 +129,8 @@ pub struct Shared {
     pub files: Files,
     /// Namespaces.
     pub namespaces: Namespaces,
+    /// Connections, for `CLIENT LIST`.
+    pub clients: Clients,
     /// Shared buffers.
     pub pool: Pool,
     root: One<Root>,
@@ -158,6 +162,7 @@ fn plan(sizes: &Sizes) -> (Plan, Regions) {
         checkpoint: CheckpointRegions::plan(&mut plan),
         files: FilesRegions::plan(&mut plan),
         namespaces: NamespacesRegions::plan(&mut plan),
+        clients: ClientsRegions::plan(&mut plan),
         pool: PoolRegions::plan(&mut plan, sizes),
     };
     (plan, regions)
@@ -183,9 +188,9 @@ impl Shared {
         Shared::open(Segment::anonymous(&plan)?, sizes, &regions)
     }
 
-    /// Bytes of a segment of these sizes.
-    pub fn bytes(sizes: &Sizes) -> usize {
-        plan(sizes).0.bytes()
+    /// Bytes of the whole segment.
+    pub fn bytes(&self) -> usize {
+        plan(&self.sizes).0.len()
     }
 
     fn open(segment: Segment, sizes: Sizes, at: &Regions) -> Result<Arc<Shared>, SharedError> {
@@ -198,6 +203,7 @@ impl Shared {
             checkpoint: CheckpointShared::open(&segment, &at.checkpoint),
             files: Files::open(&segment, &at.files),
             namespaces: Namespaces::open(&segment, &at.namespaces),
+            clients: Clients::open(&segment, &at.clients),
             pool: Pool::open(&segment, &at.pool, &sizes),
             root: segment.one(at.root),
             overrides: segment.area(at.overrides),

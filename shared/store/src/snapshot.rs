@@ -16,20 +16,21 @@
 //! 1. stores "choosing, at least `low`" with the insert position `low` read beforehand; fences;
 //! 2. reads the insert position and stores it.
 //!
-//! The flusher announces its target by the reader's second way (see `wal::flush`), and later makes
-//! it the durable LSN.
+//! The flusher announces its target (see [`Wal::flush_target`]), and later makes it the durable
+//! LSN.
 //!
 //! The pruner, who holds the leaf exclusively, so that all stamps in it are of commits that have
 //! reserved their LSN:
 //! 1. fences, and loads the flush target, 2. then the durable LSN, 3. then the entries.
 //!
-//! Why nothing is missed: a number chosen after the pruner looked is at or above the insert
-//! position of that moment, and so not below any stamp in the leaf; a chooser under way is counted
-//! from his lower bound on; a durable LSN that rises between 2 and 3 was the announced target at 1;
-//! and a reader whose entry was not yet stored at 3 checks the durable LSN after storing it.
+//! Why nothing is missed: an insert position read after the pruner looked is not below any stamp in
+//! the leaf; a target chosen after he looked is not below what he then knew to be complete, and all
+//! from there on counts as needed; so does all from the lower bound of a chooser under way; a
+//! durable LSN that rises after 2 was the announced target at 1, or was chosen later; and a reader
+//! whose entry was not yet stored at 3 checks the durable LSN after storing it.
 
 use crate::procs::SlotNo;
-use crate::wal::{FlushTarget, Wal};
+use crate::wal::Wal;
 use rd_base::Lsn;
 use rd_base::limits::{PROCESSES_MAX, SNAPSHOTS_PER_PROCESS};
 use rd_sys::{Area, Plan, Region, Segment};
@@ -148,13 +149,10 @@ impl Snapshots {
     /// Collects all numbers that may be read at into `points`, as the pruner's steps say.
     pub fn collect(&self, wal: &Wal, points: &mut Points) {
         points.lsns.clear();
-        points.open_from = u64::MAX;
         fence(Ordering::SeqCst);
-        match wal.flush_target() {
-            FlushTarget::None => {}
-            FlushTarget::Choosing(low) => points.open_from = low.get(),
-            FlushTarget::Announced(target) => points.lsns.push(target.get()),
-        }
+        let target = wal.flush_target();
+        points.open_from = target.later_from.get();
+        points.lsns.extend(target.announced.map(Lsn::get));
         points.lsns.push(wal.durable_lsn().get());
         fence(Ordering::SeqCst);
         for entries in self.entries.iter() {

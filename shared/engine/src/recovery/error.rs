@@ -103,6 +103,9 @@ pub enum RecoveryError {
     /// The table of relation files is full.
     #[error("{0}")]
     TooManyFiles(#[from] TooManyFiles),
+    /// The checkpoint at the end of recovery, which was to be awaited, failed.
+    #[error("the checkpoint at the end of recovery failed: {0}")]
+    Checkpoint(String),
     /// The catalog cannot be read.
     #[error("the catalog of namespaces cannot be read: {0}")]
     Catalog(#[from] EngineError),

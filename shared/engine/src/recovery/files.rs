@@ -2,10 +2,10 @@
 //! in the shared table.
 
 use super::RecoveryError;
-use crate::namespace;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{FileNo, Lsn, PageTag};
 use rd_format::bitmap::META_BLOCK;
+use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::{ControlFile, DbState, FileRow};
 use rd_format::meta;
 use rd_store::Store;
@@ -91,7 +91,10 @@ pub(super) fn adopt(store: &Store, file: FileNo) -> Result<(), RecoveryError> {
     if !store.shared.files.exists(file) {
         let ticket = store.request_create(file, NEW_FILE_BLOCKS)?;
         store.shared.files.wait_for_growth(&ticket)?;
-        store.shared.files.raise_next_number(FileNo::new(file.get() + 1));
+        store
+            .shared
+            .files
+            .raise_next_number(FileNo::new(file.get() + 1));
     }
     Ok(())
 }
@@ -113,18 +116,22 @@ pub(super) fn make_room(store: &Store, tag: PageTag) -> Result<(), RecoveryError
 
 fn blocks_on_disk(store: &Store, file: FileNo) -> Result<u32, RecoveryError> {
     let path = || path_of(meta_tag(file));
-    store.relations.blocks_on_disk(file)?.ok_or_else(|| RecoveryError::FileMissing { path: path() })
+    store
+        .relations
+        .blocks_on_disk(file)?
+        .ok_or_else(|| RecoveryError::FileMissing { path: path() })
 }
 
 /// Drops every file that no namespace has: its namespace got another one in the log that was
 /// redone, or was to get it when the server crashed.
-pub(super) fn drop_unnamed(store: &Store, end: Lsn) {
-    let (files, namespaces) = (&store.shared.files, &store.shared.namespaces);
-    let named: Vec<FileNo> = namespaces.all().map(|(_, file)| file).collect();
-    for file in files.live() {
-        if !named.contains(&file) && file != namespace::CATALOG_FILE {
+pub(super) fn drop_unnamed(store: &Store, named: &[FileNo], end: Lsn) {
+    for file in store.shared.files.live() {
+        if !named.contains(&file) && file != CATALOG_FILE {
             log::info!("dropping relation file {file}, which belongs to no namespace");
-            files.drop_file(file, end, store.shared.procs.bump_epoch());
+            store
+                .shared
+                .files
+                .drop_file(file, end, store.shared.procs.bump_epoch());
         }
     }
 }

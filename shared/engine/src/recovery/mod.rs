@@ -27,17 +27,20 @@ mod redo;
 pub use error::RecoveryError;
 
 use crate::namespace;
+use rd_base::civil::Utc;
+use rd_base::words::EndOfRecoveryCheckpoint;
 use rd_base::{Lsn, StartCount};
 use rd_format::control::{ControlFile, DbState, PROTECTION_DOUBLE_WRITE};
-use rd_store::checkpoint::{Flags, Takeover};
+use rd_store::Store;
+use rd_store::checkpoint::{Flags, Handover};
 use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
 use rd_store::doublewrite::DoubleWrite;
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
 use rd_store::wal::WalStart;
 use rd_store::wal::read::{LogEnd, ReadFrom, WalReader, secure_tail};
-use rd_store::Store;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the startup process is told while it works.
 pub trait Watcher {
@@ -91,14 +94,14 @@ pub fn recover(store: &Store, watcher: &mut dyn Watcher) -> Result<Recovered, Re
 /// Step 2.
 fn open_clean(store: &Store, mut slots: ControlStore) -> Result<Recovered, RecoveryError> {
     let control = slots.newest().clone();
-    let shut_down_at = rd_base::civil::Utc::since_epoch(control.written_us / 1_000);
+    let shut_down_at = utc(control.written_us);
     log::info!("the server was shut down at {shut_down_at:#}");
     files::check(store, &control)?;
     let end = control.durable_lsn;
     let control = begin_start(store, &mut slots, control, DbState::InProduction)?;
     files::load(store, &control)?;
+    hand_over(store, &control, end, control.durable_predecessor_count);
     take_up_log(store, &control, end)?;
-    store.shared.checkpoint.hand_over(&Takeover { predecessor_count: control.redo_predecessor_count });
     finish(store, end)?;
     Ok(Recovered { end, redo: None })
 }
@@ -110,14 +113,16 @@ fn open_crashed(
     watcher: &mut dyn Watcher,
 ) -> Result<Recovered, RecoveryError> {
     let mut control = slots.newest().clone();
-    let last_us = control.written_us;
-    let last_known = rd_base::civil::Utc::since_epoch(last_us / 1_000);
+    let last_known = utc(control.written_us);
     log::info!(
         "the server was not shut down in order ({}); it was last known up at {last_known:#}",
         control.state.name(),
     );
     if control.unfinished_starts > 0 {
-        log::warn!("{} starts before this one did not finish", control.unfinished_starts);
+        log::warn!(
+            "{} starts before this one did not finish",
+            control.unfinished_starts
+        );
     }
     store.shared.set_phase(Phase::Repairing);
     watcher.progress();
@@ -128,16 +133,38 @@ fn open_crashed(
     let from = read_from(store, &control);
     let end = find_end(store, &control, newest_copy, watcher)?;
     let proved = control.durable_lsn.max(end.durable_seen).min(end.lsn);
-    secure_tail(&*store.storage, &ReadFrom { lsn: proved, ..from }, end.lsn)?;
+    secure_tail(
+        &*store.storage,
+        &ReadFrom {
+            lsn: proved,
+            ..from
+        },
+        end.lsn,
+    )?;
     files::load(store, &control)?;
-    store.shared.checkpoint.hand_over(&Takeover { predecessor_count: end.start_count });
+    hand_over(store, &control, end.lsn, end.start_count);
     store.shared.set_phase(Phase::Redo);
     watcher.progress();
     let redo = redo::redo(store, from, &end, watcher)?;
     take_up_log(store, &control, end.lsn)?;
     finish(store, end.lsn)?;
-    store.shared.checkpoint.request(&store.shared.procs, Flags::END_OF_RECOVERY | Flags::IMMEDIATE);
-    Ok(Recovered { end: end.lsn, redo: Some(redo) })
+    let flags = Flags::END_OF_RECOVERY | Flags::IMMEDIATE;
+    let ticket = store.shared.checkpoint.request(&store.shared.procs, flags);
+    if store.config.end_of_recovery_checkpoint() == EndOfRecoveryCheckpoint::BeforeOpen {
+        store
+            .shared
+            .checkpoint
+            .wait(&ticket)
+            .map_err(RecoveryError::Checkpoint)?;
+    }
+    Ok(Recovered {
+        end: end.lsn,
+        redo: Some(redo),
+    })
+}
+
+fn utc(us: u64) -> Utc {
+    Utc::since_epoch(Duration::from_micros(us))
 }
 
 /// Raises the start count and says what is going on, in both slots.
@@ -213,6 +240,20 @@ fn find_end(
     Ok(end)
 }
 
+/// Step 6's first half: from here on the checkpointer alone writes `pg_control`. `last_count` is
+/// the start count of the log's last record.
+fn hand_over(store: &Store, control: &ControlFile, end_lsn: Lsn, last_count: StartCount) {
+    let handover = Handover {
+        redo_lsn: control.redo_lsn,
+        end_lsn,
+        last_count,
+    };
+    store
+        .shared
+        .checkpoint
+        .hand_over(&store.shared.procs, &handover);
+}
+
 /// Step 7's first half: from here on records can be inserted.
 fn take_up_log(store: &Store, control: &ControlFile, end: Lsn) -> Result<(), RecoveryError> {
     let start = WalStart {
@@ -226,9 +267,8 @@ fn take_up_log(store: &Store, control: &ControlFile, end: Lsn) -> Result<(), Rec
 
 /// Step 7's second half.
 fn finish(store: &Store, end: Lsn) -> Result<(), RecoveryError> {
-    namespace::load(store)?;
-    files::drop_unnamed(store, end);
+    let named = namespace::load_namespaces(store)?;
+    files::drop_unnamed(store, &named, end);
     store.shared.set_phase(Phase::Running);
     Ok(())
 }
-

@@ -28,10 +28,17 @@ pub(super) fn redo(
 ) -> Result<RedoSummary, RecoveryError> {
     let started_ns = store.clock.monotonic_ns();
     log::info!("redo starts at {}", from.lsn);
-    let mut redo = Redo { store, end: end.lsn, summary: RedoSummary::default() };
+    let mut redo = Redo {
+        store,
+        end: end.lsn,
+        summary: RedoSummary::default(),
+    };
     let mut reader = WalReader::new(Arc::clone(&store.storage), from);
-    let mut progress =
-        RedoProgress { from: from.lsn.get(), at: from.lsn.get(), until: end.lsn.get() };
+    let mut progress = RedoProgress {
+        from: from.lsn.get(),
+        at: from.lsn.get(),
+        until: end.lsn.get(),
+    };
     store.shared.set_redo_progress(progress);
     let (mut told_ns, mut logged_ns) = (started_ns, started_ns);
     let log_every_ns = store.config.log_startup_progress_interval().as_nanos() as u64;
@@ -61,7 +68,11 @@ pub(super) fn redo(
     store.shared.set_redo_progress(progress);
     watcher.progress();
     let elapsed_ns = store.clock.monotonic_ns() - started_ns;
-    let RedoSummary { records, pages_changed, pages_skipped } = redo.summary;
+    let RedoSummary {
+        records,
+        pages_changed,
+        pages_skipped,
+    } = redo.summary;
     log::info!(
         "redo done at {}: {records} records, {} kB of log, {pages_changed} page changes applied, \
          {pages_skipped} found done; elapsed {:.3} s",
@@ -96,7 +107,10 @@ struct Redo<'s> {
 impl Redo<'_> {
     fn record(&mut self, record: &Record<'_>) -> Result<(), RecoveryError> {
         self.summary.records += 1;
-        let wrong = |error| RecoveryError::Record { lsn: record.start, error };
+        let wrong = |error| RecoveryError::Record {
+            lsn: record.start,
+            error,
+        };
         let data = record.view.data().map_err(wrong)?;
         if let RecordData::File(file) = data
             && record.view.kind() == rd_format::wal_record::RecordKind::FileCreate
@@ -136,8 +150,10 @@ impl Redo<'_> {
             return Ok(());
         }
         bytes.mark_dirty(record.start);
-        apply::redo_block(&mut bytes, block, record.end)
-            .map_err(|error| RecoveryError::Apply { lsn: record.start, error })?;
+        apply::redo_block(&mut bytes, block, record.end).map_err(|error| RecoveryError::Apply {
+            lsn: record.start,
+            error,
+        })?;
         self.summary.pages_changed += 1;
         Ok(())
     }

@@ -1,0 +1,174 @@
+//! Administration: COMMAND, CHECKPOINT and Redis's words for it, SHUTDOWN, TIME.
+
+use super::Call;
+use crate::dispatch::{Flow, Outcome};
+use crate::waiting::Waiting;
+use rd_sys::fork::tell_parent;
+use rd_sys::process::Signal;
+use rd_store::checkpoint::{Flags, Ticket, TicketState};
+use rd_wire::num::is_word;
+use rd_wire::{command as table, texts};
+
+/// HELP of a container.
+pub fn help(call: &mut Call<'_>, container: &str) -> Outcome {
+    if let Some(row) = table::lookup(container.as_bytes()) {
+        table::write_help(&mut call.reply(), row);
+    }
+    Ok(Flow::Done)
+}
+
+/// COMMAND: the whole table.
+pub fn command(call: &mut Call<'_>) -> Outcome {
+    let none = call.args.skip(call.args.len());
+    table::write_command_info(&mut call.reply(), none);
+    Ok(Flow::Done)
+}
+
+/// COMMAND COUNT.
+pub fn command_count(call: &mut Call<'_>) -> Outcome {
+    table::write_command_count(&mut call.reply());
+    Ok(Flow::Done)
+}
+
+/// COMMAND DOCS [name …].
+pub fn command_docs(call: &mut Call<'_>) -> Outcome {
+    let names = call.args.skip(2);
+    table::write_command_docs(&mut call.reply(), names);
+    Ok(Flow::Done)
+}
+
+/// COMMAND INFO [name …].
+pub fn command_info(call: &mut Call<'_>) -> Outcome {
+    let names = call.args.skip(2);
+    table::write_command_info(&mut call.reply(), names);
+    Ok(Flow::Done)
+}
+
+/// COMMAND LIST [FILTERBY …].
+pub fn command_list(call: &mut Call<'_>) -> Outcome {
+    let options = call.args.skip(2);
+    table::write_command_list(&mut call.reply(), options);
+    Ok(Flow::Done)
+}
+
+/// COMMAND GETKEYS command [argument …].
+pub fn command_getkeys(call: &mut Call<'_>) -> Outcome {
+    let request = call.args.skip(2);
+    table::write_command_getkeys(&mut call.reply(), request);
+    Ok(Flow::Done)
+}
+
+/// Asks the checkpointer, and waits or not.
+fn ask(call: &mut Call<'_>, fast: bool, wait: bool, reply: &'static str) -> Outcome {
+    let mut flags = Flags::FORCE | Flags::CAUSE_MANUAL;
+    if fast {
+        flags |= Flags::IMMEDIATE;
+    }
+    let shared = &call.server.store.shared;
+    let ticket = shared.checkpoint.request(&shared.procs, flags);
+    if wait {
+        return Ok(Flow::Wait(Waiting::Checkpoint { ticket, reply }));
+    }
+    call.reply().simple(reply);
+    Ok(Flow::Done)
+}
+
+/// CHECKPOINT [WAIT|NOWAIT] [FAST|SPREAD]: WAIT FAST unless told otherwise.
+pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
+    let (mut wait, mut fast) = (None, None);
+    for word in call.args.skip(1).iter() {
+        let (option, value) = if is_word(word, "WAIT") {
+            (&mut wait, true)
+        } else if is_word(word, "NOWAIT") {
+            (&mut wait, false)
+        } else if is_word(word, "FAST") {
+            (&mut fast, true)
+        } else if is_word(word, "SPREAD") {
+            (&mut fast, false)
+        } else {
+            return Err(texts::SYNTAX.into());
+        };
+        if option.replace(value).is_some_and(|before| before != value) {
+            return Err(texts::SYNTAX.into());
+        }
+    }
+    ask(call, fast.unwrap_or(true), wait.unwrap_or(true), "OK")
+}
+
+/// SAVE: CHECKPOINT WAIT FAST.
+pub fn save(call: &mut Call<'_>) -> Outcome {
+    ask(call, true, true, "OK")
+}
+
+/// BGSAVE [SCHEDULE]: CHECKPOINT NOWAIT SPREAD.
+pub fn bgsave(call: &mut Call<'_>) -> Outcome {
+    match call.args.len() {
+        1 => {}
+        2 if is_word(call.arg(1), "SCHEDULE") => {}
+        _ => return Err(texts::SYNTAX.into()),
+    }
+    ask(call, false, false, "Background saving started")
+}
+
+/// Looks whether a checkpoint that was asked for is done.
+pub fn proceed(call: &mut Call<'_>, ticket: Ticket, reply: &'static str) -> Outcome {
+    match call.server.store.shared.checkpoint.state(&ticket) {
+        TicketState::Pending => Ok(Flow::Wait(Waiting::Checkpoint { ticket, reply })),
+        TicketState::Done => {
+            call.reply().simple(reply);
+            Ok(Flow::Done)
+        }
+        TicketState::Failed(reason) => Err(format!(
+            "ERR the checkpoint failed: {reason}; it is tried again, the server's log says more"
+        )
+        .into()),
+    }
+}
+
+/// LASTSAVE: Unix time of the last checkpoint's end.
+pub fn lastsave(call: &mut Call<'_>) -> Outcome {
+    let at_s = call.server.store.shared.checkpoint.last_done_us() / 1_000_000;
+    call.reply().integer(at_s as i64);
+    Ok(Flow::Done)
+}
+
+/// TIME.
+pub fn time(call: &mut Call<'_>) -> Outcome {
+    let now_us = call.server.wall_us();
+    let mut reply = call.reply();
+    reply.array(2);
+    reply.bulk_integer((now_us / 1_000_000) as i64);
+    reply.bulk_integer((now_us % 1_000_000) as i64);
+    Ok(Flow::Done)
+}
+
+/// SHUTDOWN [SMART|FAST|IMMEDIATE]; Redis's words are taken, and mean fast: every stop but an
+/// immediate one writes a checkpoint, and an immediate one loses nothing either.
+pub fn shutdown(call: &mut Call<'_>) -> Outcome {
+    let mut signal = Signal::Int;
+    for word in call.args.skip(1).iter() {
+        if is_word(word, "SMART") {
+            signal = Signal::Term;
+        } else if is_word(word, "IMMEDIATE") {
+            signal = Signal::Quit;
+        } else if is_word(word, "ABORT") {
+            return Err("ERR No shutdown in progress.".into());
+        } else if !["FAST", "SAVE", "NOSAVE", "NOW", "FORCE"].iter().any(|known| is_word(word, known))
+        {
+            return Err(texts::SYNTAX.into());
+        }
+    }
+    log::info!("shutdown asked for by connection {}", call.session.id);
+    signal_postmaster(signal)?;
+    // As in Redis, success shows as the end of the connection.
+    Ok(Flow::Close)
+}
+
+/// Sends a signal to the postmaster.
+pub fn signal_postmaster(signal: Signal) -> Result<(), String> {
+    match tell_parent(signal) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("ERR the postmaster is gone".to_owned()),
+        Err(error) => Err(format!("ERR could not signal the postmaster: {error}")),
+    }
+}

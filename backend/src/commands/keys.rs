@@ -1,0 +1,59 @@
+//! Keys, whatever their values: DEL, EXISTS, DBSIZE, FLUSHDB.
+
+use super::Call;
+use crate::dispatch::{Flow, Outcome};
+use rd_wire::num::is_word;
+use rd_wire::texts;
+
+/// DEL key [key …]: all of them as one record.
+pub fn del(call: &mut Call<'_>) -> Outcome {
+    let namespace = call.namespace();
+    let keys: Vec<&[u8]> = call.args.skip(1).iter().collect();
+    let committed = call.server.engine.write(namespace, &keys, &mut |access| {
+        let mut removed = 0;
+        for index in 0..keys.len() {
+            // A key that is named twice is there the first time only.
+            if access.meta(index)?.is_some() {
+                access.delete(index)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    })?;
+    let removed = call.after(committed);
+    call.reply().integer(removed);
+    Ok(Flow::Done)
+}
+
+/// EXISTS key [key …]: counts, one named twice twice.
+pub fn exists(call: &mut Call<'_>) -> Outcome {
+    let view = call.server.view(call.session);
+    let namespace = call.namespace();
+    let mut found = 0;
+    for key in call.args.skip(1).iter() {
+        let read = call.server.engine.meta(namespace, key, view)?;
+        call.depends_on(read.depends_on);
+        found += i64::from(read.result.is_some());
+    }
+    call.reply().integer(found);
+    Ok(Flow::Done)
+}
+
+/// DBSIZE.
+pub fn dbsize(call: &mut Call<'_>) -> Outcome {
+    let count = call.server.engine.count(call.namespace())?;
+    call.reply().integer(count as i64);
+    Ok(Flow::Done)
+}
+
+/// FLUSHDB, FLUSHALL [ASYNC|SYNC]: both words mean the same here, for it is instant.
+pub fn flush(call: &mut Call<'_>) -> Outcome {
+    let is_known = |word: &[u8]| is_word(word, "ASYNC") || is_word(word, "SYNC");
+    if call.args.len() > 2 || call.args.skip(1).iter().any(|word| !is_known(word)) {
+        return Err(texts::SYNTAX.into());
+    }
+    let committed = call.server.engine.flush_namespace(call.namespace())?;
+    call.after(committed);
+    call.reply().ok();
+    Ok(Flow::Done)
+}

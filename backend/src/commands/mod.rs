@@ -1,0 +1,75 @@
+//! The handlers, by topic. Each is given the call, writes its reply, and says what becomes of the
+//! connection; `dispatch.rs` hangs them on the command table.
+//!
+//! Invariant: a handler that fails has changed nothing. What it wrote of its reply is taken back.
+
+pub mod admin;
+pub mod config;
+pub mod connection;
+pub mod info;
+pub mod keys;
+pub mod ranges;
+pub mod strings;
+
+use crate::output::Output;
+use crate::server::Server;
+use crate::session::Session;
+use rd_base::Lsn;
+use rd_base::counters::Counter;
+use rd_engine::{Committed, NamespaceId};
+use rd_wire::{Args, ReplyWriter};
+
+/// One request on its way through a handler.
+pub struct Call<'a> {
+    /// What all connections share.
+    pub server: &'a mut Server,
+    /// The connection's settings.
+    pub session: &'a mut Session,
+    /// Where the reply goes.
+    pub output: &'a mut Output,
+    /// The command's name and arguments.
+    pub args: Args<'a>,
+    /// What the reply shows was written there; it is not sent before that is durable.
+    pub wait: Lsn,
+}
+
+impl<'a> Call<'a> {
+    /// The reply's writer.
+    pub fn reply(&mut self) -> ReplyWriter<'_> {
+        ReplyWriter::new(self.output.bytes(), self.session.proto)
+    }
+
+    /// The argument `index`; 0 is the command's name.
+    pub fn arg(&self, index: usize) -> &'a [u8] {
+        self.args.arg(index)
+    }
+
+    /// The namespace that the session uses.
+    pub fn namespace(&self) -> NamespaceId {
+        NamespaceId::DB0
+    }
+
+    /// The reply shows what was written at `lsn`.
+    pub fn depends_on(&mut self, lsn: Lsn) {
+        self.wait = self.wait.max(lsn);
+    }
+
+    /// Counts whether a key that was looked for was there.
+    pub fn count_lookup(&self, is_there: bool) {
+        let counter = if is_there { Counter::KeyspaceHits } else { Counter::KeyspaceMisses };
+        self.server.count(counter);
+    }
+
+    /// Shows what the session has set to `CLIENT LIST`.
+    pub fn publish(&self) {
+        if let Some(row) = self.session.row {
+            self.server.publish(row, self.session);
+        }
+    }
+
+    /// The reply shows what came of a commit.
+    pub fn after<R>(&mut self, committed: Committed<R>) -> R {
+        self.depends_on(committed.lsn.max(committed.depends_on));
+        committed.result
+    }
+}

@@ -1,0 +1,185 @@
+//! Strings: SET, GET and their kin.
+
+use super::Call;
+use crate::dispatch::{Flow, Outcome};
+use rd_base::counters::Counter;
+use rd_engine::Access;
+use rd_wire::num::{Decimal, is_word, parse_i64};
+use rd_wire::{ReplyWriter, texts};
+
+/// GET key.
+pub fn get(call: &mut Call<'_>) -> Outcome {
+    let view = call.server.view(call.session);
+    let (namespace, key) = (call.namespace(), call.arg(1));
+    let mut reply = ReplyWriter::new(call.output.bytes(), call.session.proto);
+    let read = call.server.engine.get(namespace, key, view, |value| {
+        reply.bulk_or_null(value.map(|value| value.bytes));
+        value.is_some()
+    })?;
+    call.count_lookup(read.result);
+    call.depends_on(read.depends_on);
+    Ok(Flow::Done)
+}
+
+/// STRLEN key.
+pub fn strlen(call: &mut Call<'_>) -> Outcome {
+    let view = call.server.view(call.session);
+    let (namespace, key) = (call.namespace(), call.arg(1));
+    let read = call.server.engine.meta(namespace, key, view)?;
+    call.count_lookup(read.result.is_some());
+    call.depends_on(read.depends_on);
+    call.reply().integer(read.result.map_or(0, |meta| meta.bytes as i64));
+    Ok(Flow::Done)
+}
+
+/// MGET key [key …]: all of one moment.
+pub fn mget(call: &mut Call<'_>) -> Outcome {
+    let view = call.server.view(call.session);
+    let namespace = call.namespace();
+    let keys: Vec<&[u8]> = call.args.skip(1).iter().collect();
+    let mut reply = ReplyWriter::new(call.output.bytes(), call.session.proto);
+    reply.array(keys.len());
+    let mut hits = 0;
+    let depends_on = call.server.engine.multi_get(namespace, &keys, view, &mut |_, value| {
+        hits += u64::from(value.is_some());
+        reply.bulk_or_null(value.map(|value| value.bytes));
+    })?;
+    call.server.add(Counter::KeyspaceHits, hits);
+    call.server.add(Counter::KeyspaceMisses, keys.len() as u64 - hits);
+    call.depends_on(depends_on);
+    Ok(Flow::Done)
+}
+
+/// What SET's words ask for.
+#[derive(Clone, Copy, Default)]
+struct SetOptions {
+    only_if_absent: bool,
+    only_if_present: bool,
+    get: bool,
+}
+
+fn set_options(call: &Call<'_>) -> Result<SetOptions, &'static str> {
+    let mut options = SetOptions::default();
+    for word in call.args.skip(3).iter() {
+        if is_word(word, "NX") && !options.only_if_present {
+            options.only_if_absent = true;
+        } else if is_word(word, "XX") && !options.only_if_absent {
+            options.only_if_present = true;
+        } else if is_word(word, "GET") {
+            options.get = true;
+        } else {
+            return Err(texts::SYNTAX);
+        }
+    }
+    Ok(options)
+}
+
+/// SET key value [NX|XX] [GET].
+pub fn set(call: &mut Call<'_>) -> Outcome {
+    let (namespace, key, value) = (call.namespace(), call.arg(1), call.arg(2));
+    if call.args.len() == 3 {
+        let put = &mut |access: &mut Access<'_>| access.put(0, value, None);
+        let committed = call.server.engine.write(namespace, &[key], put)?;
+        call.after(committed);
+        call.reply().ok();
+        return Ok(Flow::Done);
+    }
+    let options = set_options(call)?;
+    let sets_if = |is_there: bool| match is_there {
+        true => !options.only_if_absent,
+        false => !options.only_if_present,
+    };
+    let committed = call.server.engine.write(namespace, &[key], &mut |access| {
+        let old = if options.get { access.newest(0)?.map(<[u8]>::to_vec) } else { None };
+        let is_there = access.meta(0)?.is_some();
+        if sets_if(is_there) {
+            access.put(0, value, None)?;
+        }
+        Ok((old, sets_if(is_there)))
+    })?;
+    let (old, is_set) = call.after(committed);
+    match old {
+        Some(old) => call.reply().bulk(&old),
+        None if options.get || !is_set => call.reply().null(),
+        None => call.reply().ok(),
+    }
+    Ok(Flow::Done)
+}
+
+/// MSET key value [key value …]: all of them as one record.
+pub fn mset(call: &mut Call<'_>) -> Outcome {
+    if call.args.len().is_multiple_of(2) {
+        return Err(texts::MSET_ARITY.into());
+    }
+    let namespace = call.namespace();
+    let (keys, values): (Vec<_>, Vec<_>) = call.args.skip(1).pairs().unzip();
+    let committed = call.server.engine.write(namespace, &keys, &mut |access| {
+        for (index, value) in values.iter().enumerate() {
+            access.put(index, value, None)?;
+        }
+        Ok(())
+    })?;
+    call.after(committed);
+    call.reply().ok();
+    Ok(Flow::Done)
+}
+
+/// APPEND key value.
+pub fn append(call: &mut Call<'_>) -> Outcome {
+    let (namespace, key, tail) = (call.namespace(), call.arg(1), call.arg(2));
+    let bytes_max = call.server.config.proto_max_bulk_len_bytes() as usize;
+    let mut joined = Vec::new();
+    let committed = call.server.engine.write(namespace, &[key], &mut |access| {
+        joined.clear();
+        joined.extend_from_slice(access.newest(0)?.unwrap_or(&[]));
+        joined.extend_from_slice(tail);
+        if joined.len() <= bytes_max {
+            access.put(0, &joined, None)?;
+        }
+        Ok(joined.len())
+    })?;
+    let length = call.after(committed);
+    if length > bytes_max {
+        return Err(texts::STRING_TOO_LONG.into());
+    }
+    call.reply().integer(length as i64);
+    Ok(Flow::Done)
+}
+
+/// INCR key, DECR key.
+pub fn add_constant(call: &mut Call<'_>, increment: i64) -> Outcome {
+    add(call, increment)
+}
+
+/// INCRBY key increment.
+pub fn incrby(call: &mut Call<'_>) -> Outcome {
+    let increment = parse_i64(call.arg(2)).ok_or(texts::NOT_AN_INTEGER)?;
+    add(call, increment)
+}
+
+/// DECRBY key decrement.
+pub fn decrby(call: &mut Call<'_>) -> Outcome {
+    let decrement = parse_i64(call.arg(2)).ok_or(texts::NOT_AN_INTEGER)?;
+    add(call, decrement.checked_neg().ok_or(texts::DECREMENT_OVERFLOW)?)
+}
+
+fn add(call: &mut Call<'_>, increment: i64) -> Outcome {
+    let (namespace, key) = (call.namespace(), call.arg(1));
+    let committed = call.server.engine.write(namespace, &[key], &mut |access| {
+        let old = match access.newest(0)? {
+            Some(text) => match parse_i64(text) {
+                Some(number) => number,
+                None => return Ok(Err(texts::NOT_AN_INTEGER)),
+            },
+            None => 0,
+        };
+        let Some(sum) = old.checked_add(increment) else {
+            return Ok(Err(texts::OVERFLOW));
+        };
+        access.put(0, Decimal::of(sum).as_bytes(), None)?;
+        Ok(Ok(sum))
+    })?;
+    let sum = call.after(committed)?;
+    call.reply().integer(sum);
+    Ok(Flow::Done)
+}

@@ -1,0 +1,200 @@
+//! One client's connection: its socket, what has come in, what is to go out.
+//!
+//! Invariants:
+//! * `input` begins where a request begins, and holds only what has not been carried out.
+//! * Nothing here blocks: the socket is non-blocking, and a full one simply ends the turn.
+
+use crate::output::Output;
+use crate::session::Session;
+use crate::waiting::Waiting;
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use nix::sys::socket::{MsgFlags, send};
+use nix::unistd::read;
+use rd_base::handover::{HANDOVER_BYTES, Handover};
+use rd_sys::fdpass::Channel;
+use rd_wire::{Limits, RequestParser};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Least room that is made in a connection's own buffer before a read.
+const READ_BYTES_MIN: usize = 16 << 10;
+/// Most room made at a time, however much a client has announced.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// What keeps a connection from its next command.
+pub enum Hold {
+    /// Nothing does.
+    Free,
+    /// The last command could not be carried out yet; its bytes are still in `input`.
+    Parked,
+    /// The last command is under way.
+    Waiting(Waiting),
+    /// The client is to be left when its output is sent; no further command is read.
+    Closing,
+}
+
+/// What a read from the socket came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing is there now.
+    Nothing,
+    /// The client has closed, or the connection is broken.
+    Closed,
+}
+
+/// One client.
+pub struct Connection {
+    socket: OwnedFd,
+    /// What the client has set.
+    pub session: Session,
+    /// The parser of its requests.
+    pub parser: RequestParser,
+    /// Bytes that have come and are not yet carried out.
+    pub input: Vec<u8>,
+    /// How many more bytes the request at the front of `input` needs, as far as is known.
+    pub need: usize,
+    /// Replies to be sent.
+    pub output: Output,
+    /// What keeps it from its next command.
+    pub hold: Hold,
+    /// Whether the last read left nothing in the socket.
+    pub drained: bool,
+    /// Whether the client will send no more.
+    pub ended: bool,
+    /// Whether the socket took no more at the last attempt.
+    pub blocked: bool,
+    /// Memory counted for it in the backend's sum.
+    pub accounted_bytes: usize,
+    /// What epoll watches it for.
+    pub interest: EpollFlags,
+    /// Whether the loop has it on its list of those whose replies wait for an LSN.
+    pub is_gated: bool,
+    /// Whether the loop has it on its list of those whose command is parked or under way.
+    pub is_held: bool,
+    /// Whether it counts as a reader (see `event_loop`).
+    pub is_reader: bool,
+}
+
+impl Connection {
+    /// A fresh connection over a non-blocking socket.
+    pub fn new(socket: OwnedFd, limits: Limits, session: Session) -> Connection {
+        Connection {
+            socket,
+            session,
+            parser: RequestParser::new(limits),
+            input: Vec::new(),
+            need: 1,
+            output: Output::default(),
+            hold: Hold::Free,
+            drained: true,
+            ended: false,
+            blocked: false,
+            accounted_bytes: 0,
+            interest: EpollFlags::EPOLLIN,
+            is_gated: false,
+            is_held: false,
+            is_reader: false,
+        }
+    }
+
+    /// For the backend's epoll.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Reads into `scratch`, which stands for the input while that is empty.
+    pub fn receive_into(&mut self, scratch: &mut [u8]) -> Received {
+        let received = receive(&self.socket, scratch);
+        self.drained = !matches!(received, Received::Bytes(count) if count == scratch.len());
+        received
+    }
+
+    /// Reads behind what `input` holds, as much as the request at its front needs.
+    pub fn receive(&mut self) -> Received {
+        let old = self.input.len();
+        let room = self.need.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        self.input.resize(old + room, 0);
+        let received = match self.input.get_mut(old..) {
+            Some(free) => receive(&self.socket, free),
+            None => Received::Nothing,
+        };
+        let count = if let Received::Bytes(count) = received { count } else { 0 };
+        self.drained = count < room;
+        self.input.truncate(old + count);
+        received
+    }
+
+    /// Sends what may be sent. `false`: the connection is broken.
+    pub fn send(&mut self, sent_bytes: &mut u64) -> bool {
+        self.blocked = false;
+        while !self.output.sendable().is_empty() {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match send(self.socket.as_raw_fd(), self.output.sendable(), flags) {
+                Ok(count) => {
+                    *sent_bytes += count as u64;
+                    self.output.advance(count);
+                }
+                Err(Errno::EAGAIN) => {
+                    self.blocked = true;
+                    return true;
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Heap bytes that the connection holds.
+    pub fn heap_bytes(&self) -> usize {
+        self.input.capacity() + self.output.heap_bytes() + self.parser.heap_bytes()
+    }
+
+    /// Gives back what an idle connection does not need.
+    pub fn shrink(&mut self) {
+        if self.input.is_empty() {
+            self.input = Vec::new();
+            self.parser.shrink();
+        }
+        self.output.shrink();
+    }
+
+    /// Whether it waits for nothing, holds nothing and is owed nothing.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.hold, Hold::Free) && self.input.is_empty() && self.output.is_empty()
+    }
+}
+
+fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Received {
+    loop {
+        return match read(socket, buffer) {
+            Ok(0) => Received::Closed,
+            Ok(count) => Received::Bytes(count),
+            Err(Errno::EINTR) => continue,
+            Err(Errno::EAGAIN) => Received::Nothing,
+            Err(_) => Received::Closed,
+        };
+    }
+}
+
+/// Receives a connection from the postmaster: `None` if none is there now.
+///
+/// # Errors
+/// When the postmaster's socket is broken or what came is no handover.
+pub fn take_over(postmaster: &Channel) -> io::Result<Option<(OwnedFd, Handover)>> {
+    let mut message = [0; HANDOVER_BYTES];
+    let received = match postmaster.receive(&mut message) {
+        Ok(received) => received,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let handover = message.get(..received.len).and_then(Handover::decode);
+    match (handover, received.fd) {
+        (Some(handover), Some(descriptor)) => Ok(Some((descriptor, handover))),
+        _ if received.len == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Err(io::Error::other("the message from the postmaster is no handover")),
+    }
+}

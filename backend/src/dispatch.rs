@@ -1,0 +1,181 @@
+//! From a request to its handler, and from the handler's outcome to the reply and what it waits
+//! for.
+
+use crate::commands::{Call, admin, config, connection, info, keys, ranges, strings};
+use crate::output::Output;
+use crate::server::Server;
+use crate::session::Session;
+use crate::waiting::Waiting;
+use rd_base::Lsn;
+use rd_base::counters::Counter;
+use rd_engine::EngineError;
+use rd_wire::{Args, CommandId, ReplyWriter, resolve};
+
+/// What becomes of a connection after a request.
+pub enum Flow {
+    /// The reply is in the output.
+    Done,
+    /// Nothing has happened; to be carried out again when the process's event fires.
+    Park,
+    /// The command goes on.
+    Wait(Waiting),
+    /// The reply is in the output; no more requests are taken.
+    Close,
+}
+
+/// Why a handler wrote no reply.
+pub enum Failure {
+    /// An error reply, code word included.
+    Reply(String),
+    /// The engine could not do it.
+    Engine(EngineError),
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Failure {
+        Failure::Engine(error)
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(text: &str) -> Failure {
+        Failure::Reply(text.to_owned())
+    }
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Failure {
+        Failure::Reply(text)
+    }
+}
+
+/// What a handler comes to.
+pub type Outcome = Result<Flow, Failure>;
+
+/// Carries out one request.
+pub fn execute(
+    server: &mut Server,
+    session: &mut Session,
+    output: &mut Output,
+    args: Args<'_>,
+) -> Flow {
+    let resolved = match resolve(args) {
+        Ok(resolved) => resolved,
+        Err(error) => {
+            server.count(Counter::ErrorReplies);
+            ReplyWriter::new(output.bytes(), session.proto).error_bytes(&error.reply());
+            return Flow::Done;
+        }
+    };
+    session.last_command = Some(resolved.id);
+    session.active_at_ns = server.now_ns;
+    server.count(Counter::CommandsProcessed);
+    let mark = output.mark();
+    let mut call = Call { server, session, output, args, wait: Lsn::ZERO };
+    let outcome = handle(resolved.id, &mut call);
+    let wait = call.wait;
+    conclude(server, session, output, mark, wait, outcome)
+}
+
+/// Goes on with a command that takes several turns.
+pub fn proceed(
+    server: &mut Server,
+    session: &mut Session,
+    output: &mut Output,
+    waiting: Waiting,
+) -> Flow {
+    let mark = output.mark();
+    let no_args = rd_wire::RequestBuf::default();
+    let mut call = Call { server, session, output, args: no_args.args(), wait: Lsn::ZERO };
+    let outcome = match waiting {
+        Waiting::Checkpoint { ticket, reply } => admin::proceed(&mut call, ticket, reply),
+        Waiting::Range(stream) => ranges::proceed(&mut call, stream),
+    };
+    let wait = call.wait;
+    conclude(server, session, output, mark, wait, outcome)
+}
+
+/// Puts the reply behind what it waits for, or an error in its place.
+fn conclude(
+    server: &mut Server,
+    session: &mut Session,
+    output: &mut Output,
+    mark: usize,
+    wait: Lsn,
+    outcome: Outcome,
+) -> Flow {
+    let text = match outcome {
+        Ok(flow) => {
+            let wait = server.gate(session, wait);
+            if wait > server.store.shared.wal.durable_lsn() {
+                output.hold(mark, wait);
+            }
+            return flow;
+        }
+        Err(Failure::Engine(EngineError::Park(reason))) => {
+            output.bytes().truncate(mark);
+            server.park(reason);
+            server.count(Counter::ParkedCommits);
+            return Flow::Park;
+        }
+        Err(Failure::Engine(error)) => server.error_reply(&error),
+        Err(Failure::Reply(text)) => text,
+    };
+    server.count(Counter::ErrorReplies);
+    output.bytes().truncate(mark);
+    ReplyWriter::new(output.bytes(), session.proto).error(&text);
+    Flow::Done
+}
+
+fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
+    match id {
+        CommandId::Get => strings::get(call),
+        CommandId::Set => strings::set(call),
+        CommandId::Mget => strings::mget(call),
+        CommandId::Mset => strings::mset(call),
+        CommandId::Strlen => strings::strlen(call),
+        CommandId::Append => strings::append(call),
+        CommandId::Incr => strings::add_constant(call, 1),
+        CommandId::Decr => strings::add_constant(call, -1),
+        CommandId::Incrby => strings::incrby(call),
+        CommandId::Decrby => strings::decrby(call),
+        CommandId::Del | CommandId::Unlink => keys::del(call),
+        CommandId::Exists => keys::exists(call),
+        CommandId::Range => ranges::range(call),
+        CommandId::Dbsize => keys::dbsize(call),
+        CommandId::Flushdb | CommandId::Flushall => keys::flush(call),
+        CommandId::Ping => connection::ping(call),
+        CommandId::Echo => connection::echo(call),
+        CommandId::Quit => connection::quit(call),
+        CommandId::Reset => connection::reset(call),
+        CommandId::Hello => connection::hello(call),
+        CommandId::Auth => connection::auth(call),
+        CommandId::Select => connection::select(call),
+        CommandId::ClientId => connection::client_id(call),
+        CommandId::ClientGetname => connection::client_getname(call),
+        CommandId::ClientSetname => connection::client_setname(call),
+        CommandId::ClientSetinfo => connection::client_setinfo(call),
+        CommandId::ClientInfo => connection::client_info(call),
+        CommandId::ClientList => connection::client_list(call),
+        CommandId::ClientHelp => admin::help(call, "client"),
+        CommandId::Info => info::info(call),
+        CommandId::ConfigGet => config::get(call),
+        CommandId::ConfigSet => config::set(call),
+        CommandId::ConfigRewrite => config::rewrite(call),
+        CommandId::ConfigResetstat => config::resetstat(call),
+        CommandId::ConfigHelp => admin::help(call, "config"),
+        CommandId::Command => admin::command(call),
+        CommandId::CommandCount => admin::command_count(call),
+        CommandId::CommandDocs => admin::command_docs(call),
+        CommandId::CommandInfo => admin::command_info(call),
+        CommandId::CommandList => admin::command_list(call),
+        CommandId::CommandGetkeys => admin::command_getkeys(call),
+        CommandId::CommandHelp => admin::help(call, "command"),
+        CommandId::Checkpoint => admin::checkpoint(call),
+        CommandId::Save => admin::save(call),
+        CommandId::Bgsave => admin::bgsave(call),
+        CommandId::Lastsave => admin::lastsave(call),
+        CommandId::Time => admin::time(call),
+        CommandId::Shutdown => admin::shutdown(call),
+    }
+}

@@ -1,0 +1,583 @@
+//! The loop of a backend: many connections, one thread, no blocking but for a miss of a page and,
+//! by the rule below, a flush.
+//!
+//! # Who flushes
+//!
+//! A commit's reply waits behind its LSN (`output.rs`). When a turn ends with replies that wait,
+//! somebody must flush the log. A wake-up of the walwriter costs as much as the sync of a fast
+//! disk, so the backend flushes itself if nobody would suffer from its being away for that long:
+//!
+//! 1. no connection of this backend has lately been served without waiting for the disk (a
+//!    *reader*: its next command should not wait for somebody else's sync), and
+//! 2. nothing else is ready to be served (what is there is served first, and its commits join the
+//!    flush), and
+//! 3. nobody else is flushing.
+//!
+//! Otherwise it raises the request and leaves the flush to the walwriter or to whoever holds the
+//! flush latch; its event fires when the LSN it waits for is durable.
+//!
+//! # Sleeping
+//!
+//! Before it sleeps the backend publishes the least LSN it waits for and whether it has parked
+//! commands, looks at both once more, and only then waits in epoll (see `rd_store::procs`).
+
+use crate::connection::{Connection, Hold, Received, take_over};
+use crate::dispatch::{self, Flow};
+use crate::server::Server;
+use crate::session::Session;
+use crate::slab::Slab;
+use crate::waiting::Waiting;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use rd_base::counters::Counter;
+use rd_base::Lsn;
+use rd_base::handover::CLOSED_MAX;
+use rd_store::ChildContext;
+use rd_store::wal::flush::{FlushOutcome, Flusher};
+use rd_sys::fdpass::Channel;
+use rd_sys::process::Signal;
+use rd_sys::signals::Signals;
+use rd_wire::{Parsed, ReplyWriter};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// Epoll tokens that are no connection's.
+const TOKEN_EVENT: u64 = u64::MAX;
+const TOKEN_SIGNALS: u64 = u64::MAX - 1;
+const TOKEN_CONNECTIONS: u64 = u64::MAX - 2;
+const TOKEN_DEATH: u64 = u64::MAX - 3;
+
+/// Bytes read at a time while a connection has nothing half received.
+const SCRATCH_BYTES: usize = 64 << 10;
+/// Reads of one connection in a turn.
+const READS_PER_TURN: usize = 4;
+/// Rounds of one flush: what was asked for meanwhile is left to the next.
+const FLUSH_ROUNDS: u32 = 1;
+/// Turns that may join a flush before it is done.
+const GATHERINGS_MAX: u32 = 4;
+/// A connection that was served without waiting for the disk counts as a reader for so long.
+const READER_FOR_NS: u64 = 10_000_000_000;
+/// How often idle connections are looked at.
+const TICK_NS: u64 = 1_000_000_000;
+/// For how long replies may be sent to clients that do not read, once the backend must leave.
+const FAREWELL_NS: u64 = 2_000_000_000;
+
+/// A backend's loop and all it holds.
+pub struct EventLoop {
+    context: ChildContext,
+    server: Server,
+    flusher: Flusher,
+    epoll: Epoll,
+    events: Vec<EpollEvent>,
+    signals: Signals,
+    postmaster: Channel,
+    connections: Slab<Connection>,
+    /// Connections whose replies wait for an LSN.
+    gated: Vec<u64>,
+    /// Connections whose command is parked or under way.
+    held: Vec<u64>,
+    scratch: Box<[u8]>,
+    gatherings: u32,
+    /// Connections closed that the postmaster has not been told of.
+    unreported: usize,
+    next_tick_ns: u64,
+    /// When a backend that must leave stops waiting for clients to read; 0: it need not leave.
+    leave_by_ns: u64,
+}
+
+impl EventLoop {
+    /// Sets up the loop of a freshly forked backend.
+    ///
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn new(
+        context: ChildContext,
+        server: Server,
+        signals: Signals,
+        postmaster: Channel,
+    ) -> nix::Result<EventLoop> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let watch = |fd: BorrowedFd<'_>, token| {
+            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
+        };
+        watch(context.shared.procs.event(context.slot()).fd(), TOKEN_EVENT)?;
+        watch(signals.fd(), TOKEN_SIGNALS)?;
+        watch(postmaster.fd(), TOKEN_CONNECTIONS)?;
+        watch(context.death_watch.fd(), TOKEN_DEATH)?;
+        let flusher = Flusher::for_store(&server.store);
+        Ok(EventLoop {
+            context,
+            flusher,
+            server,
+            epoll,
+            events: vec![EpollEvent::empty(); 256],
+            signals,
+            postmaster,
+            connections: Slab::new(),
+            gated: Vec::new(),
+            held: Vec::new(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            gatherings: 0,
+            unreported: 0,
+            next_tick_ns: 0,
+            leave_by_ns: 0,
+        })
+    }
+
+    /// Serves until the postmaster ends it.
+    pub fn run(mut self) -> ! {
+        loop {
+            let count = self.wait();
+            self.context.shared.procs.event(self.context.slot()).take();
+            self.server.begin_turn();
+            for index in 0..count {
+                let Some(event) = self.events.get(index).copied() else { break };
+                self.handle(event);
+            }
+            self.retry_held();
+            self.settle();
+            self.server.tidy();
+            if self.server.now_ns >= self.next_tick_ns {
+                self.tick();
+            }
+            self.report_closed();
+            if self.leave_by_ns != 0 && self.may_leave() {
+                self.server.leave();
+            }
+        }
+    }
+
+    /// Sleeps until something is to be done, and says how many events there are.
+    fn wait(&mut self) -> usize {
+        let procs = &self.context.shared.procs;
+        let slot = self.context.slot();
+        procs.set_parked(slot, !self.held.is_empty());
+        let event = procs.event(slot);
+        let awake = !event.prepare_sleep() || self.gatherings > 0 || self.is_released() || self.server.has_chores;
+        let timeout = if awake { EpollTimeout::ZERO } else { self.timeout() };
+        self.server.end_turn();
+        let count = self.epoll.wait(&mut self.events, timeout);
+        event.finish_sleep();
+        // EINTR: a signal came; its descriptor says which.
+        count.unwrap_or(0)
+    }
+
+    /// Whether a reply that waits has become free since the turn's end.
+    fn is_released(&self) -> bool {
+        let least = self.least_awaited();
+        self.context.shared.procs.set_wait_lsn(self.context.slot(), least.unwrap_or(Lsn::ZERO));
+        least.is_some_and(|lsn| lsn <= self.server.store.shared.wal.durable_lsn())
+    }
+
+    fn least_awaited(&self) -> Option<Lsn> {
+        let waits = |token: &u64| self.connections.get(*token)?.output.waits_for();
+        self.gated.iter().filter_map(waits).chain(self.server.parked_until).min()
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        if self.connections.is_empty() && self.leave_by_ns == 0 {
+            return EpollTimeout::NONE;
+        }
+        let left = self.next_tick_ns.saturating_sub(self.server.now_ns).min(TICK_NS);
+        EpollTimeout::try_from(Duration::from_nanos(left)).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn handle(&mut self, event: EpollEvent) {
+        match event.data() {
+            TOKEN_EVENT => {}
+            TOKEN_SIGNALS => self.take_signals(),
+            TOKEN_CONNECTIONS => self.accept(),
+            TOKEN_DEATH => rd_sys::fork::exit_process(1),
+            token => {
+                let broken = EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP;
+                if event.events().intersects(broken) {
+                    self.close(token);
+                    return;
+                }
+                if event.events().contains(EpollFlags::EPOLLOUT)
+                    && let Some(connection) = self.connections.get_mut(token)
+                {
+                    connection.blocked = false;
+                }
+                self.serve(token);
+            }
+        }
+    }
+
+    fn take_signals(&mut self) {
+        let signals = self.signals.take();
+        if signals.contains(Signal::Hup) {
+            let config = self.context.reload();
+            self.flusher.set_method(config.wal_sync_method());
+            self.server.reconfigure(config);
+        }
+        if signals.contains(Signal::Term) && self.leave_by_ns == 0 {
+            self.leave_by_ns = self.server.now_ns + FAREWELL_NS;
+            self.next_tick_ns = 0;
+            for token in self.connections.tokens() {
+                self.dismiss(token);
+            }
+        }
+    }
+
+    /// Ends a connection for a shutdown: the command under way is ended with an error, replies
+    /// that are owed are still sent.
+    fn dismiss(&mut self, token: u64) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if matches!(connection.hold, Hold::Parked | Hold::Waiting(_)) {
+            let proto = connection.session.proto;
+            ReplyWriter::new(connection.output.bytes(), proto)
+                .error("ERR Redoubt is shutting down; the command was not carried out");
+        }
+        connection.hold = Hold::Closing;
+        self.after_turn(token);
+    }
+
+    fn may_leave(&mut self) -> bool {
+        self.connections.is_empty() || self.server.now_ns >= self.leave_by_ns
+    }
+
+    fn accept(&mut self) {
+        loop {
+            match take_over(&self.postmaster) {
+                Ok(Some((socket, handover))) => {
+                    let mut session =
+                        Session::new(handover, self.server.wall_us(), self.server.now_ns);
+                    self.server.enlist(&mut session);
+                    let limits = self.server.request_limits();
+                    let connection = Connection::new(socket, limits, session);
+                    self.server.count(Counter::ConnectionsReceived);
+                    let token = self.connections.insert(connection);
+                    let Some(connection) = self.connections.get(token) else { return };
+                    let interest = EpollEvent::new(EpollFlags::EPOLLIN, token);
+                    if let Err(error) = self.epoll.add(connection.fd(), interest) {
+                        log::warn!("could not watch a new connection: {error}");
+                        self.close(token);
+                    } else if self.leave_by_ns != 0 {
+                        self.dismiss(token);
+                    }
+                }
+                Ok(None) => return,
+                // The postmaster is gone or insane; either way nobody needs this backend.
+                Err(error) => {
+                    log::error!("lost the socket to the postmaster: {error}");
+                    rd_sys::fork::exit_process(1);
+                }
+            }
+        }
+    }
+
+    /// One turn of a connection: read, carry out, send.
+    fn serve(&mut self, token: u64) {
+        self.pump(token);
+        for _ in 0..READS_PER_TURN {
+            let Some(connection) = self.connections.get_mut(token) else { return };
+            if connection.ended || !self.server.may_run(connection) {
+                break;
+            }
+            let received = if connection.input.is_empty() {
+                let received = connection.receive_into(&mut self.scratch);
+                if let Received::Bytes(count) = received {
+                    let fresh = self.scratch.get(..count).unwrap_or(&[]);
+                    let done = run(&mut self.server, connection, fresh);
+                    connection.input.extend_from_slice(fresh.get(done..).unwrap_or(&[]));
+                }
+                received
+            } else {
+                let received = connection.receive();
+                if let Received::Bytes(_) = received {
+                    run_buffered(&mut self.server, connection);
+                }
+                received
+            };
+            match received {
+                Received::Bytes(count) => {
+                    self.server.add(Counter::NetInputBytes, count as u64);
+                }
+                Received::Nothing => {}
+                Received::Closed => connection.ended = true,
+            }
+            if connection.drained {
+                break;
+            }
+        }
+        self.after_turn(token);
+    }
+
+    /// Goes on with what is buffered, once what held it back is over.
+    fn pump(&mut self, token: u64) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        if !connection.input.is_empty() && self.server.may_run(connection) {
+            run_buffered(&mut self.server, connection);
+        }
+    }
+
+    /// Sends what may be sent, and files the connection under what it waits for.
+    fn after_turn(&mut self, token: u64) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.output.release(self.server.store.shared.wal.durable_lsn());
+        let mut sent_bytes = 0;
+        let alive = connection.send(&mut sent_bytes);
+        self.server.add(Counter::NetOutputBytes, sent_bytes);
+        let over = connection.output.is_empty()
+            && (matches!(connection.hold, Hold::Closing)
+                || connection.ended && matches!(connection.hold, Hold::Free));
+        if !alive || over {
+            return self.close(token);
+        }
+        if connection.output.waits_for().is_some() && !connection.is_gated {
+            connection.is_gated = true;
+            self.gated.push(token);
+        }
+        let is_held = matches!(connection.hold, Hold::Parked | Hold::Waiting(_));
+        if is_held && !connection.is_held {
+            connection.is_held = true;
+            self.held.push(token);
+        }
+        self.server.note_turn(connection);
+        self.watch(token);
+        self.account(token);
+    }
+
+    /// Tells epoll what the connection can go on with.
+    fn watch(&mut self, token: u64) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let mut interest = EpollFlags::empty();
+        if !connection.ended && self.server.may_run(connection) {
+            interest |= EpollFlags::EPOLLIN;
+        }
+        if connection.blocked {
+            interest |= EpollFlags::EPOLLOUT;
+        }
+        if connection.interest != interest {
+            connection.interest = interest;
+            let mut event = EpollEvent::new(interest, token);
+            if let Err(error) = self.epoll.modify(connection.fd(), &mut event) {
+                log::warn!("could not watch connection {}: {error}", connection.session.id);
+                self.close(token);
+            }
+        }
+    }
+
+    /// Holds the memory of all connections under its limit: the greediest one pays.
+    fn account(&mut self, token: u64) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        let bytes = connection.heap_bytes();
+        self.server.memory_bytes += bytes;
+        self.server.memory_bytes -= connection.accounted_bytes;
+        connection.accounted_bytes = bytes;
+        while self.server.memory_bytes > self.server.memory_bytes_max() {
+            let Some(greediest) = self.connections.max_by_key(|c| c.accounted_bytes) else { return };
+            if let Some(connection) = self.connections.get(greediest) {
+                log::warn!(
+                    "closing connection {} ({}), which holds {} bytes of input and replies: all \
+                     connections of this backend together exceed backend_memory_max ({} bytes)",
+                    connection.session.id,
+                    connection.session.address,
+                    connection.accounted_bytes,
+                    self.server.memory_bytes_max(),
+                );
+            }
+            self.close(greediest);
+        }
+    }
+
+    fn close(&mut self, token: u64) {
+        let Some(connection) = self.connections.remove(token) else { return };
+        self.server.memory_bytes -= connection.accounted_bytes;
+        self.server.forget(&connection);
+        self.unreported += 1;
+    }
+
+    /// Tries the commands again that could not be carried out, and looks after those under way.
+    fn retry_held(&mut self) {
+        self.server.parked_until = None;
+        for token in std::mem::take(&mut self.held) {
+            let Some(connection) = self.connections.get_mut(token) else { continue };
+            connection.is_held = false;
+            match std::mem::replace(&mut connection.hold, Hold::Free) {
+                Hold::Waiting(waiting) => {
+                    connection.hold = proceed(&mut self.server, connection, waiting);
+                }
+                Hold::Parked | Hold::Free => {}
+                Hold::Closing => connection.hold = Hold::Closing,
+            }
+            self.pump(token);
+            // More may have come in while it was held and not watched.
+            self.serve(token);
+        }
+    }
+
+    /// Sees to it that what waits for the disk gets there, and sends what has got there.
+    fn settle(&mut self) {
+        loop {
+            self.release();
+            let until = |token: &u64| self.connections.get(*token)?.output.waits_until();
+            let Some(until) = self.gated.iter().filter_map(until).max() else {
+                self.gatherings = 0;
+                return;
+            };
+            let wal = self.server.store.shared.wal.clone();
+            if self.server.has_readers() {
+                self.gatherings = 0;
+                return wal.request_flush(until);
+            }
+            if self.gatherings < GATHERINGS_MAX && self.something_is_ready() {
+                self.gatherings += 1;
+                return;
+            }
+            self.gatherings = 0;
+            wal.note_request(until);
+            match self.flusher.try_flush(FLUSH_ROUNDS) {
+                FlushOutcome::Flushed(_) => {}
+                // Whoever is at it looks at the request; or the walwriter is woken for it.
+                _ => return wal.request_flush(until),
+            }
+        }
+    }
+
+    fn something_is_ready(&mut self) -> bool {
+        let mut peeked = [EpollEvent::empty(); 1];
+        matches!(self.epoll.wait(&mut peeked, EpollTimeout::ZERO), Ok(count) if count > 0)
+    }
+
+    /// Sends what has become durable.
+    fn release(&mut self) {
+        let durable = self.server.store.shared.wal.durable_lsn();
+        let mut index = 0;
+        while let Some(&token) = self.gated.get(index) {
+            let Some(connection) = self.connections.get_mut(token) else {
+                // Closed since.
+                self.gated.swap_remove(index);
+                continue;
+            };
+            match connection.output.waits_for() {
+                Some(lsn) if lsn > durable => index += 1,
+                _ => {
+                    self.gated.swap_remove(index);
+                    connection.is_gated = false;
+                    // If it has later gates it is put back, at the end.
+                    self.after_release(token);
+                }
+            }
+        }
+    }
+
+    fn after_release(&mut self, token: u64) {
+        let Some(connection) = self.connections.get_mut(token) else { return };
+        connection.output.release(self.server.store.shared.wal.durable_lsn());
+        let stopped_reading = !connection.interest.contains(EpollFlags::EPOLLIN);
+        if stopped_reading {
+            self.serve(token);
+        } else {
+            self.after_turn(token);
+        }
+    }
+
+    /// What is done about once a second.
+    fn tick(&mut self) {
+        let now_ns = self.server.now_ns;
+        self.next_tick_ns = now_ns + TICK_NS;
+        let timeout_ns = self.server.config.timeout().as_nanos() as u64;
+        for token in self.connections.tokens() {
+            let Some(connection) = self.connections.get_mut(token) else { continue };
+            let idle_ns = now_ns.saturating_sub(connection.session.active_at_ns);
+            if connection.is_idle() && timeout_ns != 0 && idle_ns > timeout_ns {
+                self.close(token);
+                continue;
+            }
+            if connection.is_idle() && idle_ns > TICK_NS {
+                connection.shrink();
+            }
+            if idle_ns > READER_FOR_NS {
+                self.server.no_reader(connection);
+            }
+            self.account(token);
+        }
+    }
+
+    /// Tells the postmaster how many connections have ended: as many as the message has bytes.
+    fn report_closed(&mut self) {
+        while self.unreported > 0 {
+            let message = [0; CLOSED_MAX];
+            let count = self.unreported.min(CLOSED_MAX);
+            let told = message.get(..count).map(|message| self.postmaster.send(message, None));
+            match told {
+                Some(Ok(())) => self.unreported -= count,
+                // Told with the next ones, when the postmaster has read what waits for it.
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Carries out what is in the connection's own buffer.
+fn run_buffered(server: &mut Server, connection: &mut Connection) {
+    let mut input = std::mem::take(&mut connection.input);
+    let done = run(server, connection, &input);
+    input.drain(..done);
+    connection.input = input;
+}
+
+/// Carries out the requests at the front of `input` and returns how many bytes they took.
+fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> usize {
+    let mut done = 0;
+    while server.may_run(connection) {
+        let rest = input.get(done..).unwrap_or(&[]);
+        if rest.is_empty() {
+            connection.need = 1;
+            break;
+        }
+        let Connection { parser, session, output, .. } = connection;
+        match parser.parse(rest) {
+            Parsed::Request { args, consumed } => {
+                match dispatch::execute(server, session, output, args) {
+                    Flow::Done => done += consumed,
+                    Flow::Park => {
+                        connection.hold = Hold::Parked;
+                        break;
+                    }
+                    Flow::Wait(waiting) => {
+                        done += consumed;
+                        connection.hold = Hold::Waiting(waiting);
+                    }
+                    Flow::Close => {
+                        done += consumed;
+                        connection.hold = Hold::Closing;
+                    }
+                }
+            }
+            Parsed::Empty { consumed } => done += consumed,
+            Parsed::Incomplete { need } => {
+                connection.need = need;
+                break;
+            }
+            Parsed::Error(error) => {
+                server.count(Counter::ErrorReplies);
+                ReplyWriter::new(output.bytes(), session.proto).error(&error.reply());
+                connection.hold = Hold::Closing;
+                return input.len();
+            }
+            Parsed::HttpAttack => {
+                log::warn!(
+                    "possible SECURITY ATTACK: connection {} from {} speaks HTTP; closed. A web \
+                     page may have been made to send commands to this server",
+                    session.id,
+                    session.address,
+                );
+                connection.hold = Hold::Closing;
+                return input.len();
+            }
+        }
+    }
+    done
+}
+
+/// Goes on with a command under way.
+fn proceed(server: &mut Server, connection: &mut Connection, waiting: Waiting) -> Hold {
+    let Connection { session, output, .. } = connection;
+    match dispatch::proceed(server, session, output, waiting) {
+        Flow::Wait(waiting) => Hold::Waiting(waiting),
+        Flow::Close => Hold::Closing,
+        Flow::Done | Flow::Park => Hold::Free,
+    }
+}

@@ -1,0 +1,161 @@
+//! What a connection is still to be sent: reply bytes, and the LSNs that hold them back.
+//!
+//! A backend never blocks on durability. A reply that may not be seen before an LSN is durable is
+//! put behind a *gate*; so is everything after it, since replies go out in order.
+//!
+//! Invariants:
+//! * Gates stand in ascending order of both place and LSN: a gate whose LSN an earlier one already
+//!   waits for is not kept.
+//! * `sent <= released <= bytes.len()`.
+
+use rd_base::Lsn;
+use std::collections::VecDeque;
+
+/// A buffer that is empty keeps at most so much memory.
+const KEPT_BYTES_MAX: usize = 4096;
+
+struct Gate {
+    /// First byte that it holds back, as an index of `bytes`.
+    at: usize,
+    lsn: Lsn,
+}
+
+/// Replies of one connection that have not been sent.
+#[derive(Default)]
+pub struct Output {
+    bytes: Vec<u8>,
+    sent: usize,
+    gates: VecDeque<Gate>,
+}
+
+impl Output {
+    /// Where replies are appended; nothing may be removed from it.
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// The place at which the next reply begins, for [`Output::hold`].
+    pub fn mark(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Holds everything from `mark` on back until `lsn` is durable.
+    pub fn hold(&mut self, mark: usize, lsn: Lsn) {
+        if self.gates.back().is_none_or(|gate| gate.lsn < lsn) {
+            self.gates.push_back(Gate { at: mark, lsn });
+        }
+    }
+
+    /// Opens all gates up to `durable`.
+    pub fn release(&mut self, durable: Lsn) {
+        while self.gates.front().is_some_and(|gate| gate.lsn <= durable) {
+            self.gates.pop_front();
+        }
+    }
+
+    /// The least LSN that replies wait for.
+    pub fn waits_for(&self) -> Option<Lsn> {
+        self.gates.front().map(|gate| gate.lsn)
+    }
+
+    /// The greatest LSN that replies wait for.
+    pub fn waits_until(&self) -> Option<Lsn> {
+        self.gates.back().map(|gate| gate.lsn)
+    }
+
+    /// What may be sent now.
+    pub fn sendable(&self) -> &[u8] {
+        let end = self.gates.front().map_or(self.bytes.len(), |gate| gate.at);
+        self.bytes.get(self.sent..end).unwrap_or(&[])
+    }
+
+    /// Says that the first `count` sendable bytes have been sent.
+    pub fn advance(&mut self, count: usize) {
+        self.sent += count;
+        if self.sent == self.bytes.len() {
+            self.bytes.clear();
+            self.bytes.shrink_to(KEPT_BYTES_MAX);
+            self.sent = 0;
+        } else if self.sent >= 1 << 20 || self.sent > self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            for gate in &mut self.gates {
+                gate.at -= self.sent;
+            }
+            self.sent = 0;
+        }
+    }
+
+    /// Bytes not yet sent, held back or not.
+    pub fn unsent(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Whether nothing is left to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.unsent() == 0
+    }
+
+    /// Heap bytes held.
+    pub fn heap_bytes(&self) -> usize {
+        self.bytes.capacity() + self.gates.capacity() * size_of::<Gate>()
+    }
+
+    /// Gives back memory that an idle connection does not need.
+    pub fn shrink(&mut self) {
+        if self.is_empty() {
+            self.bytes = Vec::new();
+            self.gates = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_holds_its_reply_and_all_after_it() {
+        let mut output = Output::default();
+        output.bytes().extend_from_slice(b"read");
+        let mark = output.mark();
+        output.bytes().extend_from_slice(b"written");
+        output.hold(mark, Lsn::new(10));
+        output.bytes().extend_from_slice(b"later");
+        assert_eq!(output.sendable(), b"read");
+        output.advance(4);
+        assert_eq!(output.sendable(), b"");
+        output.release(Lsn::new(9));
+        assert_eq!(output.sendable(), b"");
+        output.release(Lsn::new(10));
+        assert_eq!(output.sendable(), b"writtenlater");
+        output.advance(12);
+        assert!(output.is_empty());
+    }
+
+    #[test]
+    fn sending_in_pieces_keeps_the_gates_in_place() {
+        let mut output = Output::default();
+        for (text, lsn) in [(&b"aaaa"[..], 1), (b"bbbb", 2), (b"cccc", 2), (b"dddd", 3)] {
+            let mark = output.mark();
+            output.bytes().extend_from_slice(text);
+            output.hold(mark, Lsn::new(lsn));
+        }
+        let mut seen = Vec::new();
+        for durable in 0..=3 {
+            output.release(Lsn::new(durable));
+            assert_eq!(output.waits_for(), (durable < 3).then(|| Lsn::new(durable + 1)));
+            while !output.sendable().is_empty() {
+                let count = output.sendable().len().min(3);
+                seen.extend_from_slice(&output.sendable()[..count]);
+                output.advance(count);
+            }
+            let expected: &[u8] = match durable {
+                0 => b"",
+                1 => b"aaaa",
+                2 => b"aaaabbbbcccc",
+                _ => b"aaaabbbbccccdddd",
+            };
+            assert_eq!(seen, expected);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What all connections of a backend share: the engine, the configuration, limits and sums.
+
+use crate::connection::{Connection, Hold};
+use crate::session::Session;
+use rd_base::counters::Counter;
+use rd_base::{Param, conf_file};
+use rd_base::{Config, Lsn, Role};
+use rd_engine::{Engine, EngineError, ParkReason, View};
+use rd_store::Store;
+use rd_store::clients::ClientState;
+use rd_wire::Limits;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+/// Chores done in a turn of the loop.
+const CHORES_PER_TURN: usize = 4;
+
+/// A backend's state beside its connections.
+pub struct Server {
+    /// The trees.
+    pub engine: Engine,
+    /// Shared memory and the data directory.
+    pub store: Store,
+    /// The configuration as of the last reload.
+    pub config: Arc<Config>,
+    /// The backend's role, for messages.
+    pub role: Role,
+    /// Monotonic clock at the beginning of this turn.
+    pub now_ns: u64,
+    /// Heap bytes of all connections.
+    pub memory_bytes: usize,
+    /// The least LSN for which a parked command waits.
+    pub parked_until: Option<Lsn>,
+    /// Whether there is tidying up to do as soon as nothing else is.
+    pub has_chores: bool,
+    /// Connections that count as readers (see `event_loop`).
+    readers: usize,
+}
+
+impl Server {
+    /// A backend's state after its fork.
+    pub fn new(engine: Engine, store: Store, role: Role) -> Server {
+        let config = Arc::clone(&store.config);
+        let now_ns = store.clock.monotonic_ns();
+        Server {
+            engine,
+            store,
+            config,
+            role,
+            now_ns,
+            memory_bytes: 0,
+            parked_until: None,
+            has_chores: false,
+            readers: 0,
+        }
+    }
+
+    /// A turn of the loop begins.
+    pub fn begin_turn(&mut self) {
+        self.now_ns = self.store.clock.monotonic_ns();
+    }
+
+    /// Tidies up a little behind earlier commits.
+    pub fn tidy(&mut self) {
+        self.has_chores = self.engine.tidy(CHORES_PER_TURN);
+    }
+
+    /// Writes what CONFIG SET has changed into `redoubt.conf`: into a new file, which takes the
+    /// place of the old one when it is on disk.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written; the old one is then as it was.
+    pub fn rewrite_configuration(&self, changes: &[(Param, String)]) -> io::Result<()> {
+        let directory = self.config.data_dir().ok_or(io::ErrorKind::NotFound)?;
+        let path = directory.join("redoubt.conf");
+        let temporary = directory.join("redoubt.conf.new");
+        let text = conf_file::rewrite(&std::fs::read_to_string(&path)?, changes);
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        File::open(directory)?.sync_all()
+    }
+
+    /// A turn has ended: no descent is under way until the next begins.
+    pub fn end_turn(&self) {
+        self.engine.rest();
+    }
+
+    /// Wall clock, in microseconds since 1970.
+    pub fn wall_us(&self) -> u64 {
+        self.store.clock.wall_us()
+    }
+
+    /// Takes a new configuration into use.
+    pub fn reconfigure(&mut self, config: Arc<Config>) {
+        self.store.config = Arc::clone(&config);
+        self.engine.store_mut().config = Arc::clone(&config);
+        self.config = config;
+    }
+
+    /// What a client may send at most.
+    pub fn request_limits(&self) -> Limits {
+        Limits {
+            bulk_bytes_max: self.config.proto_max_bulk_len_bytes() as usize,
+            request_bytes_max: self.config.client_query_max_bytes() as usize,
+            ..Limits::default()
+        }
+    }
+
+    /// The limit of [`Server::memory_bytes`].
+    pub fn memory_bytes_max(&self) -> usize {
+        self.config.backend_memory_max_bytes() as usize
+    }
+
+    /// Whether the connection's next command may be carried out now.
+    pub fn may_run(&self, connection: &Connection) -> bool {
+        let output_max = self.config.client_output_max_bytes() as usize;
+        matches!(connection.hold, Hold::Free) && connection.output.unsent() <= output_max
+    }
+
+    /// Adds one to `counter`.
+    pub fn count(&self, counter: Counter) {
+        self.store.count(counter);
+    }
+
+    /// Adds `count` to `counter`.
+    pub fn add(&self, counter: Counter, count: u64) {
+        self.store.add(counter, count);
+    }
+
+    /// The LSN at which a session's read sees its own writes.
+    pub fn view(&self, session: &Session) -> View<'static> {
+        let is_behind = session.newest_seen > self.store.shared.wal.durable_lsn();
+        if is_behind { View::Newest } else { View::Durable }
+    }
+
+    /// Whether replies of this session wait for the disk.
+    pub fn is_synchronous(&self, session: &Session) -> bool {
+        session.synchronous_commit.unwrap_or(self.config.synchronous_commit())
+    }
+
+    /// Notes that a reply shows what was written at `lsn`, and says for what it must wait.
+    pub fn gate(&self, session: &mut Session, lsn: Lsn) -> Lsn {
+        session.newest_seen = session.newest_seen.max(lsn);
+        if self.is_synchronous(session) { lsn } else { Lsn::ZERO }
+    }
+
+    /// A command waits for `reason`; see to it that the wait ends.
+    pub fn park(&mut self, reason: ParkReason) {
+        if let ParkReason::Durable(lsn) = reason {
+            self.store.shared.wal.request_flush(lsn);
+            self.parked_until = Some(self.parked_until.map_or(lsn, |least| least.min(lsn)));
+        }
+    }
+
+    /// The error reply for what the engine could not do. Damage goes to the log too.
+    pub fn error_reply(&self, error: &EngineError) -> String {
+        match error {
+            EngineError::Page(_) | EngineError::Tree { .. } => {
+                log::error!("{error}");
+                format!("CORRUPT {error}")
+            }
+            EngineError::DiskFull { .. } => format!("MISCONF {error}; writes go on when there is room"),
+            _ => format!("ERR {error}"),
+        }
+    }
+
+    /// Takes a row of the table of clients for a new connection. Without one it is served all
+    /// the same, but not listed.
+    pub fn enlist(&self, session: &mut Session) {
+        session.row = self.store.shared.clients.take(session.id, self.store.slot);
+        if let Some(row) = session.row {
+            self.publish(row, session);
+        }
+    }
+
+    /// Shows a session's present state to `CLIENT LIST`.
+    pub fn publish(&self, row: usize, session: &Session) {
+        let state = ClientState {
+            address: &session.address,
+            name: &session.name,
+            library_name: &session.library_name,
+            library_version: &session.library_version,
+            connected_at_us: session.connected_at_us,
+            proto: session.proto as u8,
+        };
+        self.store.shared.clients.describe(row, &state);
+    }
+
+    /// Classifies a connection after a turn, and shows it to `CLIENT LIST`.
+    pub fn note_turn(&mut self, connection: &mut Connection) {
+        let is_reader = connection.output.waits_for().is_none()
+            && connection.session.last_command.is_some();
+        if connection.is_reader != is_reader {
+            connection.is_reader = is_reader;
+            if is_reader {
+                self.readers += 1;
+            } else {
+                self.readers -= 1;
+            }
+        }
+        if let Some(row) = connection.session.row {
+            let session = &connection.session;
+            let command = session.last_command.map_or(0, |id| id as u32 + 1);
+            self.store.shared.clients.note(row, command, session.active_at_ns);
+        }
+    }
+
+    /// The connection has been quiet for so long that it no longer counts as a reader.
+    pub fn no_reader(&mut self, connection: &mut Connection) {
+        if std::mem::take(&mut connection.is_reader) {
+            self.readers -= 1;
+        }
+    }
+
+    /// Whether some connection would suffer from a turn that blocks.
+    pub fn has_readers(&self) -> bool {
+        self.readers > 0
+    }
+
+    /// Drops what is kept for a connection that is closed.
+    pub fn forget(&mut self, connection: &Connection) {
+        if connection.is_reader {
+            self.readers -= 1;
+        }
+        if let Some(row) = connection.session.row {
+            self.store.shared.clients.give_back(row);
+        }
+    }
+
+    /// Leaves, when every connection has been served and closed.
+    pub fn leave(&self) -> ! {
+        self.end_turn();
+        rd_sys::fork::exit_process(0)
+    }
+}

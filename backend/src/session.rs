@@ -1,0 +1,68 @@
+//! What a client has set for its connection, and what `CLIENT LIST` shows of it.
+
+use rd_base::Lsn;
+use rd_base::handover::{Handover, Peer};
+use rd_wire::{CommandId, Proto};
+
+/// One connection's settings and identity.
+pub struct Session {
+    /// Number of the connection.
+    pub id: u64,
+    /// The peer's address as text.
+    pub address: String,
+    /// The user at the other end of a unix socket.
+    pub unix_uid: Option<u32>,
+    /// The protocol agreed by HELLO.
+    pub proto: Proto,
+    /// Name given by CLIENT SETNAME.
+    pub name: String,
+    /// Library name and version given by CLIENT SETINFO.
+    pub library_name: String,
+    /// See `library_name`.
+    pub library_version: String,
+    /// Whether replies to writes wait for the disk; `None`: as the parameter says.
+    pub synchronous_commit: Option<bool>,
+    /// Wall clock of the connection, in microseconds.
+    pub connected_at_us: u64,
+    /// Monotonic clock of the last command, in nanoseconds.
+    pub active_at_ns: u64,
+    /// The last command.
+    pub last_command: Option<CommandId>,
+    /// Its row in the shared table of clients.
+    pub row: Option<usize>,
+    /// The greatest LSN that a reply of this session has waited for or waits for. While it is not
+    /// durable the session reads at the insert position, so that it sees its own writes.
+    pub newest_seen: Lsn,
+}
+
+impl Session {
+    /// A fresh connection.
+    pub fn new(handover: Handover, wall_us: u64, now_ns: u64) -> Session {
+        let unix_uid = match handover.peer {
+            Peer::Unix { uid, .. } => Some(uid),
+            Peer::Tcp(_) => None,
+        };
+        Session {
+            id: handover.connection,
+            address: handover.peer.address().to_owned(),
+            unix_uid,
+            proto: Proto::Resp2,
+            name: String::new(),
+            library_name: String::new(),
+            library_version: String::new(),
+            synchronous_commit: None,
+            connected_at_us: wall_us,
+            active_at_ns: now_ns,
+            last_command: None,
+            row: None,
+            newest_seen: Lsn::ZERO,
+        }
+    }
+
+    /// Back to the state of a fresh connection, as RESET asks.
+    pub fn reset(&mut self) {
+        self.proto = Proto::Resp2;
+        self.name.clear();
+        self.synchronous_commit = None;
+    }
+}

@@ -1,0 +1,236 @@
+//! The table of clients: what each backend shows of its connections, so that `CLIENT LIST` on one
+//! shows those of all.
+//!
+//! A row belongs to one connection and is written by its backend alone. Its text is read without a
+//! latch: the version is odd while it is being written, and a reader that meets an odd or changed
+//! version leaves the row out after a few tries. The table is for people; nothing depends on it.
+
+use crate::procs::SlotNo;
+use rd_sys::{Area, Plan, Region, Segment};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use zerocopy::{FromBytes, KnownLayout};
+
+/// Connections that can be listed; more are served, but not listed.
+const ROWS: usize = 16_384;
+/// Words of text in a row.
+const TEXT_WORDS: usize = 24;
+const TEXT_BYTES: usize = TEXT_WORDS * 8;
+/// Between the parts of a row's text; no part can hold it.
+const SEPARATOR: char = '\n';
+/// How often a reader tries a row that is being written.
+const TRIES: usize = 8;
+
+#[repr(C, align(64))]
+#[derive(FromBytes, KnownLayout)]
+struct Row {
+    /// The connection; 0: the row is free. atomic: taken by compare-exchange.
+    id: AtomicU64,
+    /// Odd while `text` is written. atomic: Release by the owner, Acquire by readers.
+    version: AtomicU32,
+    /// Slot of the backend. atomic: Relaxed.
+    slot: AtomicU32,
+    /// Last command, as a number of the command table and one; 0: none. atomic: Relaxed.
+    command: AtomicU32,
+    /// Protocol, as the wire layer numbers it. atomic: Relaxed.
+    proto: AtomicU32,
+    /// Monotonic clock of the last command. atomic: Relaxed.
+    active_at_ns: AtomicU64,
+    /// Wall clock of the connection. atomic: Relaxed.
+    connected_at_us: AtomicU64,
+    /// Address, name, library name and version. guard: `version`.
+    text: [AtomicU64; TEXT_WORDS],
+}
+
+/// Where the table lies in the segment.
+#[derive(Clone, Copy)]
+pub struct ClientsRegions {
+    rows: Region<Row>,
+}
+
+impl ClientsRegions {
+    /// Reserves room for the table.
+    pub fn plan(plan: &mut Plan) -> ClientsRegions {
+        ClientsRegions { rows: plan.reserve(ROWS) }
+    }
+}
+
+/// The table of clients.
+#[derive(Clone)]
+pub struct Clients {
+    rows: Area<Row>,
+}
+
+/// What a connection shows of itself; see [`Clients::describe`].
+#[derive(Clone, Copy, Debug)]
+pub struct ClientState<'a> {
+    /// The peer's address.
+    pub address: &'a str,
+    /// The connection's name.
+    pub name: &'a str,
+    /// Name and version of the client's library.
+    pub library_name: &'a str,
+    /// See `library_name`.
+    pub library_version: &'a str,
+    /// Wall clock of the connection, in microseconds.
+    pub connected_at_us: u64,
+    /// The protocol, as the wire layer numbers it.
+    pub proto: u8,
+}
+
+/// A row as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientRow {
+    /// Number of the connection.
+    pub id: u64,
+    /// Slot of the backend that serves it.
+    pub backend: u32,
+    /// Number of the last command in the command table, and one; 0: none so far.
+    pub command: u32,
+    /// The protocol, as the wire layer numbers it.
+    pub proto: u8,
+    /// Monotonic clock of the last command, in nanoseconds.
+    pub active_at_ns: u64,
+    /// Wall clock of the connection, in microseconds.
+    pub connected_at_us: u64,
+    /// The peer's address.
+    pub address: String,
+    /// The connection's name.
+    pub name: String,
+    /// Name of the client's library.
+    pub library_name: String,
+    /// Its version.
+    pub library_version: String,
+}
+
+impl Clients {
+    /// Opens the table.
+    pub fn open(segment: &Segment, regions: &ClientsRegions) -> Clients {
+        Clients { rows: segment.area(regions.rows) }
+    }
+
+    /// Takes a row for connection `id`, which is not 0, of the backend in `slot`; none when all
+    /// are taken.
+    pub fn take(&self, id: u64, slot: SlotNo) -> Option<usize> {
+        let home = (id as usize).wrapping_mul(0x9E37_79B1) % ROWS;
+        let index = (0..ROWS).map(|step| (home + step) % ROWS).find(|index| {
+            let word = &self.rows[*index].id;
+            word.load(Ordering::Relaxed) == 0
+                && word.compare_exchange(0, id, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })?;
+        self.rows[index].slot.store(slot.index() as u32, Ordering::Relaxed);
+        Some(index)
+    }
+
+    /// Gives a row back.
+    pub fn give_back(&self, index: usize) {
+        let row = &self.rows[index];
+        row.command.store(0, Ordering::Relaxed);
+        row.id.store(0, Ordering::Release);
+    }
+
+    /// Shows `state` in a row that the caller has taken. Texts that do not fit are cut.
+    pub fn describe(&self, index: usize, state: &ClientState<'_>) {
+        let row = &self.rows[index];
+        let parts = [state.address, state.name, state.library_name, state.library_version];
+        let mut bytes = parts.join("\n").into_bytes();
+        bytes.resize(TEXT_BYTES, 0);
+        let version = row.version.load(Ordering::Relaxed);
+        row.version.store(version.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (word, chunk) in row.text.iter().zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
+        }
+        row.connected_at_us.store(state.connected_at_us, Ordering::Relaxed);
+        row.proto.store(u32::from(state.proto), Ordering::Relaxed);
+        row.version.store(version.wrapping_add(2), Ordering::Release);
+    }
+
+    /// Shows the last command of a connection and when it came.
+    pub fn note(&self, index: usize, command: u32, active_at_ns: u64) {
+        let row = &self.rows[index];
+        row.command.store(command, Ordering::Relaxed);
+        row.active_at_ns.store(active_at_ns, Ordering::Relaxed);
+    }
+
+    /// How many connections have a row.
+    pub fn count(&self) -> usize {
+        self.rows.iter().filter(|row| row.id.load(Ordering::Relaxed) != 0).count()
+    }
+
+    /// All rows, in no order.
+    pub fn list(&self) -> Vec<ClientRow> {
+        self.rows.iter().filter_map(read).collect()
+    }
+}
+
+fn read(row: &Row) -> Option<ClientRow> {
+    for _ in 0..TRIES {
+        let version = row.version.load(Ordering::Acquire);
+        let id = row.id.load(Ordering::Relaxed);
+        if id == 0 {
+            return None;
+        }
+        let bytes: Vec<u8> =
+            row.text.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+        let mut read = ClientRow {
+            id,
+            backend: row.slot.load(Ordering::Relaxed),
+            command: row.command.load(Ordering::Relaxed),
+            proto: row.proto.load(Ordering::Relaxed) as u8,
+            active_at_ns: row.active_at_ns.load(Ordering::Relaxed),
+            connected_at_us: row.connected_at_us.load(Ordering::Relaxed),
+            address: String::new(),
+            name: String::new(),
+            library_name: String::new(),
+            library_version: String::new(),
+        };
+        fence(Ordering::Acquire);
+        if version % 2 == 1 || row.version.load(Ordering::Relaxed) != version {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let mut parts = text.trim_end_matches('\0').split(SEPARATOR).map(str::to_owned);
+        read.address = parts.next().unwrap_or_default();
+        read.name = parts.next().unwrap_or_default();
+        read.library_name = parts.next().unwrap_or_default();
+        read.library_version = parts.next().unwrap_or_default();
+        return Some(read);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_listed_until_the_row_is_given_back() {
+        let mut plan = Plan::new();
+        let regions = ClientsRegions::plan(&mut plan);
+        let segment = Segment::anonymous(&plan).expect("memory for a test");
+        let clients = Clients::open(&segment, &regions);
+        let state = ClientState {
+            address: "127.0.0.1:4711",
+            name: "worker",
+            library_name: "lib",
+            library_version: "1.2",
+            connected_at_us: 5,
+            proto: 1,
+        };
+        let first = clients.take(1, SlotNo::new(3)).expect("a row");
+        clients.describe(first, &state);
+        clients.note(first, 9, 77);
+        // The same home, so the next place.
+        let second = clients.take(1 + ROWS as u64, SlotNo::new(4)).expect("a row");
+        clients.describe(second, &ClientState { name: &"x".repeat(1000), ..state });
+        assert_ne!(first, second);
+        let rows = clients.list();
+        assert_eq!((clients.count(), rows.len()), (2, 2));
+        let row = rows.iter().find(|row| row.id == 1).expect("the first");
+        assert_eq!((row.address.as_str(), row.name.as_str()), ("127.0.0.1:4711", "worker"));
+        assert_eq!((row.library_name.as_str(), row.library_version.as_str()), ("lib", "1.2"));
+        assert_eq!((row.command, row.active_at_ns, row.backend), (9, 77, 3));
+        clients.give_back(first);
+        assert_eq!(clients.list().len(), 1);
+    }
+}
