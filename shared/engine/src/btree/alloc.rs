@@ -190,7 +190,7 @@ impl<'s> Blocks<'s> {
         // Under the latches, so that of two searches the later has the last word.
         let files = &tree.store.shared.files;
         if taken {
-            files.set_hint(tree.file, passed.map_or(last.get() + 1, BlockNo::get));
+            files.set_hint(tree.file, passed.map_or(hint_behind(*last), BlockNo::get));
             drop(bitmaps);
             tree.store.add(Counter::PagesAllocated, blocks.len() as u64);
             tree.store.note_block_used(tree.file, last.get());
@@ -198,6 +198,15 @@ impl<'s> Blocks<'s> {
             files.set_hint(tree.file, first.get().min(files.hint(tree.file)));
             tree.store.add(Counter::PagesFreed, blocks.len() as u64);
         }
+    }
+}
+
+/// Where to look next once `last` is taken. It stays in the region of `last`, as the next one may
+/// have no bitmap page yet; the search goes on from one to the other.
+fn hint_behind(last: BlockNo) -> u32 {
+    match last.get() + 1 {
+        behind if behind % BITMAP_BITS == 0 => last.get(),
+        behind => behind,
     }
 }
 
@@ -268,4 +277,22 @@ fn grow(tree: Tree<'_>, work: &mut Work, count: usize) -> EngineError {
     let wanted = files.blocks(tree.file).saturating_add(count as u32 + 1);
     work.growth = Some((tree.file, tree.store.request_growth(tree.file, wanted)));
     park
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_never_points_at_a_region_without_bitmap() {
+        for (last, hint) in [
+            (5, 6),
+            (BITMAP_BITS - 2, BITMAP_BITS - 1),
+            (BITMAP_BITS - 1, BITMAP_BITS - 1),
+            (BITMAP_BITS + 1, BITMAP_BITS + 2),
+            (2 * BITMAP_BITS - 1, 2 * BITMAP_BITS - 1),
+        ] {
+            assert_eq!(hint_behind(BlockNo::new(last)), hint);
+        }
+    }
 }
