@@ -340,11 +340,13 @@ impl Cluster {
     /// Kills postmaster and children at once, as a crash of the machine's kernel would not, but
     /// that of its power supply does: nobody gets to say anything.
     pub fn kill_all(&mut self) {
+        // Held still, the postmaster neither sees children go nor makes new ones.
+        self.signal(Signal::SIGSTOP);
         let children = self.children();
-        self.signal(Signal::SIGKILL);
         for child in &children {
             send(child.pid, Signal::SIGKILL);
         }
+        self.signal(Signal::SIGKILL);
         self.wait_exit();
         wait_for("the children to be gone", || {
             children
