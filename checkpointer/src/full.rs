@@ -164,19 +164,18 @@ impl Checkpointer {
             let mut busy = Vec::new();
             let mut rest = &dirty[..];
             while !rest.is_empty() {
-                self.supply();
+                self.supply_beside();
                 self.serve_files();
                 self.rest_if_ahead(full);
-                let (now, later) = rest.split_at(rest.len().min(DW_BATCH_PAGES_MAX));
-                let mut outcome = self.write_frames(now, full.cause)?;
-                full.written += outcome.written;
-                full.done += (now.len() - outcome.busy.len()) as u64;
+                let mut outcome = self.write_frames(rest, full.cause)?;
+                full.written += outcome.written as u64;
+                full.done += (outcome.taken - outcome.busy.len()) as u64;
                 busy.append(&mut outcome.busy);
                 self.store
                     .shared
                     .checkpoint
                     .set_pages(full.done, full.total);
-                rest = later;
+                rest = &rest[outcome.taken..];
             }
             if busy.len() == dirty.len() {
                 self.sleep(Some(BUSY_NAP));

@@ -9,8 +9,11 @@ use std::time::Duration;
 
 /// How long the supply rests after the disk has refused a page.
 const RETRY: Duration = Duration::from_secs(1);
-/// Batches in a row, so that a checkpoint comes to its own writing however great the demand is.
+/// Batches in a row, so that other work gets its turn however great the demand is.
 const BATCHES_MAX: u32 = 16;
+/// Batches for each batch of a checkpoint that is not ahead of its schedule. What the checkpoint
+/// writes becomes clean as well.
+const BATCHES_BESIDE: u32 = 2;
 
 impl Checkpointer {
     /// Cleans frames ahead of the clock's hand, as long as there are too few.
@@ -18,13 +21,22 @@ impl Checkpointer {
     /// A disk that refuses is reported, and tried again after a pause; whoever waits for a frame
     /// goes on waiting.
     pub(crate) fn supply(&mut self) {
+        self.supply_batches(BATCHES_MAX);
+    }
+
+    /// As [`Checkpointer::supply`], between two batches of a checkpoint.
+    pub(crate) fn supply_beside(&mut self) {
+        self.supply_batches(BATCHES_BESIDE);
+    }
+
+    fn supply_batches(&mut self, batches_max: u32) {
         self.wants_more_supply = false;
         if self.control.is_none() || self.now_ns() < self.supply_retry_ns {
             return;
         }
         self.supply_retry_ns = 0;
         let mut found: Vec<DirtyFrame> = Vec::new();
-        for _ in 0..BATCHES_MAX {
+        for _ in 0..batches_max {
             if !self.store.shared.pool.wants_supply() {
                 return;
             }

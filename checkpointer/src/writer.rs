@@ -78,15 +78,17 @@ impl Batch {
 /// What became of the frames given to [`Checkpointer::write_frames`].
 #[derive(Debug, Default)]
 pub struct WriteOutcome {
+    /// How many of the frames it has dealt with, from the first on.
+    pub taken: usize,
     /// Pages that were written.
-    pub written: u64,
+    pub written: usize,
     /// Frames whose latch was taken: to be tried again.
     pub busy: Vec<DirtyFrame>,
 }
 
 impl Checkpointer {
-    /// Writes the pages of `frames`, which are sorted by page, as far as they are still dirty, and
-    /// counts them under `cause`.
+    /// Writes the pages of `frames`, which are sorted by page, from the first on, as far as they
+    /// are still dirty and fill one batch, and counts them under `cause`.
     ///
     /// # Errors
     /// When the disk refuses. What was taken up is written by the next call.
@@ -95,13 +97,9 @@ impl Checkpointer {
         frames: &[DirtyFrame],
         cause: Counter,
     ) -> Result<WriteOutcome, Failure> {
-        let mut outcome = WriteOutcome::default();
-        for chunk in frames.chunks(DW_BATCH_PAGES_MAX) {
-            self.finish_batch(cause)?;
-            self.fill(chunk, &mut outcome.busy);
-            outcome.written += self.batch.tags.len() as u64;
-            self.finish_batch(cause)?;
-        }
+        self.finish_batch(cause)?;
+        let outcome = self.fill(frames);
+        self.finish_batch(cause)?;
         Ok(outcome)
     }
 
@@ -124,13 +122,18 @@ impl Checkpointer {
         self.finish_batch(cause)
     }
 
-    /// Copies what is dirty of `frames` into the batch, which is empty, and seals it.
-    fn fill(&mut self, frames: &[DirtyFrame], busy: &mut Vec<DirtyFrame>) {
+    /// Copies what is dirty of `frames` into the batch, which is empty, until it is full; seals
+    /// the copies.
+    fn fill(&mut self, frames: &[DirtyFrame]) -> WriteOutcome {
         let pool = &self.store.shared.pool;
         let batch = &mut self.batch;
         debug_assert!(batch.tags.is_empty() && batch.step == Step::Filling);
+        let mut outcome = WriteOutcome::default();
         for dirty in frames {
-            let copy = &mut batch.copies[batch.tags.len()];
+            let Some(copy) = batch.copies.get_mut(batch.tags.len()) else {
+                break;
+            };
+            outcome.taken += 1;
             match pool.copy_dirty(dirty.frame, dirty.tag, copy) {
                 CopyOutcome::Copied(copied) => {
                     page::seal(copy, copied.tag);
@@ -138,11 +141,13 @@ impl Checkpointer {
                     batch.tags.push(copied.tag);
                     batch.copied.push(copied);
                 }
-                CopyOutcome::Busy => busy.push(*dirty),
+                CopyOutcome::Busy => outcome.busy.push(*dirty),
                 CopyOutcome::Clean => {}
             }
         }
+        outcome.written = batch.tags.len();
         batch.step = Step::Sealed;
+        outcome
     }
 
     /// Brings the batch to its places, from whatever step it is at.

@@ -542,8 +542,13 @@ impl World {
         dirty.retain(|_| rng.below(3) == 0);
         dirty.sort_unstable();
         let cause = rd_base::counters::Counter::PagesWrittenSupply;
-        // A crash shows in the disk.
-        let _ = self.checkpointer.write_frames(&dirty, cause);
+        while !dirty.is_empty() {
+            match self.checkpointer.write_frames(&dirty, cause) {
+                Ok(outcome) => _ = dirty.drain(..outcome.taken),
+                // The disk has crashed.
+                Err(_) => return,
+            }
+        }
     }
 
     /// Moves the clock.
