@@ -195,10 +195,11 @@ impl Shared {
 
     fn open(segment: Segment, sizes: Sizes, at: &Regions) -> Result<Arc<Shared>, SharedError> {
         let procs = Procs::open(&segment, &at.procs)?;
-        let wal = Wal::open(&segment, &at.wal, &sizes, procs.clone());
+        let stats = Stats::open(&segment, &at.stats);
+        let wal = Wal::open(&segment, &at.wal, &sizes, procs.clone(), stats.clone());
         let shared = Shared {
             sizes,
-            stats: Stats::open(&segment, &at.stats),
+            stats,
             snapshots: Snapshots::open(&segment, &at.snapshots),
             checkpoint: CheckpointShared::open(&segment, &at.checkpoint),
             files: Files::open(&segment, &at.files),

@@ -18,6 +18,7 @@
 use super::credit::Credit;
 use super::{Wal, between_steps};
 use crate::procs::SlotNo;
+use rd_base::counters::Counter;
 use rd_base::{Lsn, Role};
 use rd_format::wal_page;
 use rd_format::wal_record::RecordBuilder;
@@ -98,6 +99,7 @@ impl Wal {
         if pos + len <= control.progress.ring_end_pos.load(Ordering::Acquire) {
             self.inner.ring.copy(pos, bytes, pos, pos + len);
         } else {
+            self.inner.stats.add(slot, Counter::WalBuffersFull, 1);
             self.copy_waiting(mine, pos, bytes, pos + len);
         }
         before_release(inserted);
@@ -108,6 +110,9 @@ impl Wal {
         if control.hints.stalled.load(Ordering::SeqCst) != 0 {
             self.end_stall();
         }
+        let bytes = inserted.end.bytes_since(wal_page::pos_to_end_lsn(pos));
+        self.inner.stats.add(slot, Counter::WalRecords, 1);
+        self.inner.stats.add(slot, Counter::WalBytes, bytes);
         inserted
     }
 

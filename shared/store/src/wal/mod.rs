@@ -44,6 +44,7 @@ pub use segments::{Preparer, SegmentsBlocked};
 
 use crate::procs::{Procs, SlotNo};
 use crate::shared::Sizes;
+use crate::stats::Stats;
 use insert::InsertSlot;
 use rd_base::limits::{PROCESSES_MAX, WAL_PAGE_BYTES};
 use rd_base::{Lsn, Role, StartCount, Timeline};
@@ -264,6 +265,7 @@ struct Inner {
     ring: Ring,
     segment_bytes: u64,
     procs: Procs,
+    stats: Stats,
 }
 
 /// The log, as all processes share it. Clones are handles to the same log.
@@ -273,14 +275,21 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Opens the log's part of shared memory. `procs` is whom it wakes.
-    pub fn open(segment: &Segment, regions: &WalRegions, sizes: &Sizes, procs: Procs) -> Wal {
+    /// Opens the log's part of shared memory. `procs` is whom it wakes, `stats` where it counts.
+    pub fn open(
+        segment: &Segment,
+        regions: &WalRegions,
+        sizes: &Sizes,
+        procs: Procs,
+        stats: Stats,
+    ) -> Wal {
         let inner = Inner {
             control: segment.one(regions.control),
             slots: segment.area(regions.slots),
             ring: Ring::new(segment.area(regions.ring)),
             segment_bytes: sizes.wal_segment_bytes,
             procs,
+            stats,
         };
         Wal {
             inner: Arc::new(inner),

@@ -15,8 +15,10 @@
 //! an error, and it tries again, when asked and once in [`RETRY`], until there is room.
 
 use super::{USABLE, WAL_DIR, Wal, WalError};
+use crate::procs::SlotNo;
+use rd_base::counters::Counter;
 use rd_base::limits::WAL_PAGE_BYTES;
-use rd_base::{Lsn, Timeline};
+use rd_base::{Lsn, Role, Timeline};
 use rd_format::wal_page;
 use rd_sys::crash::panic_abort;
 use rd_sys::fault::{self, Fault};
@@ -198,7 +200,7 @@ impl Preparer {
         if !self.wal.needs_segment() {
             return Step::Enough;
         }
-        match self.wal.prepare_segment(&*self.storage) {
+        match self.wal.prepare_segment(&*self.storage, Role::Walwriter) {
             Ok(()) => {
                 if self.blocked.take().is_some() {
                     log::info!("write-ahead log segments can be made again; writes are accepted");
@@ -259,8 +261,8 @@ impl Wal {
         wal_page::segment_of(wal_page::pos_to_end_lsn(prepared), self.segment_bytes())
     }
 
-    /// S1 to S3 for a new file.
-    fn prepare_segment(&self, storage: &dyn Storage) -> io::Result<()> {
+    /// S1 to S3 for a new file, counted for the process with `role`.
+    fn prepare_segment(&self, storage: &dyn Storage, role: Role) -> io::Result<()> {
         let filled =
             fault::point(Fault::WalSegment).and_then(|()| fill(storage, self.segment_bytes()));
         if let Err(error) = filled {
@@ -276,6 +278,9 @@ impl Wal {
                 self.block(SegmentsBlocked::of(error));
             })?;
         self.finish_names(storage, 1);
+        if let Some(slot) = SlotNo::of(role) {
+            self.inner.stats.add(slot, Counter::WalSegmentsCreated, 1);
+        }
         Ok(())
     }
 
@@ -342,7 +347,7 @@ impl Wal {
             .ahead_bytes
             .store(AHEAD_SEGMENTS * bytes, Ordering::Relaxed);
         while next < current + AHEAD_SEGMENTS {
-            match self.prepare_segment(storage) {
+            match self.prepare_segment(storage, Role::Startup) {
                 Ok(()) => next += 1,
                 Err(error) if SegmentsBlocked::of(&error) == SegmentsBlocked::Other => {
                     return Err(error.into());

@@ -11,8 +11,8 @@ mod tails;
 
 use super::segments::{self as files, first_lsn};
 use super::*;
+use crate::procs::ProcsRegions;
 use crate::stats::StatsRegions;
-use crate::{procs::ProcsRegions, stats::Stats};
 use rd_base::words::WalSyncMethod;
 use rd_base::{BlockNo, FileNo, PageTag};
 use rd_format::Payload;
@@ -76,7 +76,8 @@ impl Rig {
         );
         let segment = Segment::anonymous(&plan).expect("memory for a test");
         let procs = Procs::open(&segment, &regions.0).expect("descriptors for a test");
-        let wal = Wal::open(&segment, &regions.2, &sizes, procs.clone());
+        let stats = Stats::open(&segment, &regions.1);
+        let wal = Wal::open(&segment, &regions.2, &sizes, procs.clone(), stats.clone());
         let start = WalStart {
             end,
             timeline: TIMELINE,
@@ -89,7 +90,7 @@ impl Rig {
             disk,
             wal,
             procs,
-            stats: Stats::open(&segment, &regions.1),
+            stats,
         }
     }
 

@@ -73,6 +73,37 @@ fn a_start_clears_away_and_takes_stock() {
 }
 
 #[test]
+fn a_segment_is_used_only_when_its_name_is_durable() {
+    let rig = Rig::new(8, SEGMENT_PAGES);
+    insert_bytes(&rig, 100);
+    let (disk, bytes) = (&rig.disk, rig.wal.segment_bytes());
+    // A life that was killed before it synced the directory; and no room to make another.
+    let path = files::path(TIMELINE, 3, bytes);
+    let file = disk
+        .open(&path, rd_sys::storage::OpenMode::CreateNew)
+        .expect("a good disk");
+    file.write_all_at(&vec![0; bytes as usize], 0)
+        .expect("a good disk");
+    file.sync_all().expect("a good disk");
+    disk.kill(1);
+    disk.set_capacity(Some(disk.used_bytes()));
+    let next = Rig::start(disk.clone(), 8, SEGMENT_PAGES, rig.wal.durable_lsn(), 2);
+    let mut flusher = next.flusher(walwriter(), WalSyncMethod::Fdatasync);
+    let mut builder = RecordBuilder::new();
+    make_record(&mut builder, 1, 8000);
+    while let Ok(mut credit) = next.wal.take_credit(8000) {
+        next.wal
+            .insert(backend(0), &mut builder, &mut credit, |_| {});
+        flusher.flush_all();
+    }
+    let durable = next.wal.durable_lsn();
+    assert!(durable > wal_page::segment_start(3, bytes));
+    disk.crash(1);
+    let (_, end) = read_all(disk, next.read_from(next.first()));
+    assert_eq!(end.lsn, durable, "{end}");
+}
+
+#[test]
 fn old_segments_are_recycled_up_to_the_limit_and_else_removed() {
     let rig = Rig::new(8, SEGMENT_PAGES);
     let bytes = rig.wal.segment_bytes();
