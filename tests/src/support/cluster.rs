@@ -21,6 +21,8 @@ use tempfile::TempDir;
 
 /// The port in names of sockets; no TCP port is opened by default.
 const PORT: &str = "7432";
+/// The setting that is fixed when the data directory is made.
+const SEGMENT_SIZE: &str = "wal_segment_size";
 
 /// A data directory and, at times, a server on it.
 pub struct Cluster {
@@ -69,7 +71,8 @@ pub fn run(name: &str, arguments: &[&str]) -> (ExitStatus, String, String) {
 }
 
 impl Cluster {
-    /// A directory with no server and no data in it yet. Settings go to every start's command line.
+    /// A directory with no server and no data in it yet. Settings go to every start's command line;
+    /// `wal_segment_size` to `rd_initdb`.
     pub fn new(settings: &[(&str, &str)]) -> Cluster {
         let directory = tempfile::Builder::new()
             .prefix("rd")
@@ -182,9 +185,29 @@ impl Cluster {
         }
     }
 
+    /// Makes the data directory, if its segment size is not the usual one; else the first start
+    /// makes it.
+    fn initialise(&self) {
+        let size = self.settings.iter().find(|(name, _)| name == SEGMENT_SIZE);
+        let Some((_, size)) = size.filter(|_| !self.data_dir().exists()) else {
+            return;
+        };
+        let megabytes = size.trim_end_matches("MB");
+        let directory = self.data_dir();
+        let arguments = [
+            "-D",
+            &directory.to_string_lossy(),
+            "--wal-segsize",
+            megabytes,
+        ];
+        let (status, _, errors) = run("rd_initdb", &arguments);
+        assert!(status.success(), "{errors}");
+    }
+
     /// Starts the server and does not wait.
     pub fn spawn(&mut self) {
         assert!(self.server.is_none(), "the server was started already");
+        self.initialise();
         self.starts += 1;
         let mut text = self.log();
         text.push_str(&self.start_line());
@@ -196,7 +219,9 @@ impl Cluster {
         let mut command = Command::new(program("redoubt"));
         command.arg("-D").arg(self.data_dir()).env_remove("RDDATA");
         for (name, value) in &self.settings {
-            command.arg("-c").arg(format!("{name}={value}"));
+            if name != SEGMENT_SIZE {
+                command.arg("-c").arg(format!("{name}={value}"));
+            }
         }
         let errors = log.try_clone().expect("a descriptor");
         let server = command
