@@ -8,6 +8,7 @@ mod admission;
 mod children;
 mod datadir;
 mod listen;
+mod options_file;
 mod pidfile;
 mod progress;
 mod reap;
@@ -110,10 +111,11 @@ fn main() {
     logline::init(LogMinMessages::Log);
     rd_sys::crash::install();
     let arguments = Arguments::parse();
+    let command_line = options_file::command_line();
     if let Err(error) = rd_sys::title::init() {
         log::debug!("processes will not show their roles in ps: {error}");
     }
-    let code = match boot(&arguments) {
+    let code = match boot(&arguments, &command_line) {
         Ok(server) => server.run(),
         Err(error) => {
             rd_base::fatal!("{error:#}");
@@ -124,13 +126,14 @@ fn main() {
 }
 
 /// Everything up to the first fork. The pid file is the last that can fail: it promises a server.
-fn boot(arguments: &Arguments) -> Result<Server> {
+fn boot(arguments: &Arguments, command_line: &str) -> Result<Server> {
     umask(Mode::from_bits_truncate(0o077));
     let settings = arguments.settings()?;
     let data_dir = prepare(&arguments.data_dir(), &settings)?;
     let config = Config::load(&data_dir, &settings)?;
     logline::set_level(config.log_min_messages());
     let lock = datadir::lock(&data_dir)?;
+    options_file::write(&data_dir, command_line)?;
     let signals = Signals::install(&[
         Signal::Term,
         Signal::Int,

@@ -1,0 +1,68 @@
+//! `postmaster.opts`: the command line that the server was started with, on one line, as
+//! PostgreSQL leaves it. `rd_ctl restart` starts with it again, `rd_ctl status` shows it.
+//!
+//! Invariant: it is written by the holder of the data directory's lock; it stays when the server
+//! ends, and nothing but these two depends on it.
+
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Name of the file in the data directory.
+const OPTIONS_FILE: &str = "postmaster.opts";
+
+/// The program and its arguments, each of these in quotes. To be called before the process takes
+/// a title, which may stand where the arguments are.
+pub fn command_line() -> String {
+    render(std::env::args_os())
+}
+
+fn render(mut words: impl Iterator<Item = OsString>) -> String {
+    let mut line = words
+        .next()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    for word in words {
+        let word = word
+            .to_string_lossy()
+            .replace('\\', r"\\")
+            .replace('"', "\\\"");
+        line.push_str(&format!(" \"{word}\""));
+    }
+    line.push('\n');
+    line
+}
+
+/// Writes the file anew.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(dir: &Path, command_line: &str) -> Result<()> {
+    let path = dir.join(OPTIONS_FILE);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options
+        .open(&path)
+        .and_then(|mut file| file.write_all(command_line.as_bytes()));
+    written.with_context(|| format!("could not write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_quoted() {
+        let words = ["/bin/redoubt", "-D", "/srv/my data", r#"a"b\c"#].map(OsString::from);
+        let line = render(words.into_iter());
+        assert_eq!(
+            line,
+            "/bin/redoubt \"-D\" \"/srv/my data\" \"a\\\"b\\\\c\"\n"
+        );
+        assert_eq!(render(std::iter::empty()), "\n");
+    }
+}
