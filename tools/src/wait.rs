@@ -100,7 +100,7 @@ impl Display {
                 }
                 match progress {
                     Some(progress) => {
-                        bar.set_message(format!("{what}: recovering, {}", progress.in_words()));
+                        bar.set_message(format!("recovering: {}", progress.in_words()))
                     }
                     None => bar.set_message(what.clone()),
                 }
@@ -144,7 +144,7 @@ fn spinner() -> ProgressStyle {
 }
 
 fn gauge() -> ProgressStyle {
-    style("{msg} [{bar:30}] {elapsed}").progress_chars("=> ")
+    style("[{bar:20}] {msg}").progress_chars("=> ")
 }
 
 fn style(template: &str) -> ProgressStyle {

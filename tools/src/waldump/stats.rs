@@ -157,7 +157,7 @@ impl Stats {
 }
 
 fn push(text: &mut String, name: &str, cells: [(String, String); 4]) {
-    let [n, record, image, all] = cells.map(|(value, share)| format!("{value:>13} {share:>9}"));
+    let [n, record, image, all] = cells.map(|(value, share)| format!("{value:>15} {share:>8}"));
     let line = format!("{name:<27}{n}{record}{image}{all}");
     writeln!(text, "{}", line.trim_end()).expect("a string takes all");
 }
