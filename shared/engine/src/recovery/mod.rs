@@ -39,6 +39,7 @@ use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
 use rd_store::wal::WalStart;
 use rd_store::wal::read::{LogEnd, ReadFrom, WalReader, secure_tail};
+use rd_sys::fault::{self, Fault};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,6 +113,7 @@ fn open_crashed(
     mut slots: ControlStore,
     watcher: &mut dyn Watcher,
 ) -> Result<Recovered, RecoveryError> {
+    fault::point(Fault::RecoveryBegun)?;
     let mut control = slots.newest().clone();
     let last_known = utc(control.written_us);
     log::info!(
@@ -157,6 +159,7 @@ fn open_crashed(
             .wait(&ticket)
             .map_err(RecoveryError::Checkpoint)?;
     }
+    fault::point(Fault::RecoveryDone)?;
     Ok(Recovered {
         end: end.lsn,
         redo: Some(redo),

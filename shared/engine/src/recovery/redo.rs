@@ -12,6 +12,7 @@ use rd_format::wal_record::{BlockView, RecordData};
 use rd_store::Store;
 use rd_store::shared::RedoProgress;
 use rd_store::wal::read::{LogEnd, ReadFrom, Record, WalReader};
+use rd_sys::fault::{self, Fault};
 use std::sync::Arc;
 
 /// Records between two looks at the clock and at signals.
@@ -46,6 +47,7 @@ pub(super) fn redo(
         if record.end > end.lsn {
             break;
         }
+        fault::point(Fault::RecoveryRecord)?;
         redo.record(&record)?;
         if redo.summary.records.is_multiple_of(RECORDS_PER_LOOK) {
             if watcher.must_stop() {
