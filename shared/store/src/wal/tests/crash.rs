@@ -3,6 +3,7 @@
 
 use super::*;
 use rd_sys::crash::catch_panics;
+use rd_sys::simdisk::{Injection, IoKind};
 
 const RING_PAGES: u64 = 4;
 const SEGMENT_PAGES: u64 = 64;
@@ -175,4 +176,55 @@ fn a_kill_and_then_a_power_cut_lose_nothing_that_was_promised() {
     while crash_at(at, &[false, true, false, true]) {
         at += 1;
     }
+}
+
+/// After a failed sync the cache holds what is nowhere on disk, and takes it for clean.
+#[test]
+fn what_a_failed_sync_left_in_the_cache_is_secured_before_it_is_built_on() {
+    let mut beyond_the_promised = 0;
+    for seed in 0..40 {
+        let mut life = first_life();
+        life.live(10, seed);
+        let disk = life.rig.disk.clone();
+        life.rig
+            .flusher(backend(0), WalSyncMethod::Fdatasync)
+            .flush_all();
+        disk.inject(Injection {
+            kind: IoKind::Sync,
+            path_contains: "wal/0".to_owned(),
+            skip: 0,
+            times: 1,
+            errno: 5,
+        });
+        let panicked = catch_panics(|| {
+            let mut builder = RecordBuilder::new();
+            for id in 100..106 {
+                make_record(&mut builder, id, 3000);
+                let inserted = life.rig.insert(backend(0), &mut builder);
+                let bytes = builder.total_len();
+                life.made.push(Seen {
+                    start: inserted.start,
+                    end: inserted.end,
+                    id,
+                    bytes,
+                });
+            }
+            life.rig
+                .flusher(backend(0), WalSyncMethod::Fdatasync)
+                .flush_all();
+        });
+        assert!(panicked.is_err(), "a failed sync is the end");
+        life.promised = life.rig.wal.durable_lsn();
+        let promised = life.promised;
+        disk.kill(seed);
+        // Recovery takes what it reads for durable from now on.
+        let next = life.recover(2);
+        beyond_the_promised += u64::from(next.promised > promised);
+        disk.crash(seed);
+        next.recover(3);
+    }
+    assert!(
+        beyond_the_promised > 5,
+        "hardly ever was there anything to secure"
+    );
 }
