@@ -20,7 +20,7 @@ use crate::txn::write::{self, Committed, Program};
 use crate::work::{Chore, Work};
 use rd_base::{FileNo, Lsn};
 use rd_format::{NodeRef, OverflowStub};
-use rd_store::namespaces::NamespaceId;
+use rd_store::namespaces::{Found, NamespaceId};
 use rd_store::{Snapshot, Store};
 use std::cell::Cell;
 
@@ -92,6 +92,17 @@ pub struct Engine {
     set: WriteSet,
     /// The epoch that was entered; 0 is none.
     epoch: Cell<u64>,
+}
+
+/// A snapshot of a namespace.
+struct Fixed {
+    at: Lsn,
+    /// The namespace's file at that LSN; none if there was no such namespace.
+    file: Option<FileNo>,
+    /// Since when it lies there.
+    since: Lsn,
+    /// Keeps what is seen, unless the caller's own snapshot does.
+    snapshot: Option<Snapshot>,
 }
 
 /// What a leaf has shown under its latch, that it takes more to answer.
@@ -246,15 +257,40 @@ impl Engine {
         answer: &mut dyn FnMut(usize, Option<Value<'_>>),
     ) -> Result<Lsn> {
         self.enter();
-        let (at, _snapshot) = self.snapshot_for(view)?;
-        let mut depends_on = Lsn::ZERO;
+        let fixed = self.fix(namespace, view)?;
+        let mut depends_on = fixed.since;
         for (index, key) in keys.iter().enumerate() {
-            let told = self.read_at(namespace, key, at, true, &mut |value, _| {
-                answer(index, value);
-            })?;
+            let told = self.read_at(&fixed, key, true, &mut |value, _| answer(index, value))?;
             depends_on = depends_on.max(told);
         }
         Ok(self.dependency(depends_on))
+    }
+
+    /// Publishes a snapshot for `view` and finds the namespace's file of that time.
+    fn fix(&self, namespace: NamespaceId, view: View<'_>) -> Result<Fixed> {
+        let entry = self.store.shared.namespaces.entry(namespace);
+        loop {
+            let (at, snapshot) = self.snapshot_for(view)?;
+            let place = entry.place().ok_or(EngineError::NoNamespace)?;
+            let since = if place.since <= at {
+                place.since
+            } else {
+                Lsn::ZERO
+            };
+            let file = match place.at(at) {
+                Found::File(file) => Some(file),
+                Found::Nothing => None,
+                Found::Replaced if snapshot.is_none() => return Err(EngineError::Replaced),
+                // Two changes since the snapshot was taken, a moment ago: take a new one.
+                Found::Replaced => continue,
+            };
+            return Ok(Fixed {
+                at,
+                file,
+                since,
+                snapshot,
+            });
+        }
     }
 
     fn read<R>(
@@ -286,9 +322,10 @@ impl Engine {
         answer: &mut dyn FnMut(Option<Value<'_>>, Option<Meta>),
     ) -> Result<Lsn> {
         self.enter();
-        if let View::At(snapshot) = view {
-            let told = self.read_at(namespace, key, snapshot.lsn(), bytes, answer)?;
-            return Ok(self.dependency(told));
+        if let View::At(_) = view {
+            let fixed = self.fix(namespace, view)?;
+            let told = self.read_at(&fixed, key, bytes, answer)?;
+            return Ok(self.dependency(told.max(fixed.since)));
         }
         let newest = matches!(view, View::Newest);
         loop {
@@ -296,9 +333,9 @@ impl Engine {
                 Shown::Answer(told) => return Ok(self.dependency(told)),
                 Shown::Moved => {}
                 Shown::NeedsSnapshot => {
-                    let (at, _snapshot) = self.snapshot_for(view)?;
-                    let told = self.read_at(namespace, key, at, bytes, answer)?;
-                    return Ok(self.dependency(told));
+                    let fixed = self.fix(namespace, view)?;
+                    let told = self.read_at(&fixed, key, bytes, answer)?;
+                    return Ok(self.dependency(told.max(fixed.since)));
                 }
             }
         }
@@ -319,9 +356,14 @@ impl Engine {
         let entry = self.store.shared.namespaces.entry(namespace);
         let before = entry.place().ok_or(EngineError::NoNamespace)?;
         let at = if newest { Lsn::MAX } else { wal.durable_lsn() };
-        let Some(file) = before.file_at(at) else {
-            answer(None, None);
-            return Ok(Shown::Answer(Lsn::ZERO));
+        let file = match before.at(at) {
+            Found::File(file) => file,
+            Found::Nothing => {
+                answer(None, None);
+                return Ok(Shown::Answer(Lsn::ZERO));
+            }
+            // The LSN was loaded before two changes became durable.
+            Found::Replaced => return Ok(Shown::Moved),
         };
         let leaf = Tree {
             store: &self.store,
@@ -331,7 +373,7 @@ impl Engine {
         let at = if newest { Lsn::MAX } else { wal.durable_lsn() };
         // Now that the snapshot is fixed: the file must be the namespace's at that LSN.
         let place = entry.place().ok_or(EngineError::NoNamespace)?;
-        if place.file_at(at) != Some(file) {
+        if place.at(at) != Found::File(file) {
             return Ok(Shown::Moved);
         }
         let since = if newest { place.since } else { Lsn::ZERO };
@@ -358,31 +400,23 @@ impl Engine {
         Ok(Shown::Answer(told.max(since)))
     }
 
-    /// Reads a key at the published snapshot `at`. Returns the stamp of what it was told.
+    /// Reads a key at a published snapshot. Returns the stamp of what it was told.
     fn read_at(
         &self,
-        namespace: NamespaceId,
+        fixed: &Fixed,
         key: &[u8],
-        at: Lsn,
         bytes: bool,
         answer: &mut dyn FnMut(Option<Value<'_>>, Option<Meta>),
     ) -> Result<Lsn> {
-        let entry = self.store.shared.namespaces.entry(namespace);
-        let place = entry.place().ok_or(EngineError::NoNamespace)?;
-        let since = if place.since <= at {
-            place.since
-        } else {
-            Lsn::ZERO
-        };
-        let Some(file) = place.file_at(at) else {
+        let Some(file) = fixed.file else {
             answer(None, None);
-            return Ok(since);
+            return Ok(Lsn::ZERO);
         };
         let tree = Tree {
             store: &self.store,
             file,
         };
-        let mut stamp = at;
+        let mut stamp = fixed.at;
         let told = loop {
             let leaf = tree.leaf_for_read(key, stamp)?;
             let node = NodeRef::new(&leaf);
@@ -408,7 +442,7 @@ impl Engine {
                 Seen::Beyond => stamp = node.high_key().map_or(Lsn::ZERO, |high| high.stamp),
             }
         };
-        Ok(told.max(since))
+        Ok(told)
     }
 
     fn answer_large(
@@ -443,27 +477,19 @@ impl Engine {
         view: View<'_>,
     ) -> Result<RangeCursor> {
         self.enter();
-        let (at, snapshot) = self.snapshot_for(view)?;
-        let entry = self.store.shared.namespaces.entry(namespace);
-        let place = entry.place().ok_or(EngineError::NoNamespace)?;
-        let file = place.file_at(at);
-        let since = if place.since <= at {
-            place.since
-        } else {
-            Lsn::ZERO
-        };
+        let fixed = self.fix(namespace, view)?;
         Ok(RangeCursor {
-            file,
-            at,
+            file: fixed.file,
+            at: fixed.at,
             place: Place {
                 key: start.to_vec(),
                 stamp: Lsn::MAX,
                 end: end.map(<[u8]>::to_vec),
-                done: file.is_none(),
+                done: fixed.file.is_none(),
             },
             left: limit,
-            depends_on: self.dependency(since),
-            _snapshot: snapshot,
+            depends_on: self.dependency(fixed.since),
+            _snapshot: fixed.snapshot,
         })
     }
 
@@ -536,7 +562,7 @@ impl Engine {
         let committed = write::run(tree, work, set, keys, program)?;
         finish_splits(tree, work);
         drop(_held);
-        if !self.work.chores.is_empty() {
+        if self.work.chore_count() > 0 {
             self.tidy(CHORES_PER_WRITE);
         }
         Ok(committed)
@@ -571,21 +597,17 @@ impl Engine {
     pub fn tidy(&mut self, chores_max: usize) -> bool {
         self.enter();
         let durable = self.store.shared.wal.durable_lsn();
-        for _ in 0..chores_max.min(self.work.chores.len()) {
-            match self.work.chores.front() {
-                Some(chore) if chore.after <= durable => {}
-                _ => return false,
+        for _ in 0..chores_max.min(self.work.chore_count()) {
+            if !self.work.is_due(durable) {
+                return false;
             }
-            if let Some(chore) = self.work.chores.pop_front()
+            if let Some(chore) = self.work.take_chore()
                 && !self.do_chore(chore)
             {
                 return false;
             }
         }
-        self.work
-            .chores
-            .front()
-            .is_some_and(|chore| chore.after <= durable)
+        self.work.is_due(durable)
     }
 
     /// Does one chore; false if no further one should be begun now.
@@ -608,11 +630,11 @@ impl Engine {
             Ok(true) => {
                 // A snapshot still sees it, or the log is not that far.
                 chore.after = store.shared.wal.insert_lsn();
-                work.chores.push_back(chore);
+                work.push_chore(chore);
                 true
             }
             Err(EngineError::Park(_)) => {
-                work.chores.push_front(chore);
+                work.put_back(chore);
                 false
             }
             Err(error) => {

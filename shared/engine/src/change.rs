@@ -17,6 +17,7 @@ use rd_store::Store;
 use rd_store::buffer::PageWrite;
 use rd_store::wal::{Credit, credit_for};
 use rd_sys::crash::panic_abort;
+use rd_sys::fault::{self, Fault};
 
 /// Seals `record` and takes the credit that it needs.
 ///
@@ -25,6 +26,14 @@ use rd_sys::crash::panic_abort;
 pub(crate) fn credit_of(store: &Store, record: &mut RecordBuilder) -> crate::Result<Credit> {
     let bytes = record.seal();
     Ok(store.shared.wal.take_credit(credit_for(bytes))?)
+}
+
+/// Passes a fault point at which nothing may fail any more: an error there is a PANIC.
+#[inline]
+pub(crate) fn pass(fault: Fault) {
+    if let Err(error) = fault::point(fault) {
+        panic_abort(&format!("at the fault point {}: {error}", fault.name()));
+    }
 }
 
 /// A change that has begun and must be finished.

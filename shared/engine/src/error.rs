@@ -69,6 +69,9 @@ pub enum EngineError {
     /// There are as many relation files as there can be.
     #[error("{0}")]
     TooManyFiles(#[from] TooManyFiles),
+    /// The snapshot is older than the last two changes of the namespace as a whole.
+    #[error("the namespace was emptied or replaced since the snapshot was taken")]
+    Replaced,
     /// The process holds as many snapshots as it can.
     #[error("too many reads of this server process hold a snapshot at the same time")]
     TooManySnapshots,

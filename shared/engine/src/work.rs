@@ -19,8 +19,8 @@ use std::collections::VecDeque;
 
 /// Splits to be finished that are remembered; more are left to whoever meets the marks.
 const MARKS_MAX: usize = 256;
-/// Chores that are remembered; when there are more the oldest is forgotten.
-const CHORES_MAX: usize = 1 << 16;
+/// Bytes of chores that are remembered; when there are more the oldest are forgotten.
+const CHORE_BYTES_MAX: usize = 4 << 20;
 /// A record buffer larger than this is given back after use.
 const RECORD_BYTES_KEPT: usize = 1 << 20;
 
@@ -32,6 +32,12 @@ pub(crate) struct Chore {
     pub(crate) key: Box<[u8]>,
     /// Before this is durable there is nothing to be done.
     pub(crate) after: Lsn,
+}
+
+impl Chore {
+    fn bytes(&self) -> usize {
+        size_of::<Chore>() + self.key.len()
+    }
 }
 
 /// Pages of the tree under work that have the mark of an unfinished split.
@@ -68,7 +74,8 @@ pub(crate) struct Work {
     pub(crate) right_image: Box<PageBytes>,
     pub(crate) root_image: Box<PageBytes>,
     pub(crate) marks: Marks,
-    pub(crate) chores: VecDeque<Chore>,
+    chores: VecDeque<Chore>,
+    chore_bytes: usize,
     /// What is under work.
     pub(crate) namespace: NamespaceId,
     /// The wall clock when the operation began, in microseconds since 1970.
@@ -88,6 +95,7 @@ impl Work {
             root_image: page(),
             marks: Marks::default(),
             chores: VecDeque::new(),
+            chore_bytes: 0,
             namespace: NamespaceId::DB0,
             now_us: 0,
             growth: None,
@@ -106,6 +114,18 @@ impl Work {
         self.record.shrink(RECORD_BYTES_KEPT);
     }
 
+    /// How many chores there are.
+    pub(crate) fn chore_count(&self) -> usize {
+        self.chores.len()
+    }
+
+    /// Whether the oldest chore can be done when the log is durable up to `durable`.
+    pub(crate) fn is_due(&self, durable: Lsn) -> bool {
+        self.chores
+            .front()
+            .is_some_and(|chore| chore.after <= durable)
+    }
+
     /// Looks at what readers may still ask for.
     pub(crate) fn collect_points(&mut self, store: &Store) {
         store
@@ -116,16 +136,40 @@ impl Work {
 
     /// Remembers to tidy up around `key`.
     pub(crate) fn note_chore(&mut self, file: FileNo, key: &[u8], after: Lsn) {
-        if self.chores.len() == CHORES_MAX {
-            self.chores.pop_front();
+        if let Some(last) = self.chores.back_mut()
+            && last.file == file
+            && *last.key == *key
+        {
+            last.after = last.after.max(after);
+            return;
         }
         let namespace = self.namespace;
-        self.chores.push_back(Chore {
+        self.push_chore(Chore {
             namespace,
             file,
             key: key.into(),
             after,
         });
+    }
+
+    /// Puts a chore at the end of the queue.
+    pub(crate) fn push_chore(&mut self, chore: Chore) {
+        self.chore_bytes += chore.bytes();
+        self.chores.push_back(chore);
+        while self.chore_bytes > CHORE_BYTES_MAX && self.take_chore().is_some() {}
+    }
+
+    /// Takes the oldest chore out of the queue.
+    pub(crate) fn take_chore(&mut self) -> Option<Chore> {
+        let chore = self.chores.pop_front()?;
+        self.chore_bytes -= chore.bytes();
+        Some(chore)
+    }
+
+    /// Puts a chore back where it was taken from.
+    pub(crate) fn put_back(&mut self, chore: Chore) {
+        self.chore_bytes += chore.bytes();
+        self.chores.push_front(chore);
     }
 
     /// Remembers the keys on a leaf whose versions in overflow pages nobody can ask for any more.

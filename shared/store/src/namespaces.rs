@@ -75,6 +75,8 @@ pub struct NamespaceEntry {
     previous: AtomicU32,
     /// End LSN of the record that gave it its file. guard: as `file`.
     since: AtomicU64,
+    /// End LSN of the record that gave it the file before. guard: as `file`.
+    previous_since: AtomicU64,
     /// A file that was asked for, to be its next; 0 if none. guard: `latch`, exclusively.
     next: AtomicU32,
     /// Bytes in `name`. guard: as `file`.
@@ -90,16 +92,33 @@ pub struct Place {
     pub file: FileNo,
     /// End LSN of the record that gave it this file.
     pub since: Lsn,
-    /// The file it lay in before.
-    pub previous: Option<FileNo>,
+    /// The file it lay in before, and since when.
+    pub previous: Option<(FileNo, Lsn)>,
+}
+
+/// What a snapshot finds under a namespace's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// This file.
+    File(FileNo),
+    /// Nothing: the namespace is younger.
+    Nothing,
+    /// The namespace has got another file twice since: the one of that time is not known any more.
+    Replaced,
 }
 
 impl Place {
-    /// The file in which a snapshot at `lsn` finds the namespace. A snapshot from before the
-    /// previous file's time has lost the race against two changes: `None` then is all that is
-    /// known.
-    pub fn file_at(&self, lsn: Lsn) -> Option<FileNo> {
-        if self.since <= lsn { Some(self.file) } else { self.previous }
+    /// Where a snapshot at `lsn` finds the namespace.
+    #[inline]
+    pub fn at(&self, lsn: Lsn) -> Found {
+        if self.since <= lsn {
+            return Found::File(self.file);
+        }
+        match self.previous {
+            None => Found::Nothing,
+            Some((file, since)) if since <= lsn => Found::File(file),
+            Some(_) => Found::Replaced,
+        }
     }
 }
 
@@ -131,7 +150,10 @@ impl NamespaceEntry {
                 since: Lsn::new(self.since.load(Ordering::Acquire)),
                 previous: match self.previous.load(Ordering::Acquire) {
                     0 => None,
-                    file => Some(FileNo::new(file)),
+                    file => {
+                        let since = self.previous_since.load(Ordering::Acquire);
+                        Some((FileNo::new(file), Lsn::new(since)))
+                    }
                 },
             };
             // The loads above are acquires, so this one comes after them.
@@ -183,7 +205,12 @@ impl NamespaceChange<'_> {
     /// The namespace lies in `file` since `since`.
     pub fn finish(self, file: FileNo, since: Lsn) {
         let entry = self.entry;
-        entry.previous.store(entry.file.load(Ordering::Relaxed), Ordering::Release);
+        entry
+            .previous
+            .store(entry.file.load(Ordering::Relaxed), Ordering::Release);
+        entry
+            .previous_since
+            .store(entry.since.load(Ordering::Relaxed), Ordering::Release);
         entry.since.store(since.get(), Ordering::Release);
         entry.file.store(file.get(), Ordering::Release);
         entry.next.store(0, Ordering::Relaxed);
@@ -413,8 +440,10 @@ mod tests {
         assert_eq!(entry.next_file(&held), None);
         drop(held);
         let place = entry.place().expect("it exists");
-        assert_eq!(place.file_at(Lsn::new(99)), Some(FileNo::new(2)));
-        assert_eq!(place.file_at(Lsn::new(100)), Some(FileNo::new(7)));
+        assert_eq!(place.at(Lsn::new(9)), Found::Replaced);
+        assert_eq!(place.at(Lsn::new(10)), Found::File(FileNo::new(2)));
+        assert_eq!(place.at(Lsn::new(99)), Found::File(FileNo::new(2)));
+        assert_eq!(place.at(Lsn::new(100)), Found::File(FileNo::new(7)));
         let all: Vec<_> = namespaces.all().collect();
         assert_eq!(all, [(NamespaceId::DB0, FileNo::new(7))]);
     }

@@ -7,7 +7,7 @@ use super::alloc::Blocks;
 use super::plan::{self, Arrival};
 use super::search::MarksMet;
 use super::{Tree, parent};
-use crate::change::{CriticalChange, credit_of};
+use crate::change::{CriticalChange, credit_of, pass};
 use crate::error::Result;
 use crate::work::Work;
 use rd_base::Lsn;
@@ -18,6 +18,7 @@ use rd_format::wal_record::{PageOp, RecordKind};
 use rd_format::{NodeMut, NodeRef};
 use rd_store::Points;
 use rd_store::buffer::{PageWrite, PinnedWrite};
+use rd_sys::fault::Fault;
 
 /// What [`Tree::make_room`] did to a leaf that had too little.
 pub(crate) enum Room<'s> {
@@ -134,6 +135,7 @@ impl<'s> Tree<'s> {
         change.stamp(&mut right);
         blocks.apply(&change);
         change.finish();
+        pass(Fault::SplitLogged);
         work.marks.met(left.tag().block);
         Ok(right)
     }

@@ -15,17 +15,19 @@ use crate::btree::Tree;
 use crate::btree::alloc::Blocks;
 use crate::btree::insert::Room;
 use crate::btree::plan::{Arrival, bytes_of};
-use crate::change::{CriticalChange, credit_of};
-use crate::error::Result;
+use crate::change::{CriticalChange, credit_of, pass};
+use crate::error::{EngineError, Result};
 use crate::overflow;
 use crate::work::Work;
 use rd_base::counters::Counter;
+use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, Lsn};
 use rd_format::node::{LeafEntry, stays_inline};
 use rd_format::overflow::pages_for;
-use rd_format::wal_record::{FileDelta, RecordKind, Upsert};
+use rd_format::wal_record::{FileDelta, RECORD_BLOCKS_MAX, RECORD_BYTES_MAX, RecordKind, Upsert};
 use rd_format::{NodeMut, NodeRef, OverflowStub, Payload};
 use rd_store::buffer::PinnedWrite;
+use rd_sys::fault::Fault;
 use std::ops::Range;
 
 /// A version that is about to be added.
@@ -53,6 +55,11 @@ pub(crate) struct Part {
 }
 
 impl Pending {
+    /// Bytes that it takes in a record, at most.
+    fn record_bytes(&self) -> u64 {
+        u64::from(self.cell_bytes) + u64::from(self.pages) * (PAGE_BYTES as u64 + 64) + 64
+    }
+
     fn upsert<'a>(&self, keys: &[&'a [u8]], arena: &'a [u8]) -> Upsert<'a> {
         let payload = match (self.stub, self.value) {
             (Some(stub), _) => Payload::Overflow(stub),
@@ -90,6 +97,7 @@ pub(crate) fn commit<'s>(
     if set.pending.is_empty() {
         return Ok(Lsn::ZERO);
     }
+    check_record_size(set)?;
     make_room(tree, work, set, keys, leaves, claim)?;
     let pages: usize = set
         .pending
@@ -128,6 +136,7 @@ pub(crate) fn commit<'s>(
                 .expect("room was made under this latch");
         }
         change.stamp(leaf);
+        pass(Fault::CommitApplying);
     }
     fill_large(set, blocks.blocks(), &mut large, &change);
     blocks.apply(&change);
@@ -136,7 +145,6 @@ pub(crate) fn commit<'s>(
     tree.store.count(Counter::Commits);
     tree.store.add(Counter::OverflowPages, large.len() as u64);
     note_chores(tree, work, set, keys, leaves, end);
-    work.shrink();
     Ok(end)
 }
 
@@ -206,6 +214,27 @@ fn list_pending(set: &mut WriteSet, keys: &[&[u8]], leaves: &Leaves<'_>) -> i64 
         }
     }
     key_delta
+}
+
+/// Whether one record can hold all of it, whatever the parameters allow.
+fn check_record_size(set: &WriteSet) -> Result<()> {
+    let bytes: u64 = set.pending.iter().map(Pending::record_bytes).sum();
+    let pages: usize = set
+        .pending
+        .iter()
+        .map(|pending| pending.pages as usize)
+        .sum();
+    let limit = RECORD_BYTES_MAX as u64;
+    // There are at most as many leaves as versions, and as many bitmap pages as pages taken.
+    if bytes > limit || 2 * pages + set.pending.len() > RECORD_BLOCKS_MAX {
+        let parameter = "the greatest record of the log";
+        return Err(EngineError::TransactionTooLarge {
+            bytes,
+            limit,
+            parameter,
+        });
+    }
+    Ok(())
 }
 
 /// Stands for a stub that is not known yet: it has the same length.

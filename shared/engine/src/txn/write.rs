@@ -28,6 +28,8 @@ use rd_store::namespaces::PageBudget;
 const PAGES_WITHOUT_BUDGET: u64 = 8;
 /// Pages are taken from the budget so many at a time.
 const CLAIM_STEP: u64 = 32;
+/// An arena larger than this is given back after use.
+const ARENA_BYTES_KEPT: usize = 1 << 20;
 /// After so many attempts a large value is read under the latches.
 const LOADS_MAX: usize = 3;
 
@@ -51,6 +53,19 @@ pub type Program<'p, R> = dyn FnMut(&mut Access<'_>) -> std::result::Result<R, P
 /// # Errors
 /// Nothing of it has happened then.
 pub(crate) fn run<R>(
+    tree: Tree<'_>,
+    work: &mut Work,
+    set: &mut WriteSet,
+    keys: &[&[u8]],
+    program: &mut Program<'_, R>,
+) -> Result<Committed<R>> {
+    let done = run_until_done(tree, work, set, keys, program);
+    work.shrink();
+    set.shrink();
+    done
+}
+
+fn run_until_done<R>(
     tree: Tree<'_>,
     work: &mut Work,
     set: &mut WriteSet,
@@ -117,6 +132,14 @@ impl WriteSet {
             if keys[before] == keys[here] {
                 self.keys[here].same_as = self.keys[before].same_as;
             }
+        }
+    }
+
+    /// Gives memory back that only large values needed.
+    fn shrink(&mut self) {
+        self.loaded.clear();
+        if self.arena.capacity() > ARENA_BYTES_KEPT {
+            self.arena = Vec::new();
         }
     }
 

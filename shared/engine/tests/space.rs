@@ -1,0 +1,166 @@
+//! Blocks: regions with bitmap pages of their own, large values that come and go, a full disk.
+
+mod support;
+
+use rd_base::Lsn;
+use rd_engine::{Engine, EngineError, ParkReason, View};
+use rd_format::bitmap::BITMAP_BITS;
+use rd_sys::simdisk::SimStorage;
+use std::sync::Arc;
+use support::{DB0, Rig, Rng};
+
+fn try_set(engine: &mut Engine, key: &[u8], value: &[u8]) -> Result<Lsn, EngineError> {
+    let done = engine.write(DB0, &[key], &mut |access| access.put(0, value, None))?;
+    Ok(done.lsn)
+}
+
+fn set(rig: &Rig, engine: &mut Engine, key: &[u8], value: &[u8]) -> Lsn {
+    rig.run(|| try_set(engine, key, value))
+}
+
+fn blocks(rig: &Rig) -> u32 {
+    rig.shared.files.blocks(rig.db0_file())
+}
+
+#[test]
+fn a_file_goes_on_behind_its_first_region() {
+    let rig = Rig::new(2048, 4 << 20);
+    let mut engine = rig.engine(0);
+    let file = rig.db0_file();
+    let _ = rig.shared.files.request_growth(file, BITMAP_BITS + 2000);
+    rig.grow_files();
+    rig.shared.files.set_hint(file, BITMAP_BITS - 200);
+    let value = vec![7; 100_000];
+    for number in 0..60 {
+        set(&rig, &mut engine, format!("key{number}").as_bytes(), &value);
+        rig.flush();
+    }
+    let hint = rig.shared.files.hint(file);
+    assert!(
+        hint > BITMAP_BITS,
+        "the values go on in the second region: {hint}"
+    );
+    let report = rig.verify();
+    assert_eq!(report.overflow_pages, 60 * 13);
+    for number in 0..60 {
+        let key = format!("key{number}");
+        let same = engine.get(DB0, key.as_bytes(), View::Newest, |read| {
+            read.is_some_and(|read| read.bytes == value)
+        });
+        assert!(same.expect("a read").result, "{key}");
+    }
+}
+
+#[test]
+fn values_that_are_replaced_give_their_pages_back() {
+    let rig = Rig::new(2048, 4 << 20);
+    let mut engine = rig.engine(0);
+    let mut rng = Rng::new(5);
+    for _ in 0..3000 {
+        let key = format!("key{}", rng.below(10));
+        let value = vec![1; 3000 + rng.below(40_000) as usize];
+        set(&rig, &mut engine, key.as_bytes(), &value);
+        if rng.one_in(3) {
+            rig.flush();
+        }
+    }
+    // Ten keys of at most six pages, and as many again that wait for a flush or their turn.
+    assert!(blocks(&rig) < 1000, "{} blocks", blocks(&rig));
+    rig.flush();
+    while engine.tidy(100) {}
+    assert!(rig.verify().overflow_pages <= 60);
+}
+
+#[test]
+fn empty_leaves_are_used_again() {
+    let rig = Rig::new(4096, 4 << 20);
+    let mut engine = rig.engine(0);
+    // A queue: keys come at the right and go at the left.
+    for number in 0..30_000u64 {
+        let key = number.to_be_bytes();
+        set(&rig, &mut engine, &key, &[3; 100]);
+        if let Some(old) = number.checked_sub(200) {
+            let old = old.to_be_bytes();
+            rig.run(|| engine.write(DB0, &[&old], &mut |access| access.delete(0)));
+        }
+        if number % 50 == 0 {
+            rig.flush();
+            engine.rest();
+        }
+    }
+    rig.flush();
+    while engine.tidy(100) {}
+    let report = rig.verify();
+    assert_eq!(report.keys, 200);
+    assert!(report.leaves < 50, "{report:?}");
+    assert!(blocks(&rig) < 400, "{} blocks", blocks(&rig));
+}
+
+#[test]
+fn a_full_disk_fails_the_commit_that_needs_room_and_nothing_else() {
+    let disk = Arc::new(SimStorage::new(3));
+    let rig = Rig::on(disk.clone(), 4096, 4 << 20);
+    let mut engine = rig.engine(0);
+    set(&rig, &mut engine, b"small", b"value");
+    for _ in 0..40 {
+        rig.flush();
+    }
+    disk.set_capacity(Some(disk.used_bytes() + (64 << 10)));
+    let value = vec![9; 200_000];
+    let mut refused = None;
+    for number in 0..200 {
+        let key = format!("large{number}");
+        loop {
+            match try_set(&mut engine, key.as_bytes(), &value) {
+                Ok(_) => break,
+                Err(EngineError::Park(ParkReason::FileGrowth(_))) => rig.grow_files(),
+                Err(EngineError::Park(ParkReason::WalRing)) => rig.flush(),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        if refused.is_some() {
+            break;
+        }
+    }
+    let refused = refused.expect("there is room for a few only");
+    assert!(
+        matches!(
+            refused,
+            EngineError::DiskFull { .. } | EngineError::Park(ParkReason::WalSegments)
+        ),
+        "{refused:?}"
+    );
+    let read = engine.get(DB0, b"small", View::Newest, |read| read.is_some());
+    assert!(read.expect("a read").result);
+    disk.set_capacity(None);
+    set(&rig, &mut engine, b"after", &value);
+    rig.flush();
+    rig.verify();
+}
+
+#[test]
+fn limits_are_errors() {
+    let rig = Rig::new(512, 4 << 20);
+    let mut engine = rig.engine(0);
+    let long = vec![b'k'; rd_base::limits::KEY_BYTES_MAX + 1];
+    let error = try_set(&mut engine, &long, b"").expect_err("the key is too long");
+    assert!(matches!(error, EngineError::KeyTooLong { .. }), "{error}");
+    let error = try_set(&mut engine, b"k", &vec![0; (16 << 20) + 1]).expect_err("too large");
+    assert!(
+        matches!(error, EngineError::ValueTooLarge { .. }),
+        "{error}"
+    );
+    // More pages than a quarter of the pool.
+    let error = try_set(&mut engine, b"k", &vec![0; 2 << 20]).expect_err("too many pages");
+    assert!(
+        matches!(error, EngineError::TransactionTooLarge { .. }),
+        "{error}"
+    );
+    let longest = vec![b'k'; rd_base::limits::KEY_BYTES_MAX];
+    set(&rig, &mut engine, &longest, b"value");
+    set(&rig, &mut engine, b"", b"the empty key is a key");
+    assert_eq!(rig.verify().keys, 2);
+}
