@@ -12,7 +12,8 @@
 //! What an old segment holds never passes for log: its pages and records say where they belong.
 //!
 //! A disk without room is no failure of the server: the preparer says so in `blocked`, writes get
-//! an error, and it tries again, when asked and once in [`RETRY`], until there is room.
+//! an error, and it tries again, once in [`RETRY`] and when asked (but not more often than
+//! [`RETRY_MIN`] allows, as every refused write asks), until there is room.
 
 use super::{USABLE, WAL_DIR, Wal, WalError};
 use crate::procs::SlotNo;
@@ -26,10 +27,12 @@ use rd_sys::storage::{OpenMode, Storage};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the preparer waits before it tries a full disk again on its own.
 pub const RETRY: Duration = Duration::from_secs(1);
+/// How long it waits at least.
+pub const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The name of a segment that is being filled; cleared away at start.
 const TEMPORARY: &str = "wal/new_segment.tmp";
 /// Segments kept prepared ahead of the insert position unless the preparer asks for more.
@@ -190,7 +193,23 @@ impl Preparer {
                 Step::Prepared => {}
                 Step::Enough if stop.load(Ordering::SeqCst) => {}
                 Step::Enough => work.wait(ticket, None),
-                Step::Blocked(_) => work.wait(ticket, Some(RETRY)),
+                Step::Blocked(_) => {
+                    self.rest(stop);
+                    work.wait(ticket, Some(RETRY - RETRY_MIN));
+                }
+            }
+        }
+    }
+
+    /// Waits for [`RETRY_MIN`], whoever asks meanwhile.
+    fn rest(&self, stop: &AtomicBool) {
+        let work = &self.wal.control().segments.work;
+        let end = Instant::now() + RETRY_MIN;
+        while !stop.load(Ordering::SeqCst) {
+            let ticket = work.ticket();
+            match end.checked_duration_since(Instant::now()) {
+                Some(left) if !stop.load(Ordering::SeqCst) => work.wait(ticket, Some(left)),
+                _ => return,
             }
         }
     }
@@ -289,12 +308,11 @@ impl Wal {
     }
 
     fn block(&self, why: SegmentsBlocked) {
-        self.control()
-            .segments
-            .blocked
-            .store(why as u32, Ordering::SeqCst);
-        // Whoever waits for segments gets an error instead.
-        self.give_room();
+        let blocked = &self.control().segments.blocked;
+        if blocked.swap(why as u32, Ordering::SeqCst) == 0 {
+            // Whoever waits for segments gets an error instead; whoever comes later sees why.
+            self.give_room();
+        }
     }
 
     /// The end of S2, and S3, for `count` segments that have got their names; under the latch.
