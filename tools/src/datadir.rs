@@ -40,7 +40,10 @@ pub fn from_environment() -> Option<PathBuf> {
 pub fn check_usable(dir: &Path) -> Result<()> {
     match fs::metadata(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("directory \"{}\" does not exist", dir.display())
+            return Err(with_hint(
+                format!("directory \"{}\" does not exist", dir.display()),
+                "rd_initdb makes a data directory.",
+            ));
         }
         Err(error) => {
             return Err(error)
@@ -101,7 +104,7 @@ mod tests {
         let missing = check_usable(&dir.path().join("none"))
             .expect_err("not there")
             .to_string();
-        assert!(missing.ends_with("does not exist"), "{missing}");
+        assert!(missing.contains("\" does not exist\nHINT: "), "{missing}");
         let empty = check_usable(dir.path()).expect_err("empty").to_string();
         assert!(empty.contains("is not a Redoubt data directory"), "{empty}");
         fs::create_dir(dir.path().join("global")).expect("made");
