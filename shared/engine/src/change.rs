@@ -10,22 +10,31 @@
 //! A change that is dropped before step 6 leaves pages that no record explains: the process aborts,
 //! and the server recovers.
 
+use crate::error::EngineError;
 use rd_base::Lsn;
 use rd_format::page;
 use rd_format::wal_record::RecordBuilder;
 use rd_store::Store;
 use rd_store::buffer::PageWrite;
-use rd_store::wal::{Credit, credit_for};
+use rd_store::wal::{Credit, NoCredit, credit_for};
 use rd_sys::crash::panic_abort;
 use rd_sys::fault::{self, Fault};
 
 /// Seals `record` and takes the credit that it needs.
 ///
 /// # Errors
-/// When there is none; nothing has happened then.
+/// When there is none; nothing has happened then. Where the log cannot grow for want of disk space
+/// there is no use in waiting.
 pub(crate) fn credit_of(store: &Store, record: &mut RecordBuilder) -> crate::Result<Credit> {
+    let wal = &store.shared.wal;
     let bytes = record.seal();
-    Ok(store.shared.wal.take_credit(credit_for(bytes))?)
+    wal.take_credit(credit_for(bytes))
+        .map_err(|refused| match wal.segments_blocked() {
+            Some(blocked) if refused == NoCredit::Segments => EngineError::DiskFull {
+                what: blocked.to_string(),
+            },
+            _ => refused.into(),
+        })
 }
 
 /// Passes a fault point at which nothing may fail any more: an error there is a PANIC.

@@ -45,19 +45,13 @@ const ZEROS_BYTES: usize = 256 << 10;
 #[repr(u32)]
 pub enum SegmentsBlocked {
     /// The file system is full.
-    #[error(
-        "the disk that holds the write-ahead log is full; writes are refused until there is room"
-    )]
+    #[error("the write-ahead log cannot grow")]
     DiskFull = 1,
     /// The quota is spent.
-    #[error(
-        "the disk quota for the write-ahead log is spent; writes are refused until there is room"
-    )]
+    #[error("the write-ahead log cannot grow, because the disk quota is spent")]
     Quota = 2,
     /// Something else, which the walwriter has logged.
-    #[error(
-        "no further file of the write-ahead log can be made; see the server log for the reason"
-    )]
+    #[error("the write-ahead log cannot grow; the server log says why")]
     Other = 3,
 }
 
