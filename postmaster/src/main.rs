@@ -28,6 +28,7 @@ use rd_base::words::LogMinMessages;
 use rd_base::{Config, Role, logline};
 use rd_engine::init::{InitOptions, init_data_directory};
 use rd_store::control_file;
+use rd_sys::fault;
 use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
 use rd_sys::storage::RealStorage;
@@ -145,6 +146,9 @@ fn boot(arguments: &Arguments, command_line: &str) -> Result<Server> {
     .context("could not catch signals")?;
     let config = config.with_wal_segment_size(wal_segment_bytes(&data_dir)?)?;
     raise_descriptor_limit(&config);
+    // Before the first fork, so that points that are armed later are armed in every process.
+    fault::prepare()?;
+    fault::arm(config.fault_points()).context("parameter \"fault_points\"")?;
     rd_sys::title::set_role(Role::Postmaster, "");
     let children = Children::new().context("could not make the pipe that the children watch")?;
     let listeners = Listeners::open(&config, &data_dir)?;

@@ -26,6 +26,7 @@ use rd_base::handover::Handover;
 use rd_base::{Config, Overrides, Role, logline};
 use rd_store::shared::{Phase as ServerPhase, Shared, Sizes};
 use rd_sys::clock::monotonic_ns;
+use rd_sys::fault;
 use rd_sys::lockfile::LockFile;
 use rd_sys::process::Signal;
 use rd_sys::shm::Segment;
@@ -312,6 +313,12 @@ impl Server {
         }
         for changed in &reloaded.changed {
             log::info!("{changed}");
+        }
+        // Only when the text is another: a point that was passed stays disarmed.
+        if reloaded.config.fault_points() != self.config.fault_points()
+            && let Err(error) = fault::arm(reloaded.config.fault_points())
+        {
+            log::warn!("parameter \"fault_points\": {error}");
         }
         self.config = Arc::new(reloaded.config);
         logline::set_level(self.config.log_min_messages());
