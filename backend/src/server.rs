@@ -161,8 +161,9 @@ impl Server {
     pub fn error_reply(&self, error: &EngineError) -> String {
         match error {
             EngineError::Page(_) | EngineError::Tree { .. } => {
-                log::error!("{error}");
-                format!("CORRUPT {error}")
+                let advice = "look at it with rd_verify, or restore the data directory from a backup";
+                log::error!("{error}; {advice}");
+                format!("CORRUPT {error}; {advice}")
             }
             EngineError::DiskFull { .. } => format!("MISCONF {error}; writes go on when there is room"),
             _ => format!("ERR {error}"),
