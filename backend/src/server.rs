@@ -146,7 +146,14 @@ impl Server {
     /// Notes that a reply shows what was written at `lsn`, and says for what it must wait.
     pub fn gate(&self, session: &mut Session, lsn: Lsn) -> Lsn {
         session.newest_seen = session.newest_seen.max(lsn);
-        if self.is_synchronous(session) { lsn } else { Lsn::ZERO }
+        if self.is_synchronous(session) {
+            return lsn;
+        }
+        if lsn > self.store.shared.wal.durable_lsn() {
+            // Nobody waits for it; it is to be durable within wal_writer_delay all the same.
+            self.store.shared.wal.request_lazy_flush(lsn);
+        }
+        Lsn::ZERO
     }
 
     /// A command waits for `reason`; see to it that the wait ends.
