@@ -91,9 +91,6 @@ impl Checkpointer {
         self.estimate_bytes = pacing::next_estimate(self.estimate_bytes, distance_bytes);
         let retired = self.retire_log(redo);
         self.count_done(flags, write_us, sync_us);
-        shared
-            .checkpoint
-            .succeed(&shared.procs, self.store.clock.wall_us());
         self.report_done(&Outcome {
             flags,
             redo,
@@ -108,6 +105,9 @@ impl Checkpointer {
             distance_bytes,
             estimate_bytes: self.estimate_bytes,
         });
+        shared
+            .checkpoint
+            .succeed(&shared.procs, self.store.clock.wall_us());
         Ok(())
     }
 
