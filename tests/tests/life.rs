@@ -316,6 +316,7 @@ fn a_child_that_falls_takes_the_server_through_recovery() {
 #[test]
 fn a_startup_that_falls_is_tried_again() {
     let mut cluster = Cluster::started(&[]);
+    cluster.announce("fault point recovery_begun does its action");
     cluster.announce("startup was terminated by signal 9");
     cluster.announce("starts before this one did not finish");
     cluster
@@ -341,6 +342,7 @@ fn a_startup_that_falls_is_tried_again() {
 #[test]
 fn clients_that_come_during_recovery_are_told_so() {
     let mut cluster = Cluster::started(&[]);
+    cluster.announce("fault point recovery_begun does its action");
     cluster.announce("starts before this one did not finish");
     cluster
         .client()
