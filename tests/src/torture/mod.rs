@@ -8,13 +8,15 @@
 pub mod victim;
 pub mod workload;
 
+use crate::support::DEADLINE;
 use crate::support::cluster::Cluster;
+use rd_wire::Client;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use victim::Victim;
-use workload::Writer;
+use workload::{Look, Writer};
 
 /// A small generator of random numbers whose seed says all (SplitMix64, by Steele, Lea and Flood).
 #[derive(Clone, Debug)]
@@ -75,7 +77,7 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
     let mut cluster = Cluster::new(&[
         ("max_wal_size", "64MB"),
         ("min_wal_size", "32MB"),
-        ("crash_restart_max", "1000000"),
+        ("crash_restart_max", "1000"),
         ("checkpoint_timeout", "30s"),
     ]);
     for (name, value) in &plan.settings {
@@ -94,7 +96,7 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
         writers = load_and_kill(&mut cluster, writers, victim, load, &mut random);
         *report.kills.entry(victim.name().to_owned()).or_default() += 1;
         settle(&mut cluster, victim, &mut random, &mut report);
-        check(&cluster, &mut writers, &mut report);
+        check(&mut cluster, &mut writers, &mut report);
         tell(round, &report);
         if !report.losses.is_empty() {
             report.losses.push(format!(
@@ -175,16 +177,33 @@ fn settle(cluster: &mut Cluster, victim: Victim, random: &mut Random, report: &m
     }
 }
 
-/// Looks at every key of every writer.
-fn check(cluster: &Cluster, writers: &mut [Writer], report: &mut Report) {
-    if !report.losses.is_empty() {
-        return;
-    }
-    let mut client = cluster.client();
+/// Looks at every key of every writer. A server that has just lost a child may still say that it is
+/// ready; then the connection breaks, and the look is taken again when it is back.
+fn check(cluster: &mut Cluster, writers: &mut [Writer], report: &mut Report) {
     for writer in writers {
-        match writer.check(&mut client) {
-            Ok(checks) => report.checks += checks,
-            Err(loss) => report.losses.push(loss),
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if !report.losses.is_empty() {
+                return;
+            }
+            let looked = Client::connect_unix(cluster.socket())
+                .map_err(|error| Look::Broken(error.to_string()))
+                .and_then(|mut client| writer.check(&mut client));
+            match looked {
+                Ok(checks) => {
+                    report.checks += checks;
+                    break;
+                }
+                Err(Look::Broken(_)) if Instant::now() < deadline => {
+                    if let Err(status) = cluster.wait_ready() {
+                        report
+                            .losses
+                            .push(format!("the server ended with {status}"));
+                    }
+                }
+                Err(Look::Broken(error)) => report.losses.push(format!("no answer: {error}")),
+                Err(Look::Lost(loss)) => report.losses.push(loss),
+            }
         }
     }
 }

@@ -41,6 +41,15 @@ enum Sent {
     Look(usize, Known),
 }
 
+/// Why a look at a writer's keys did not find what must be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// The server did not answer.
+    Broken(String),
+    /// Something is lost, or was never written.
+    Lost(String),
+}
+
 /// One connection's worth of load.
 pub struct Writer {
     number: usize,
@@ -265,30 +274,32 @@ impl Writer {
     ///
     /// # Errors
     /// What is lost, or was never written.
-    pub fn check(&mut self, client: &mut Client) -> Result<u64, String> {
+    pub fn check(&mut self, client: &mut Client) -> Result<u64, Look> {
         if let Some(wrong) = self.wrong.take() {
-            return Err(wrong);
+            return Err(Look::Lost(wrong));
         }
-        let call = |client: &mut Client, words: &[String]| {
-            client
-                .call(words)
-                .map_err(|error| format!("{words:?}: {error}"))
+        let call = |client: &mut Client, words: &[String]| match client.call(words) {
+            Ok(Reply::Error(error)) => Err(Look::Broken(error)),
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(Look::Broken(error.to_string())),
         };
+        let lost = |text: String| Look::Lost(text);
         let mut checks = 0;
         for index in 0..SINGLES {
             let reply = call(client, &["GET".to_owned(), self.single_key(index)])?;
             let found = match reply.as_bytes() {
                 Some(bytes) => Writer::number_of(bytes).ok_or_else(|| {
-                    format!("{}: a value that was never written", self.single_key(index))
+                    lost(format!(
+                        "{}: a value that was never written",
+                        self.single_key(index)
+                    ))
                 })?,
                 None => 0,
             };
             let known = self.singles[index];
             if !known.allows(found) {
-                return Err(format!(
-                    "{}: found {found}, {known:?}",
-                    self.single_key(index)
-                ));
+                let key = self.single_key(index);
+                return Err(lost(format!("{key}: found {found}, {known:?}")));
             }
             self.singles[index] = Known {
                 acknowledged: found,
@@ -300,7 +311,9 @@ impl Writer {
             let mut words = vec!["MGET".to_owned()];
             words.extend(self.group_keys(index));
             let reply = call(client, &words)?;
-            let found = self.check_group(index, self.groups[index], &reply)?;
+            let found = self
+                .check_group(index, self.groups[index], &reply)
+                .map_err(lost)?;
             self.groups[index] = Known {
                 acknowledged: found,
                 sent: found,
@@ -315,10 +328,8 @@ impl Writer {
                 .unwrap_or(0);
             let known = self.counters[index];
             if !known.allows(found) {
-                return Err(format!(
-                    "{}: found {found}, {known:?}",
-                    self.counter_key(index)
-                ));
+                let key = self.counter_key(index);
+                return Err(lost(format!("{key}: found {found}, {known:?}")));
             }
             self.counters[index] = Known {
                 acknowledged: found,
