@@ -91,6 +91,8 @@ impl Checkpointer {
         self.estimate_bytes = pacing::next_estimate(self.estimate_bytes, distance_bytes);
         let retired = self.retire_log(redo);
         self.count_done(flags, write_us, sync_us);
+        // Somebody may have set the counters to 0 meanwhile.
+        let created = shared.stats.get(Counter::WalSegmentsCreated);
         self.report_done(&Outcome {
             flags,
             redo,
@@ -100,7 +102,7 @@ impl Checkpointer {
             sync_us,
             total_us: (self.now_ns() - full.began_ns) / 1000,
             syncs: self.sync_tally,
-            segments_added: shared.stats.get(Counter::WalSegmentsCreated) - segments_before,
+            segments_added: created.saturating_sub(segments_before),
             retired,
             distance_bytes,
             estimate_bytes: self.estimate_bytes,
