@@ -1,3 +1,5 @@
+//! The file table: growth, creation, drops, and key counts whose cut is exact.
+
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;

@@ -1,3 +1,5 @@
+//! The simulated disk against the real one, and crashes that lose nothing from a correct program.
+
 use super::*;
 use crate::storage::RealStorage;
 use std::collections::BTreeSet;

@@ -1,0 +1,207 @@
+//! Tidy: the rules of the house that no compiler checks.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// Every Rust file that belongs to the project.
+fn rust_files() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" && name != "data" && !name.starts_with('.') {
+                folders.push(path);
+            } else if name.ends_with(".rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn check(rule: &str, is_broken: impl Fn(&Path, &str) -> Vec<String>) {
+    let broken: Vec<String> = rust_files()
+        .iter()
+        .flat_map(|path| {
+            let text = fs::read_to_string(path).unwrap();
+            let place = path.strip_prefix(root()).unwrap().to_owned();
+            is_broken(&place, &text)
+        })
+        .collect();
+    assert!(broken.is_empty(), "{rule}:\n  {}", broken.join("\n  "));
+}
+
+#[test]
+fn unsafe_is_in_one_room() {
+    check("`unsafe` belongs into shared/sys", |path, text| {
+        let is_code = |line: &str| !line.trim_start().starts_with("//");
+        let has = |line: &&str| {
+            is_code(line) && (line.contains("unsafe {") || line.contains("unsafe impl"))
+        };
+        let in_room = path.starts_with("shared/sys") || path.ends_with("tidy.rs");
+        match text.lines().find(has) {
+            Some(line) if !in_room => vec![format!("{}: {}", path.display(), line.trim())],
+            _ => Vec::new(),
+        }
+    });
+    for manifest in rust_manifests() {
+        let text = fs::read_to_string(&manifest).unwrap();
+        let forbids = text.contains("[lints]\nworkspace = true");
+        let is_room = manifest.ends_with("shared/sys/Cargo.toml");
+        assert!(
+            forbids || is_room,
+            "{} does not take the workspace's lints",
+            manifest.display()
+        );
+    }
+}
+
+fn rust_manifests() -> Vec<PathBuf> {
+    let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let members = text
+        .split("members = [")
+        .nth(1)
+        .unwrap()
+        .split(']')
+        .next()
+        .unwrap();
+    let names = members.split(',').map(|name| name.trim().trim_matches('"'));
+    names
+        .filter(|name| !name.is_empty())
+        .map(|name| root().join(name).join("Cargo.toml"))
+        .collect()
+}
+
+#[test]
+fn files_fit_a_head_and_say_what_they_are_for() {
+    check(
+        "a file has at most 900 lines, and opens with its purpose",
+        |path, text| {
+            let mut broken = Vec::new();
+            let lines = text.lines().count();
+            if lines > 900 {
+                broken.push(format!("{}: {lines} lines", path.display()));
+            }
+            let first = text
+                .lines()
+                .find(|line| !line.is_empty() && !line.starts_with("#!"));
+            if !first.is_some_and(|line| line.starts_with("//!")) {
+                broken.push(format!("{}: no //! at the top", path.display()));
+            }
+            broken
+        },
+    );
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    check("no mark of unfinished work", |path, text| {
+        let marks = ["todo!(", "unimplemented!(", "FIXME", "XXX"];
+        let left = |line: &&str| marks.iter().any(|mark| line.contains(mark));
+        if path.ends_with("tidy.rs") {
+            return Vec::new();
+        }
+        let lines = text.lines().filter(left);
+        lines
+            .map(|line| format!("{}: {}", path.display(), line.trim()))
+            .collect()
+    });
+}
+
+/// What a crate of the server imports, by its manifest.
+fn imports(folder: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+    let section = text.split("[dependencies]").nth(1).unwrap();
+    let section = section.split("\n[").next().unwrap();
+    let names = section
+        .lines()
+        .filter_map(|line| line.split(['.', ' ', '=']).next());
+    names
+        .filter(|name| name.starts_with("rd-"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn imports_go_down_the_layers_only() {
+    let below: &[(&str, &[&str])] = &[
+        ("shared/base", &[]),
+        ("shared/sys", &["rd-base"]),
+        ("shared/format", &["rd-base"]),
+        ("shared/wire", &["rd-base"]),
+        ("shared/store", &["rd-base", "rd-sys", "rd-format"]),
+        (
+            "shared/engine",
+            &["rd-base", "rd-sys", "rd-format", "rd-store"],
+        ),
+        ("walwriter", &["rd-base", "rd-sys", "rd-store"]),
+        (
+            "checkpointer",
+            &["rd-base", "rd-sys", "rd-format", "rd-store"],
+        ),
+        ("startup", &["rd-base", "rd-sys", "rd-store", "rd-engine"]),
+        (
+            "backend",
+            &["rd-base", "rd-sys", "rd-store", "rd-engine", "rd-wire"],
+        ),
+    ];
+    for (folder, allowed) in below {
+        for import in imports(folder) {
+            assert!(
+                allowed.contains(&import.as_str()),
+                "{folder} must not import {import}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_server_links_no_runtime() {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--offline",
+            "-e",
+            "normal",
+            "-p",
+            "rd-postmaster",
+            "--prefix",
+            "none",
+        ])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let tree = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for banned in [
+        "tokio ",
+        "mio ",
+        "rayon ",
+        "crossbeam-channel ",
+        "parking_lot ",
+        "tempfile ",
+    ] {
+        assert!(
+            !tree.lines().any(|line| line.starts_with(banned)),
+            "the server links {banned}"
+        );
+    }
+}
