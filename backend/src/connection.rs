@@ -121,7 +121,11 @@ impl Connection {
             Some(free) => receive(&self.socket, free),
             None => Received::Nothing,
         };
-        let count = if let Received::Bytes(count) = received { count } else { 0 };
+        let count = if let Received::Bytes(count) = received {
+            count
+        } else {
+            0
+        };
         self.drained = count < room;
         self.input.truncate(old + count);
         received
@@ -195,6 +199,8 @@ pub fn take_over(postmaster: &Channel) -> io::Result<Option<(OwnedFd, Handover)>
     match (handover, received.fd) {
         (Some(handover), Some(descriptor)) => Ok(Some((descriptor, handover))),
         _ if received.len == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Err(io::Error::other("the message from the postmaster is no handover")),
+        _ => Err(io::Error::other(
+            "the message from the postmaster is no handover",
+        )),
     }
 }

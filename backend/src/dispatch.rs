@@ -71,7 +71,13 @@ pub fn execute(
     session.active_at_ns = server.now_ns;
     server.count(Counter::CommandsProcessed);
     let mark = output.mark();
-    let mut call = Call { server, session, output, args, wait: Lsn::ZERO };
+    let mut call = Call {
+        server,
+        session,
+        output,
+        args,
+        wait: Lsn::ZERO,
+    };
     let outcome = handle(resolved.id, &mut call);
     let wait = call.wait;
     conclude(server, session, output, mark, wait, outcome)
@@ -86,7 +92,13 @@ pub fn proceed(
 ) -> Flow {
     let mark = output.mark();
     let no_args = rd_wire::RequestBuf::default();
-    let mut call = Call { server, session, output, args: no_args.args(), wait: Lsn::ZERO };
+    let mut call = Call {
+        server,
+        session,
+        output,
+        args: no_args.args(),
+        wait: Lsn::ZERO,
+    };
     let outcome = match waiting {
         Waiting::Checkpoint { ticket, reply } => admin::proceed(&mut call, ticket, reply),
         Waiting::Range(stream) => ranges::proceed(&mut call, stream),

@@ -28,8 +28,8 @@ use crate::session::Session;
 use crate::slab::Slab;
 use crate::waiting::Waiting;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use rd_base::counters::Counter;
 use rd_base::Lsn;
+use rd_base::counters::Counter;
 use rd_base::handover::CLOSED_MAX;
 use rd_store::ChildContext;
 use rd_store::wal::flush::{FlushOutcome, Flusher};
@@ -96,9 +96,8 @@ impl EventLoop {
         postmaster: Channel,
     ) -> nix::Result<EventLoop> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let watch = |fd: BorrowedFd<'_>, token| {
-            epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
-        };
+        let watch =
+            |fd: BorrowedFd<'_>, token| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token));
         watch(context.shared.procs.event(context.slot()).fd(), TOKEN_EVENT)?;
         watch(signals.fd(), TOKEN_SIGNALS)?;
         watch(postmaster.fd(), TOKEN_CONNECTIONS)?;
@@ -130,7 +129,9 @@ impl EventLoop {
             self.context.shared.procs.event(self.context.slot()).take();
             self.server.begin_turn();
             for index in 0..count {
-                let Some(event) = self.events.get(index).copied() else { break };
+                let Some(event) = self.events.get(index).copied() else {
+                    break;
+                };
                 self.handle(event);
             }
             self.retry_held();
@@ -152,8 +153,15 @@ impl EventLoop {
         let slot = self.context.slot();
         procs.set_parked(slot, !self.held.is_empty());
         let event = procs.event(slot);
-        let awake = !event.prepare_sleep() || self.gatherings > 0 || self.is_released() || self.server.has_chores;
-        let timeout = if awake { EpollTimeout::ZERO } else { self.timeout() };
+        let awake = !event.prepare_sleep()
+            || self.gatherings > 0
+            || self.is_released()
+            || self.server.has_chores;
+        let timeout = if awake {
+            EpollTimeout::ZERO
+        } else {
+            self.timeout()
+        };
         self.server.end_turn();
         let count = self.epoll.wait(&mut self.events, timeout);
         event.finish_sleep();
@@ -164,20 +172,30 @@ impl EventLoop {
     /// Whether a reply that waits has become free since the turn's end.
     fn is_released(&self) -> bool {
         let least = self.least_awaited();
-        self.context.shared.procs.set_wait_lsn(self.context.slot(), least.unwrap_or(Lsn::ZERO));
+        self.context
+            .shared
+            .procs
+            .set_wait_lsn(self.context.slot(), least.unwrap_or(Lsn::ZERO));
         least.is_some_and(|lsn| lsn <= self.server.store.shared.wal.durable_lsn())
     }
 
     fn least_awaited(&self) -> Option<Lsn> {
         let waits = |token: &u64| self.connections.get(*token)?.output.waits_for();
-        self.gated.iter().filter_map(waits).chain(self.server.parked_until).min()
+        self.gated
+            .iter()
+            .filter_map(waits)
+            .chain(self.server.parked_until)
+            .min()
     }
 
     fn timeout(&self) -> EpollTimeout {
         if self.connections.is_empty() && self.leave_by_ns == 0 {
             return EpollTimeout::NONE;
         }
-        let left = self.next_tick_ns.saturating_sub(self.server.now_ns).min(TICK_NS);
+        let left = self
+            .next_tick_ns
+            .saturating_sub(self.server.now_ns)
+            .min(TICK_NS);
         EpollTimeout::try_from(Duration::from_nanos(left)).unwrap_or(EpollTimeout::ZERO)
     }
 
@@ -222,7 +240,9 @@ impl EventLoop {
     /// Ends a connection for a shutdown: the command under way is ended with an error, replies
     /// that are owed are still sent.
     fn dismiss(&mut self, token: u64) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
+        let Some(connection) = self.connections.get_mut(token) else {
+            return;
+        };
         if matches!(connection.hold, Hold::Parked | Hold::Waiting(_)) {
             let proto = connection.session.proto;
             ReplyWriter::new(connection.output.bytes(), proto)
@@ -247,7 +267,9 @@ impl EventLoop {
                     let connection = Connection::new(socket, limits, session);
                     self.server.count(Counter::ConnectionsReceived);
                     let token = self.connections.insert(connection);
-                    let Some(connection) = self.connections.get(token) else { return };
+                    let Some(connection) = self.connections.get(token) else {
+                        return;
+                    };
                     let interest = EpollEvent::new(EpollFlags::EPOLLIN, token);
                     if let Err(error) = self.epoll.add(connection.fd(), interest) {
                         log::warn!("could not watch a new connection: {error}");
@@ -270,7 +292,9 @@ impl EventLoop {
     fn serve(&mut self, token: u64) {
         self.pump(token);
         for _ in 0..READS_PER_TURN {
-            let Some(connection) = self.connections.get_mut(token) else { return };
+            let Some(connection) = self.connections.get_mut(token) else {
+                return;
+            };
             if connection.ended || !self.server.may_run(connection) {
                 break;
             }
@@ -279,7 +303,9 @@ impl EventLoop {
                 if let Received::Bytes(count) = received {
                     let fresh = self.scratch.get(..count).unwrap_or(&[]);
                     let done = run(&mut self.server, connection, fresh);
-                    connection.input.extend_from_slice(fresh.get(done..).unwrap_or(&[]));
+                    connection
+                        .input
+                        .extend_from_slice(fresh.get(done..).unwrap_or(&[]));
                 }
                 received
             } else {
@@ -305,7 +331,9 @@ impl EventLoop {
 
     /// Goes on with what is buffered, once what held it back is over.
     fn pump(&mut self, token: u64) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
+        let Some(connection) = self.connections.get_mut(token) else {
+            return;
+        };
         if !connection.input.is_empty() && self.server.may_run(connection) {
             run_buffered(&mut self.server, connection);
         }
@@ -313,8 +341,12 @@ impl EventLoop {
 
     /// Sends what may be sent, and files the connection under what it waits for.
     fn after_turn(&mut self, token: u64) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        connection.output.release(self.server.store.shared.wal.durable_lsn());
+        let Some(connection) = self.connections.get_mut(token) else {
+            return;
+        };
+        connection
+            .output
+            .release(self.server.store.shared.wal.durable_lsn());
         let mut sent_bytes = 0;
         let alive = connection.send(&mut sent_bytes);
         self.server.add(Counter::NetOutputBytes, sent_bytes);
@@ -340,7 +372,9 @@ impl EventLoop {
 
     /// Tells epoll what the connection can go on with.
     fn watch(&mut self, token: u64) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
+        let Some(connection) = self.connections.get_mut(token) else {
+            return;
+        };
         let mut interest = EpollFlags::empty();
         if !connection.ended && self.server.may_run(connection) {
             interest |= EpollFlags::EPOLLIN;
@@ -352,7 +386,10 @@ impl EventLoop {
             connection.interest = interest;
             let mut event = EpollEvent::new(interest, token);
             if let Err(error) = self.epoll.modify(connection.fd(), &mut event) {
-                log::warn!("could not watch connection {}: {error}", connection.session.id);
+                log::warn!(
+                    "could not watch connection {}: {error}",
+                    connection.session.id
+                );
                 self.close(token);
             }
         }
@@ -360,13 +397,17 @@ impl EventLoop {
 
     /// Holds the memory of all connections under its limit: the greediest one pays.
     fn account(&mut self, token: u64) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
+        let Some(connection) = self.connections.get_mut(token) else {
+            return;
+        };
         let bytes = connection.heap_bytes();
         self.server.memory_bytes += bytes;
         self.server.memory_bytes -= connection.accounted_bytes;
         connection.accounted_bytes = bytes;
         while self.server.memory_bytes > self.server.memory_bytes_max() {
-            let Some(greediest) = self.connections.max_by_key(|c| c.accounted_bytes) else { return };
+            let Some(greediest) = self.connections.max_by_key(|c| c.accounted_bytes) else {
+                return;
+            };
             if let Some(connection) = self.connections.get(greediest) {
                 log::warn!(
                     "closing connection {} ({}), which holds {} bytes of input and replies: all \
@@ -382,7 +423,9 @@ impl EventLoop {
     }
 
     fn close(&mut self, token: u64) {
-        let Some(connection) = self.connections.remove(token) else { return };
+        let Some(connection) = self.connections.remove(token) else {
+            return;
+        };
         self.server.memory_bytes -= connection.accounted_bytes;
         self.server.forget(&connection);
         self.unreported += 1;
@@ -392,7 +435,9 @@ impl EventLoop {
     fn retry_held(&mut self) {
         self.server.parked_until = None;
         for token in std::mem::take(&mut self.held) {
-            let Some(connection) = self.connections.get_mut(token) else { continue };
+            let Some(connection) = self.connections.get_mut(token) else {
+                continue;
+            };
             connection.is_held = false;
             match std::mem::replace(&mut connection.hold, Hold::Free) {
                 Hold::Waiting(waiting) => {
@@ -463,8 +508,12 @@ impl EventLoop {
     }
 
     fn after_release(&mut self, token: u64) {
-        let Some(connection) = self.connections.get_mut(token) else { return };
-        connection.output.release(self.server.store.shared.wal.durable_lsn());
+        let Some(connection) = self.connections.get_mut(token) else {
+            return;
+        };
+        connection
+            .output
+            .release(self.server.store.shared.wal.durable_lsn());
         let stopped_reading = !connection.interest.contains(EpollFlags::EPOLLIN);
         if stopped_reading {
             self.serve(token);
@@ -479,7 +528,9 @@ impl EventLoop {
         self.next_tick_ns = now_ns + TICK_NS;
         let timeout_ns = self.server.config.timeout().as_nanos() as u64;
         for token in self.connections.tokens() {
-            let Some(connection) = self.connections.get_mut(token) else { continue };
+            let Some(connection) = self.connections.get_mut(token) else {
+                continue;
+            };
             let idle_ns = now_ns.saturating_sub(connection.session.active_at_ns);
             if connection.is_idle() && timeout_ns != 0 && idle_ns > timeout_ns {
                 self.close(token);
@@ -500,7 +551,9 @@ impl EventLoop {
         while self.unreported > 0 {
             let message = [0; CLOSED_MAX];
             let count = self.unreported.min(CLOSED_MAX);
-            let told = message.get(..count).map(|message| self.postmaster.send(message, None));
+            let told = message
+                .get(..count)
+                .map(|message| self.postmaster.send(message, None));
             match told {
                 Some(Ok(())) => self.unreported -= count,
                 // Told with the next ones, when the postmaster has read what waits for it.
@@ -527,7 +580,12 @@ fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> usize 
             connection.need = 1;
             break;
         }
-        let Connection { parser, session, output, .. } = connection;
+        let Connection {
+            parser,
+            session,
+            output,
+            ..
+        } = connection;
         match parser.parse(rest) {
             Parsed::Request { args, consumed } => {
                 match dispatch::execute(server, session, output, args) {
@@ -574,7 +632,9 @@ fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> usize 
 
 /// Goes on with a command under way.
 fn proceed(server: &mut Server, connection: &mut Connection, waiting: Waiting) -> Hold {
-    let Connection { session, output, .. } = connection;
+    let Connection {
+        session, output, ..
+    } = connection;
     match dispatch::proceed(server, session, output, waiting) {
         Flow::Wait(waiting) => Hold::Waiting(waiting),
         Flow::Close => Hold::Closing,

@@ -36,7 +36,10 @@ pub fn main(mut context: ChildContext) -> ! {
         Err(error) => give_up("could not install its signal handlers", &error),
     };
     let Some(postmaster) = context.connections.take() else {
-        give_up("was given no socket to the postmaster", &"the fork's context has none");
+        give_up(
+            "was given no socket to the postmaster",
+            &"the fork's context has none",
+        );
     };
     let store = context.store();
     let server = Server::new(Engine::open(store.clone()), store, context.role);

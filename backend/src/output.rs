@@ -143,7 +143,10 @@ mod tests {
         let mut seen = Vec::new();
         for durable in 0..=3 {
             output.release(Lsn::new(durable));
-            assert_eq!(output.waits_for(), (durable < 3).then(|| Lsn::new(durable + 1)));
+            assert_eq!(
+                output.waits_for(),
+                (durable < 3).then(|| Lsn::new(durable + 1))
+            );
             while !output.sendable().is_empty() {
                 let count = output.sendable().len().min(3);
                 seen.extend_from_slice(&output.sendable()[..count]);

@@ -3,8 +3,8 @@
 use crate::connection::{Connection, Hold};
 use crate::session::Session;
 use rd_base::counters::Counter;
-use rd_base::{Param, conf_file};
 use rd_base::{Config, Lsn, Role};
+use rd_base::{Param, conf_file};
 use rd_engine::{Engine, EngineError, ParkReason, View};
 use rd_store::Store;
 use rd_store::clients::ClientState;
@@ -78,7 +78,12 @@ impl Server {
         let temporary = directory.join("redoubt.conf.new");
         let text = conf_file::rewrite(&std::fs::read_to_string(&path)?, changes);
         let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, &path)?;
@@ -135,12 +140,18 @@ impl Server {
     /// The LSN at which a session's read sees its own writes.
     pub fn view(&self, session: &Session) -> View<'static> {
         let is_behind = session.newest_seen > self.store.shared.wal.durable_lsn();
-        if is_behind { View::Newest } else { View::Durable }
+        if is_behind {
+            View::Newest
+        } else {
+            View::Durable
+        }
     }
 
     /// Whether replies of this session wait for the disk.
     pub fn is_synchronous(&self, session: &Session) -> bool {
-        session.synchronous_commit.unwrap_or(self.config.synchronous_commit())
+        session
+            .synchronous_commit
+            .unwrap_or(self.config.synchronous_commit())
     }
 
     /// Notes that a reply shows what was written at `lsn`, and says for what it must wait.
@@ -168,11 +179,14 @@ impl Server {
     pub fn error_reply(&self, error: &EngineError) -> String {
         match error {
             EngineError::Page(_) | EngineError::Tree { .. } => {
-                let advice = "look at it with rd_verify, or restore the data directory from a backup";
+                let advice =
+                    "look at it with rd_verify, or restore the data directory from a backup";
                 log::error!("{error}; {advice}");
                 format!("CORRUPT {error}; {advice}")
             }
-            EngineError::DiskFull { .. } => format!("MISCONF {error}; writes go on when there is room"),
+            EngineError::DiskFull { .. } => {
+                format!("MISCONF {error}; writes go on when there is room")
+            }
             _ => format!("ERR {error}"),
         }
     }
@@ -201,8 +215,8 @@ impl Server {
 
     /// Classifies a connection after a turn, and shows it to `CLIENT LIST`.
     pub fn note_turn(&mut self, connection: &mut Connection) {
-        let is_reader = connection.output.waits_for().is_none()
-            && connection.session.last_command.is_some();
+        let is_reader =
+            connection.output.waits_for().is_none() && connection.session.last_command.is_some();
         if connection.is_reader != is_reader {
             connection.is_reader = is_reader;
             if is_reader {
@@ -214,7 +228,10 @@ impl Server {
         if let Some(row) = connection.session.row {
             let session = &connection.session;
             let command = session.last_command.map_or(0, |id| id as u32 + 1);
-            self.store.shared.clients.note(row, command, session.active_at_ns);
+            self.store
+                .shared
+                .clients
+                .note(row, command, session.active_at_ns);
         }
     }
 

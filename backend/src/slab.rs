@@ -15,7 +15,11 @@ fn index_of(token: u64) -> usize {
 impl<T> Slab<T> {
     /// An empty one.
     pub fn new() -> Slab<T> {
-        Slab { entries: Vec::new(), free: Vec::new(), count: 0 }
+        Slab {
+            entries: Vec::new(),
+            free: Vec::new(),
+            count: 0,
+        }
     }
 
     /// Puts `value` in and returns its token.
@@ -38,13 +42,21 @@ impl<T> Slab<T> {
     /// The value of `token`, if it is still there.
     pub fn get(&self, token: u64) -> Option<&T> {
         let (generation, value) = self.entries.get(index_of(token))?;
-        if u64::from(*generation) == token >> 32 { value.as_ref() } else { None }
+        if u64::from(*generation) == token >> 32 {
+            value.as_ref()
+        } else {
+            None
+        }
     }
 
     /// The same, to be changed.
     pub fn get_mut(&mut self, token: u64) -> Option<&mut T> {
         let (generation, value) = self.entries.get_mut(index_of(token))?;
-        if u64::from(*generation) == token >> 32 { value.as_mut() } else { None }
+        if u64::from(*generation) == token >> 32 {
+            value.as_mut()
+        } else {
+            None
+        }
     }
 
     /// Takes the value of `token` out.
@@ -73,14 +85,19 @@ impl<T> Slab<T> {
 
     /// The token of the value for which `key` is greatest.
     pub fn max_by_key<K: Ord>(&self, key: impl Fn(&T) -> K) -> Option<u64> {
-        self.iter().max_by_key(|(_, value)| key(value)).map(|(token, _)| token)
+        self.iter()
+            .max_by_key(|(_, value)| key(value))
+            .map(|(token, _)| token)
     }
 
     fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
-        self.entries.iter().enumerate().filter_map(|(index, (generation, value))| {
-            let token = u64::from(*generation) << 32 | index as u64;
-            value.as_ref().map(|value| (token, value))
-        })
+        self.entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, (generation, value))| {
+                let token = u64::from(*generation) << 32 | index as u64;
+                value.as_ref().map(|value| (token, value))
+            })
     }
 }
 

@@ -3,9 +3,9 @@
 use super::Call;
 use crate::dispatch::{Flow, Outcome};
 use crate::waiting::Waiting;
+use rd_store::checkpoint::{Flags, Ticket, TicketState};
 use rd_sys::fork::tell_parent;
 use rd_sys::process::Signal;
-use rd_store::checkpoint::{Flags, Ticket, TicketState};
 use rd_wire::num::is_word;
 use rd_wire::{command as table, texts};
 
@@ -153,7 +153,9 @@ pub fn shutdown(call: &mut Call<'_>) -> Outcome {
             signal = Signal::Quit;
         } else if is_word(word, "ABORT") {
             return Err("ERR No shutdown in progress.".into());
-        } else if !["FAST", "SAVE", "NOSAVE", "NOW", "FORCE"].iter().any(|known| is_word(word, known))
+        } else if !["FAST", "SAVE", "NOSAVE", "NOW", "FORCE"]
+            .iter()
+            .any(|known| is_word(word, known))
         {
             return Err(texts::SYNTAX.into());
         }

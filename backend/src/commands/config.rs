@@ -1,12 +1,12 @@
 //! CONFIG: parameters as the clients of Redis know them.
 
 use super::Call;
-use crate::dispatch::{Failure, Flow, Outcome};
 use super::admin::signal_postmaster;
-use rd_sys::process::Signal;
+use crate::dispatch::{Failure, Flow, Outcome};
 use rd_base::Overrides;
 use rd_base::config::{SetError, SetErrorReason};
 use rd_base::params::Reach;
+use rd_sys::process::Signal;
 
 /// CONFIG GET pattern [pattern …].
 pub fn get(call: &mut Call<'_>) -> Outcome {
@@ -38,21 +38,36 @@ pub fn set(call: &mut Call<'_>) -> Outcome {
         .args
         .skip(2)
         .pairs()
-        .map(|(name, value)| Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(value).ok()?)))
+        .map(|(name, value)| {
+            Some((
+                std::str::from_utf8(name).ok()?,
+                std::str::from_utf8(value).ok()?,
+            ))
+        })
         .collect();
     let pairs = texts.ok_or("ERR CONFIG SET failed - a name or value is not UTF-8 text")?;
     // Whoever is not its own user must not point it at other paths.
     let is_owner = call.session.unix_uid == Some(nix::unistd::geteuid().as_raw());
-    let reach = if is_owner { Reach::Local } else { Reach::Anyone };
+    let reach = if is_owner {
+        Reach::Local
+    } else {
+        Reach::Anyone
+    };
     let config = std::sync::Arc::clone(&call.server.config);
     let shared = std::sync::Arc::clone(&call.server.store.shared);
     let change = |overrides: &Overrides| config.set(&pairs, reach, overrides);
-    shared.change_overrides(change).map_err(|error: SetError| refusal(&error))?;
+    shared
+        .change_overrides(change)
+        .map_err(|error: SetError| refusal(&error))?;
     let overrides = shared.overrides().unwrap_or_default();
-    call.server.reconfigure(std::sync::Arc::new(config.with_overrides(&overrides)));
+    call.server
+        .reconfigure(std::sync::Arc::new(config.with_overrides(&overrides)));
     signal_postmaster(Signal::Hup)?;
     for (name, value) in &pairs {
-        log::info!("connection {}: CONFIG SET {name} = {value}", call.session.id);
+        log::info!(
+            "connection {}: CONFIG SET {name} = {value}",
+            call.session.id
+        );
     }
     call.reply().ok();
     Ok(Flow::Done)
@@ -65,17 +80,28 @@ fn refusal(error: &SetError) -> Failure {
         SetErrorReason::Unknown(None) => {
             format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'")
         }
-        reason => format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"),
+        reason => {
+            format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}")
+        }
     })
 }
 
 /// CONFIG REWRITE: what CONFIG SET has changed goes into `redoubt.conf`.
 pub fn rewrite(call: &mut Call<'_>) -> Outcome {
-    let changes = call.server.store.shared.overrides().unwrap_or_default().to_changes();
+    let changes = call
+        .server
+        .store
+        .shared
+        .overrides()
+        .unwrap_or_default()
+        .to_changes();
     call.server
         .rewrite_configuration(&changes)
         .map_err(|error| format!("ERR Rewriting config file: {error}"))?;
-    log::info!("connection {}: CONFIG REWRITE executed with success", call.session.id);
+    log::info!(
+        "connection {}: CONFIG REWRITE executed with success",
+        call.session.id
+    );
     call.reply().ok();
     Ok(Flow::Done)
 }

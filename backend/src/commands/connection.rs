@@ -69,7 +69,11 @@ pub fn auth(call: &mut Call<'_>) -> Outcome {
 /// A name may hold what can be seen, and no space.
 fn clean_name(name: &[u8]) -> Option<&str> {
     let is_clean = name.iter().all(|byte| (b'!'..=b'~').contains(byte));
-    if is_clean { std::str::from_utf8(name).ok() } else { None }
+    if is_clean {
+        std::str::from_utf8(name).ok()
+    } else {
+        None
+    }
 }
 
 /// HELLO [protover [AUTH username password] [SETNAME name]].
@@ -186,7 +190,10 @@ pub fn client_list(call: &mut Call<'_>) -> Outcome {
         Some(word) if is_word(word, "TYPE") && call.args.len() == 4 => {
             let kind = call.arg(3);
             let is = |word| is_word(kind, word);
-            if !["NORMAL", "MASTER", "REPLICA", "SLAVE", "PUBSUB"].into_iter().any(is) {
+            if !["NORMAL", "MASTER", "REPLICA", "SLAVE", "PUBSUB"]
+                .into_iter()
+                .any(is)
+            {
                 let kind = String::from_utf8_lossy(kind);
                 return Err(format!("ERR Unknown client type '{kind}'").into());
             }
@@ -209,7 +216,10 @@ fn list_clients(call: &mut Call<'_>, wanted: &dyn Fn(&ClientRow) -> bool) -> Out
     let mut rows = call.server.store.shared.clients.list();
     rows.sort_by_key(|row| row.id);
     for row in rows.iter().filter(|row| wanted(row)) {
-        let command = row.command.checked_sub(1).and_then(|id| rd_wire::command::name_of(id));
+        let command = row
+            .command
+            .checked_sub(1)
+            .and_then(|id| rd_wire::command::name_of(id));
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
@@ -221,7 +231,11 @@ fn list_clients(call: &mut Call<'_>, wanted: &dyn Fn(&ClientRow) -> bool) -> Out
             now_us.saturating_sub(row.connected_at_us) / 1_000_000,
             now_ns.saturating_sub(row.active_at_ns) / 1_000_000_000,
             command.unwrap_or("NULL"),
-            if row.proto == Proto::Resp3 as u8 { 3 } else { 2 },
+            if row.proto == Proto::Resp3 as u8 {
+                3
+            } else {
+                2
+            },
             row.library_name,
             row.library_version,
             row.backend,
@@ -230,4 +244,3 @@ fn list_clients(call: &mut Call<'_>, wanted: &dyn Fn(&ClientRow) -> bool) -> Out
     call.reply().verbatim(*b"txt", text.as_bytes());
     Ok(Flow::Done)
 }
-

@@ -17,18 +17,54 @@ struct Section {
 }
 
 const SECTIONS: &[Section] = &[
-    Section { name: "Server", write: server },
-    Section { name: "Clients", write: clients },
-    Section { name: "Memory", write: memory },
-    Section { name: "Persistence", write: persistence },
-    Section { name: "Stats", write: stats },
-    Section { name: "Replication", write: replication },
-    Section { name: "CPU", write: cpu },
-    Section { name: "Wal", write: wal },
-    Section { name: "Checkpoint", write: checkpoint },
-    Section { name: "Storage", write: storage },
-    Section { name: "Cluster", write: cluster },
-    Section { name: "Keyspace", write: keyspace },
+    Section {
+        name: "Server",
+        write: server,
+    },
+    Section {
+        name: "Clients",
+        write: clients,
+    },
+    Section {
+        name: "Memory",
+        write: memory,
+    },
+    Section {
+        name: "Persistence",
+        write: persistence,
+    },
+    Section {
+        name: "Stats",
+        write: stats,
+    },
+    Section {
+        name: "Replication",
+        write: replication,
+    },
+    Section {
+        name: "CPU",
+        write: cpu,
+    },
+    Section {
+        name: "Wal",
+        write: wal,
+    },
+    Section {
+        name: "Checkpoint",
+        write: checkpoint,
+    },
+    Section {
+        name: "Storage",
+        write: storage,
+    },
+    Section {
+        name: "Cluster",
+        write: cluster,
+    },
+    Section {
+        name: "Keyspace",
+        write: keyspace,
+    },
 ];
 
 /// INFO [section …].
@@ -36,7 +72,9 @@ pub fn info(call: &mut Call<'_>) -> Outcome {
     let asked = call.args.skip(1);
     let all = ["default", "all", "everything"];
     let wants_all = asked.is_empty()
-        || asked.iter().any(|word| all.iter().any(|known| is_word(word, known)));
+        || asked
+            .iter()
+            .any(|word| all.iter().any(|known| is_word(word, known)));
     let mut text = String::new();
     for section in SECTIONS {
         if wants_all || asked.iter().any(|word| is_word(word, section.name)) {
@@ -63,10 +101,21 @@ fn server(server: &Server, out: &mut String) -> fmt::Result {
     let uname = nix::sys::utsname::uname().ok();
     let os = uname.map(|name| {
         let part = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
-        format!("{} {} {}", part(name.sysname()), part(name.release()), part(name.machine()))
+        format!(
+            "{} {} {}",
+            part(name.sysname()),
+            part(name.release()),
+            part(name.machine())
+        )
     });
-    let up_s = server.wall_us().saturating_sub(server.store.shared.made_at_us()) / 1_000_000;
-    let data_dir = server.config.data_dir().map(|dir| dir.display().to_string());
+    let up_s = server
+        .wall_us()
+        .saturating_sub(server.store.shared.made_at_us())
+        / 1_000_000;
+    let data_dir = server
+        .config
+        .data_dir()
+        .map(|dir| dir.display().to_string());
     fields!(out,
         "redis_version": REDIS_COMPAT,
         "redoubt_version": VERSION,
@@ -123,7 +172,10 @@ fn persistence(server: &Server, out: &mut String) -> fmt::Result {
 }
 
 fn counters(server: &Server, out: &mut String, section: InfoSection) -> fmt::Result {
-    for counter in Counter::ALL.iter().filter(|counter| counter.section() == section) {
+    for counter in Counter::ALL
+        .iter()
+        .filter(|counter| counter.section() == section)
+    {
         let value = server.store.shared.stats.get(*counter);
         write!(out, "{}:{}\r\n", counter.name(), value)?;
     }
@@ -144,10 +196,11 @@ fn replication(_: &Server, out: &mut String) -> fmt::Result {
 
 fn cpu(_: &Server, out: &mut String) -> fmt::Result {
     use nix::sys::resource::{UsageWho, getrusage};
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Ok(()) };
-    let seconds = |time: nix::sys::time::TimeVal| {
-        format!("{}.{:06}", time.tv_sec(), time.tv_usec())
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else {
+        return Ok(());
     };
+    let seconds =
+        |time: nix::sys::time::TimeVal| format!("{}.{:06}", time.tv_sec(), time.tv_usec());
     fields!(out,
         "used_cpu_sys": seconds(usage.system_time()),
         "used_cpu_user": seconds(usage.user_time()),
@@ -175,10 +228,16 @@ fn checkpoint(server: &Server, out: &mut String) -> fmt::Result {
         ("shutdown", Counter::CheckpointsShutdown),
         ("end-of-recovery", Counter::CheckpointsRecovery),
     ];
-    let causes: Vec<String> =
-        by_cause.iter().map(|(name, counter)| format!("{name}={}", shared.stats.get(*counter))).collect();
+    let causes: Vec<String> = by_cause
+        .iter()
+        .map(|(name, counter)| format!("{name}={}", shared.stats.get(*counter)))
+        .collect();
     write!(out, "checkpoints_by_cause:{}\r\n", causes.join(","))?;
-    write!(out, "checkpoint_in_progress:{}\r\n", u8::from(checkpoint.is_under_way()))?;
+    write!(
+        out,
+        "checkpoint_in_progress:{}\r\n",
+        u8::from(checkpoint.is_under_way())
+    )?;
     counters(server, out, InfoSection::Checkpoint)
 }
 

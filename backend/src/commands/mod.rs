@@ -56,7 +56,11 @@ impl<'a> Call<'a> {
 
     /// Counts whether a key that was looked for was there.
     pub fn count_lookup(&self, is_there: bool) {
-        let counter = if is_there { Counter::KeyspaceHits } else { Counter::KeyspaceMisses };
+        let counter = if is_there {
+            Counter::KeyspaceHits
+        } else {
+            Counter::KeyspaceMisses
+        };
         self.server.count(counter);
     }
 

@@ -10,9 +10,15 @@ use rd_wire::num::{is_word, parse_i64};
 use rd_wire::{ReplyWriter, texts};
 
 /// Entries and bytes of a piece: what a turn of the loop may take.
-const PIECE: Chunk = Chunk { entries: 512, bytes: 256 << 10 };
+const PIECE: Chunk = Chunk {
+    entries: 512,
+    bytes: 256 << 10,
+};
 /// Entries counted in a turn.
-const COUNT_PIECE: Chunk = Chunk { entries: 4096, bytes: usize::MAX };
+const COUNT_PIECE: Chunk = Chunk {
+    entries: 4096,
+    bytes: usize::MAX,
+};
 
 /// A range on its way to a client.
 pub struct RangeStream {
@@ -46,7 +52,9 @@ pub fn range(call: &mut Call<'_>) -> Outcome {
     };
     let open = |call: &Call<'_>| {
         let view = View::At(&snapshot);
-        call.server.engine.range(call.namespace(), start, end, limit, view)
+        call.server
+            .engine
+            .range(call.namespace(), start, end, limit, view)
     };
     let mut cursor = open(call)?;
     let mut first = Vec::new();
@@ -57,9 +65,20 @@ pub fn range(call: &mut Call<'_>) -> Outcome {
     }
     let mut counter = open(call)?;
     // Past what the first piece holds.
-    let passed = Chunk { entries: counted, bytes: usize::MAX };
-    call.server.engine.range_next(&mut counter, passed, &mut |_, _| {})?;
-    let stream = RangeStream { cursor, counter: Some(counter), counted, first, _snapshot: snapshot };
+    let passed = Chunk {
+        entries: counted,
+        bytes: usize::MAX,
+    };
+    call.server
+        .engine
+        .range_next(&mut counter, passed, &mut |_, _| {})?;
+    let stream = RangeStream {
+        cursor,
+        counter: Some(counter),
+        counted,
+        first,
+        _snapshot: snapshot,
+    };
     Ok(Flow::Wait(Waiting::Range(Box::new(stream))))
 }
 
@@ -67,7 +86,9 @@ pub fn range(call: &mut Call<'_>) -> Outcome {
 pub fn proceed(call: &mut Call<'_>, mut stream: Box<RangeStream>) -> Outcome {
     if let Some(mut counter) = stream.counter.take() {
         let mut count = 0;
-        call.server.engine.range_next(&mut counter, COUNT_PIECE, &mut |_, _| count += 1)?;
+        call.server
+            .engine
+            .range_next(&mut counter, COUNT_PIECE, &mut |_, _| count += 1)?;
         stream.counted += count;
         if counter.is_done() {
             let first = std::mem::take(&mut stream.first);
@@ -97,11 +118,13 @@ fn piece(
 ) -> Result<u64, EngineError> {
     let mut writer = ReplyWriter::new(out, call.session.proto);
     let mut entries = 0;
-    call.server.engine.range_next(cursor, PIECE, &mut |key, value| {
-        entries += 1;
-        writer.bulk(key);
-        writer.bulk(value);
-    })?;
+    call.server
+        .engine
+        .range_next(cursor, PIECE, &mut |key, value| {
+            entries += 1;
+            writer.bulk(key);
+            writer.bulk(value);
+        })?;
     call.depends_on(cursor.depends_on());
     Ok(entries)
 }

@@ -28,7 +28,8 @@ pub fn strlen(call: &mut Call<'_>) -> Outcome {
     let read = call.server.engine.meta(namespace, key, view)?;
     call.count_lookup(read.result.is_some());
     call.depends_on(read.depends_on);
-    call.reply().integer(read.result.map_or(0, |meta| meta.bytes as i64));
+    call.reply()
+        .integer(read.result.map_or(0, |meta| meta.bytes as i64));
     Ok(Flow::Done)
 }
 
@@ -40,12 +41,16 @@ pub fn mget(call: &mut Call<'_>) -> Outcome {
     let mut reply = ReplyWriter::new(call.output.bytes(), call.session.proto);
     reply.array(keys.len());
     let mut hits = 0;
-    let depends_on = call.server.engine.multi_get(namespace, &keys, view, &mut |_, value| {
-        hits += u64::from(value.is_some());
-        reply.bulk_or_null(value.map(|value| value.bytes));
-    })?;
+    let depends_on = call
+        .server
+        .engine
+        .multi_get(namespace, &keys, view, &mut |_, value| {
+            hits += u64::from(value.is_some());
+            reply.bulk_or_null(value.map(|value| value.bytes));
+        })?;
     call.server.add(Counter::KeyspaceHits, hits);
-    call.server.add(Counter::KeyspaceMisses, keys.len() as u64 - hits);
+    call.server
+        .add(Counter::KeyspaceMisses, keys.len() as u64 - hits);
     call.depends_on(depends_on);
     Ok(Flow::Done)
 }
@@ -90,7 +95,11 @@ pub fn set(call: &mut Call<'_>) -> Outcome {
         false => !options.only_if_present,
     };
     let committed = call.server.engine.write(namespace, &[key], &mut |access| {
-        let old = if options.get { access.newest(0)?.map(<[u8]>::to_vec) } else { None };
+        let old = if options.get {
+            access.newest(0)?.map(<[u8]>::to_vec)
+        } else {
+            None
+        };
         let is_there = access.meta(0)?.is_some();
         if sets_if(is_there) {
             access.put(0, value, None)?;
@@ -160,7 +169,10 @@ pub fn incrby(call: &mut Call<'_>) -> Outcome {
 /// DECRBY key decrement.
 pub fn decrby(call: &mut Call<'_>) -> Outcome {
     let decrement = parse_i64(call.arg(2)).ok_or(texts::NOT_AN_INTEGER)?;
-    add(call, decrement.checked_neg().ok_or(texts::DECREMENT_OVERFLOW)?)
+    add(
+        call,
+        decrement.checked_neg().ok_or(texts::DECREMENT_OVERFLOW)?,
+    )
 }
 
 fn add(call: &mut Call<'_>, increment: i64) -> Outcome {

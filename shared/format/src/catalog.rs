@@ -69,7 +69,11 @@ mod tests {
     #[test]
     fn a_value_reads_back_and_others_do_not() {
         for previous in [None, Some(FileNo::new(7))] {
-            let value = CatalogValue { file: FileNo::new(9), previous, index: 3 };
+            let value = CatalogValue {
+                file: FileNo::new(9),
+                previous,
+                index: 3,
+            };
             assert_eq!(CatalogValue::decode(&value.encode()), Some(value));
         }
         assert_eq!(CatalogValue::decode(&[0; 16]), None);

@@ -50,7 +50,9 @@ pub struct ClientsRegions {
 impl ClientsRegions {
     /// Reserves room for the table.
     pub fn plan(plan: &mut Plan) -> ClientsRegions {
-        ClientsRegions { rows: plan.reserve(ROWS) }
+        ClientsRegions {
+            rows: plan.reserve(ROWS),
+        }
     }
 }
 
@@ -105,7 +107,9 @@ pub struct ClientRow {
 impl Clients {
     /// Opens the table.
     pub fn open(segment: &Segment, regions: &ClientsRegions) -> Clients {
-        Clients { rows: segment.area(regions.rows) }
+        Clients {
+            rows: segment.area(regions.rows),
+        }
     }
 
     /// Takes a row for connection `id`, which is not 0, of the backend in `slot`; none when all
@@ -115,9 +119,13 @@ impl Clients {
         let index = (0..ROWS).map(|step| (home + step) % ROWS).find(|index| {
             let word = &self.rows[*index].id;
             word.load(Ordering::Relaxed) == 0
-                && word.compare_exchange(0, id, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                && word
+                    .compare_exchange(0, id, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
         })?;
-        self.rows[index].slot.store(slot.index() as u32, Ordering::Relaxed);
+        self.rows[index]
+            .slot
+            .store(slot.index() as u32, Ordering::Relaxed);
         Some(index)
     }
 
@@ -131,18 +139,26 @@ impl Clients {
     /// Shows `state` in a row that the caller has taken. Texts that do not fit are cut.
     pub fn describe(&self, index: usize, state: &ClientState<'_>) {
         let row = &self.rows[index];
-        let parts = [state.address, state.name, state.library_name, state.library_version];
+        let parts = [
+            state.address,
+            state.name,
+            state.library_name,
+            state.library_version,
+        ];
         let mut bytes = parts.join("\n").into_bytes();
         bytes.resize(TEXT_BYTES, 0);
         let version = row.version.load(Ordering::Relaxed);
-        row.version.store(version.wrapping_add(1), Ordering::Relaxed);
+        row.version
+            .store(version.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
         for (word, chunk) in row.text.iter().zip(bytes.as_chunks::<8>().0) {
             word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
         }
-        row.connected_at_us.store(state.connected_at_us, Ordering::Relaxed);
+        row.connected_at_us
+            .store(state.connected_at_us, Ordering::Relaxed);
         row.proto.store(u32::from(state.proto), Ordering::Relaxed);
-        row.version.store(version.wrapping_add(2), Ordering::Release);
+        row.version
+            .store(version.wrapping_add(2), Ordering::Release);
     }
 
     /// Shows the last command of a connection and when it came.
@@ -154,7 +170,10 @@ impl Clients {
 
     /// How many connections have a row.
     pub fn count(&self) -> usize {
-        self.rows.iter().filter(|row| row.id.load(Ordering::Relaxed) != 0).count()
+        self.rows
+            .iter()
+            .filter(|row| row.id.load(Ordering::Relaxed) != 0)
+            .count()
     }
 
     /// All rows, in no order.
@@ -170,8 +189,11 @@ fn read(row: &Row) -> Option<ClientRow> {
         if id == 0 {
             return None;
         }
-        let bytes: Vec<u8> =
-            row.text.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+        let bytes: Vec<u8> = row
+            .text
+            .iter()
+            .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
+            .collect();
         let mut read = ClientRow {
             id,
             backend: row.slot.load(Ordering::Relaxed),
@@ -189,7 +211,10 @@ fn read(row: &Row) -> Option<ClientRow> {
             continue;
         }
         let text = String::from_utf8_lossy(&bytes);
-        let mut parts = text.trim_end_matches('\0').split(SEPARATOR).map(str::to_owned);
+        let mut parts = text
+            .trim_end_matches('\0')
+            .split(SEPARATOR)
+            .map(str::to_owned);
         read.address = parts.next().unwrap_or_default();
         read.name = parts.next().unwrap_or_default();
         read.library_name = parts.next().unwrap_or_default();
@@ -221,14 +246,28 @@ mod tests {
         clients.describe(first, &state);
         clients.note(first, 9, 77);
         // The same home, so the next place.
-        let second = clients.take(1 + ROWS as u64, SlotNo::new(4)).expect("a row");
-        clients.describe(second, &ClientState { name: &"x".repeat(1000), ..state });
+        let second = clients
+            .take(1 + ROWS as u64, SlotNo::new(4))
+            .expect("a row");
+        clients.describe(
+            second,
+            &ClientState {
+                name: &"x".repeat(1000),
+                ..state
+            },
+        );
         assert_ne!(first, second);
         let rows = clients.list();
         assert_eq!((clients.count(), rows.len()), (2, 2));
         let row = rows.iter().find(|row| row.id == 1).expect("the first");
-        assert_eq!((row.address.as_str(), row.name.as_str()), ("127.0.0.1:4711", "worker"));
-        assert_eq!((row.library_name.as_str(), row.library_version.as_str()), ("lib", "1.2"));
+        assert_eq!(
+            (row.address.as_str(), row.name.as_str()),
+            ("127.0.0.1:4711", "worker")
+        );
+        assert_eq!(
+            (row.library_name.as_str(), row.library_version.as_str()),
+            ("lib", "1.2")
+        );
         assert_eq!((row.command, row.active_at_ns, row.backend), (9, 77, 3));
         clients.give_back(first);
         assert_eq!(clients.list().len(), 1);

@@ -80,7 +80,14 @@ impl Store {
         config: Arc<Config>,
     ) -> Store {
         let relations = Arc::new(RelationFiles::reader(Arc::clone(&storage)));
-        Store { shared, storage, clock, slot, config, relations }
+        Store {
+            shared,
+            storage,
+            clock,
+            slot,
+            config,
+            relations,
+        }
     }
 
     /// Counts one `counter` for this process.

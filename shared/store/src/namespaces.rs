@@ -166,7 +166,10 @@ impl NamespaceEntry {
 
     /// The namespace's name, for those who hold the entry.
     pub fn name(&self) -> Vec<u8> {
-        let words = self.name.iter().map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+        let words = self
+            .name
+            .iter()
+            .map(|word| word.load(Ordering::Relaxed).to_le_bytes());
         let mut name: Vec<u8> = words.flatten().collect();
         name.truncate(self.name_bytes.load(Ordering::Relaxed) as usize);
         name
@@ -190,7 +193,10 @@ impl NamespaceEntry {
     pub fn begin_change<'a>(&'a self, held: &'a WriteGuard<'_>) -> NamespaceChange<'a> {
         self.version.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        NamespaceChange { entry: self, _held: held }
+        NamespaceChange {
+            entry: self,
+            _held: held,
+        }
     }
 }
 
@@ -312,7 +318,10 @@ impl Namespaces {
 
     /// Fills an entry at start, before anybody else looks.
     pub fn load(&self, namespace: NamespaceId, name: &[u8], file: FileNo, since: Lsn) {
-        assert!(name.len() <= NAMESPACE_NAME_BYTES_MAX, "the catalog's limit for names");
+        assert!(
+            name.len() <= NAMESPACE_NAME_BYTES_MAX,
+            "the catalog's limit for names"
+        );
         let entry = self.entry(namespace);
         for (word, bytes) in entry.name.iter().zip(name.chunks(8)) {
             let mut padded = [0; 8];
@@ -342,7 +351,11 @@ impl Namespaces {
             }
         }
         let mine = tag.to_u64();
-        if place.tag.compare_exchange(there, mine, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        if place
+            .tag
+            .compare_exchange(there, mine, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err()
+        {
             return false;
         }
         place.epoch.store(u64::MAX, Ordering::SeqCst);
@@ -382,12 +395,9 @@ impl Namespaces {
         if epoch == u64::MAX || !procs.all_past(epoch) {
             return true;
         }
-        let free = place.tag.compare_exchange(
-            tag.to_u64(),
-            0,
-            Ordering::SeqCst,
-            Ordering::SeqCst,
-        );
+        let free = place
+            .tag
+            .compare_exchange(tag.to_u64(), 0, Ordering::SeqCst, Ordering::SeqCst);
         if free.is_ok() {
             self.totals.resting.fetch_sub(1, Ordering::SeqCst);
         }
@@ -407,7 +417,11 @@ impl Namespaces {
             self.totals.pages_wanted.store(1, Ordering::SeqCst);
             take()?;
         }
-        Some(PageBudget { totals: self.totals.clone(), procs: procs.clone(), pages })
+        Some(PageBudget {
+            totals: self.totals.clone(),
+            procs: procs.clone(),
+            pages,
+        })
     }
 }
 
@@ -436,7 +450,9 @@ mod tests {
         let held = entry.hold();
         entry.set_next_file(&held, FileNo::new(7));
         assert_eq!(entry.next_file(&held), Some(FileNo::new(7)));
-        entry.begin_change(&held).finish(FileNo::new(7), Lsn::new(100));
+        entry
+            .begin_change(&held)
+            .finish(FileNo::new(7), Lsn::new(100));
         assert_eq!(entry.next_file(&held), None);
         drop(held);
         let place = entry.place().expect("it exists");
@@ -487,7 +503,9 @@ mod tests {
     fn the_budget_is_shared_and_comes_back() {
         let (namespaces, procs) = shared();
         let slot = SlotNo::new(5);
-        let first = namespaces.take_pages(&procs, 60, 100).expect("within the budget");
+        let first = namespaces
+            .take_pages(&procs, 60, 100)
+            .expect("within the budget");
         procs.set_parked(slot, true);
         assert!(namespaces.take_pages(&procs, 60, 100).is_none());
         assert!(!procs.event(slot).take());

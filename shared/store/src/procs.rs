@@ -32,7 +32,10 @@ pub struct SlotNo(u16);
 impl SlotNo {
     /// The slot `number`, which must be below [`PROCESSES_MAX`].
     pub fn new(number: usize) -> SlotNo {
-        assert!(number < PROCESSES_MAX, "process slot {number} of {PROCESSES_MAX}");
+        assert!(
+            number < PROCESSES_MAX,
+            "process slot {number} of {PROCESSES_MAX}"
+        );
         SlotNo(number as u16)
     }
 
@@ -163,7 +166,9 @@ impl Procs {
     /// Publishes whether `slot` has commands that wait for something other than an LSN. The
     /// caller must try them once more afterwards, before it sleeps.
     pub fn set_parked(&self, slot: SlotNo, parked: bool) {
-        self.words(slot).parked.store(u32::from(parked), Ordering::SeqCst);
+        self.words(slot)
+            .parked
+            .store(u32::from(parked), Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
@@ -239,7 +244,10 @@ mod tests {
         procs.enter_epoch(early);
         let epoch = procs.bump_epoch();
         procs.enter_epoch(late);
-        assert!(!procs.all_past(epoch), "a descent begun before is under way");
+        assert!(
+            !procs.all_past(epoch),
+            "a descent begun before is under way"
+        );
         procs.leave_epoch(early);
         assert!(procs.all_past(epoch), "one begun afterwards does not count");
         procs.enter_epoch(early);

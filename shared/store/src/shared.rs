@@ -16,8 +16,8 @@ use crate::snapshot::{SnapshotRegions, Snapshots};
 use crate::stats::{Stats, StatsRegions};
 use crate::wal::{Wal, WalRegions};
 use rd_base::Config;
-use rd_base::limits::{CONFIG_OVERRIDES_BYTES_MAX, PAGE_BYTES};
 use rd_base::Overrides;
+use rd_base::limits::{CONFIG_OVERRIDES_BYTES_MAX, PAGE_BYTES};
 use rd_sys::{Area, Latch, One, Plan, Region, Segment, ShmError};
 use std::io;
 use std::sync::Arc;
@@ -212,7 +212,10 @@ impl Shared {
             wal,
             _segment: segment,
         };
-        shared.root.made_at_us.store(rd_sys::clock::wall_us(), Ordering::Relaxed);
+        shared
+            .root
+            .made_at_us
+            .store(rd_sys::clock::wall_us(), Ordering::Relaxed);
         Ok(Arc::new(shared))
     }
 
@@ -244,7 +247,9 @@ impl Shared {
     pub fn set_redo_progress(&self, progress: RedoProgress) {
         self.root.redo_from.store(progress.from, Ordering::Relaxed);
         self.root.redo_at.store(progress.at, Ordering::Relaxed);
-        self.root.redo_until.store(progress.until, Ordering::Relaxed);
+        self.root
+            .redo_until
+            .store(progress.until, Ordering::Relaxed);
     }
 
     /// Wall clock, in microseconds since 1970, when this segment was made: at start, or at the
@@ -265,7 +270,10 @@ impl Shared {
         let root = &self.root;
         let _guard = root.overrides_latch.lock();
         let bytes = change(&self.overrides().unwrap_or_default())?.encode();
-        assert!(bytes.len() <= CONFIG_OVERRIDES_BYTES_MAX, "the overrides' own limit");
+        assert!(
+            bytes.len() <= CONFIG_OVERRIDES_BYTES_MAX,
+            "the overrides' own limit"
+        );
         root.overrides_generation.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         for (word, bytes) in self.overrides.iter().zip(bytes.chunks(8)) {
@@ -273,7 +281,8 @@ impl Shared {
             padded[..bytes.len()].copy_from_slice(bytes);
             word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
         }
-        root.overrides_bytes.store(bytes.len() as u64, Ordering::Relaxed);
+        root.overrides_bytes
+            .store(bytes.len() as u64, Ordering::Relaxed);
         root.overrides_generation.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
@@ -288,8 +297,9 @@ impl Shared {
             return None;
         }
         let words = self.overrides.iter().take(length.div_ceil(8));
-        let mut bytes: Vec<u8> =
-            words.flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+        let mut bytes: Vec<u8> = words
+            .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
+            .collect();
         bytes.truncate(length);
         fence(Ordering::SeqCst);
         let after = root.overrides_generation.load(Ordering::SeqCst);

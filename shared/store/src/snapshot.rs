@@ -62,7 +62,9 @@ pub struct SnapshotRegions {
 impl SnapshotRegions {
     /// Reserves room for the entries of all processes.
     pub fn plan(plan: &mut Plan) -> SnapshotRegions {
-        SnapshotRegions { entries: plan.reserve(PROCESSES_MAX) }
+        SnapshotRegions {
+            entries: plan.reserve(PROCESSES_MAX),
+        }
     }
 }
 
@@ -105,15 +107,25 @@ impl Drop for Snapshot {
 impl Snapshots {
     /// Opens the table.
     pub fn open(segment: &Segment, regions: &SnapshotRegions) -> Snapshots {
-        Snapshots { entries: segment.area(regions.entries) }
+        Snapshots {
+            entries: segment.area(regions.entries),
+        }
     }
 
     fn take_entry(&self, slot: SlotNo) -> Result<Snapshot, TooManySnapshots> {
         let mine = &self.entries[slot.index()];
-        let free = mine.lsns.iter().position(|lsn| lsn.load(Ordering::Relaxed) == 0);
+        let free = mine
+            .lsns
+            .iter()
+            .position(|lsn| lsn.load(Ordering::Relaxed) == 0);
         let index = free.ok_or(TooManySnapshots)?;
         mine.used.fetch_max(index as u32 + 1, Ordering::SeqCst);
-        Ok(Snapshot { entries: self.entries.clone(), slot, index, lsn: Lsn::ZERO })
+        Ok(Snapshot {
+            entries: self.entries.clone(),
+            slot,
+            index,
+            lsn: Lsn::ZERO,
+        })
     }
 
     /// Publishes the durable LSN as a snapshot of the process in `slot`.
@@ -180,7 +192,10 @@ pub struct Points {
 
 impl Default for Points {
     fn default() -> Self {
-        Points { lsns: Vec::new(), open_from: u64::MAX }
+        Points {
+            lsns: Vec::new(),
+            open_from: u64::MAX,
+        }
     }
 }
 
@@ -190,12 +205,22 @@ impl Points {
     pub fn needs(&self, stamp: Lsn, newer: Lsn) -> bool {
         debug_assert!(stamp < newer);
         self.open_from < newer.get()
-            || self.lsns.iter().any(|&point| stamp.get() <= point && point < newer.get())
+            || self
+                .lsns
+                .iter()
+                .any(|&point| stamp.get() <= point && point < newer.get())
     }
 
     /// The horizon: the least number that may be read at.
     pub fn horizon(&self) -> Lsn {
-        Lsn::new(self.lsns.iter().copied().min().unwrap_or(u64::MAX).min(self.open_from))
+        Lsn::new(
+            self.lsns
+                .iter()
+                .copied()
+                .min()
+                .unwrap_or(u64::MAX)
+                .min(self.open_from),
+        )
     }
 }
 
@@ -204,7 +229,10 @@ mod tests {
     use super::*;
 
     fn points(lsns: &[u64], open_from: u64) -> Points {
-        Points { lsns: lsns.to_vec(), open_from }
+        Points {
+            lsns: lsns.to_vec(),
+            open_from,
+        }
     }
 
     #[test]

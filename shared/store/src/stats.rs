@@ -25,7 +25,9 @@ pub struct StatsRegions {
 impl StatsRegions {
     /// Reserves room for all counters of all processes.
     pub fn plan(plan: &mut Plan) -> StatsRegions {
-        StatsRegions { rows: plan.reserve(PROCESSES_MAX) }
+        StatsRegions {
+            rows: plan.reserve(PROCESSES_MAX),
+        }
     }
 }
 
@@ -38,7 +40,9 @@ pub struct Stats {
 impl Stats {
     /// Opens the table.
     pub fn open(segment: &Segment, regions: &StatsRegions) -> Stats {
-        Stats { rows: segment.area(regions.rows) }
+        Stats {
+            rows: segment.area(regions.rows),
+        }
     }
 
     /// Adds `count` to `counter` in the row of `slot`.
