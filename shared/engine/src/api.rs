@@ -377,8 +377,7 @@ impl Engine {
             return Ok(Shown::Moved);
         }
         let since = if newest { place.since } else { Lsn::ZERO };
-        let now_ms = self.now_ms();
-        let told = match visible(&NodeRef::new(&leaf), key, at, now_ms) {
+        let told = match visible(&NodeRef::new(&leaf), key, at, || self.now_ms()) {
             Seen::Inline(value, meta) => {
                 answer(Some(value_of(value, &meta)), Some(meta));
                 meta.stamp
@@ -420,7 +419,7 @@ impl Engine {
         let told = loop {
             let leaf = tree.leaf_for_read(key, stamp)?;
             let node = NodeRef::new(&leaf);
-            match visible(&node, key, stamp, self.now_ms()) {
+            match visible(&node, key, stamp, || self.now_ms()) {
                 Seen::Inline(value, meta) => {
                     answer(Some(value_of(value, &meta)), Some(meta));
                     break meta.stamp;

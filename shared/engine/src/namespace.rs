@@ -81,7 +81,7 @@ pub fn load_namespaces(store: &Store) -> Result<Vec<FileNo>> {
             if !newest {
                 continue;
             }
-            let Seen::Inline(value, _) = seen(&entry, 0) else {
+            let Seen::Inline(value, _) = seen(&entry, || 0) else {
                 continue;
             };
             let block = leaf.pin().tag().block;

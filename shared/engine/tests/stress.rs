@@ -4,6 +4,7 @@
 mod support;
 
 use rd_base::Lsn;
+use rd_base::counters::Counter;
 use rd_engine::{Chunk, Engine, EngineError, View};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -219,5 +220,152 @@ fn transfers_churn_and_audits() {
     rig.flush();
     let report = rig.verify();
     assert_eq!(report.keys, ACCOUNTS);
+    drop(helpers);
+}
+
+/// A key so long that few fit a page, and with so long a part in common with others that separators
+/// are as long: inner pages split, too.
+fn long_key(owner: u64, number: u64) -> Vec<u8> {
+    let mut key = vec![b'k'; 1200 + (number % 3) as usize * 200];
+    key.extend_from_slice(format!("{:06}-{owner}", (number * 7919) % 100_003).as_bytes());
+    key
+}
+
+/// Fills and empties the tree with keys of its own, one and several at a time, and checks that what
+/// it wrote is what it finds.
+fn grow_and_shrink(rig: &Rig, owner: u64, rounds: u64) {
+    let mut engine = rig.engine(owner as u16);
+    let mut rng = Rng::new(owner);
+    for round in 0..rounds {
+        let count = 100 + rng.below(200);
+        let value = format!("{owner}-{round}").into_bytes();
+        for number in 0..count {
+            let key = long_key(owner, number);
+            run(rig, &mut engine, |engine| {
+                engine.write(DB0, &[&key], &mut |access| access.put(0, &value, None))
+            });
+        }
+        for number in 0..count {
+            let key = long_key(owner, number);
+            let read = engine.get(DB0, &key, View::Newest, |read| {
+                read.is_some_and(|read| read.bytes == value)
+            });
+            assert!(
+                read.expect("a read").result,
+                "key {number} of {owner} in round {round}"
+            );
+        }
+        let keys: Vec<Vec<u8>> = (0..count).map(|number| long_key(owner, number)).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+        for chunk in keys.chunks(1 + rng.below(20) as usize) {
+            let deleted = run(rig, &mut engine, |engine| {
+                engine.write(DB0, chunk, &mut |access| {
+                    let mut deleted = 0;
+                    for index in 0..access.len() {
+                        deleted += u64::from(access.delete(index)?);
+                    }
+                    Ok(deleted)
+                })
+            });
+            assert_eq!(deleted.result, chunk.len() as u64);
+            rig.shared.wal.request_flush(deleted.lsn);
+        }
+        engine.tidy(50);
+        engine.rest();
+    }
+}
+
+#[test]
+fn deep_trees_grow_and_shrink_under_several_hands() {
+    let rig = Arc::new(Rig::new(240, 1 << 20));
+    let helpers = Helpers::start(&rig);
+    std::thread::scope(|scope| {
+        for owner in 1..5 {
+            let rig = &*rig;
+            scope.spawn(move || grow_and_shrink(rig, owner, 6));
+        }
+    });
+    rig.flush();
+    assert_eq!(rig.verify().keys, 0);
+    // It was what it is meant to be: deep, shrinking, and larger than the pool.
+    let done = |counter| rig.shared.stats.get(counter);
+    assert!(
+        done(Counter::InnerSplits) > 50,
+        "{}",
+        done(Counter::InnerSplits)
+    );
+    assert!(
+        done(Counter::LeavesRemoved) > 100,
+        "{}",
+        done(Counter::LeavesRemoved)
+    );
+    assert!(
+        done(Counter::FramesEvicted) > 100,
+        "{}",
+        done(Counter::FramesEvicted)
+    );
+    drop(helpers);
+}
+
+/// Writes pairs of keys together, and now and then empties the database.
+fn pairs_and_flushes(rig: &Rig, owner: u64, rounds: u64) {
+    let mut engine = rig.engine(owner as u16);
+    let mut rng = Rng::new(owner);
+    for round in 0..rounds {
+        let pair = rng.below(300);
+        let keys = [
+            format!("left{pair}").into_bytes(),
+            format!("right{pair}").into_bytes(),
+        ];
+        let value = padded(round * 10 + owner, rng.below(3000) as usize);
+        let committed = run(rig, &mut engine, |engine| {
+            engine.write(DB0, &[&keys[0], &keys[1]], &mut |access| {
+                access.put(0, &value, None)?;
+                access.put(1, &value, None)
+            })
+        });
+        rig.shared.wal.request_flush(committed.lsn);
+        if rng.one_in(60) {
+            run(rig, &mut engine, |engine| {
+                match engine.flush_namespace(DB0) {
+                    // Another one's flush is not durable yet, and nothing else asks for it.
+                    Err(EngineError::Park(reason @ rd_engine::ParkReason::Durable(_))) => {
+                        rig.flush();
+                        Err(EngineError::Park(reason))
+                    }
+                    done => done,
+                }
+            });
+        }
+        let mut seen = Vec::new();
+        let view = if rng.one_in(2) {
+            View::Durable
+        } else {
+            View::Newest
+        };
+        let read = engine.multi_get(DB0, &[&keys[0], &keys[1]], view, &mut |_, value| {
+            seen.push(value.map(|value| value.bytes.to_vec()));
+        });
+        read.expect("a read");
+        assert!(seen[0] == seen[1], "a pair was seen by half");
+        if rng.one_in(5) {
+            engine.rest();
+        }
+    }
+    engine.rest();
+}
+
+#[test]
+fn pairs_stay_pairs_while_the_database_is_emptied() {
+    let rig = Arc::new(Rig::new(800, 1 << 20));
+    let helpers = Helpers::start(&rig);
+    std::thread::scope(|scope| {
+        for owner in 1..5 {
+            let rig = &*rig;
+            scope.spawn(move || pairs_and_flushes(rig, owner, 1500));
+        }
+    });
+    rig.flush();
+    rig.verify();
     drop(helpers);
 }

@@ -130,7 +130,7 @@ fn walk_leaf(
             return Left::Stopped;
         }
         walked.told = walked.told.max(entry.stamp);
-        match seen(&entry, at.now_ms) {
+        match seen(&entry, || at.now_ms) {
             Seen::Inline(value, _) => {
                 visit(entry.key, value);
                 walked.entries += 1;

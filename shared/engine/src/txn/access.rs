@@ -208,7 +208,7 @@ impl Access<'_> {
             return Ok(None);
         };
         self.told = self.told.max(entry.stamp);
-        Ok(match seen(&entry, self.now_ms) {
+        Ok(match seen(&entry, || self.now_ms) {
             Seen::Inline(_, meta) | Seen::Large(_, meta) => Some(meta),
             _ => None,
         })
@@ -230,7 +230,7 @@ impl Access<'_> {
             return Ok(None);
         };
         self.told = self.told.max(entry.stamp);
-        let (stub, meta) = match seen(&entry, self.now_ms) {
+        let (stub, meta) = match seen(&entry, || self.now_ms) {
             Seen::Inline(bytes, _) => return Ok(Some(bytes)),
             Seen::Large(stub, meta) => (stub, meta),
             _ => return Ok(None),

@@ -39,10 +39,11 @@ impl Meta {
     }
 }
 
-/// What the version in `entry` says at the time `now_ms`.
+/// What the version in `entry` says now. The time, in milliseconds since 1970, is asked for only if
+/// it matters.
 #[inline]
-pub(crate) fn seen<'a>(entry: &LeafEntry<'a>, now_ms: u64) -> Seen<'a> {
-    if entry.expiry_ms.is_some_and(|expiry| expiry <= now_ms) {
+pub(crate) fn seen<'a>(entry: &LeafEntry<'a>, now_ms: impl Fn() -> u64) -> Seen<'a> {
+    if entry.expiry_ms.is_some_and(|expiry| expiry <= now_ms()) {
         return Seen::Deleted(entry.stamp);
     }
     match entry.payload {
@@ -54,7 +55,12 @@ pub(crate) fn seen<'a>(entry: &LeafEntry<'a>, now_ms: u64) -> Seen<'a> {
 
 /// What `node`, a leaf that covers (key, at), shows of `key` to a snapshot at `at`.
 #[inline]
-pub(crate) fn visible<'a>(node: &NodeRef<'a>, key: &[u8], at: Lsn, now_ms: u64) -> Seen<'a> {
+pub(crate) fn visible<'a>(
+    node: &NodeRef<'a>,
+    key: &[u8],
+    at: Lsn,
+    now_ms: impl Fn() -> u64,
+) -> Seen<'a> {
     let slot = node.lower_bound(key, at);
     if slot < node.count() {
         let entry = node.leaf_entry(slot);

@@ -325,7 +325,7 @@ fn load(tree: Tree<'_>, set: &mut WriteSet, keys: &[&[u8]], index: usize) -> Res
     let key = keys[index];
     let leaf = tree.leaf_for_read(key, snapshot.lsn())?;
     // The time does not matter: whether the value is there still is for the program to see.
-    let seen = visible(&NodeRef::new(&leaf), key, snapshot.lsn(), 0);
+    let seen = visible(&NodeRef::new(&leaf), key, snapshot.lsn(), || 0);
     let Seen::Large(stub, meta) = seen else {
         return Ok(());
     };

@@ -54,6 +54,8 @@ pub struct Rig {
     pub shared: Arc<Shared>,
     pub storage: Arc<dyn Storage>,
     pub config: Arc<Config>,
+    /// [`Helpers`] are at work: segments are prepared by one of them alone.
+    helped: AtomicBool,
 }
 
 impl Rig {
@@ -82,6 +84,7 @@ impl Rig {
             shared,
             storage,
             config: Arc::new(config),
+            helped: AtomicBool::new(false),
         };
         rig.start();
         rig
@@ -127,7 +130,9 @@ impl Rig {
     /// Makes everything durable that was inserted, and segments ahead.
     pub fn flush(&self) {
         Flusher::for_store(&self.store(Role::Walwriter)).flush_all();
-        self.prepare_segments();
+        if !self.helped.load(Ordering::SeqCst) {
+            self.prepare_segments();
+        }
     }
 
     fn prepare_segments(&self) {
@@ -213,6 +218,7 @@ pub struct Helpers {
 impl Helpers {
     pub fn start(rig: &Arc<Rig>) -> Helpers {
         let stop = Arc::new(AtomicBool::new(false));
+        rig.helped.store(true, Ordering::SeqCst);
         let mut threads = Vec::new();
         let mut spawn = |work: fn(&Rig, &AtomicBool)| {
             let (rig, stop) = (Arc::clone(rig), Arc::clone(&stop));
@@ -239,6 +245,7 @@ impl Drop for Helpers {
         for thread in self.threads.drain(..) {
             thread.join().expect("a helper thread does not fail");
         }
+        self.rig.helped.store(false, Ordering::SeqCst);
     }
 }
 
