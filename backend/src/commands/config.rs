@@ -31,7 +31,7 @@ pub fn get(call: &mut Call<'_>) -> Outcome {
 /// CONFIG SET name value [name value …]: all or none, in force at once in this backend and a
 /// moment later in every other process.
 pub fn set(call: &mut Call<'_>) -> Outcome {
-    if call.args.len() % 2 != 0 {
+    if !call.args.len().is_multiple_of(2) {
         return Err("ERR wrong number of arguments for 'config|set' command".into());
     }
     let texts: Option<Vec<(&str, &str)>> = call

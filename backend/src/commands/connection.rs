@@ -219,7 +219,7 @@ fn list_clients(call: &mut Call<'_>, wanted: &dyn Fn(&ClientRow) -> bool) -> Out
         let command = row
             .command
             .checked_sub(1)
-            .and_then(|id| rd_wire::command::name_of(id));
+            .and_then(rd_wire::command::name_of);
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
