@@ -6,8 +6,8 @@
 //!
 //! # Epochs
 //!
-//! Every operation enters the current epoch (see `rd_store::procs`), and stays in it: a backend calls
-//! [`Engine::rest`] before it sleeps.
+//! Every operation enters the current epoch (see `rd_store::procs`), and stays in it: a backend
+//! calls [`Engine::rest`] before it sleeps.
 
 use crate::btree::scan::{self, At, Chunk, Place};
 use crate::btree::{Tree, merge, parent};
@@ -73,8 +73,8 @@ pub struct RangeCursor {
 }
 
 impl RangeCursor {
-    /// The greatest stamp among the versions visited, or that hide a key, which was not durable when
-    /// it was visited; zero if there is none.
+    /// The greatest stamp among the versions visited, or that hide a key, which was not durable
+    /// when it was visited; zero if there is none.
     pub fn depends_on(&self) -> Lsn {
         self.depends_on
     }
@@ -311,8 +311,8 @@ impl Engine {
         })
     }
 
-    /// Reads a key at `view`, calling `answer` once. Without `bytes` a value counts by its meta, and
-    /// is given no bytes if it is large. Returns what the reply depends on.
+    /// Reads a key at `view`, calling `answer` once. Without `bytes` a value counts by its meta,
+    /// and is given no bytes if it is large. Returns what the reply depends on.
     fn read_with(
         &self,
         namespace: NamespaceId,
@@ -536,8 +536,8 @@ impl Engine {
     }
 
     /// Runs `program` on `keys`, all of them of one namespace, and commits what it writes as one
-    /// record. It sees the newest versions and nobody writes to these keys meanwhile; it may run more
-    /// than once, and must depend only on what it is told.
+    /// record. It sees the newest versions and nobody writes to these keys meanwhile; it may run
+    /// more than once, and must depend only on what it is told.
     ///
     /// # Errors
     /// Nothing of it has happened then. [`EngineError::Park`] means: not now.

@@ -1,8 +1,8 @@
 //! What a record's operations do to a page: one meaning for the server that runs and for redo.
 //!
 //! Invariants:
-//! - **A1** A page changes by a record exactly once: redo applies a block where the page LSN is below
-//!   the record's end, and every change ends by setting the page LSN to it.
+//! - **A1** A page changes by a record exactly once: redo applies a block where the page LSN is
+//!   below the record's end, and every change ends by setting the page LSN to it.
 //! - **A2** The running page never holds less than redo's at the same LSN needs: what the running
 //!   server drops without a record (pruning) redo can drop too, and does when it needs room. So an
 //!   operation that fitted the running page fits here.
@@ -80,8 +80,8 @@ pub fn redo_block(page: &mut PageBytes, block: &BlockView<'_>, end: Lsn) -> Resu
     Ok(())
 }
 
-/// Does one operation of a record that ends at `end` to `page`, which lies at `tag`. The page LSN is
-/// left to the caller.
+/// Does one operation of a record that ends at `end` to `page`, which lies at `tag`. The page LSN
+/// is left to the caller.
 ///
 /// # Errors
 /// When operation and page contradict each other. [`ApplyError::NoRoom`] can be tried again once

@@ -63,6 +63,12 @@ pub enum EngineError {
         /// What could not grow.
         what: String,
     },
+    /// Checkpoints have failed so often that no more log may be written.
+    #[error(
+        "the server is read-only: checkpoints fail again and again; the server log says why, and \
+         writes go on after the next one that is complete"
+    )]
+    ReadOnly,
     /// No such namespace.
     #[error("there is no such namespace")]
     NoNamespace,
@@ -79,7 +85,7 @@ pub enum EngineError {
     #[error("{0}")]
     Page(#[from] PageReadError),
     /// Pages that are whole contradict each other.
-    #[error("{tag} does not go with the rest of its tree: {what}; check it with rd_verify")]
+    #[error("{tag} does not go with the rest of its tree: {what}")]
     Tree {
         /// The page.
         tag: PageTag,

@@ -2,16 +2,17 @@
 //! which gives a namespace a new, empty file.
 //!
 //! A FLUSHDB is one record (`FileCreate`): the new file's first pages whole, and the catalog's new
-//! entry, which names the file before it, too; by the same record that one is dropped. Old snapshots
-//! go on reading it; the checkpointer unlinks it when nobody can any more.
+//! entry, which names the file before it, too; by the same record that one is dropped. Old
+//! snapshots go on reading it; the checkpointer unlinks it when nobody can any more.
 //!
 //! Steps, in this order:
 //! 1. The namespace's entry is held exclusively: no commit is under way in it.
 //! 2. The change before must be durable: an entry knows one previous file, and so readers at the
 //!    durable LSN find theirs.
 //! 3. The new file must be there; else the operation parks until the checkpointer has made it.
-//! 4. The catalog's leaf is latched, and kept until step 6 is done: a checkpoint whose redo point is
-//!    behind the record cannot be complete before it has copied that leaf, so it knows of the drop.
+//! 4. The catalog's leaf is latched, and kept until step 6 is done: a checkpoint whose redo point
+//!    is behind the record cannot be complete before it has copied that leaf, so it knows of the
+//!    drop.
 //! 5. The change: from before the LSN is reserved, readers of the entry wait.
 //! 6. The entry says the new file, and the old one is noted as dropped.
 
@@ -20,6 +21,7 @@ use crate::btree::insert::Room;
 use crate::btree::plan::Arrival;
 use crate::change::{CriticalChange, credit_of};
 use crate::error::{EngineError, ParkReason, Result};
+use crate::txn::commit::refuse_if_read_only;
 use crate::txn::visible::{Seen, seen};
 use crate::work::Work;
 use rd_base::limits::PAGE_BYTES;
@@ -111,6 +113,7 @@ pub fn load_namespaces(store: &Store) -> Result<Vec<FileNo>> {
 /// Nothing has happened then.
 pub(crate) fn flush(store: &Store, work: &mut Work, namespace: NamespaceId) -> Result<Lsn> {
     let entry = store.shared.namespaces.entry(namespace);
+    refuse_if_read_only(store)?;
     let held = entry.hold();
     let place = entry.place().ok_or(EngineError::NoNamespace)?;
     if place.since > store.shared.wal.durable_lsn() {

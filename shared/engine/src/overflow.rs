@@ -2,9 +2,9 @@
 //!
 //! Invariants:
 //! - A chain is written whole by the commit that makes its version, and never changes.
-//! - Its version owns it. The blocks are free again by the same record that drops the version, which
-//!   nobody can ask for any more then; so whoever may ask for the version can read the chain without
-//!   a latch on the leaf.
+//! - Its version owns it. The blocks are free again by the same record that drops the version,
+//!   which nobody can ask for any more then; so whoever may ask for the version can read the chain
+//!   without a latch on the leaf.
 //! - A chain that was read is the version's if the version is still there afterwards.
 
 use crate::btree::Tree;

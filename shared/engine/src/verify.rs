@@ -2,15 +2,15 @@
 //!
 //! What is checked:
 //! - each page by itself, and that its stamps are not above its page LSN;
-//! - each level: pages follow each other by right links, entries ascend across pages, each page holds
-//!   only what lies between its left neighbour's high key and its own;
+//! - each level: pages follow each other by right links, entries ascend across pages, each page
+//!   holds only what lies between its left neighbour's high key and its own;
 //! - between levels: the parent names exactly the pages of the level below, with their bounds, but
 //!   for those that a split has made and not told it yet (its left neighbour has the mark);
 //! - large values: every chain is whole, and no page is in two;
 //! - free space: a block is in use exactly if its bit says so.
 //!
-//! Nobody may write meanwhile. The pages come from where [`Pages`] says: shared buffers, in a test or
-//! a standalone server; or the files themselves, in a tool.
+//! Nobody may write meanwhile. The pages come from where [`Pages`] says: shared buffers, in a test
+//! or a standalone server; or the files themselves, in a tool.
 
 use crate::overflow as values;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag};

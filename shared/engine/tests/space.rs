@@ -5,6 +5,7 @@ mod support;
 use rd_base::Lsn;
 use rd_engine::{Engine, EngineError, ParkReason, View};
 use rd_format::bitmap::BITMAP_BITS;
+use rd_store::checkpoint::Flags;
 use rd_sys::simdisk::SimStorage;
 use std::sync::Arc;
 use support::{DB0, Rig, Rng};
@@ -163,4 +164,29 @@ fn limits_are_errors() {
     set(&rig, &mut engine, &longest, b"value");
     set(&rig, &mut engine, b"", b"the empty key is a key");
     assert_eq!(rig.verify().keys, 2);
+}
+
+#[test]
+fn writes_are_refused_while_checkpoints_fail_and_reads_are_not() {
+    let rig = Rig::new(512, 4 << 20);
+    let mut engine = rig.engine(0);
+    set(&rig, &mut engine, b"key", b"before");
+    let (checkpoint, procs) = (&rig.shared.checkpoint, &rig.shared.procs);
+    checkpoint.begin(Flags::NONE);
+    checkpoint.fail(procs, "no room", true);
+    let error = try_set(&mut engine, b"key", b"after").expect_err("read-only");
+    assert!(matches!(error, EngineError::ReadOnly), "{error}");
+    let error = engine.flush_namespace(DB0).expect_err("read-only");
+    assert!(matches!(error, EngineError::ReadOnly), "{error}");
+    // A program that writes nothing is a read.
+    let read = engine.write(DB0, &[b"key"], &mut |access| {
+        Ok(access.newest(0)?.map(<[u8]>::to_vec))
+    });
+    assert_eq!(
+        read.expect("a read").result.as_deref(),
+        Some(&b"before"[..])
+    );
+    checkpoint.begin(Flags::NONE);
+    checkpoint.succeed(procs, 1);
+    set(&rig, &mut engine, b"key", b"after");
 }

@@ -253,8 +253,8 @@ impl Tree<'_> {
     }
 }
 
-/// Asks for `count` more blocks; what the caller is to return. If they were asked for before and the
-/// file could not grow, that is the answer, once; the next one asks again.
+/// Asks for `count` more blocks; what the caller is to return. If they were asked for before and
+/// the file could not grow, that is the answer, once; the next one asks again.
 fn grow(tree: Tree<'_>, work: &mut Work, count: usize) -> EngineError {
     let files = &tree.store.shared.files;
     let park = EngineError::Park(ParkReason::FileGrowth(tree.file));

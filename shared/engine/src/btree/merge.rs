@@ -8,8 +8,8 @@
 //! the right one gets the mark GONE. One record says all of it.
 //!
 //! 1. The pair is found in the parent, without holding it.
-//! 2. Left, right and parent are latched in this order (T2) and looked at again: the parent must know
-//!    both, side by side, and no split may be unfinished.
+//! 2. Left, right and parent are latched in this order (T2) and looked at again: the parent must
+//!    know both, side by side, and no split may be unfinished.
 //! 3. The right one's block is put to rest: free in the bitmap by the record, but not handed out
 //!    before every descent begun earlier has ended (T6).
 //!
@@ -91,9 +91,9 @@ fn waits(node: &NodeRef<'_>, points: &Points) -> bool {
     false
 }
 
-/// Lists what is to be dropped from `leaf` by a record. `newer` is the stamp of the version of `key`
-/// that was seen last, on the leaf before. Returns the stamp from which on the versions of `key` go
-/// on to the right.
+/// Lists what is to be dropped from `leaf` by a record. `newer` is the stamp of the version of
+/// `key` that was seen last, on the leaf before. Returns the stamp from which on the versions of
+/// `key` go on to the right.
 fn look(
     leaf: &PinnedRead<'_>,
     work: &Work,

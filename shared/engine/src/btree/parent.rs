@@ -6,8 +6,8 @@
 //! 2. descends from the root to the level above (one shared latch at a time, so nobody who holds a
 //!    parent and waits to its right or upwards can wait for us in turn) and latches the parent;
 //! 3. if there is room: one record adds the child and clears the mark;
-//! 4. else lets go of the left page, cuts the parent (its own parent is told in the same way, later)
-//!    and begins anew.
+//! 4. else lets go of the left page, cuts the parent (its own parent is told in the same way,
+//!    later) and begins anew.
 
 use super::Tree;
 use super::alloc::Blocks;

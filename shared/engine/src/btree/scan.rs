@@ -1,8 +1,8 @@
 //! Walking a tree's leaves in key order, at a snapshot, a chunk at a time.
 //!
-//! A walk holds one leaf at a time. Between chunks it holds nothing but its snapshot and its place: a
-//! key and a stamp, at or behind which the next entry lies. So it does not matter what becomes of the
-//! page it was on.
+//! A walk holds one leaf at a time. Between chunks it holds nothing but its snapshot and its place:
+//! a key and a stamp, at or behind which the next entry lies. So it does not matter what becomes of
+//! the page it was on.
 
 use super::Tree;
 use crate::error::Result;

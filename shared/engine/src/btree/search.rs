@@ -53,8 +53,8 @@ impl<'s> Tree<'s> {
         }
     }
 
-    /// Latches the inner page at `level` that covers (key, stamp), shared; `None` if the tree is not
-    /// that high.
+    /// Latches the inner page at `level` that covers (key, stamp), shared; `None` if the tree is
+    /// not that high.
     pub(crate) fn inner_for_read(
         &self,
         key: &[u8],

@@ -26,6 +26,7 @@ use rd_format::node::{LeafEntry, stays_inline};
 use rd_format::overflow::pages_for;
 use rd_format::wal_record::{FileDelta, RECORD_BLOCKS_MAX, RECORD_BYTES_MAX, RecordKind, Upsert};
 use rd_format::{NodeMut, NodeRef, OverflowStub, Payload};
+use rd_store::Store;
 use rd_store::buffer::PinnedWrite;
 use rd_sys::fault::Fault;
 use std::ops::Range;
@@ -97,6 +98,7 @@ pub(crate) fn commit<'s>(
     if set.pending.is_empty() {
         return Ok(Lsn::ZERO);
     }
+    refuse_if_read_only(tree.store)?;
     check_record_size(set)?;
     make_room(tree, work, set, keys, leaves, claim)?;
     let pages: usize = set
@@ -214,6 +216,14 @@ fn list_pending(set: &mut WriteSet, keys: &[&[u8]], leaves: &Leaves<'_>) -> i64 
         }
     }
     key_delta
+}
+
+/// Whether writes are refused because the redo point does not move any more.
+pub(crate) fn refuse_if_read_only(store: &Store) -> Result<()> {
+    if store.shared.checkpoint.refuses_writes() {
+        return Err(EngineError::ReadOnly);
+    }
+    Ok(())
 }
 
 /// Whether one record can hold all of it, whatever the parameters allow.
@@ -376,8 +386,8 @@ fn fill_large(
     }
 }
 
-/// Notes what the commit leaves behind: versions whose overflow pages are to be freed, and leaves on
-/// which nothing lives any more.
+/// Notes what the commit leaves behind: versions whose overflow pages are to be freed, and leaves
+/// on which nothing lives any more.
 fn note_chores(
     tree: Tree<'_>,
     work: &mut Work,
