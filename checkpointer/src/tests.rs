@@ -4,7 +4,7 @@ mod load;
 mod world;
 
 use rd_base::counters::Counter;
-use rd_base::{BlockNo, Lsn, PageTag, Role};
+use rd_base::{BlockNo, FileNo, Lsn, PageTag, Role};
 use rd_format::control::{ControlFile, DbState, SLOT_BYTES};
 use rd_store::checkpoint::{Flags, TicketState};
 use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
@@ -478,6 +478,38 @@ fn heartbeats_take_up_the_durable_lsn_and_fall_silent() {
     assert!(ControlStore::open(&disk).expect("valid").slots_agree());
     assert_eq!(beat(&mut world), first + 1);
     assert_eq!(control(&disk).unfinished_starts, 0);
+}
+
+#[test]
+fn a_drop_that_a_crash_takes_back_has_not_happened() {
+    let disk = new_disk(12);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    world.make_dirty_file(&mut history, 2);
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    world.flush(&mut history);
+    world.drop_file(&mut history, FileNo::new(2));
+    let beat = |world: &mut World| {
+        world.pass(Duration::from_secs(3));
+        world.checkpointer.turn();
+        control(&disk).pending_drops.len()
+    };
+    assert_eq!(beat(&mut world), 0, "its record is in memory only");
+    let before = disk.fork();
+    world.flush(&mut history);
+    assert_eq!(beat(&mut world), 1);
+    assert!(
+        disk.exists("base/2").expect("a good disk"),
+        "redo would begin below the drop"
+    );
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    assert!(!disk.exists("base/2").expect("a good disk"));
+    assert_eq!(beat(&mut world), 0);
+    drop(world);
+    // The other way: the power fails before the record is durable.
+    before.crash(12);
+    history.promised = Lsn::ZERO;
+    World::start(&before, &mut history);
 }
 
 #[test]

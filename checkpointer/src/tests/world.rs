@@ -507,7 +507,8 @@ impl World {
         history.changes.push((inserted.end, Change::Create(file)));
     }
 
-    fn drop_file(&mut self, history: &mut History, file: FileNo) {
+    /// Drops a file.
+    pub fn drop_file(&mut self, history: &mut History, file: FileNo) {
         let mut record = RecordBuilder::new();
         record.start(RecordKind::FileDrop, 1);
         record.file(file);
