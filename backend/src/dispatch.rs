@@ -119,7 +119,8 @@ fn conclude(
     let text = match outcome {
         Ok(flow) => {
             let wait = server.gate(session, wait);
-            if wait > server.store.shared.wal.durable_lsn() {
+            session.was_ungated = wait <= server.store.shared.wal.durable_lsn();
+            if !session.was_ungated {
                 output.hold(mark, wait);
             }
             return flow;

@@ -216,8 +216,7 @@ impl Server {
 
     /// Classifies a connection after a turn, and shows it to `CLIENT LIST`.
     pub fn note_turn(&mut self, connection: &mut Connection) {
-        let is_reader =
-            connection.output.waits_for().is_none() && connection.session.last_command.is_some();
+        let is_reader = connection.session.was_ungated;
         if connection.is_reader != is_reader {
             connection.is_reader = is_reader;
             if is_reader {

@@ -28,6 +28,8 @@ pub struct Session {
     pub active_at_ns: u64,
     /// The last command.
     pub last_command: Option<CommandId>,
+    /// Whether the last command was answered without waiting for the disk (see `event_loop`).
+    pub was_ungated: bool,
     /// Its row in the shared table of clients.
     pub row: Option<usize>,
     /// The greatest LSN that a reply of this session has waited for or waits for. While it is not
@@ -54,6 +56,7 @@ impl Session {
             connected_at_us: wall_us,
             active_at_ns: now_ns,
             last_command: None,
+            was_ungated: false,
             row: None,
             newest_seen: Lsn::ZERO,
         }
