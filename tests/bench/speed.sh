@@ -7,9 +7,10 @@
 # --appendfsync always`, PostgreSQL with synchronous_commit = on. redis-benchmark is the client of
 # both Redoubt and Redis; its runs alternate between them, and the median counts. All data lies on
 # one file system (--dir, by default $TMPDIR or /tmp). Values of 100 bytes, 1,000,000 random keys.
-# Prints a table in Markdown; exits with 1 if a bar is missed.
+# Each run takes as many requests as fill some seconds. Prints a table in Markdown; exits with 1 if
+# a bar is missed. Takes about five minutes.
 #
-# --quick: fewer requests, one run of each; to see that everything works, not to quote.
+# --quick: short runs, one of each; to see that everything works, not to quote.
 # --bin:   the directory of the programs; without it they are built (cargo build --release).
 #
 # Needs redis-server, redis-cli, redis-benchmark; for PostgreSQL initdb, pg_ctl and pgbench of
@@ -21,8 +22,7 @@ KEYS=1000000
 VALUE_BYTES=100
 BUFFERS=1GB
 runs=3
-scale=1
-pg_seconds=15
+seconds=8
 base=${TMPDIR:-/tmp}
 bin=
 postgres=1
@@ -30,11 +30,11 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 
 while [ $# -gt 0 ]; do
     case $1 in
-        --quick) runs=1 scale=10 pg_seconds=3 ;;
+        --quick) runs=1 seconds=1 ;;
         --dir) base=$2; shift ;;
         --bin) bin=$2; shift ;;
         --no-postgres) postgres= ;;
-        *) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
+        *) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 2 ;;
     esac
     shift
 done
@@ -137,13 +137,21 @@ row() { # what, other's name, other's rate, ours, bar
     tail -n 1 "$work/table" >&2
 }
 
-compare() { # what, bar, test, requests, clients, pipeline
-    local requests=$(($4 / scale)) run
+# Requests that fill a run, by a short one.
+requests() { # port, test, clients, pipeline
+    bench "$1" "$2" $((100 * $3 * $4)) "$3" "$4" \
+        | awk -v seconds="$seconds" '{ n = $1 * seconds } END { printf "%d", (n > 1000 ? n : 1000) }'
+}
+
+compare() { # what, bar, test, clients, pipeline
+    local run theirs ours
+    theirs=$(requests "$redis_port" "$3" "$4" "$5")
+    ours=$(requests "$redoubt_port" "$3" "$4" "$5")
     : >"$work/ours"
     : >"$work/theirs"
     for ((run = 0; run < runs; run++)); do
-        bench "$redis_port" "$3" "$requests" "$5" "$6" >>"$work/theirs"
-        bench "$redoubt_port" "$3" "$requests" "$5" "$6" >>"$work/ours"
+        bench "$redis_port" "$3" "$theirs" "$4" "$5" >>"$work/theirs"
+        bench "$redoubt_port" "$3" "$ours" "$4" "$5" >>"$work/ours"
     done
     row "$1" Redis "$(median <"$work/theirs")" "$(median <"$work/ours")" "$2"
 }
@@ -174,11 +182,11 @@ for port in "$redis_port" "$redoubt_port"; do
     bench "$port" set $KEYS 16 64 >/dev/null
 done
 
-compare "durable SET, 1 connection" 1.3 set 40000 1 1
-compare "durable SET, 8 connections" 1.2 set 200000 8 1
-compare "durable SET, 64 connections" 1.3 set 500000 64 1
-compare "durable SET, 64 connections x 16 in a pipeline" 1.8 set 3000000 64 16
-compare "GET, 64 connections" 0.9 get 1000000 64 1
+compare "durable SET, 1 connection" 1.3 set 1 1
+compare "durable SET, 8 connections" 1.2 set 8 1
+compare "durable SET, 64 connections" 1.3 set 64 1
+compare "durable SET, 64 connections x 16 in a pipeline" 1.8 set 64 16
+compare "GET, 64 connections" 0.9 get 64 1
 
 # --- Redoubt beside PostgreSQL -------------------------------------------------------------------
 if [ -n "$postgres" ]; then
@@ -200,12 +208,13 @@ SQL
     pg psql "-q -d postgres -c 'CREATE TABLE kv (key bigint PRIMARY KEY, value text)' \
         -c \"INSERT INTO kv SELECT n, repeat('x', $VALUE_BYTES) FROM generate_series(0, $((KEYS - 1))) n\" \
         -c 'VACUUM ANALYZE kv' -c CHECKPOINT"
+    ours=$(requests "$redoubt_port" set 64 1)
     : >"$work/ours"
     : >"$work/theirs"
     for ((run = 0; run < runs; run++)); do
-        pg pgbench "-n -M prepared -c 64 -j 2 -T $pg_seconds -f $work/upsert.sql postgres" 2>/dev/null \
+        pg pgbench "-n -M prepared -c 64 -j 2 -T $seconds -f $work/upsert.sql postgres" 2>/dev/null \
             | awk '/^tps/ { print $3 }' >>"$work/theirs"
-        bench "$redoubt_port" set $((500000 / scale)) 64 1 >>"$work/ours"
+        bench "$redoubt_port" set "$ours" 64 1 >>"$work/ours"
     done
     row "durable SET, 64 connections" "PostgreSQL upsert" "$(median <"$work/theirs")" \
         "$(median <"$work/ours")" 2.0
