@@ -207,6 +207,30 @@ impl DoubleWrite {
         Ok(newest)
     }
 
+    /// Makes the batches from `first` on durable, by writing them once more. What is read of them may
+    /// be in the kernel's cache only: when the processes died before the sync, or it failed. Without
+    /// this the repair would break D1: a power cut could tear the page that it writes, and take the
+    /// copy, too.
+    fn secure(&self, first: BatchNo) -> io::Result<()> {
+        let mut slot_bytes = vec![0; DW_SLOT_BYTES as usize];
+        let mut any = false;
+        for slot in 0..self.slots {
+            let Some(batch) = self.header(slot)?.filter(|batch| batch.batch >= first) else {
+                continue;
+            };
+            let offset = slot_offset(batch.batch, self.slots);
+            let used = (batch.entries.len() + 1) * PAGE_BYTES;
+            let bytes = &mut slot_bytes[..used];
+            let read = self.file.read_at(bytes, offset)?;
+            self.file.write_all_at(&bytes[..read], offset)?;
+            any = true;
+        }
+        if any && let Err(error) = self.file.sync_data() {
+            rd_sys::crash::panic_abort(&format!("could not sync \"{DOUBLEWRITE_PATH}\": {error}"));
+        }
+        Ok(())
+    }
+
     /// Puts copies from batch `first` on back in their places: wherever the page there is torn,
     /// missing, or not newer than the copy (it may be in the kernel's cache only, after a sync
     /// that failed). Then syncs those files. To be called before anything else is written.
@@ -217,6 +241,7 @@ impl DoubleWrite {
         let mut repair = Repair::default();
         let (mut in_place, mut page) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
         let mut touched: BTreeMap<String, Arc<dyn StorageFile>> = BTreeMap::new();
+        self.secure(first)?;
         for (tag, copy) in self.newest_copies(first)? {
             repair.copies += 1;
             let file = match relations.piece_of(tag) {
@@ -379,6 +404,45 @@ mod tests {
             }
         }
         assert!(torn > 0, "the simulated disk tears pages");
+    }
+
+    /// The processes die between the write of a batch and its sync; the next start repairs from what
+    /// it reads, and then the power fails.
+    #[test]
+    fn a_repair_from_copies_that_were_never_synced_can_be_cut_off() {
+        let mut cut_off = 0;
+        for at in 1..30 {
+            for seed in 0..20 {
+                let storage = disk(seed);
+                let first = BatchNo::new(0);
+                let mut area = DoubleWrite::open(&storage, 7, first).expect("readable");
+                let new: Vec<_> = (0..BLOCKS)
+                    .map(|block| (tag(block), sealed(tag(block), 9)))
+                    .collect();
+                let refs: Vec<_> = new.iter().map(|(tag, page)| (*tag, page)).collect();
+                storage.crash_at(Some(storage.io_count() + 2));
+                let written = rd_sys::crash::catch_panics(|| area.write_batch(&refs).is_ok());
+                assert_ne!(written, Ok(true), "the sync does not come through");
+                storage.kill(seed);
+
+                let repair = || {
+                    let area = DoubleWrite::open(&storage, 7, first).expect("readable");
+                    let relations = RelationFiles::writer(Arc::new(storage.clone()));
+                    area.repair(&relations, first)
+                };
+                storage.crash_at(Some(storage.io_count() + at));
+                let repaired = rd_sys::crash::catch_panics(|| repair().is_ok());
+                cut_off += u32::from(repaired != Ok(true));
+                storage.crash(seed + at);
+                repair().expect("a good disk");
+                let relations = RelationFiles::writer(Arc::new(storage.clone()));
+                for block in 0..BLOCKS {
+                    let read = relations.read_page(tag(block), &mut [0; PAGE_BYTES]);
+                    read.expect("whole after the repair");
+                }
+            }
+        }
+        assert!(cut_off > 100, "{cut_off} repairs were cut off");
     }
 
     #[test]
