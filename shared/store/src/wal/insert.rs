@@ -22,6 +22,7 @@ use rd_base::counters::Counter;
 use rd_base::{Lsn, Role};
 use rd_format::wal_page;
 use rd_format::wal_record::RecordBuilder;
+use rd_sys::fault::{self, Fault};
 use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
@@ -94,6 +95,10 @@ impl Wal {
             end: wal_page::pos_to_end_lsn(pos + len),
         };
         between_steps();
+        if let Err(error) = fault::point(Fault::CommitReserved) {
+            // From the reservation on nothing may fail.
+            rd_sys::crash::panic_abort(&format!("with a place in the log: {error}"));
+        }
         // I3.
         let bytes = record.finish(inserted.start, self.start_count());
         if pos + len <= control.progress.ring_end_pos.load(Ordering::Acquire) {
