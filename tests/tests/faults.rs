@@ -1,0 +1,121 @@
+//! Every fault point with every action that can be: a server under load whose processes fail on
+//! purpose at that place, and after which nothing acknowledged may be missing.
+//!
+//! What the server says of it is not looked at here, only what it keeps.
+
+use rd_sys::fault::Fault;
+use rd_tests::support::cluster::Cluster;
+use rd_tests::support::load::{Acknowledged, Load};
+use rd_tests::support::wait_for;
+
+/// Points that only a start passes.
+const OF_RECOVERY: [Fault; 3] = [
+    Fault::RecoveryBegun,
+    Fault::RecoveryRecord,
+    Fault::RecoveryDone,
+];
+
+/// A server whose log and files are so small that everything happens all the time.
+fn cluster() -> Cluster {
+    let mut cluster = Cluster::new(&[
+        ("wal_segment_size", "1MB"),
+        ("max_wal_size", "8MB"),
+        ("min_wal_size", "2MB"),
+        ("shared_buffers", "16MB"),
+        ("checkpoint_heartbeat", "100ms"),
+        ("checkpoint_warning", "0"),
+        ("crash_restart_max", "1000"),
+    ]);
+    cluster.announce("");
+    cluster
+}
+
+/// How often the point has done what it was armed with.
+fn actions(cluster: &Cluster, fault: Fault) -> usize {
+    let text = format!("fault point {} does its action", fault.name());
+    cluster.log_since_start().matches(&text).count()
+}
+
+/// Asks for a checkpoint, if there is somebody to ask.
+fn checkpoint(cluster: &Cluster, words: &[&str]) -> bool {
+    let Ok(mut client) = rd_wire::Client::connect_unix(cluster.socket()) else {
+        return false;
+    };
+    let timeout = Some(rd_tests::support::DEADLINE);
+    let reply = client
+        .set_timeout(timeout)
+        .and_then(|()| client.call(words));
+    reply.is_ok_and(|reply| reply.error().is_none())
+}
+
+/// Writes until the point is passed and the action done.
+fn pass(cluster: &Cluster, fault: Fault, action: &str) -> Acknowledged {
+    let before = actions(cluster, fault);
+    let text = format!("{}={action}", fault.name());
+    let mut client = cluster.client();
+    let reply = client.call(&["CONFIG", "SET", "fault_points", &text]);
+    assert!(reply.expect("answered").is_ok(), "{text}");
+    drop(client);
+    let load = Load::start(&cluster.socket(), 3, 700);
+    wait_for(&text, || {
+        checkpoint(cluster, &["CHECKPOINT", "NOWAIT", "FAST"]);
+        (actions(cluster, fault) > before).then_some(())
+    });
+    load.stop()
+}
+
+/// All points that a running server passes, one after the other.
+fn all_points(action: &str) {
+    let mut cluster = cluster();
+    cluster.start();
+    for fault in Fault::ALL
+        .iter()
+        .filter(|fault| !OF_RECOVERY.contains(fault))
+    {
+        let reply = cluster.client().call(&["FLUSHALL"]).expect("answered");
+        assert!(reply.is_ok(), "before {}: {reply:?}", fault.name());
+        let acknowledged = pass(&cluster, *fault, action);
+        // Whatever it took: the server serves again, checkpoints again, and has everything.
+        wait_for(&format!("service after {}", fault.name()), || {
+            checkpoint(&cluster, &["CHECKPOINT", "WAIT", "FAST"]).then_some(())
+        });
+        acknowledged.assert_there(&mut cluster.client());
+        // And once more from what is on disk.
+        cluster.kill_all();
+        cluster.start();
+        acknowledged.assert_there(&mut cluster.client());
+    }
+}
+
+#[test]
+fn killed_at_every_point() {
+    all_points("kill");
+}
+
+#[test]
+fn aborted_at_every_point() {
+    all_points("abort");
+}
+
+#[test]
+fn bad_disk_at_every_point() {
+    all_points("eio");
+}
+
+#[test]
+fn killed_in_recovery() {
+    let mut cluster = cluster();
+    cluster.start();
+    let load = Load::start(&cluster.socket(), 3, 700);
+    load.wait_for(3_000);
+    let acknowledged = load.stop();
+    for fault in OF_RECOVERY {
+        for nth in ["1", "2", "100"] {
+            cluster.kill_all();
+            let text = format!("{}=kill@{nth}", fault.name());
+            cluster.set("fault_points", &text);
+            cluster.start();
+            acknowledged.assert_there(&mut cluster.client());
+        }
+    }
+}
