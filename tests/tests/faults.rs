@@ -48,20 +48,23 @@ fn checkpoint(cluster: &Cluster, words: &[&str]) -> bool {
     reply.is_ok_and(|reply| reply.error().is_none())
 }
 
-/// Writes until the point is passed and the action done.
+/// Writes, arms the point in the midst of it, and goes on until the action is done.
 fn pass(cluster: &Cluster, fault: Fault, action: &str) -> Acknowledged {
     let before = actions(cluster, fault);
+    let load = Load::start(&cluster.socket(), 3, 700);
+    load.wait_for(300);
     let text = format!("{}={action}", fault.name());
     let mut client = cluster.client();
     let reply = client.call(&["CONFIG", "SET", "fault_points", &text]);
     assert!(reply.expect("answered").is_ok(), "{text}");
     drop(client);
-    let load = Load::start(&cluster.socket(), 3, 700);
     wait_for(&text, || {
         checkpoint(cluster, &["CHECKPOINT", "NOWAIT", "FAST"]);
         (actions(cluster, fault) > before).then_some(())
     });
-    load.stop()
+    let acknowledged = load.stop();
+    assert!(acknowledged.total() >= 300);
+    acknowledged
 }
 
 /// All points that a running server passes, one after the other.

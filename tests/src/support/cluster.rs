@@ -16,6 +16,7 @@ use rd_wire::Client;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child as Server, Command, ExitStatus, Stdio};
+use std::sync::Once;
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -43,11 +44,34 @@ pub fn programs() -> PathBuf {
     directory
 }
 
+/// Builds the programs, once in a process, when this one is run by cargo: `cargo test` builds what
+/// it tests, which does not include them.
+fn build() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        let Some(cargo) = std::env::var_os("CARGO") else {
+            return;
+        };
+        let directory = programs();
+        let mut command = Command::new(cargo);
+        command
+            .args(["build", "--quiet", "--workspace", "--bins"])
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .env("CARGO_TARGET_DIR", directory.parent().unwrap_or(&directory));
+        if directory.ends_with("release") {
+            command.arg("--release");
+        }
+        let status = command.status().expect("cargo runs");
+        assert!(status.success(), "the programs cannot be built");
+    });
+}
+
 /// The path of a program of the project.
 ///
 /// # Panics
 /// When it has not been built.
 pub fn program(name: &str) -> PathBuf {
+    build();
     let path = programs().join(name);
     assert!(
         path.exists(),
