@@ -20,7 +20,7 @@ use rd_store::wal::{Flusher, Preparer};
 use rd_store::{Shared, Sizes, SlotNo, Store};
 use rd_sys::clock::Clock;
 use rd_sys::crash::{catch_panics, panic_abort};
-use rd_sys::simdisk::{Rng, SimStorage};
+use rd_sys::simdisk::{Injection, IoKind, Rng, SimStorage};
 use rd_sys::storage::Storage;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -221,7 +221,7 @@ impl World {
         for _ in 0..count {
             let number = rng.below(200);
             // Some keys are long, with a long part in common, so that trees get deep.
-            let mut key = vec![b'k'; if number % 4 == 0 { 900 } else { 2 }];
+            let mut key = vec![b'k'; if number.is_multiple_of(4) { 900 } else { 2 }];
             key.extend_from_slice(format!("{number:04}").as_bytes());
             let bytes = match rng.below(40) {
                 0 => 3000 + rng.below(30_000),
@@ -294,12 +294,17 @@ fn recover_beside(store: &Store, checkpointer: &mut Checkpointer) -> Recovered {
         .join()
         .expect("startup ends by an error, or by a PANIC");
     match recovered {
-        Ok(recovered) => recovered.expect("a good disk"),
+        Ok(Ok(recovered)) => recovered,
+        // Startup ends, and the server with it.
+        Ok(Err(error)) if error.to_string().contains("could not sync") => {
+            panic_abort(&error.to_string())
+        }
+        Ok(Err(error)) => panic!("recovery: {error}"),
         Err(panic) => panic_abort(&panic),
     }
 }
 
-/// One life of the server, until its disk crashes or its steps are done.
+/// One life of the server, until its disk crashes, a sync fails, or its steps are done.
 fn live(disk: &SimStorage, history: &mut History, seed: u64) {
     let work = || {
         let (mut world, _) = World::start(disk);
@@ -313,8 +318,13 @@ fn live(disk: &SimStorage, history: &mut History, seed: u64) {
         }
     };
     let done = catch_unwind(AssertUnwindSafe(|| catch_panics(work)));
-    let well = matches!(done, Ok(Ok(())));
-    assert!(well || disk.has_crashed(), "it failed on a good disk");
+    match done {
+        Ok(Ok(())) => {}
+        // A PANIC says what could not be synced.
+        Ok(Err(panic)) => assert!(disk.has_crashed() || panic.contains("sync"), "{panic}"),
+        Err(panic) if !disk.has_crashed() => std::panic::resume_unwind(panic),
+        Err(_) => {}
+    }
 }
 
 /// The next start, held against the history, which is cut to what is left.
@@ -332,6 +342,31 @@ fn check(disk: &SimStorage, history: &mut History) -> Option<rd_engine::recovery
     recovered.redo
 }
 
+/// The disk crashes at one of the I/Os that this life would have.
+fn end_at_some_io(disk: &SimStorage, history: &mut History, life: u64, rng: &mut Rng) {
+    let whole = disk.fork();
+    let before = whole.io_count();
+    live(&whole, &mut history.clone(), life);
+    let ios = whole.io_count() - before;
+    disk.crash_at(Some(before + 1 + rng.below(ios)));
+    quietly(|| live(disk, history, life));
+}
+
+/// A sync fails, of which the kernel takes what it lost for clean: the server must not go on.
+fn end_by_failed_sync(disk: &SimStorage, history: &mut History, life: u64, rng: &mut Rng) {
+    let paths = ["wal/", "global/doublewrite", "global/pg_control", "base/"];
+    disk.inject(Injection {
+        kind: IoKind::Sync,
+        path_contains: paths[rng.below(4) as usize].to_owned(),
+        skip: rng.below(8),
+        times: 1,
+        errno: 5,
+    });
+    quietly(|| live(disk, history, life));
+    disk.clear_injections();
+    disk.kill(life);
+}
+
 /// A panic of a life whose disk has crashed is no news.
 fn quietly(work: impl FnOnce()) {
     let before = std::panic::take_hook();
@@ -339,7 +374,10 @@ fn quietly(work: impl FnOnce()) {
     let done = catch_unwind(AssertUnwindSafe(work));
     std::panic::set_hook(before);
     if let Err(panic) = done {
-        std::panic::resume_unwind(panic);
+        let text = panic
+            .downcast_ref::<String>()
+            .map_or("a panic", |text| text);
+        panic!("{text}");
     }
 }
 
@@ -350,26 +388,23 @@ fn a_crash_at_any_io_leaves_what_was_promised_and_nothing_by_half() {
         let text = std::env::var(name).ok();
         text.map_or(default, |text| text.parse().expect("a number"))
     };
-    let crashes: u64 = number("SIMULATION_CRASHES", 40);
+    let crashes: u64 = number("SIMULATION_CRASHES", 150);
     let seed: u64 = number("SIMULATION_SEED", 1);
     let mut records = 0;
     let mut rng = Rng::new(seed);
     let mut disk = new_disk(seed);
     let mut history = History::default();
     for crash in 0..crashes {
-        if crash % 20 == 0 {
+        if crash.is_multiple_of(20) {
             disk = new_disk(seed + crash);
             history = History::default();
         }
-        // How many I/Os this life would have; then it is lived again up to one of them.
         let life = rng.next_u64();
-        let whole = disk.fork();
-        let before = whole.io_count();
-        live(&whole, &mut history.clone(), life);
-        let ios = whole.io_count() - before;
-        let at = before + 1 + rng.below(ios);
-        disk.crash_at(Some(at));
-        quietly(|| live(&disk, &mut history, life));
+        if rng.below(5) == 0 {
+            end_by_failed_sync(&disk, &mut history, life, &mut rng);
+        } else {
+            end_at_some_io(&disk, &mut history, life, &mut rng);
+        }
         if rng.below(4) == 0 {
             disk.kill(crash);
         } else {
