@@ -16,6 +16,11 @@
 //! Otherwise it raises the request and leaves the flush to the walwriter or to whoever holds the
 //! flush latch; its event fires when the LSN it waits for is durable.
 //!
+//! Whoever has flushed goes on flushing while others ask for it: it sends its own replies, serves
+//! what has come in meanwhile, and flushes again. It is the *leader*; the others only raise their
+//! requests. When it stops (nothing is asked for, or it has got a reader) it hands over to a backend
+//! that sleeps and waits, or else to the walwriter.
+//!
 //! # Sleeping
 //!
 //! Before it sleeps the backend publishes the least LSN it waits for and whether it has parked
@@ -50,8 +55,6 @@ const TOKEN_DEATH: u64 = u64::MAX - 3;
 const SCRATCH_BYTES: usize = 64 << 10;
 /// Reads of one connection in a turn.
 const READS_PER_TURN: usize = 4;
-/// Rounds of one flush: what was asked for meanwhile is left to the next.
-const FLUSH_ROUNDS: u32 = 1;
 /// Turns that may join a flush before it is done.
 const GATHERINGS_MAX: u32 = 4;
 /// A connection that was served without waiting for the disk counts as a reader for so long.
@@ -77,6 +80,8 @@ pub struct EventLoop {
     held: Vec<u64>,
     scratch: Box<[u8]>,
     gatherings: u32,
+    /// Whether this backend did the last flush, or was handed the next: it must do it or pass it on.
+    is_leader: bool,
     /// Connections closed that the postmaster has not been told of.
     unreported: usize,
     next_tick_ns: u64,
@@ -116,6 +121,7 @@ impl EventLoop {
             held: Vec::new(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             gatherings: 0,
+            is_leader: false,
             unreported: 0,
             next_tick_ns: 0,
             leave_by_ns: 0,
@@ -160,11 +166,13 @@ impl EventLoop {
         let timeout = if awake {
             EpollTimeout::ZERO
         } else {
+            procs.set_willing(slot, !self.gated.is_empty() && !self.server.has_readers());
             self.timeout()
         };
         self.server.end_turn();
         let count = self.epoll.wait(&mut self.events, timeout);
         event.finish_sleep();
+        self.is_leader |= procs.take_nomination(slot);
         // EINTR: a signal came; its descriptor says which.
         count.unwrap_or(0)
     }
@@ -454,33 +462,49 @@ impl EventLoop {
 
     /// Sees to it that what waits for the disk gets there, and sends what has got there.
     fn settle(&mut self) {
+        let wal = self.server.store.shared.wal.clone();
         loop {
             self.release();
             let until = |token: &u64| self.connections.get(*token)?.output.waits_until();
-            let Some(until) = self.gated.iter().filter_map(until).max() else {
+            let own = self.gated.iter().filter_map(until).max();
+            if let Some(lsn) = own {
+                wal.note_request(lsn);
+            }
+            let is_wanted = own.is_some() || self.is_leader && wal.wants_flush();
+            if !is_wanted || self.server.has_readers() {
                 self.gatherings = 0;
-                return;
-            };
-            let wal = self.server.store.shared.wal.clone();
-            if self.server.has_readers() {
-                self.gatherings = 0;
-                return wal.request_flush(until);
+                return self.follow(own);
             }
             if self.gatherings < GATHERINGS_MAX && self.something_is_ready() {
                 self.gatherings += 1;
                 return;
             }
             self.gatherings = 0;
-            wal.note_request(until);
-            match self.flusher.try_flush(FLUSH_ROUNDS) {
-                FlushOutcome::Flushed(_) => {}
+            self.is_leader = true;
+            if !matches!(self.flusher.flush_once(), FlushOutcome::Flushed(_)) {
                 // Whoever is at it looks at the request; or the walwriter is woken for it.
-                _ => return wal.request_flush(until),
+                return self.follow(own);
             }
         }
     }
 
+    /// Leaves flushing to others, who see to `own`, what this backend waits for.
+    fn follow(&mut self, own: Option<Lsn>) {
+        let wal = &self.server.store.shared.wal;
+        if std::mem::take(&mut self.is_leader) {
+            wal.pass_flush_on();
+        }
+        if let Some(lsn) = own {
+            wal.request_flush(lsn);
+        }
+    }
+
+    /// Whether there is more to serve. If every connection waits for the disk, nobody is likely to
+    /// have sent more, and it is not worth a system call to look.
     fn something_is_ready(&mut self) -> bool {
+        if self.gated.len() == self.connections.len() {
+            return false;
+        }
         let mut peeked = [EpollEvent::empty(); 1];
         matches!(self.epoll.wait(&mut peeked, EpollTimeout::ZERO), Ok(count) if count > 0)
     }

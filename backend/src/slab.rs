@@ -68,6 +68,11 @@ impl<T> Slab<T> {
         value
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.count == 0

@@ -606,7 +606,7 @@ fn resolve_automatic(settings: &mut [Setting], cores: usize) {
     });
     let backends = &mut settings[Param::Backends as usize].value;
     if backends.as_u64() == 0 {
-        *backends = Value::Number((2 * cores).clamp(4, BACKENDS_MAX) as u64);
+        *backends = Value::Number(cores.clamp(2, BACKENDS_MAX) as u64);
     }
 }
 

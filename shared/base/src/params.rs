@@ -340,7 +340,7 @@ Connections "Connections" {
         "Most client connections at a time; further ones get an error.";
     Backends: int backends =
         Parameter::int("backends", "0", 0, BACKENDS_MAX as u64).at_start().extremes(&["1"]),
-        "Backend processes; 0 is twice the cores, at least 4.";
+        "Backend processes; 0 is as many as there are cores, at least 2.";
     Databases: int databases =
         Parameter::int("databases", "16", 1, 1024).at_start(),
         "Databases that SELECT can name, counted from 0.";

@@ -127,7 +127,7 @@ fn what_is_automatic_follows_what_it_depends_on() {
     let config = Config::from_pairs(&[("wal_buffers", "8kB")]).expect("valid");
     assert_eq!(config.wal_buffers_bytes(), 256 * 1024);
     let backends = Config::default().backends() as usize;
-    assert!((4..=BACKENDS_MAX).contains(&backends), "{backends}");
+    assert!((2..=BACKENDS_MAX).contains(&backends), "{backends}");
 }
 
 #[test]

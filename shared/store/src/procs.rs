@@ -66,7 +66,17 @@ struct Words {
     /// Not 0 while the owner has commands that wait for credit, growth, or a checkpoint.
     /// atomic: stored SeqCst by the owner, loaded SeqCst by whoever made such a thing true.
     parked: AtomicU32,
+    /// Whether the owner may be made the next flusher ([`NOT_WILLING`], [`WILLING`],
+    /// [`NOMINATED`]). atomic: SeqCst; the owner stores the first two, and takes the third back.
+    flusher: AtomicU32,
 }
+
+/// The owner is awake, or should not be kept from its clients by a flush.
+const NOT_WILLING: u32 = 0;
+/// The owner sleeps, its replies wait for the disk, and it would flush if it were asked to.
+const WILLING: u32 = 1;
+/// The owner has been asked to flush and has not taken notice so far.
+const NOMINATED: u32 = 2;
 
 #[repr(C)]
 #[derive(FromBytes, KnownLayout)]
@@ -163,6 +173,38 @@ impl Procs {
         }
     }
 
+    /// Before its owner sleeps: says whether `slot` may be nominated for the next flush.
+    pub fn set_willing(&self, slot: SlotNo, willing: bool) {
+        let word = if willing { WILLING } else { NOT_WILLING };
+        self.words(slot).flusher.store(word, Ordering::SeqCst);
+    }
+
+    /// After its owner's sleep: whether `slot` was nominated. Then its owner must flush, or pass
+    /// the request on to the walwriter.
+    pub fn take_nomination(&self, slot: SlotNo) -> bool {
+        let flusher = &self.words(slot).flusher;
+        flusher.load(Ordering::SeqCst) != NOT_WILLING
+            && flusher.swap(NOT_WILLING, Ordering::SeqCst) == NOMINATED
+    }
+
+    /// Hands the next flush to a process that sleeps and waits for one (as the leader of a group
+    /// commit hands over to a follower), which saves the way by the walwriter. False if there is
+    /// none.
+    pub fn nominate(&self) -> bool {
+        for (index, words) in self.words.iter().enumerate() {
+            let chosen = words.flusher.load(Ordering::SeqCst) == WILLING
+                && words
+                    .flusher
+                    .compare_exchange(WILLING, NOMINATED, Ordering::SeqCst, Ordering::SeqCst)
+                    .is_ok();
+            if chosen {
+                self.events[index].notify();
+                return true;
+            }
+        }
+        false
+    }
+
     /// Publishes whether `slot` has commands that wait for something other than an LSN. The
     /// caller must try them once more afterwards, before it sleeps.
     pub fn set_parked(&self, slot: SlotNo, parked: bool) {
@@ -253,6 +295,23 @@ mod tests {
         procs.enter_epoch(early);
         assert!(procs.all_past(epoch));
         assert!(!procs.all_past(procs.bump_epoch()));
+    }
+
+    #[test]
+    fn a_flush_is_handed_to_one_that_is_willing_and_only_once() {
+        let procs = procs();
+        let (willing, other) = (SlotNo::new(2), SlotNo::new(5));
+        assert!(!procs.nominate(), "nobody is willing");
+        procs.set_willing(willing, true);
+        procs.set_willing(other, false);
+        assert!(procs.nominate());
+        assert!(procs.event(willing).take(), "it is woken");
+        assert!(!procs.nominate(), "it has been asked already");
+        assert!(procs.take_nomination(willing));
+        assert!(!procs.take_nomination(willing), "taken once");
+        procs.set_willing(willing, true);
+        assert!(!procs.take_nomination(willing), "it woke by itself");
+        assert!(!procs.nominate(), "it is awake");
     }
 
     #[test]

@@ -7,10 +7,14 @@
 //!   written position, each header stamped with the durable LSN, and gives the ring's room back;
 //! - F4 syncs every segment between durable LSN and target, and publishes the target as durable.
 //!   If nothing new is complete (a record larger than the ring is under way), it does not sync;
-//! - F5 lets go of the latch, wakes those who waited, fences, and looks for requests again.
+//! - F5 lets go of the latch, wakes those who waited, fences, and looks for requests again: the
+//!   next flush goes to a backend that sleeps and waits for it, or to the walwriter.
 //!
 //! No request is lost: whoever makes one stores it, fences and looks at the latch; if it is held,
-//! its holder is still to come to F5, and else the walwriter is woken.
+//! its holder is still to come to F5, and else the walwriter is woken. A backend that was handed a
+//! flush does it or passes it to the walwriter ([`Procs::take_nomination`]).
+//!
+//! [`Procs::take_nomination`]: crate::procs::Procs::take_nomination
 //!
 //! A request may lie beyond what is complete, because an earlier record is still being copied. The
 //! flusher then sets `stalled`, fences and looks once more; an inserter who finishes looks at that
@@ -122,28 +126,42 @@ impl Flusher {
     }
 
     /// Flushes what was asked for, unless somebody else does: at most `rounds_max` rounds, as
-    /// more is asked for while one runs. If something is left to do the walwriter is woken.
+    /// more is asked for while one runs, and only until a backend takes over that waits for it. If
+    /// something is left to do somebody is woken for it.
     ///
     /// Does not wait for latches or other processes, only for the disk.
     pub fn try_flush(&mut self, rounds_max: u32) -> FlushOutcome {
-        let wal = self.wal.clone();
         let mut outcome = FlushOutcome::Nothing;
-        for _ in 0..rounds_max {
-            if !wal.wants_flush() {
+        for round in 0..rounds_max {
+            if !self.wal.wants_flush() || round > 0 && self.wal.inner.procs.nominate() {
                 return outcome;
             }
-            let Some(latch) = wal.control().flushing.latch.try_lock() else {
-                return FlushOutcome::Busy;
-            };
-            let round = self.round();
-            drop(latch);
-            outcome = self.after_round(round, outcome);
-            if outcome == FlushOutcome::Stalled {
+            outcome = self.flush_once_after(outcome);
+            if matches!(outcome, FlushOutcome::Busy | FlushOutcome::Stalled) {
                 return outcome;
             }
         }
         self.look_again();
         outcome
+    }
+
+    /// One round of flushing, unless somebody else is at it. The caller must do the second half of
+    /// F5 afterwards: flush again if more was asked for meanwhile, or pass it on
+    /// ([`Wal::pass_flush_on`]).
+    ///
+    /// Does not wait for latches or other processes, only for the disk.
+    pub fn flush_once(&mut self) -> FlushOutcome {
+        self.flush_once_after(FlushOutcome::Nothing)
+    }
+
+    fn flush_once_after(&mut self, before: FlushOutcome) -> FlushOutcome {
+        let wal = self.wal.clone();
+        let Some(latch) = wal.control().flushing.latch.try_lock() else {
+            return FlushOutcome::Busy;
+        };
+        let round = self.round();
+        drop(latch);
+        self.after_round(round, before)
     }
 
     /// Makes `lsn` durable, waiting for whatever that takes: for processes that may block.
@@ -184,20 +202,18 @@ impl Flusher {
     }
 
     /// The end of F5, by whoever has let go of the latch and will not flush again: leaves what
-    /// was asked for meanwhile to the walwriter (who may be the caller, and then finds his event
-    /// pending).
+    /// was asked for meanwhile to a backend that waits for it, or to the walwriter (who may be the
+    /// caller, and then finds his event pending).
     fn look_again(&self) {
         between_steps();
-        fence(Ordering::SeqCst);
-        if self.wal.wants_flush() {
-            self.wal.wake_flusher();
-        }
+        self.wal.pass_flush_on();
     }
 
     /// F5: tells those who waited; says what came of the round.
     fn after_round(&mut self, round: Round, before: FlushOutcome) -> FlushOutcome {
         between_steps();
         let wal = &self.wal;
+        wal.wake_walwriter_for_room();
         if let Some(durable) = round.durable {
             wal.inner.procs.wake_durable(durable, Some(self.slot));
             if !Wal::is_walwriter(self.slot) {

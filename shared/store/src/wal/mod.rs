@@ -422,6 +422,28 @@ impl Wal {
         }
     }
 
+    /// Wakes the walwriter if somebody waits for room in the ring. He may hold latches, for which
+    /// whoever flushes next may have to wait first if it is a backend that serves its clients in
+    /// between; the walwriter takes none.
+    fn wake_walwriter_for_room(&self) {
+        fence(Ordering::SeqCst);
+        if self.control().hints.ring_wanted.load(Ordering::SeqCst) != 0 {
+            self.inner.procs.notify(Role::Walwriter);
+        }
+    }
+
+    /// If there is a request that nobody works on, hands it to a backend that sleeps until it is
+    /// done, or else to the walwriter. For whoever has flushed and will not flush again, and for a
+    /// nominated process that will not.
+    pub fn pass_flush_on(&self) {
+        fence(Ordering::SeqCst);
+        let is_left = self.requested_lsn() > self.durable_lsn() && !self.is_flushing();
+        if is_left && !self.inner.procs.nominate() {
+            self.inner.procs.notify(Role::Walwriter);
+        }
+        self.wake_walwriter_for_room();
+    }
+
     /// What pruning must know of flushes: with the durable LSN and the published snapshots these
     /// are the numbers at which anybody may read. To be read before the durable LSN.
     ///
