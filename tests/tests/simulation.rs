@@ -220,11 +220,19 @@ impl World {
         let mut pairs: Vec<(Vec<u8>, Option<Vec<u8>>)> = Vec::new();
         for _ in 0..count {
             let number = rng.below(200);
-            // Some keys are long, with a long part in common, so that trees get deep.
-            let mut key = vec![b'k'; if number.is_multiple_of(4) { 900 } else { 2 }];
-            key.extend_from_slice(format!("{number:04}").as_bytes());
+            // Some keys are long, with a long part in common, so that trees get deep; and the empty
+            // key often has versions on more than one leaf.
+            let mut key = match number {
+                0..20 => Vec::new(),
+                _ if number.is_multiple_of(4) => vec![b'k'; 900],
+                _ => vec![b'k'; 2],
+            };
+            if number >= 20 {
+                key.extend_from_slice(format!("{number:04}").as_bytes());
+            }
             let bytes = match rng.below(40) {
                 0 => 3000 + rng.below(30_000),
+                _ if key.is_empty() => 1500 + rng.below(400),
                 _ => rng.below(400),
             };
             let value = vec![rng.below(256) as u8; bytes as usize];

@@ -144,9 +144,12 @@ pub fn apply_op(
     Ok(())
 }
 
-/// The slot of the child with exactly this lower bound; the empty key is the first child's.
+/// The slot of the child with exactly this lower bound.
+///
+/// The first child's is the bound before all keys. The empty key with a stamp is another one: it
+/// stands between two versions of the empty key, which is a key like any other.
 fn child_slot(page: &PageBytes, bound: Bound<'_>) -> Option<usize> {
-    if bound.key.is_empty() {
+    if bound == Bound::before_key(&[]) {
         return Some(0);
     }
     let node = NodeRef::new(page);
@@ -204,5 +207,47 @@ fn op_name(op: &PageOp<'_>) -> &'static str {
         PageOp::ChangeFlags { .. } => "changing flags",
         PageOp::SetBit(_) => "taking a block",
         PageOp::ClearBit(_) => "freeing a block",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rd_base::limits::PAGE_BYTES;
+    use rd_base::{BlockNo, FileNo};
+
+    #[test]
+    fn a_bound_between_two_versions_of_the_empty_key_is_not_the_first_child() {
+        let tag = PageTag::new(FileNo::new(2), BlockNo::new(2));
+        let mut page = [0; PAGE_BYTES];
+        let (key, end) = (&b""[..], Lsn::new(100));
+        let mut node = NodeMut::init_inner(&mut page, 1, BlockNo::new(5));
+        let stamps = [9, 5].map(Lsn::new);
+        for (stamp, child) in stamps.iter().zip([6, 7].map(BlockNo::new)) {
+            let bound = Bound { key, stamp: *stamp };
+            node.insert_inner(bound, child).expect("there is room");
+        }
+        let children = |page: &PageBytes| {
+            let node = NodeRef::new(page);
+            let child = |slot| node.inner_entry(slot).1.get();
+            (0..node.count()).map(child).collect::<Vec<_>>()
+        };
+        let set = |stamp, child| PageOp::SetChild {
+            bound: Bound { key, stamp },
+            child: BlockNo::new(child),
+        };
+        apply_op(&mut page, tag, &set(stamps[1], 70), end).expect("it is there");
+        assert_eq!(children(&page), [5, 6, 70]);
+        apply_op(&mut page, tag, &set(Lsn::MAX, 50), end).expect("the first child");
+        assert_eq!(children(&page), [50, 6, 70]);
+        let remove = |stamp| PageOp::RemoveChild {
+            bound: Bound { key, stamp },
+        };
+        apply_op(&mut page, tag, &remove(stamps[0]), end).expect("it is there");
+        assert_eq!(children(&page), [50, 70]);
+        for absent in [stamps[0], Lsn::MAX] {
+            let refused = apply_op(&mut page, tag, &remove(absent), end);
+            assert!(matches!(refused, Err(ApplyError::NoChild { .. })));
+        }
     }
 }

@@ -52,6 +52,9 @@ struct Held {
     engine: usize,
 }
 
+/// One key in so many is the empty one.
+const EMPTY_KEY_ONE_IN: u64 = 12;
+
 /// What kind of keys and values a run has.
 #[derive(Clone, Copy)]
 struct Kind {
@@ -65,6 +68,10 @@ struct Kind {
 }
 
 fn key_of(kind: &Kind, rng: &mut Rng) -> Vec<u8> {
+    // A key like any other, but the first child's bound looks much like it.
+    if rng.one_in(EMPTY_KEY_ONE_IN) {
+        return Vec::new();
+    }
     let number = rng.below(kind.keys);
     // Long keys with long parts in common make small fan-out, and so deep trees.
     let mut key = vec![b'k'; kind.key_bytes];
@@ -72,8 +79,10 @@ fn key_of(kind: &Kind, rng: &mut Rng) -> Vec<u8> {
     key
 }
 
-fn value_of(kind: &Kind, rng: &mut Rng) -> Vec<u8> {
+fn value_of(kind: &Kind, key: &[u8], rng: &mut Rng) -> Vec<u8> {
     let bytes = match rng.below(kind.large_one_in) {
+        // Its versions lie on several leaves.
+        2.. if key.is_empty() => 1500 + rng.below(400),
         0 => 1900 + rng.below(40_000),
         // Around the limit of what stays in the leaf.
         1 => 2030 + rng.below(30),
@@ -189,7 +198,7 @@ fn write(rig: &Rig, engine: &mut Engine, kind: &Kind, model: &mut Model, rng: &m
     let keys: Vec<Vec<u8>> = (0..count).map(|_| key_of(kind, rng)).collect();
     let values: Vec<Option<Vec<u8>>> = keys
         .iter()
-        .map(|_| (!rng.one_in(3)).then(|| value_of(kind, rng)))
+        .map(|key| (!rng.one_in(3)).then(|| value_of(kind, key, rng)))
         .collect();
     let borrowed: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
     let check = rng.one_in(2);

@@ -3,11 +3,13 @@
 mod support;
 
 use rd_base::Lsn;
+use rd_base::counters::Counter;
 use rd_engine::{Engine, EngineError, ParkReason, View};
 use rd_format::bitmap::BITMAP_BITS;
 use rd_store::checkpoint::Flags;
 use rd_sys::simdisk::SimStorage;
 use std::sync::Arc;
+use support::redo::Disk;
 use support::{DB0, Rig, Rng};
 
 fn try_set(engine: &mut Engine, key: &[u8], value: &[u8]) -> Result<Lsn, EngineError> {
@@ -189,4 +191,34 @@ fn writes_are_refused_while_checkpoints_fail_and_reads_are_not() {
     checkpoint.begin(Flags::NONE);
     checkpoint.succeed(procs, 1);
     set(&rig, &mut engine, b"key", b"after");
+}
+
+/// The empty key is a key: bounds between its versions are not the first child's.
+#[test]
+fn leaves_with_old_versions_of_the_empty_key_are_taken_out_in_redo_too() {
+    let rig = Rig::new(512, 4 << 20);
+    let mut engine = rig.engine(0);
+    let mut snapshots = Vec::new();
+    for _ in 0..12 {
+        set(&rig, &mut engine, b"", &[5; 1900]);
+        rig.flush();
+        snapshots.push(engine.snapshot().expect("few are held"));
+    }
+    assert!(rig.verify().leaves > 3);
+    drop(snapshots);
+    for _ in 0..4 {
+        set(&rig, &mut engine, b"", b"x");
+        rig.run(|| engine.write(DB0, &[b""], &mut |access| access.delete(0)));
+        rig.flush();
+        while engine.tidy(100) {
+            rig.flush();
+        }
+        engine.rest();
+    }
+    let removed = rig.shared.stats.get(Counter::LeavesRemoved);
+    assert!(removed > 1, "{removed} leaves taken out");
+    rig.flush();
+    let mut disk = Disk::new(&rig);
+    disk.redo(&rig);
+    assert_eq!(disk.content(&rig, rig.db0_file()), []);
 }

@@ -92,8 +92,8 @@ pub enum PageOp<'a> {
         /// The child's lower bound.
         bound: Bound<'a>,
     },
-    /// 6, inner: make the entry with this lower bound lead to another child. The bound with the
-    /// empty key is the page's first entry.
+    /// 6, inner: make the entry with this lower bound lead to another child. The bound before all
+    /// keys (the empty key, without a stamp) is the page's first entry.
     SetChild {
         /// The entry's lower bound.
         bound: Bound<'a>,
