@@ -6,7 +6,8 @@
 //! Invariants:
 //! * Gates stand in ascending order of both place and LSN: a gate whose LSN an earlier one already
 //!   waits for is not kept.
-//! * `sent <= released <= bytes.len()`.
+//! * Every gate stands at a place that is not sent: `sent <= at <= bytes.len()`, also when all bytes
+//!   are sent, since a gate may be set before the bytes that it is to hold back are written.
 
 use rd_base::Lsn;
 use std::collections::VecDeque;
@@ -66,6 +67,12 @@ impl Output {
     /// What may be sent now.
     pub fn sendable(&self) -> &[u8] {
         let end = self.gates.front().map_or(self.bytes.len(), |gate| gate.at);
+        assert!(
+            (self.sent..=self.bytes.len()).contains(&end),
+            "a gate at {end}, with {} of {} bytes sent",
+            self.sent,
+            self.bytes.len()
+        );
         self.bytes.get(self.sent..end).unwrap_or(&[])
     }
 
@@ -75,14 +82,15 @@ impl Output {
         if self.sent == self.bytes.len() {
             self.bytes.clear();
             self.bytes.shrink_to(KEPT_BYTES_MAX);
-            self.sent = 0;
         } else if self.sent >= 1 << 20 || self.sent > self.bytes.len() / 2 {
             self.bytes.drain(..self.sent);
-            for gate in &mut self.gates {
-                gate.at -= self.sent;
-            }
-            self.sent = 0;
+        } else {
+            return;
         }
+        for gate in &mut self.gates {
+            gate.at -= self.sent;
+        }
+        self.sent = 0;
     }
 
     /// Bytes not yet sent, held back or not.
@@ -160,5 +168,19 @@ mod tests {
             };
             assert_eq!(seen, expected);
         }
+    }
+
+    #[test]
+    fn a_gate_without_bytes_holds_back_what_is_written_after_all_else_was_sent() {
+        let mut output = Output::default();
+        output.bytes().extend_from_slice(b"abc");
+        let mark = output.mark();
+        output.hold(mark, Lsn::new(10));
+        assert_eq!(output.sendable(), b"abc");
+        output.advance(3);
+        output.bytes().extend_from_slice(b"xyzxyz");
+        assert_eq!(output.sendable(), b"", "the gate is shut");
+        output.release(Lsn::new(10));
+        assert_eq!(output.sendable(), b"xyzxyz");
     }
 }
