@@ -23,6 +23,17 @@
 //! nothing; but it is not handed out while it is in this table. The table is looked up by place
 //! (file and block), so a look costs one cache line; a block whose place is taken cannot be put to
 //! rest, and its leaf stays in the tree until later.
+//!
+//! A place belongs to whoever has made its epoch [`AT_REST`] from one that all descents are past,
+//! with a compare-exchange:
+//! 1. He puts his block's tag there, and takes the leaf out of its tree.
+//! 2. He replaces [`AT_REST`] by a new epoch; the place is anybody's when that is past. (If the
+//!    leaf stays in its tree after all he takes his tag away, and says 0, which always is past.)
+//!
+//! So while a tag is to be found its epoch is never one that was there before it. An epoch other
+//! than 0 is stored once in a server's life: who finds it unchanged knows that nobody was there in
+//! between. Between the claim and step 1 the block that lay there before seems to rest again, which
+//! delays its use by one search at most.
 
 use crate::procs::Procs;
 use rd_base::{FileNo, Lsn, PageTag};
@@ -30,6 +41,14 @@ use rd_sys::latch::{ReadGuard, RwLatch, WriteGuard};
 use rd_sys::{Area, One, Plan, Region, Segment};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
+
+/// Lets a test step in between two steps of a protocol.
+#[cfg(not(test))]
+#[inline]
+fn between_steps() {}
+
+#[cfg(test)]
+use tests::between_steps;
 
 /// Namespaces that exist at a time.
 pub const NAMESPACES_MAX: usize = 64;
@@ -225,15 +244,18 @@ impl NamespaceChange<'_> {
     }
 }
 
+/// In place of an epoch: the place belongs to somebody, whose block is not out of its tree yet.
+const AT_REST: u64 = u64::MAX;
+
 /// A block that may not be handed out yet.
 #[repr(C)]
 #[derive(FromBytes, KnownLayout)]
 struct Resting {
-    /// [`PageTag`] as a word; 0 if the place is free.
-    /// atomic: stored Release after `epoch`, by whoever took the place with a compare-exchange.
+    /// [`PageTag`] as a word; 0 if nothing rests here. atomic: SeqCst; stored by whom the place
+    /// belongs to, and made 0 by who finds that its epoch is past.
     tag: AtomicU64,
-    /// The epoch after which the block may be handed out; `u64::MAX` while it is not known.
-    /// atomic: Release, Acquire.
+    /// The epoch after which the block may be handed out; [`AT_REST`] while it is not known.
+    /// atomic: SeqCst; see the module's steps.
     epoch: AtomicU64,
 }
 
@@ -339,46 +361,53 @@ impl Namespaces {
         &self.resting[(mixed >> 32) as usize % RESTING_MAX]
     }
 
-    /// Puts the block of `tag` to rest, until [`Namespaces::wake_up`]; false if its place is taken.
-    /// To be called before the page is marked as gone and before its bit is cleared.
+    /// Puts the block of `tag` to rest, until [`Namespaces::wake_up`], or until all descents are
+    /// past [`Namespaces::count_down`]; false if another block rests at its place. To be called
+    /// before the page is marked as gone and before its bit is cleared.
     pub fn put_to_rest(&self, procs: &Procs, tag: PageTag) -> bool {
         let place = self.place_of(tag);
-        let there = place.tag.load(Ordering::Acquire);
-        if there != 0 {
-            let epoch = place.epoch.load(Ordering::Acquire);
-            if epoch == u64::MAX || !procs.all_past(epoch) {
-                return false;
-            }
-        }
-        let mine = tag.to_u64();
-        if place
-            .tag
-            .compare_exchange(there, mine, Ordering::SeqCst, Ordering::SeqCst)
-            .is_err()
-        {
+        let epoch = place.epoch.load(Ordering::SeqCst);
+        if epoch == AT_REST || !procs.all_past(epoch) {
             return false;
         }
-        place.epoch.store(u64::MAX, Ordering::SeqCst);
-        if there == 0 {
+        between_steps();
+        let order = (Ordering::SeqCst, Ordering::SeqCst);
+        let claimed = place
+            .epoch
+            .compare_exchange(epoch, AT_REST, order.0, order.1);
+        if claimed.is_err() {
+            return false;
+        }
+        between_steps();
+        if place.tag.swap(tag.to_u64(), Ordering::SeqCst) == 0 {
             self.totals.resting.fetch_add(1, Ordering::SeqCst);
         }
+        between_steps();
         true
+    }
+
+    /// The place of a block that was put to rest, and has stayed there since.
+    fn place_at_rest(&self, tag: PageTag) -> &Resting {
+        let place = self.place_of(tag);
+        let words = [&place.tag, &place.epoch].map(|word| word.load(Ordering::SeqCst));
+        // Else a page could be handed out that somebody is on his way to.
+        assert_eq!(words, [tag.to_u64(), AT_REST], "{tag} was put to rest");
+        place
     }
 
     /// The block put to rest is out of its tree now: it may be handed out when every descent begun
     /// before this call has ended.
     pub fn count_down(&self, procs: &Procs, tag: PageTag) {
-        let place = self.place_of(tag);
-        debug_assert_eq!(place.tag.load(Ordering::Acquire), tag.to_u64());
+        let place = self.place_at_rest(tag);
         place.epoch.store(procs.bump_epoch(), Ordering::SeqCst);
     }
 
     /// The block was put to rest but stays where it is.
     pub fn wake_up(&self, tag: PageTag) {
-        let place = self.place_of(tag);
-        debug_assert_eq!(place.tag.load(Ordering::Acquire), tag.to_u64());
+        let place = self.place_at_rest(tag);
         place.tag.store(0, Ordering::SeqCst);
         self.totals.resting.fetch_sub(1, Ordering::SeqCst);
+        place.epoch.store(0, Ordering::SeqCst);
     }
 
     /// Whether the free block of `tag` may not be handed out yet. The caller holds its bitmap page
@@ -392,9 +421,10 @@ impl Namespaces {
             return false;
         }
         let epoch = place.epoch.load(Ordering::SeqCst);
-        if epoch == u64::MAX || !procs.all_past(epoch) {
+        if epoch == AT_REST || !procs.all_past(epoch) {
             return true;
         }
+        between_steps();
         let free = place
             .tag
             .compare_exchange(tag.to_u64(), 0, Ordering::SeqCst, Ordering::SeqCst);
@@ -497,6 +527,93 @@ mod tests {
         assert!(namespaces.put_to_rest(&procs, tag));
         namespaces.wake_up(tag);
         assert!(!namespaces.rests(&procs, tag));
+    }
+
+    type Interruption = Box<dyn FnOnce()>;
+
+    thread_local! {
+        /// What is to happen after so many steps.
+        static INTERRUPTION: std::cell::RefCell<Option<(u32, Interruption)>> =
+            const { std::cell::RefCell::new(None) };
+    }
+
+    pub(super) fn between_steps() {
+        let mut waiting = INTERRUPTION.take();
+        match &mut waiting {
+            Some((0, _)) => {
+                let (_, interruption) = waiting.expect("just seen");
+                interruption();
+            }
+            Some((steps, _)) => {
+                *steps -= 1;
+                INTERRUPTION.set(waiting);
+            }
+            None => {}
+        }
+    }
+
+    /// Blocks with one place.
+    fn at_one_place(namespaces: &Namespaces) -> [PageTag; 3] {
+        let tag = |block| PageTag::new(FileNo::new(2), BlockNo::new(block));
+        let place = |tag| std::ptr::from_ref(namespaces.place_of(tag));
+        let mut same = (3..)
+            .map(tag)
+            .filter(|other| place(*other) == place(tag(3)));
+        [(); 3].map(|()| same.next().expect("blocks outnumber places"))
+    }
+
+    /// Process 1 puts a block to rest; after so many of its steps process 2 comes and does the same
+    /// with a block that has the same place.
+    #[test]
+    fn of_two_blocks_with_one_place_only_one_is_put_to_rest_whoever_comes_between() {
+        for run in 0..6 {
+            let (steps, used_before) = (run / 2, run % 2 == 1);
+            let (namespaces, procs) = shared();
+            let [first, second, before] = at_one_place(&namespaces);
+            if used_before {
+                assert!(namespaces.put_to_rest(&procs, before));
+                namespaces.count_down(&procs, before);
+            }
+            let other = std::rc::Rc::new(std::cell::Cell::new(None));
+            let interruption = {
+                let (namespaces, procs) = (namespaces.clone(), procs.clone());
+                let other = std::rc::Rc::clone(&other);
+                move || other.set(Some(namespaces.put_to_rest(&procs, second)))
+            };
+            INTERRUPTION.set(Some((steps, Box::new(interruption))));
+            let mine = namespaces.put_to_rest(&procs, first);
+            let other = other.get().expect("process 2 came between");
+            assert!(mine != other, "after {steps} steps: {mine} and {other}");
+            let rests = if mine { first } else { second };
+            let slot = SlotNo::new(4);
+            procs.enter_epoch(slot);
+            assert!(namespaces.rests(&procs, rests));
+            namespaces.count_down(&procs, rests);
+            assert!(namespaces.rests(&procs, rests), "a descent is under way");
+            procs.leave_epoch(slot);
+            assert!(!namespaces.rests(&procs, rests));
+        }
+    }
+
+    /// A search finds that a block has rested long enough; before it says so another block of the
+    /// same place is put to rest.
+    #[test]
+    fn a_search_does_not_wake_up_who_has_come_in_between() {
+        let (namespaces, procs) = shared();
+        let [first, second, _] = at_one_place(&namespaces);
+        assert!(namespaces.put_to_rest(&procs, first));
+        namespaces.count_down(&procs, first);
+        let interruption = {
+            let (namespaces, procs) = (namespaces.clone(), procs.clone());
+            move || assert!(namespaces.put_to_rest(&procs, second))
+        };
+        INTERRUPTION.set(Some((0, Box::new(interruption))));
+        assert!(!namespaces.rests(&procs, first));
+        assert!(namespaces.rests(&procs, second));
+        namespaces.wake_up(second);
+        assert!(!namespaces.rests(&procs, second));
+        assert!(namespaces.put_to_rest(&procs, first), "the place is free");
+        assert!(namespaces.rests(&procs, first));
     }
 
     #[test]
