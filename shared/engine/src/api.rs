@@ -552,15 +552,22 @@ impl Engine {
             store, work, set, ..
         } = self;
         let entry = store.shared.namespaces.entry(namespace);
-        let _held = entry.share();
+        let held = entry.share();
         let tree = Tree {
             store,
             file: namespace::file_of(entry)?,
         };
         work.begin(store, namespace);
-        let committed = write::run(tree, work, set, keys, program)?;
+        let mut committed = write::run(tree, work, set, keys, program)?;
+        if committed.lsn == Lsn::ZERO
+            && let Some(place) = entry.place()
+            && place.since > store.shared.wal.durable_lsn()
+        {
+            // What the program did not find may have gone with the file before.
+            committed.depends_on = committed.depends_on.max(place.since);
+        }
         finish_splits(tree, work);
-        drop(_held);
+        drop(held);
         if self.work.chore_count() > 0 {
             self.tidy(CHORES_PER_WRITE);
         }

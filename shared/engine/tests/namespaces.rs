@@ -36,7 +36,7 @@ fn count_range(engine: &Engine, view: View<'_>) -> usize {
 #[test]
 fn a_flushed_database_is_empty_for_who_comes_later_and_whole_for_who_came_before() {
     let rig = Rig::new(512, 1 << 20);
-    let (mut engine, other) = (rig.engine(0), rig.engine(1));
+    let (mut engine, mut other) = (rig.engine(0), rig.engine(1));
     for number in 0..500 {
         set(
             &rig,
@@ -69,6 +69,14 @@ fn a_flushed_database_is_empty_for_who_comes_later_and_whole_for_who_came_before
     assert_eq!(
         read.depends_on, flushed.lsn,
         "that it is gone depends on the flush"
+    );
+    let absent = other
+        .write(DB0, &[b"key7"], &mut |access| access.delete(0))
+        .expect("nothing to do");
+    assert_eq!((absent.result, absent.lsn), (false, Lsn::ZERO));
+    assert_eq!(
+        absent.depends_on, flushed.lsn,
+        "nor does a program find what is gone"
     );
     assert_eq!(count_range(&other, View::Durable), 500);
     assert_eq!(count_range(&other, View::Newest), 0);

@@ -40,8 +40,9 @@ pub struct Committed<R> {
     pub result: R,
     /// End LSN of the commit record; zero if the program wrote nothing.
     pub lsn: Lsn,
-    /// If the program wrote nothing: the greatest stamp of what it was told that is not durable
-    /// yet, for which its reply must wait; zero if there is none.
+    /// If the program wrote nothing: the greatest stamp of what it was told, or of the change that
+    /// gave the namespace its file, that is not durable yet; its reply must wait for it. Zero if
+    /// there is none.
     pub depends_on: Lsn,
 }
 
