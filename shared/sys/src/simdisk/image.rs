@@ -7,7 +7,8 @@
 //! * `dirty` pages are those written since their last sync; each keeps the versions it went
 //!   through, because the disk may have any of them, sector by sector.
 //! * `lost` pages are those a failed sync took for clean: the cache shows them, the disk has not
-//!   got them, and no later sync will bring them there unless they are written again.
+//!   got them, and no later sync will bring them there unless they are written again. Once the
+//!   process is dead the cache may let go of them at any time.
 
 use super::Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,6 +112,8 @@ pub(super) struct Contents {
     durable: Image,
     dirty: BTreeMap<usize, Vec<Slot>>,
     lost: BTreeSet<usize>,
+    /// The cache may let go of lost pages at any read.
+    fades: bool,
     /// Lengths it went through since the last sync.
     lens: Vec<u64>,
     /// Room was allocated since the last sync.
@@ -242,11 +245,12 @@ impl Contents {
         }
     }
 
-    /// A sync that failed: some pages got to the disk and some did not, and the cache holds all
+    /// A sync that failed: some blocks got to the disk and some did not, and the cache holds all
     /// of them for clean.
-    pub(super) fn fail_sync(&mut self, rng: &mut Rng) {
+    pub(super) fn fail_sync(&mut self, rng: &mut Rng, block_pages: usize) {
+        let mut fates = PerBlock::new(block_pages);
         for page in std::mem::take(&mut self.dirty).into_keys() {
-            if rng.half() {
+            if fates.of(page, || rng.half()) {
                 self.durable.set(page, self.live.slot(page));
             } else {
                 self.lost.insert(page);
@@ -255,10 +259,24 @@ impl Contents {
     }
 
     /// The process died and the machine did not: the cache stays, but may have let go of pages it
-    /// holds for clean, and reads them again as the disk has them.
-    pub(super) fn forget_lost(&mut self, rng: &mut Rng) {
+    /// holds for clean, and reads them again as the disk has them. It may do so later, too.
+    pub(super) fn forget_lost(&mut self, rng: &mut Rng, block_pages: usize) {
+        self.fades = true;
+        self.let_go(rng, block_pages, 2);
+    }
+
+    /// Before a read: the cache may have needed the room of pages that it holds for clean.
+    pub(super) fn fade(&mut self, rng: &mut Rng, block_pages: usize) {
+        if self.fades && !self.lost.is_empty() {
+            self.let_go(rng, block_pages, 16);
+        }
+    }
+
+    /// Lets go of one block of lost pages out of `odds`.
+    fn let_go(&mut self, rng: &mut Rng, block_pages: usize, odds: u64) {
+        let mut fates = PerBlock::new(block_pages);
         for page in std::mem::take(&mut self.lost) {
-            if rng.half() {
+            if fates.of(page, || rng.below(odds) == 0) {
                 self.live.set(page, self.durable.slot(page));
             } else {
                 self.lost.insert(page);
@@ -266,17 +284,19 @@ impl Contents {
         }
     }
 
-    /// The power went: what was not synced survives whole, not at all, or by sectors.
-    pub(super) fn cut_power(&mut self, rng: &mut Rng) {
+    /// The power went: what was not synced survives whole, not at all, or, on a disk whose blocks
+    /// are single pages, by sectors.
+    pub(super) fn cut_power(&mut self, rng: &mut Rng, block_pages: usize) {
         let fate = Fate::draw(rng);
+        let mut fates = PerBlock::new(block_pages);
         let mut after = self.durable.clone();
         for (page, versions) in std::mem::take(&mut self.dirty) {
             let old = self.durable.slot(page);
             let new = self.live.slot(page);
-            let fate = if fate == Fate::Mixed {
-                Fate::draw(rng)
-            } else {
-                fate
+            let fate = match fate {
+                Fate::Mixed if block_pages > 1 => fates.of(page, || Fate::draw_whole(rng)),
+                Fate::Mixed => Fate::draw(rng),
+                whole => whole,
             };
             let slot = match fate {
                 Fate::Lost => old,
@@ -326,6 +346,39 @@ impl Fate {
             0 => Fate::Lost,
             1 => Fate::Kept,
             _ => Fate::Mixed,
+        }
+    }
+
+    /// Of a block that is written whole or not at all.
+    fn draw_whole(rng: &mut Rng) -> Fate {
+        if rng.half() { Fate::Lost } else { Fate::Kept }
+    }
+}
+
+/// What becomes of each block: one and the same for all its pages, which come in order.
+struct PerBlock<T> {
+    block_pages: usize,
+    last: Option<(usize, T)>,
+}
+
+impl<T: Copy> PerBlock<T> {
+    fn new(block_pages: usize) -> PerBlock<T> {
+        PerBlock {
+            block_pages,
+            last: None,
+        }
+    }
+
+    /// The fate of the page's block; drawn with its first page.
+    fn of(&mut self, page: usize, draw: impl FnOnce() -> T) -> T {
+        let block = page / self.block_pages;
+        match self.last {
+            Some((last, fate)) if last == block => fate,
+            _ => {
+                let fate = draw();
+                self.last = Some((block, fate));
+                fate
+            }
         }
     }
 }

@@ -161,6 +161,8 @@ struct Disk {
     recent: VecDeque<IoRecord>,
     injections: Vec<Injection>,
     capacity_pages: u64,
+    /// Pages of a block that is written and cached as one.
+    block_pages: usize,
     /// Pages taken, unless it has to be counted anew.
     used_pages: Option<u64>,
     rng: Rng,
@@ -186,6 +188,7 @@ impl SimStorage {
             recent: VecDeque::new(),
             injections: Vec::new(),
             capacity_pages: u64::MAX,
+            block_pages: 1,
             used_pages: None,
             rng: Rng::new(seed),
         };
@@ -230,19 +233,22 @@ impl SimStorage {
         disk.names.cut_power(&mut rng);
         let reachable = disk.names.inodes();
         disk.files.retain(|inode, _| reachable.contains(inode));
+        let block_pages = disk.block_pages;
         for contents in disk.files.values_mut() {
-            contents.cut_power(&mut rng);
+            contents.cut_power(&mut rng, block_pages);
         }
         disk.new_life();
     }
 
     /// The processes die (kill -9) and the machine lives: what was written is there, synced or
-    /// not, except for pages that an earlier failed sync gave up and the cache has let go of since.
+    /// not, except for pages that an earlier failed sync gave up and the cache has let go of since,
+    /// or lets go of later, at some read.
     pub fn kill(&self, seed: u64) {
         let mut disk = self.lock();
         let mut rng = Rng::new(seed);
+        let block_pages = disk.block_pages;
         for contents in disk.files.values_mut() {
-            contents.forget_lost(&mut rng);
+            contents.forget_lost(&mut rng, block_pages);
         }
         disk.new_life();
     }
@@ -255,6 +261,14 @@ impl SimStorage {
     /// Takes back all faults that have not come.
     pub fn clear_injections(&self) {
         self.lock().injections.clear();
+    }
+
+    /// Makes it a disk, under a file system to match, that writes and caches aligned blocks of
+    /// `bytes` whole or not at all. At first sectors of a page of 4 KiB may come through one by
+    /// one.
+    pub fn set_block_bytes(&self, bytes: usize) {
+        assert!(bytes > 0 && bytes.is_multiple_of(CACHE_PAGE_BYTES));
+        self.lock().block_pages = bytes / CACHE_PAGE_BYTES;
     }
 
     /// Bytes the disk has room for; `None` is without end. What is on it stays.
@@ -518,8 +532,8 @@ impl SimFile {
         let (offset, len) = range.unwrap_or((0, 0));
         let course = match disk.begin(IoKind::Sync, &self.path, offset, len) {
             Err(error) if !disk.crashed => {
-                let mut rng = disk.rng.clone();
-                disk.contents(self.inode)?.fail_sync(&mut rng);
+                let (mut rng, block_pages) = (disk.rng.clone(), disk.block_pages);
+                disk.contents(self.inode)?.fail_sync(&mut rng, block_pages);
                 disk.rng = rng;
                 return Err(error);
             }
@@ -570,7 +584,12 @@ impl StorageFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.on("read file", |disk| {
             disk.begin(IoKind::Read, &self.path, offset, buffer.len() as u64)?;
-            Ok(disk.contents(self.inode)?.read(buffer, offset))
+            let (mut rng, block_pages) = (disk.rng.clone(), disk.block_pages);
+            let contents = disk.contents(self.inode)?;
+            contents.fade(&mut rng, block_pages);
+            let read = contents.read(buffer, offset);
+            disk.rng = rng;
+            Ok(read)
         })
     }
 

@@ -201,12 +201,49 @@ fn after_a_failed_sync_the_cache_lies() {
         [2; 16 * 4096],
         "pages that were let go of are old"
     );
+    let read = contents(&killed, "a");
+    let lets_go = (0..100).any(|_| contents(&killed, "a") != read);
+    assert!(
+        lets_go,
+        "a page read once may be an older one at the next read"
+    );
     disk.crash(3);
     let lost = contents(&disk, "a")
         .chunks(4096)
         .filter(|page| page[0] != 2)
         .count();
     assert!((1..16).contains(&lost), "{lost} pages of 16");
+}
+
+#[test]
+fn blocks_are_written_and_lost_whole_if_the_disk_is_made_so() {
+    let mut outcomes = [0; 2];
+    for seed in 0..40 {
+        let disk = disk_with_a();
+        disk.set_block_bytes(8192);
+        let a = file(&disk, "a");
+        a.write_all_at(&[1; 16 * 4096], 0).expect("written");
+        a.sync_data().expect("synced");
+        a.write_all_at(&[2; 16 * 4096], 0).expect("written");
+        if seed % 2 == 0 {
+            disk.inject(Injection {
+                kind: IoKind::Sync,
+                path_contains: "a".to_owned(),
+                skip: 0,
+                times: 1,
+                errno: libc::EIO,
+            });
+            a.sync_data().expect_err("injected");
+            disk.kill(seed);
+        } else {
+            disk.crash(seed);
+        }
+        for block in contents(&disk, "a").chunks(8192) {
+            assert!(block.iter().all(|byte| *byte == block[0]), "torn");
+            outcomes[usize::from(block[0] == 2)] += 1;
+        }
+    }
+    assert!(outcomes.iter().all(|count| *count > 50), "{outcomes:?}");
 }
 
 #[test]
