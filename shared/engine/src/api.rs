@@ -602,7 +602,9 @@ impl Engine {
     /// do; every write does a little of it. Returns whether there is more to be done now.
     pub fn tidy(&mut self, chores_max: usize) -> bool {
         self.enter();
-        let durable = self.store.shared.wal.durable_lsn();
+        let shared = &self.store.shared;
+        self.work.resume_chores(&shared.snapshots);
+        let durable = shared.wal.durable_lsn();
         for _ in 0..chores_max.min(self.work.chore_count()) {
             if !self.work.is_due(durable) {
                 return false;
@@ -617,7 +619,7 @@ impl Engine {
     }
 
     /// Does one chore; false if no further one should be begun now.
-    fn do_chore(&mut self, mut chore: Chore) -> bool {
+    fn do_chore(&mut self, chore: Chore) -> bool {
         let Engine { store, work, .. } = self;
         let entry = store.shared.namespaces.entry(chore.namespace);
         let _held = entry.share();
@@ -632,11 +634,9 @@ impl Engine {
         let done = merge::tidy(tree, work, &chore.key);
         finish_splits(tree, work);
         match done {
-            Ok(false) => true,
-            Ok(true) => {
-                // A snapshot still sees it, or the log is not that far.
-                chore.after = store.shared.wal.insert_lsn();
-                work.push_chore(chore);
+            Ok(None) => true,
+            Ok(Some(obstacle)) => {
+                work.push_blocked(chore, obstacle);
                 true
             }
             Err(EngineError::Park(_)) => {

@@ -14,7 +14,7 @@ use rd_format::page::PageBytes;
 use rd_format::wal_record::RecordBuilder;
 use rd_store::files::GrowthTicket;
 use rd_store::namespaces::NamespaceId;
-use rd_store::{Points, Store};
+use rd_store::{Obstacle, Points, Published, Snapshots, Store};
 use std::collections::VecDeque;
 
 /// Splits to be finished that are remembered; more are left to whoever meets the marks.
@@ -66,6 +66,12 @@ impl Marks {
     }
 }
 
+/// Chores that can be done when a snapshot is withdrawn.
+struct Waiting {
+    until_end_of: Published,
+    chores: VecDeque<Chore>,
+}
+
 /// Buffers and chores of a process.
 pub(crate) struct Work {
     pub(crate) record: RecordBuilder,
@@ -74,7 +80,11 @@ pub(crate) struct Work {
     pub(crate) right_image: Box<PageBytes>,
     pub(crate) root_image: Box<PageBytes>,
     pub(crate) marks: Marks,
+    /// In the order in which they are done.
     chores: VecDeque<Chore>,
+    /// Those that a snapshot is in the way of; one entry for each snapshot.
+    waiting: Vec<Waiting>,
+    /// Bytes of all chores, those that wait included.
     chore_bytes: usize,
     /// What is under work.
     pub(crate) namespace: NamespaceId,
@@ -95,6 +105,7 @@ impl Work {
             root_image: page(),
             marks: Marks::default(),
             chores: VecDeque::new(),
+            waiting: Vec::new(),
             chore_bytes: 0,
             namespace: NamespaceId::DB0,
             now_us: 0,
@@ -156,7 +167,65 @@ impl Work {
     pub(crate) fn push_chore(&mut self, chore: Chore) {
         self.chore_bytes += chore.bytes();
         self.chores.push_back(chore);
-        while self.chore_bytes > CHORE_BYTES_MAX && self.take_chore().is_some() {}
+        self.forget_some();
+    }
+
+    /// Puts a chore aside until what stands in its way has changed.
+    pub(crate) fn push_blocked(&mut self, mut chore: Chore, obstacle: Obstacle) {
+        let until_end_of = match obstacle {
+            Obstacle::Log(lsn) => {
+                chore.after = lsn;
+                return self.push_chore(chore);
+            }
+            Obstacle::Snapshot(published) => published,
+        };
+        self.chore_bytes += chore.bytes();
+        let same = |waiting: &&mut Waiting| waiting.until_end_of == until_end_of;
+        match self.waiting.iter_mut().find(same) {
+            Some(waiting) => {
+                let last = waiting.chores.back();
+                let is_same = |last: &Chore| last.file == chore.file && last.key == chore.key;
+                if last.is_some_and(is_same) {
+                    self.chore_bytes -= chore.bytes();
+                } else {
+                    waiting.chores.push_back(chore);
+                }
+            }
+            None => self.waiting.push(Waiting {
+                until_end_of,
+                chores: VecDeque::from([chore]),
+            }),
+        }
+        self.forget_some();
+    }
+
+    /// Takes up again the chores whose snapshots have been withdrawn. It takes one look at each of
+    /// these snapshots.
+    pub(crate) fn resume_chores(&mut self, snapshots: &Snapshots) {
+        let chores = &mut self.chores;
+        self.waiting.retain_mut(|waiting| {
+            let stays = snapshots.is_published(&waiting.until_end_of);
+            if !stays {
+                chores.append(&mut waiting.chores);
+            }
+            stays
+        });
+    }
+
+    /// Forgets chores while there are too many: first those that can be done soonest.
+    fn forget_some(&mut self) {
+        while self.chore_bytes > CHORE_BYTES_MAX {
+            if self.take_chore().is_some() {
+                continue;
+            }
+            let Some(waiting) = self.waiting.first_mut() else {
+                return;
+            };
+            match waiting.chores.pop_front() {
+                Some(chore) => self.chore_bytes -= chore.bytes(),
+                None => drop(self.waiting.remove(0)),
+            }
+        }
     }
 
     /// Takes the oldest chore out of the queue.

@@ -222,3 +222,39 @@ fn leaves_with_old_versions_of_the_empty_key_are_taken_out_in_redo_too() {
     disk.redo(&rig);
     assert_eq!(disk.content(&rig, rig.db0_file()), []);
 }
+
+/// What a snapshot still sees is not looked at again and again: the process could never sleep.
+#[test]
+fn chores_that_a_snapshot_is_in_the_way_of_wait_for_its_end() {
+    let rig = Rig::new(512, 4 << 20);
+    let (mut engine, other) = (rig.engine(0), rig.engine(1));
+    let rest_after = |engine: &mut Engine| (0..20).find(|_| !engine.tidy(100));
+    let large = [6; 5000];
+    for key in [b"a", b"b"] {
+        set(&rig, &mut engine, key, &large);
+    }
+    rig.flush();
+    let first = other.snapshot().expect("few are held");
+    set(&rig, &mut engine, b"a", b"small");
+    rig.flush();
+    assert!(rest_after(&mut engine).is_some(), "a snapshot sees it");
+    let second = other.snapshot().expect("few are held");
+    set(&rig, &mut engine, b"b", b"small");
+    rig.flush();
+    rig.run(|| engine.write(DB0, &[b"a"], &mut |access| access.delete(0)));
+    rig.flush();
+    for _ in 0..50 {
+        assert!(rest_after(&mut engine).is_some(), "snapshots see both");
+    }
+    let written = rig.shared.wal.insert_lsn();
+    assert!(!engine.tidy(100));
+    assert_eq!(rig.shared.wal.insert_lsn(), written, "nothing to be done");
+    assert_eq!(rig.verify().overflow_pages, 2);
+    drop(first);
+    assert!(rest_after(&mut engine).is_some());
+    assert_eq!(rig.verify().overflow_pages, 1, "only the second sees b's");
+    drop(second);
+    assert!(rest_after(&mut engine).is_some());
+    let report = rig.verify();
+    assert_eq!((report.overflow_pages, report.versions), (0, 1));
+}

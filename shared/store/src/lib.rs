@@ -22,5 +22,5 @@ pub mod wal;
 pub use ctx::{ChildContext, Store};
 pub use procs::{Procs, SlotNo};
 pub use shared::{Shared, Sizes};
-pub use snapshot::{Points, Snapshot, Snapshots, TooManySnapshots};
+pub use snapshot::{Obstacle, Points, Published, Snapshot, Snapshots, TooManySnapshots};
 pub use stats::Stats;

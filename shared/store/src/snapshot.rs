@@ -166,26 +166,62 @@ impl Snapshots {
         points.open_from = target.later_from.get();
         points.lsns.extend(target.announced.map(Lsn::get));
         points.lsns.push(wal.durable_lsn().get());
+        points.of_log = points.lsns.len();
+        points.places.clear();
         fence(Ordering::SeqCst);
-        for entries in self.entries.iter() {
+        for (process, entries) in self.entries.iter().enumerate() {
             let used = entries.used.load(Ordering::SeqCst) as usize;
-            for entry in entries.lsns.iter().take(used) {
+            for (index, entry) in entries.lsns.iter().take(used).enumerate() {
                 match entry.load(Ordering::SeqCst) {
                     0 => {}
                     word if word & CHOOSING != 0 => {
                         points.open_from = points.open_from.min(word & !CHOOSING);
                     }
-                    lsn => points.lsns.push(lsn),
+                    lsn => {
+                        points.lsns.push(lsn);
+                        points.places.push((process as u8, index as u8));
+                    }
                 }
             }
         }
     }
+
+    /// Whether a snapshot that was met among the points is still published, or one at the same LSN
+    /// in its place.
+    pub fn is_published(&self, met: &Published) -> bool {
+        let (process, index) = met.place;
+        let entry = &self.entries[usize::from(process)].lsns[usize::from(index)];
+        entry.load(Ordering::SeqCst) == met.lsn
+    }
+}
+
+/// A published snapshot, as one of the points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    lsn: u64,
+    /// Whose it is, and which of his entries.
+    place: (u8, u8),
+}
+
+const _: () = assert!(PROCESSES_MAX <= 256 && SNAPSHOTS_PER_PROCESS <= 256);
+
+/// Why somebody may read a version, and so what to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The next newer version is not durable: until this LSN is.
+    Log(Lsn),
+    /// A snapshot sees it: until that is withdrawn.
+    Snapshot(Published),
 }
 
 /// The numbers that may be read at, as they were at one moment.
 #[derive(Clone, Debug)]
 pub struct Points {
     lsns: Vec<u64>,
+    /// So many of them, the first, are not snapshots but of the log.
+    of_log: usize,
+    /// Where the others were met, in their order.
+    places: Vec<(u8, u8)>,
     /// Somebody is choosing a number at or above this one.
     open_from: u64,
 }
@@ -194,6 +230,8 @@ impl Default for Points {
     fn default() -> Self {
         Points {
             lsns: Vec::new(),
+            of_log: 0,
+            places: Vec::new(),
             open_from: u64::MAX,
         }
     }
@@ -209,6 +247,25 @@ impl Points {
                 .lsns
                 .iter()
                 .any(|&point| stamp.get() <= point && point < newer.get())
+    }
+
+    /// Why somebody may read the version stamped `stamp`, whose next newer version is stamped
+    /// `newer`; `None` if nobody may. Of several snapshots the youngest is told, as it is likely to
+    /// have its end still before it.
+    pub fn obstacle(&self, stamp: Lsn, newer: Lsn) -> Option<Obstacle> {
+        let sees = |point: &u64| stamp.get() <= *point && *point < newer.get();
+        if self.open_from < newer.get() || self.lsns[..self.of_log].iter().any(sees) {
+            return Some(Obstacle::Log(newer));
+        }
+        let snapshots = self.lsns[self.of_log..].iter().zip(&self.places);
+        let seeing = snapshots.filter(|(lsn, _)| sees(lsn));
+        let youngest = seeing.max_by_key(|(lsn, _)| **lsn);
+        youngest.map(|(lsn, place)| {
+            Obstacle::Snapshot(Published {
+                lsn: *lsn,
+                place: *place,
+            })
+        })
     }
 
     /// The horizon: the least number that may be read at.
@@ -231,7 +288,29 @@ mod tests {
     fn points(lsns: &[u64], open_from: u64) -> Points {
         Points {
             lsns: lsns.to_vec(),
+            of_log: 1,
+            places: (1..lsns.len() as u8).map(|index| (7, index)).collect(),
             open_from,
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_way_of_a_version_is_told() {
+        let points = points(&[50, 20, 30, 90], 100);
+        let at = |stamp, newer| points.obstacle(Lsn::new(stamp), Lsn::new(newer));
+        let snapshot = |lsn, index| {
+            let place = (7, index);
+            Some(Obstacle::Snapshot(Published { lsn, place }))
+        };
+        assert_eq!(at(40, 51), Some(Obstacle::Log(Lsn::new(51))));
+        assert_eq!(at(95, 101), Some(Obstacle::Log(Lsn::new(101))));
+        assert_eq!(at(51, 90), None);
+        assert_eq!(at(10, 31), snapshot(30, 2), "the younger of two");
+        assert_eq!(at(10, 30), snapshot(20, 1));
+        assert_eq!(at(0, 20), None);
+        for (stamp, newer) in (0..99).flat_map(|a| (a + 1..105).map(move |b| (a, b))) {
+            let needed = points.needs(Lsn::new(stamp), Lsn::new(newer));
+            assert_eq!(at(stamp, newer).is_some(), needed, "{stamp}..{newer}");
         }
     }
 

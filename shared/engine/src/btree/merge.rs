@@ -17,7 +17,7 @@
 
 use super::Tree;
 use super::alloc::Blocks;
-use super::insert::{is_needless, prune};
+use super::insert::prune;
 use crate::change::{CriticalChange, credit_of};
 use crate::error::Result;
 use crate::overflow;
@@ -26,9 +26,9 @@ use rd_base::counters::Counter;
 use rd_base::{BlockNo, Lsn};
 use rd_format::page::{self, PageBytes, PageKind, flags};
 use rd_format::wal_record::{PageOp, RecordKind};
-use rd_format::{NodeMut, NodeRef, OverflowStub, OwnedBound};
-use rd_store::Points;
+use rd_format::{NodeMut, NodeRef, OverflowStub, OwnedBound, Payload};
 use rd_store::buffer::{PinnedRead, PinnedWrite};
+use rd_store::{Obstacle, Points};
 
 /// A version to be dropped by a record.
 struct Needless {
@@ -38,14 +38,14 @@ struct Needless {
 }
 
 /// Drops what nobody can ask for around `key`, and takes its leaf out if nothing is left on it.
-/// Returns whether something is left that may go later.
+/// Returns what something that is left there waits for; to be called again then.
 ///
 /// # Errors
 /// When a page cannot be read, or there is no credit; what was done until then stands.
-pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<bool> {
+pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<Option<Obstacle>> {
     work.collect_points(tree.store);
     let mut needless = Vec::new();
-    let mut later = false;
+    let mut later = None;
     let mut newer: Option<Lsn> = None;
     let mut leaf = tree.leaf_for_read(key, Lsn::MAX)?;
     let mut beyond = Vec::new();
@@ -63,7 +63,10 @@ pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<bool> 
     tree.store.add(Counter::VersionsPruned, dropped as u64);
     let node = NodeRef::new(&leaf);
     let empty = node.count() == 0;
-    later |= waits(&node, &work.points);
+    later = later
+        .into_iter()
+        .chain(obstacles(&node, &work.points))
+        .fold(None, first_gone);
     drop(leaf);
     if empty {
         take_out(tree, work, key, Lsn::MAX)?;
@@ -75,20 +78,30 @@ pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<bool> 
     Ok(later)
 }
 
-/// Whether something stands on a pruned leaf only because somebody may still ask for it.
-fn waits(node: &NodeRef<'_>, points: &Points) -> bool {
-    let horizon = points.horizon();
-    let mut newer: Option<(&[u8], Lsn)> = None;
-    for slot in 0..node.count() {
-        let entry = node.leaf_entry(slot);
-        let newest = newer.is_none_or(|(key, _)| key != entry.key);
-        newer = Some((entry.key, entry.stamp));
-        // A superseded version that pruning has left is asked for, or owns pages.
-        if !newest || (entry.is_tombstone() && entry.stamp > horizon) {
-            return true;
-        }
+/// Of what to wait for, what is likely to be gone first.
+fn first_gone(one: Option<Obstacle>, other: Obstacle) -> Option<Obstacle> {
+    match (one, other) {
+        (Some(Obstacle::Log(one)), Obstacle::Log(other)) => Some(Obstacle::Log(one.max(other))),
+        (Some(log @ Obstacle::Log(_)), _) => Some(log),
+        (_, log @ Obstacle::Log(_)) => Some(log),
+        (one, other) => one.or(Some(other)),
     }
-    false
+}
+
+/// For what stands on a pruned leaf only because somebody may still ask for it: why.
+fn obstacles(node: &NodeRef<'_>, points: &Points) -> impl Iterator<Item = Obstacle> {
+    let mut newer: Option<(&[u8], Lsn)> = None;
+    let of_slot = move |slot| {
+        let entry = node.leaf_entry(slot);
+        let newer = newer.replace((entry.key, entry.stamp));
+        match newer.filter(|(key, _)| *key == entry.key) {
+            Some((_, newer)) => points.obstacle(entry.stamp, newer),
+            // A tombstone goes when nobody can ask for what was before it.
+            None if entry.is_tombstone() => points.obstacle(Lsn::ZERO, entry.stamp),
+            None => None,
+        }
+    };
+    (0..node.count()).filter_map(of_slot)
 }
 
 /// Lists what is to be dropped from `leaf` by a record. `newer` is the stamp of the version of
@@ -100,7 +113,7 @@ fn look(
     key: &[u8],
     newer: &mut Option<Lsn>,
     needless: &mut Vec<Needless>,
-    later: &mut bool,
+    later: &mut Option<Obstacle>,
 ) -> Option<Lsn> {
     let node = NodeRef::new(leaf);
     let mut before: Option<(&[u8], Lsn)> = None;
@@ -116,19 +129,17 @@ fn look(
         };
         // Pruning drops the others; but not the first on its page, whose newer one it cannot see.
         let logged = entry.owns_overflow() || (on_page.is_none() && newer_stamp.is_some());
-        if logged && newer_stamp.is_some() {
-            if is_needless(&work.points, newer_stamp, &entry, false) {
-                let stub = match entry.payload {
-                    rd_format::Payload::Overflow(stub) => Some(stub),
-                    _ => None,
-                };
-                needless.push(Needless {
+        if let Some(newer) = newer_stamp.filter(|_| logged) {
+            match work.points.obstacle(entry.stamp, newer) {
+                Some(obstacle) => *later = first_gone(*later, obstacle),
+                None => needless.push(Needless {
                     key: entry.key.to_vec(),
                     stamp: entry.stamp,
-                    stub,
-                });
-            } else {
-                *later = true;
+                    stub: match entry.payload {
+                        Payload::Overflow(stub) => Some(stub),
+                        _ => None,
+                    },
+                }),
             }
         }
         if entry.key == key {
