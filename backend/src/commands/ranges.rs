@@ -50,31 +50,20 @@ pub fn range(call: &mut Call<'_>) -> Outcome {
         View::Newest => call.server.engine.snapshot_newest()?,
         _ => call.server.engine.snapshot()?,
     };
-    let open = |call: &Call<'_>| {
-        let view = View::At(&snapshot);
-        call.server
-            .engine
-            .range(call.namespace(), start, end, limit, view)
-    };
-    let mut cursor = open(call)?;
+    let view = View::At(&snapshot);
+    let mut cursor = call
+        .server
+        .engine
+        .range(call.namespace(), start, end, limit, view)?;
     let mut first = Vec::new();
     let counted = piece(call, &mut cursor, &mut first)?;
     if cursor.is_done() {
         finish(call, counted, &first);
         return Ok(Flow::Done);
     }
-    let mut counter = open(call)?;
-    // Past what the first piece holds.
-    let passed = Chunk {
-        entries: counted,
-        bytes: usize::MAX,
-    };
-    call.server
-        .engine
-        .range_next(&mut counter, passed, &mut |_, _| {})?;
     let stream = RangeStream {
+        counter: Some(cursor.clone()),
         cursor,
-        counter: Some(counter),
         counted,
         first,
         _snapshot: snapshot,
@@ -88,7 +77,7 @@ pub fn proceed(call: &mut Call<'_>, mut stream: Box<RangeStream>) -> Outcome {
         let mut count = 0;
         call.server
             .engine
-            .range_next(&mut counter, COUNT_PIECE, &mut |_, _| count += 1)?;
+            .range_next_keys(&mut counter, COUNT_PIECE, &mut |_, _| count += 1)?;
         stream.counted += count;
         if counter.is_done() {
             let first = std::mem::take(&mut stream.first);

@@ -9,7 +9,7 @@
 //! Every operation enters the current epoch (see `rd_store::procs`), and stays in it: a backend
 //! calls [`Engine::rest`] before it sleeps.
 
-use crate::btree::scan::{self, At, Chunk, Place};
+use crate::btree::scan::{self, At, Chunk, Place, Visit};
 use crate::btree::{Tree, merge, parent};
 use crate::error::{EngineError, ParkReason, Result};
 use crate::namespace;
@@ -23,6 +23,7 @@ use rd_format::{NodeRef, OverflowStub};
 use rd_store::namespaces::{Found, NamespaceId};
 use rd_store::{Snapshot, Store};
 use std::cell::Cell;
+use std::sync::Arc;
 
 /// Chores that a write does after it is done.
 const CHORES_PER_WRITE: usize = 2;
@@ -59,17 +60,19 @@ pub struct Read<R> {
     pub depends_on: Lsn,
 }
 
-/// A walk through a range of keys, in chunks.
+/// A walk through a range of keys, in chunks. It looks at one snapshot, at one time of day. A copy
+/// goes on from the same place, and sees the same.
+#[derive(Clone)]
 pub struct RangeCursor {
     /// The file of the namespace at the snapshot; none if there was no such namespace.
     file: Option<FileNo>,
-    at: Lsn,
+    at: At,
     place: Place,
     /// Entries still to be visited.
     left: u64,
     depends_on: Lsn,
     /// Keeps what the walk will see, unless the caller's own snapshot does.
-    _snapshot: Option<Snapshot>,
+    _snapshot: Option<Arc<Snapshot>>,
 }
 
 impl RangeCursor {
@@ -479,7 +482,10 @@ impl Engine {
         let fixed = self.fix(namespace, view)?;
         Ok(RangeCursor {
             file: fixed.file,
-            at: fixed.at,
+            at: At {
+                lsn: fixed.at,
+                now_ms: self.now_ms(),
+            },
             place: Place {
                 key: start.to_vec(),
                 stamp: Lsn::MAX,
@@ -488,11 +494,12 @@ impl Engine {
             },
             left: limit,
             depends_on: self.dependency(fixed.since),
-            _snapshot: fixed.snapshot,
+            _snapshot: fixed.snapshot.map(Arc::new),
         })
     }
 
-    /// Visits the next entries of a walk: key and value. Returns whether there may be more.
+    /// Visits the next entries of a walk: key and value. Returns whether there may be more, also if
+    /// it has come by none that is there.
     ///
     /// # Errors
     /// When a page cannot be read. The walk stands before the entry that could not be read.
@@ -502,6 +509,24 @@ impl Engine {
         chunk: Chunk,
         visit: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Result<bool> {
+        self.walk(cursor, chunk, &mut Visit::Values(visit))
+    }
+
+    /// Visits the next entries of a walk: key, and what is known of the value, which is not read.
+    /// So the bytes of a chunk are those of the keys. Returns whether there may be more.
+    ///
+    /// # Errors
+    /// When a page cannot be read. The walk stands before the entry that could not be read.
+    pub fn range_next_keys(
+        &self,
+        cursor: &mut RangeCursor,
+        chunk: Chunk,
+        visit: &mut dyn FnMut(&[u8], &Meta),
+    ) -> Result<bool> {
+        self.walk(cursor, chunk, &mut Visit::Keys(visit))
+    }
+
+    fn walk(&self, cursor: &mut RangeCursor, chunk: Chunk, visit: &mut Visit<'_>) -> Result<bool> {
         self.enter();
         let Some(file) = cursor.file else {
             return Ok(false);
@@ -510,15 +535,11 @@ impl Engine {
             entries: chunk.entries.min(cursor.left),
             ..chunk
         };
-        let at = At {
-            lsn: cursor.at,
-            now_ms: self.now_ms(),
-        };
         let tree = Tree {
             store: &self.store,
             file,
         };
-        let walked = scan::walk(tree, &mut cursor.place, at, chunk, visit)?;
+        let walked = scan::walk(tree, &mut cursor.place, cursor.at, chunk, visit)?;
         cursor.left -= walked.entries;
         cursor.depends_on = cursor.depends_on.max(self.dependency(walked.told));
         Ok(!cursor.is_done())

@@ -7,7 +7,7 @@
 use super::Tree;
 use crate::error::Result;
 use crate::overflow;
-use crate::txn::visible::{Seen, seen};
+use crate::txn::visible::{Meta, Seen, seen};
 use rd_base::{BlockNo, Lsn};
 use rd_format::page::{flags, page_flags};
 use rd_format::{NodeRef, OverflowStub};
@@ -25,13 +25,26 @@ pub(crate) struct Place {
     pub(crate) done: bool,
 }
 
-/// How much of a walk to do at once.
+/// Leaves looked at in a chunk, at most: where many keys are deleted, or newer than the snapshot,
+/// there is little to show, and the process has others to serve.
+const LEAVES_PER_CHUNK_MAX: u32 = 32;
+
+/// How much of a walk to do at once. It may be less: a chunk also ends after a number of leaves,
+/// whatever they have shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk {
     /// At most so many entries.
     pub entries: u64,
     /// No further entry once so many bytes of keys and values were visited.
     pub bytes: usize,
+}
+
+/// What a walk shows of each entry, and to whom.
+pub(crate) enum Visit<'v> {
+    /// Key and value.
+    Values(&'v mut dyn FnMut(&[u8], &[u8])),
+    /// The key, and what is known of its value; large ones are not read.
+    Keys(&'v mut dyn FnMut(&[u8], &Meta)),
 }
 
 /// At what a walk looks.
@@ -70,12 +83,13 @@ pub(crate) fn walk(
     place: &mut Place,
     at: At,
     chunk: Chunk,
-    visit: &mut dyn FnMut(&[u8], &[u8]),
+    visit: &mut Visit<'_>,
 ) -> Result<Walked> {
     let mut walked = Walked::default();
     let mut large = Vec::new();
     let mut right: Option<BlockNo> = None;
-    while !place.done && walked.entries < chunk.entries && walked.bytes < chunk.bytes {
+    let mut leaves = 0;
+    while !place.done && !walked.fills(chunk) && leaves < LEAVES_PER_CHUNK_MAX {
         let leaf = match right.take() {
             Some(block) => tree.fetch(block)?.into_read(),
             None => tree.leaf_for_read(&place.key, place.stamp)?,
@@ -83,6 +97,7 @@ pub(crate) fn walk(
         if page_flags(&leaf) & flags::GONE != 0 {
             continue;
         }
+        leaves += 1;
         match walk_leaf(&leaf, place, at, chunk, &mut walked, visit) {
             Left::ToRight(block) => right = Some(block),
             Left::Stopped => {}
@@ -90,14 +105,26 @@ pub(crate) fn walk(
                 drop(leaf);
                 large.clear();
                 overflow::read(tree, &stub, &mut large)?;
-                visit(&place.key, &large);
-                walked.entries += 1;
-                walked.bytes += place.key.len() + large.len();
+                if let Visit::Values(visit) = visit {
+                    visit(&place.key, &large);
+                }
+                walked.add(&place.key, large.len());
                 place.stamp = Lsn::ZERO;
             }
         }
     }
     Ok(walked)
+}
+
+impl Walked {
+    fn add(&mut self, key: &[u8], value_bytes: usize) {
+        self.entries += 1;
+        self.bytes += key.len() + value_bytes;
+    }
+
+    fn fills(&self, chunk: Chunk) -> bool {
+        self.entries >= chunk.entries || self.bytes >= chunk.bytes
+    }
 }
 
 fn walk_leaf(
@@ -106,7 +133,7 @@ fn walk_leaf(
     at: At,
     chunk: Chunk,
     walked: &mut Walked,
-    visit: &mut dyn FnMut(&[u8], &[u8]),
+    visit: &mut Visit<'_>,
 ) -> Left {
     let node = NodeRef::new(leaf);
     // The key that was shown, or found deleted, last: its older versions are passed by.
@@ -125,22 +152,25 @@ fn walk_leaf(
         if entry.stamp > at.lsn {
             continue;
         }
-        if walked.entries >= chunk.entries || walked.bytes >= chunk.bytes {
+        if walked.fills(chunk) {
             place.move_to(entry.key, Lsn::MAX);
             return Left::Stopped;
         }
         walked.told = walked.told.max(entry.stamp);
-        match seen(&entry, || at.now_ms) {
-            Seen::Inline(value, _) => {
+        match (seen(&entry, || at.now_ms), &mut *visit) {
+            (Seen::Inline(value, _), Visit::Values(visit)) => {
                 visit(entry.key, value);
-                walked.entries += 1;
-                walked.bytes += entry.key.len() + value.len();
+                walked.add(entry.key, value.len());
             }
-            Seen::Large(stub, _) => {
+            (Seen::Large(stub, _), Visit::Values(_)) => {
                 place.move_to(entry.key, entry.stamp);
                 return Left::AtLarge(stub);
             }
-            _ => {}
+            (Seen::Inline(_, meta) | Seen::Large(_, meta), Visit::Keys(visit)) => {
+                visit(entry.key, &meta);
+                walked.add(entry.key, 0);
+            }
+            (Seen::Deleted(_) | Seen::Nothing | Seen::Beyond, _) => {}
         }
         decided = Some(entry.key);
     }

@@ -1,0 +1,148 @@
+//! Walks through ranges: what they cost, and that they yield where there is little to show.
+
+mod support;
+
+use rd_base::Role;
+use rd_base::counters::Counter;
+use rd_engine::{Chunk, Engine, View};
+use rd_store::{SlotNo, Store};
+use rd_sys::clock::Clock;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use support::{DB0, Rig};
+
+const ALL: Chunk = Chunk {
+    entries: u64::MAX,
+    bytes: usize::MAX,
+};
+
+fn set(rig: &Rig, engine: &mut Engine, key: &[u8], value: &[u8], expiry_ms: Option<u64>) {
+    rig.run(|| engine.write(DB0, &[key], &mut |access| access.put(0, value, expiry_ms)));
+}
+
+fn key_of(number: u32) -> Vec<u8> {
+    format!("key{number:06}").into_bytes()
+}
+
+#[test]
+fn counting_reads_no_value() {
+    let rig = Rig::new(4096, 4 << 20);
+    let mut engine = rig.engine(0);
+    let value = vec![3; 300_000];
+    for number in 0..50 {
+        set(&rig, &mut engine, &key_of(number), &value, None);
+    }
+    set(&rig, &mut engine, &key_of(50), b"small", None);
+    rig.flush();
+    let mut cursor = engine
+        .range(DB0, b"", None, u64::MAX, View::Durable)
+        .expect("a cursor");
+    let mut again = cursor.clone();
+    let fetched = |rig: &Rig| {
+        rig.shared.stats.get(Counter::BufferHits) + rig.shared.stats.get(Counter::PagesRead)
+    };
+    let before = fetched(&rig);
+    let mut seen = Vec::new();
+    while engine
+        .range_next_keys(&mut cursor, ALL, &mut |key, meta| {
+            seen.push((key.to_vec(), meta.bytes));
+        })
+        .expect("a chunk")
+    {}
+    let pages = fetched(&rig) - before;
+    assert!(pages < 10, "{pages} pages looked at");
+    assert_eq!(seen.len(), 51);
+    assert_eq!(seen[7], (key_of(7), value.len()));
+    assert_eq!(seen[50], (key_of(50), 5));
+    // The copy has not moved, and sees the same.
+    let mut values = 0;
+    while engine
+        .range_next(&mut again, ALL, &mut |key, value| {
+            assert_eq!((key, value.len()), (&seen[values].0[..], seen[values].1));
+            values += 1;
+        })
+        .expect("a chunk")
+    {}
+    assert_eq!(values, seen.len());
+}
+
+#[test]
+fn a_walk_over_deleted_keys_yields() {
+    let rig = Rig::new(4096, 16 << 20);
+    let mut engine = rig.engine(0);
+    // Who holds this sees what was deleted: the tombstones stay.
+    let mut snapshot = None;
+    for round in 0..2 {
+        for batch in 0..1000 {
+            let keys: Vec<Vec<u8>> = (0..100).map(|key| key_of(batch * 100 + key)).collect();
+            let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+            rig.run(|| {
+                engine.write(DB0, &keys, &mut |access| {
+                    for index in 0..access.len() {
+                        match round {
+                            0 => access.put(index, b"", None)?,
+                            _ => drop(access.delete(index)?),
+                        }
+                    }
+                    Ok(())
+                })
+            });
+        }
+        rig.flush();
+        if round == 0 {
+            snapshot = Some(engine.snapshot().expect("few are held"));
+        }
+    }
+    set(&rig, &mut engine, b"last", b"value", None);
+    rig.flush();
+    let chunk = Chunk {
+        entries: 512,
+        bytes: usize::MAX,
+    };
+    let mut cursor = engine
+        .range(DB0, b"", None, u64::MAX, View::Durable)
+        .expect("a cursor");
+    let (mut turns, mut seen) = (1, Vec::new());
+    while engine
+        .range_next(&mut cursor, chunk, &mut |key, _| seen.push(key.to_vec()))
+        .expect("a chunk")
+    {
+        turns += 1;
+    }
+    assert!(turns >= 10, "{turns} turns");
+    assert_eq!(seen, [b"last"]);
+    drop(snapshot);
+}
+
+#[test]
+fn a_walk_sees_one_time_of_day() {
+    let rig = Rig::new(512, 4 << 20);
+    let (clock, time_ns) = Clock::manual(1_000_000_000);
+    let slot = SlotNo::of(Role::Backend(0)).expect("a slot");
+    let (shared, storage) = (Arc::clone(&rig.shared), Arc::clone(&rig.storage));
+    let store = Store::new(
+        shared,
+        storage,
+        clock.clone(),
+        slot,
+        Arc::clone(&rig.config),
+    );
+    let mut engine = Engine::open(store);
+    let expiry = clock.wall_us() / 1000 + 200;
+    for number in 0..10 {
+        set(&rig, &mut engine, &key_of(number), b"value", Some(expiry));
+    }
+    rig.flush();
+    let mut cursor = engine
+        .range(DB0, b"", None, u64::MAX, View::Durable)
+        .expect("a cursor");
+    time_ns.fetch_add(1_000_000_000, Ordering::SeqCst);
+    let mut count = 0;
+    while engine
+        .range_next(&mut cursor, ALL, &mut |_, _| count += 1)
+        .expect("a chunk")
+    {}
+    assert_eq!(count, 10, "those that were there when it began");
+    let read = engine.get(DB0, &key_of(3), View::Durable, |value| value.is_some());
+    assert!(!read.expect("a read").result, "its time has come");
+}
