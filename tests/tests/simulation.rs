@@ -10,7 +10,7 @@
 use rd_base::{Config, Lsn, Role};
 use rd_checkpointer::{Checkpointer, Workers};
 use rd_engine::init::{InitOptions, init_storage};
-use rd_engine::recovery::{Recovered, Watcher, recover};
+use rd_engine::recovery::{Recovered, RecoveryError, Watcher, recover};
 use rd_engine::verify::{LivePages, verify};
 use rd_engine::{Chunk, Engine, EngineError, NamespaceId, ParkReason, View};
 use rd_format::catalog::CATALOG_FILE;
@@ -118,8 +118,19 @@ fn new_disk(seed: u64) -> SimStorage {
 }
 
 impl World {
-    /// Starts the server on what is on disk.
+    /// Starts the server on what is on disk. The log may recede under it, if a failed sync has left
+    /// some of it in the cache only; then it is started again, as its message says.
     fn start(disk: &SimStorage) -> (World, Recovered) {
+        for _ in 0..100 {
+            if let Some(started) = World::try_start(disk) {
+                return started;
+            }
+        }
+        panic!("the log recedes for ever");
+    }
+
+    /// One start; none if the log receded.
+    fn try_start(disk: &SimStorage) -> Option<(World, Recovered)> {
         let storage: Arc<dyn Storage> = Arc::new(disk.clone());
         let config = Arc::new(config());
         let sizes = Sizes {
@@ -138,7 +149,7 @@ impl World {
         let relations = Arc::new(RelationFiles::writer(Arc::clone(&storage)));
         let workers = Workers::in_place(&own, &relations);
         let mut checkpointer = Checkpointer::new(own, relations, workers);
-        let recovered = recover_beside(&store(Role::Startup), &mut checkpointer);
+        let recovered = recover_beside(&store(Role::Startup), &mut checkpointer)?;
         shared.set_phase(rd_store::shared::Phase::Running);
         let world = World {
             engine: Engine::open(store(Role::Backend(0))),
@@ -148,7 +159,7 @@ impl World {
             shared,
             time_ns,
         };
-        (world, recovered)
+        Some((world, recovered))
     }
 
     /// Holds everything against what it should be.
@@ -287,9 +298,9 @@ impl World {
     }
 }
 
-/// Recovery, with the checkpointer beside it. If the checkpointer dies, nobody will end what startup
-/// waits for: its thread is left behind.
-fn recover_beside(store: &Store, checkpointer: &mut Checkpointer) -> Recovered {
+/// Recovery, with the checkpointer beside it; none if the log receded. If the checkpointer dies,
+/// nobody will end what startup waits for: its thread is left behind.
+fn recover_beside(store: &Store, checkpointer: &mut Checkpointer) -> Option<Recovered> {
     let startup = {
         let store = store.clone();
         std::thread::spawn(move || catch_panics(|| recover(&store, &mut Unwatched)))
@@ -302,7 +313,8 @@ fn recover_beside(store: &Store, checkpointer: &mut Checkpointer) -> Recovered {
         .join()
         .expect("startup ends by an error, or by a PANIC");
     match recovered {
-        Ok(Ok(recovered)) => recovered,
+        Ok(Ok(recovered)) => Some(recovered),
+        Ok(Err(RecoveryError::LogReceded { .. })) => None,
         // Startup ends, and the server with it.
         Ok(Err(error)) if error.to_string().contains("could not sync") => {
             panic_abort(&error.to_string())

@@ -97,6 +97,19 @@ pub enum RecoveryError {
         /// What is wrong.
         error: RecordError,
     },
+    /// Redo did not come to the end of the log that was found before it.
+    #[error(
+        "the write-ahead log was found to end at {end}, and now it can be read up to {reached} only: \
+         the rest was in the system's cache and never on disk, as a failed sync leaves it; start the \
+         server again, and it takes the log as it is now (if the rest was acknowledged, that start \
+         says so and stops)"
+    )]
+    LogReceded {
+        /// Where the log was found to end.
+        end: Lsn,
+        /// The end of the last record that could be read again.
+        reached: Lsn,
+    },
     /// There is no room on disk to bring a file to the length that the log asks for.
     #[error("{0}; make room and start again")]
     Growth(#[from] GrowthError),

@@ -11,7 +11,8 @@
 //!    ([`DoubleWrite::repair`]). Hold the files' headers against `pg_control` (`files.rs`).
 //! 5. Find the end of the log. Damage below the highest LSN that is known to have been durable
 //!    stops the start; a torn tail ends the log. Write the tail that is not proved durable again.
-//! 6. Hand `pg_control` over to the checkpointer, and redo (`redo.rs`).
+//! 6. Hand `pg_control` over to the checkpointer, and redo (`redo.rs`). That redo comes to the end
+//!    found in step 5 proves that what was written again is what was found.
 //! 7. Take the log up at its end and read the namespaces from the catalog.
 //!
 //! Invariants:
@@ -33,7 +34,7 @@ use rd_base::{Lsn, StartCount};
 use rd_format::control::{ControlFile, DbState, PROTECTION_DOUBLE_WRITE};
 use rd_store::Store;
 use rd_store::checkpoint::{Flags, Handover};
-use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
+use rd_store::control_file::ControlStore;
 use rd_store::doublewrite::DoubleWrite;
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
@@ -77,16 +78,8 @@ pub struct RedoSummary {
 /// Says what is damaged, where, and what to look at it with. Nothing has been changed then but by
 /// steps that another start repeats.
 pub fn recover(store: &Store, watcher: &mut dyn Watcher) -> Result<Recovered, RecoveryError> {
-    let chosen = control_file::read(&*store.storage)?;
-    if let Err(error) = &chosen.other {
-        log::warn!(
-            "slot {} of \"{CONTROL_PATH}\" cannot be read: {error}; going on with slot {}",
-            1 - chosen.slot,
-            chosen.slot,
-        );
-    }
     let slots = ControlStore::open(&*store.storage)?;
-    match chosen.control.state {
+    match slots.newest().state {
         DbState::ShutDown => open_clean(store, slots),
         _ => open_crashed(store, slots, watcher),
     }

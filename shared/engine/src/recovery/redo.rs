@@ -3,6 +3,10 @@
 //! A page's first record in any role carries the whole page, so that what is on disk (zeros, a
 //! short file, a torn page) does not matter; every other record needs the page as it was. There is
 //! no undo: what is in the log was committed.
+//!
+//! Redo reads the log a second time, and by then what the first reading found may be gone: pages
+//! that a failed sync left in the kernel's cache only, and that the kernel let go of before they
+//! were written again. So it counts as done only when it has come to the very end that was found.
 
 use super::{RecoveryError, RedoSummary, Watcher};
 use crate::apply;
@@ -43,12 +47,14 @@ pub(super) fn redo(
     store.shared.set_redo_progress(progress);
     let (mut told_ns, mut logged_ns) = (started_ns, started_ns);
     let log_every_ns = store.config.log_startup_progress_interval().as_nanos() as u64;
+    let mut reached = reader.lsn();
     while let Some(record) = reader.next()? {
         if record.end > end.lsn {
             break;
         }
         fault::point(Fault::RecoveryRecord)?;
         redo.record(&record)?;
+        reached = record.end;
         if redo.summary.records.is_multiple_of(RECORDS_PER_LOOK) {
             if watcher.must_stop() {
                 return Err(RecoveryError::Stopped);
@@ -65,6 +71,12 @@ pub(super) fn redo(
                 log_progress(&progress, now_ns - started_ns);
             }
         }
+    }
+    if reached != end.lsn {
+        return Err(RecoveryError::LogReceded {
+            end: end.lsn,
+            reached,
+        });
     }
     progress.at = end.lsn.get();
     store.shared.set_redo_progress(progress);
@@ -158,5 +170,83 @@ impl Redo<'_> {
         })?;
         self.summary.pages_changed += 1;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::init::{InitOptions, init_storage};
+    use rd_base::{Config, Role, StartCount, Timeline};
+    use rd_format::wal_record::RecordError;
+    use rd_store::wal::read::EndReason;
+    use rd_store::wal::segments;
+    use rd_store::{Shared, Sizes, SlotNo};
+    use rd_sys::clock::Clock;
+    use rd_sys::simdisk::SimStorage;
+    use rd_sys::storage::Storage;
+
+    const SEGMENT_BYTES: u64 = 1 << 20;
+
+    struct Unwatched;
+
+    impl Watcher for Unwatched {
+        fn progress(&mut self) {}
+        fn must_stop(&mut self) -> bool {
+            false
+        }
+    }
+
+    /// The startup process of a server that was just made.
+    fn startup() -> Store {
+        let storage: Arc<dyn Storage> = Arc::new(SimStorage::new(1));
+        let config = Config::from_pairs(&[("double_write_size", "8MB")]).expect("valid");
+        let config = config.with_wal_segment_size(SEGMENT_BYTES).expect("valid");
+        let options = InitOptions {
+            config: &config,
+            system_identifier: 99,
+            now_us: 1,
+        };
+        init_storage(&storage, &options, &mut |_| {}).expect("an empty disk");
+        let sizes = Sizes {
+            frames: 16,
+            wal_ring_bytes: 64 << 10,
+            wal_segment_bytes: SEGMENT_BYTES,
+        };
+        let shared = Shared::anonymous(sizes).expect("memory");
+        let slot = SlotNo::of(Role::Startup).expect("a slot");
+        Store::new(shared, storage, Clock::manual(1).0, slot, Arc::new(config))
+    }
+
+    fn redo_to(store: &Store, end: Lsn) -> Result<RedoSummary, RecoveryError> {
+        let first = segments::first_lsn(SEGMENT_BYTES);
+        let from = ReadFrom {
+            lsn: first,
+            timeline: Timeline::new(1),
+            segment_bytes: SEGMENT_BYTES,
+            system_id: 99,
+            start_count: StartCount::new(0),
+        };
+        let end = LogEnd {
+            lsn: end,
+            reason: EndReason::Record(RecordError::Zero),
+            at: end,
+            file: String::new(),
+            start_count: StartCount::new(1),
+            durable_seen: first,
+            durable_seen_at: first,
+        };
+        redo(store, from, &end, &mut Unwatched)
+    }
+
+    #[test]
+    fn a_log_that_is_shorter_than_it_was_found_stops_the_start() {
+        let (store, first) = (startup(), segments::first_lsn(SEGMENT_BYTES));
+        assert_eq!(redo_to(&store, first).expect("done").records, 0);
+        let found = Lsn::new(first.get() + 400);
+        let error = redo_to(&store, found).expect_err("nothing is there");
+        let text = error.to_string();
+        assert!(text.contains(&found.to_string()), "{text}");
+        assert!(text.contains(&first.to_string()), "{text}");
     }
 }
