@@ -1,9 +1,12 @@
-//! `global/pg_control` on the disk: read at start, written by the checkpointer alone.
+//! `global/pg_control` on the disk: written by startup until it hands over, and by the checkpointer
+//! alone from then on.
 //!
 //! Invariants:
 //! - The slot that is overwritten is never the newest valid one, so a write that is torn costs
 //!   nothing.
-//! - What [`ControlStore`] says was read from the file or synced into it.
+//! - The newest one is on disk before the other is touched, whatever became of its writer: what a
+//!   start reads may be in the kernel's cache only (a process died, or a sync failed, before it was
+//!   synced), and then a power cut could tear both. So [`ControlStore::open`] writes it once more.
 
 use rd_base::Lsn;
 use rd_format::control::{self, Chosen, ControlError, ControlFile, SLOT_BYTES};
@@ -39,10 +42,12 @@ pub enum ControlFileError {
 /// # Errors
 /// When the file cannot be read, or neither slot is valid.
 pub fn read(storage: &dyn Storage) -> Result<Chosen, ControlFileError> {
-    read_from(&*storage.open(CONTROL_PATH, OpenMode::Read)?)
+    let (chosen, _) = read_from(&*storage.open(CONTROL_PATH, OpenMode::Read)?)?;
+    Ok(chosen)
 }
 
-fn read_from(file: &dyn StorageFile) -> Result<Chosen, ControlFileError> {
+/// What was chosen, and the bytes of its slot that mean something.
+fn read_from(file: &dyn StorageFile) -> Result<(Chosen, Vec<u8>), ControlFileError> {
     let mut slots = [vec![0; SLOT_BYTES], vec![0; SLOT_BYTES]];
     for (index, slot) in slots.iter_mut().enumerate() {
         let read = file.read_at(slot, (index * SLOT_BYTES) as u64)?;
@@ -53,7 +58,9 @@ fn read_from(file: &dyn StorageFile) -> Result<Chosen, ControlFileError> {
         .control
         .compatible()
         .map_err(ControlFileError::Incompatible)?;
-    Ok(chosen)
+    let mut bytes = std::mem::take(&mut slots[chosen.slot]);
+    bytes.truncate(chosen.control.encode().len());
+    Ok((chosen, bytes))
 }
 
 /// Makes the file, with `control` in both slots; for `rd_initdb`.
@@ -82,13 +89,19 @@ pub struct ControlStore {
 }
 
 impl ControlStore {
-    /// Opens the file to be written. A slot that is not valid is reported in the log.
+    /// Opens the file to be written, and makes its newest slot durable, by writing the bytes that
+    /// are in it. If they are on disk, no tear can change them; if they are not, the other slot is,
+    /// because it was synced before the newest was written. A slot that is not valid is reported
+    /// in the log.
     ///
     /// # Errors
-    /// When it cannot be opened, or neither slot is valid.
+    /// When it cannot be opened, or neither slot is valid; or when the newest cannot be written or
+    /// synced: then the caller ends the process.
     pub fn open(storage: &dyn Storage) -> Result<ControlStore, ControlFileError> {
         let file = storage.open(CONTROL_PATH, OpenMode::ReadWrite)?;
-        let chosen = read_from(&*file)?;
+        let (chosen, bytes) = read_from(&*file)?;
+        file.write_all_at(&bytes, (chosen.slot * SLOT_BYTES) as u64)?;
+        file.sync_data()?;
         let other = chosen.other.map_err(|error| {
             let slot = 1 - chosen.slot;
             log::warn!(
@@ -169,6 +182,8 @@ impl ControlStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rd_base::FileNo;
+    use rd_format::control::FileRow;
     use rd_sys::simdisk::SimStorage;
 
     fn disk(seed: u64) -> SimStorage {
@@ -235,6 +250,52 @@ mod tests {
                 assert!(store.slots_agree());
             }
         }
+    }
+
+    /// The server is killed between the write of a slot and its sync, and the power fails while the
+    /// next start writes.
+    #[test]
+    fn a_slot_that_was_never_synced_is_not_built_on() {
+        // So many rows that a slot takes several sectors, which tear.
+        let with_rows = |store: &ControlStore, number| {
+            let row = |file| FileRow {
+                file: FileNo::new(file),
+                checkpoint_count: number,
+                scn: Lsn::new(1 << 24),
+                stop_scn: Lsn::ZERO,
+                key_count: 7,
+                blocks: 128,
+            };
+            ControlFile {
+                files: (1..=20).map(row).collect(),
+                ..numbered(store, number)
+            }
+        };
+        let mut cut_off = 0;
+        for seed in 0..300 {
+            let storage = disk(seed);
+            let mut store = ControlStore::open(&storage).expect("valid");
+            let next = with_rows(&store, 1);
+            store.write_both(next, 1).expect("a good disk");
+            storage.crash_at(Some(storage.io_count() + 2));
+            let next = with_rows(&store, 2);
+            store
+                .write(next, 2)
+                .expect_err("the sync does not come through");
+            storage.kill(seed);
+
+            storage.crash_at(Some(storage.io_count() + 1 + seed % 6));
+            let start = || -> Result<(), ControlFileError> {
+                let mut store = ControlStore::open(&storage)?;
+                let next = with_rows(&store, 3);
+                Ok(store.write_both(next, 3)?)
+            };
+            cut_off += u32::from(start().is_err());
+            storage.crash(seed);
+            let chosen = read(&storage).expect("one slot is always valid");
+            assert!(chosen.control.checkpoint_count >= 1);
+        }
+        assert_eq!(cut_off, 300, "starts that were cut off");
     }
 
     #[test]
