@@ -6,7 +6,8 @@
 //! - F3 writes all that is in the ring, whole pages from the start of the page that holds the
 //!   written position, each header stamped with the durable LSN, and gives the ring's room back;
 //! - F4 syncs every segment between durable LSN and target, and publishes the target as durable.
-//!   If nothing new is complete (a record larger than the ring is under way), it does not sync;
+//!   If nothing new is complete (a record larger than the ring is under way), it does not sync,
+//!   but for a segment that it has written and closes;
 //! - F5 lets go of the latch, wakes those who waited, fences, and looks for requests again: the
 //!   next flush goes to a backend that sleeps and waits for it, or to the walwriter.
 //!
@@ -87,6 +88,8 @@ struct OpenSegment {
     number: u64,
     mode: OpenMode,
     file: Arc<dyn StorageFile>,
+    /// Written through this descriptor since it was last synced.
+    is_unsynced: bool,
 }
 
 impl Flusher {
@@ -367,17 +370,14 @@ impl Flusher {
         if let Err(error) = written {
             self.give_up("write", number, &error);
         }
+        self.note(&file, !self.syncs_by_write());
         self.add(Counter::WalWrites, 1);
         self.add(Counter::WalWriteBytes, bytes.len() as u64);
     }
 
     /// F4: `unsynced` says that bytes before this round's were written without a sync.
     fn sync(&mut self, durable: Lsn, target: Lsn, unsynced: bool) {
-        let by_write = matches!(
-            self.mode(),
-            OpenMode::ReadWriteSync | OpenMode::ReadWriteSyncData
-        );
-        if by_write && !unsynced {
+        if self.syncs_by_write() && !unsynced {
             return;
         }
         let began_ns = monotonic_ns();
@@ -385,16 +385,29 @@ impl Flusher {
         let last = wal_page::segment_of(Lsn::new(target.get() - 1), bytes);
         for number in wal_page::segment_of(durable, bytes)..=last {
             let file = self.segment(number);
-            let synced = fault::point(Fault::WalSync).and_then(|()| match self.method {
-                WalSyncMethod::Fsync => file.sync_all(),
-                _ => file.sync_data(),
-            });
-            if let Err(error) = synced {
-                self.give_up("sync", number, &error);
-            }
-            self.add(Counter::WalSyncs, 1);
+            self.sync_file(number, &file);
+            self.note(&file, false);
         }
         self.add(Counter::WalSyncMicros, (monotonic_ns() - began_ns) / 1000);
+    }
+
+    fn sync_file(&self, number: u64, file: &Arc<dyn StorageFile>) {
+        let synced = fault::point(Fault::WalSync).and_then(|()| match self.method {
+            WalSyncMethod::Fsync => file.sync_all(),
+            _ => file.sync_data(),
+        });
+        if let Err(error) = synced {
+            self.give_up("sync", number, &error);
+        }
+        self.add(Counter::WalSyncs, 1);
+    }
+
+    /// Notes whether the open segment with this descriptor has something to sync.
+    fn note(&mut self, file: &Arc<dyn StorageFile>, is_unsynced: bool) {
+        let is_it = |open: &&mut OpenSegment| Arc::ptr_eq(&open.file, file);
+        if let Some(open) = self.open.iter_mut().find(is_it) {
+            open.is_unsynced = is_unsynced;
+        }
     }
 
     /// An idle flusher writes the header of the last page again if it has an older durable LSN, so
@@ -453,8 +466,16 @@ impl Flusher {
         }
     }
 
+    fn syncs_by_write(&self) -> bool {
+        matches!(
+            self.mode(),
+            OpenMode::ReadWriteSync | OpenMode::ReadWriteSyncData
+        )
+    }
+
     /// The segment's file, opened as the method asks. Two are kept open: around its end a segment
-    /// and the next one alternate.
+    /// and the next one alternate. One that was written and not synced is synced before it is
+    /// closed: what the system could not write of it might else be told to nobody.
     fn segment(&mut self, number: u64) -> Arc<dyn StorageFile> {
         let mode = self.mode();
         let same = |open: &OpenSegment| open.number == number && open.mode == mode;
@@ -467,12 +488,16 @@ impl Flusher {
             Err(error) => self.give_up("open", number, &error),
         };
         if self.open.len() == 2 {
-            self.open.remove(0);
+            let oldest = self.open.remove(0);
+            if oldest.is_unsynced {
+                self.sync_file(oldest.number, &oldest.file);
+            }
         }
         self.open.push(OpenSegment {
             number,
             mode,
             file: Arc::clone(&file),
+            is_unsynced: false,
         });
         file
     }

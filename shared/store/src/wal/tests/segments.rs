@@ -3,7 +3,10 @@
 use super::*;
 use crate::wal::credit::SEGMENT_RESERVE_BYTES;
 use crate::wal::segments::{Retired, Step, recycle_limit};
-use rd_sys::storage::Storage;
+use rd_sys::storage::{OpenMode, Storage, StorageFile};
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 const SEGMENT_PAGES: u64 = 64;
 
@@ -38,10 +41,7 @@ fn segments_are_made_ahead_whole_and_durable() {
     assert_eq!(numbers(&rig), [1, 2, 3, 4], "their names survive");
     for number in numbers(&rig) {
         let path = files::path(TIMELINE, number, bytes);
-        let file = rig
-            .disk
-            .open(&path, rd_sys::storage::OpenMode::Read)
-            .expect("it is there");
+        let file = rig.disk.open(&path, OpenMode::Read).expect("it is there");
         assert_eq!(file.len().expect("a good disk"), bytes);
     }
 }
@@ -247,4 +247,116 @@ fn the_first_log_is_durable_when_made() {
         files::create(&disk, TIMELINE, 64 * PAGE).is_err(),
         "there is one"
     );
+}
+
+/// A disk of which a file's last descriptor takes along what was not synced: the system writes it
+/// later, may fail, and forgets that it did.
+struct Forgetful {
+    disk: Arc<dyn Storage>,
+    /// Paths of files that were closed before they were synced.
+    forgotten: Arc<Mutex<Vec<String>>>,
+}
+
+struct ForgetfulFile {
+    file: Arc<dyn StorageFile>,
+    path: String,
+    is_unsynced: AtomicBool,
+    forgotten: Arc<Mutex<Vec<String>>>,
+}
+
+impl Drop for ForgetfulFile {
+    fn drop(&mut self) {
+        if self.is_unsynced.load(Ordering::SeqCst) {
+            let mut forgotten = self.forgotten.lock().expect("nobody panics with it");
+            forgotten.push(self.path.clone());
+        }
+    }
+}
+
+impl Storage for Forgetful {
+    fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(Arc::new(ForgetfulFile {
+            file: self.disk.open(path, mode)?,
+            path: path.to_owned(),
+            is_unsynced: AtomicBool::new(false),
+            forgotten: Arc::clone(&self.forgotten),
+        }))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &str) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk.create_dir(dir)
+    }
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+    fn exists(&self, path: &str) -> io::Result<bool> {
+        self.disk.exists(path)
+    }
+}
+
+impl StorageFile for ForgetfulFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.is_unsynced.store(true, Ordering::SeqCst);
+        self.file.write_all_at(bytes, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.is_unsynced.store(false, Ordering::SeqCst);
+        self.file.sync_data()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.allocate(offset, len)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.file.truncate(len)
+    }
+    fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.start_writeback(offset, len)
+    }
+}
+
+#[test]
+fn a_segment_is_synced_before_its_writer_closes_it() {
+    let rig = Rig::new(32, 2);
+    let forgotten = Arc::new(Mutex::new(Vec::new()));
+    let disk = Forgetful {
+        disk: storage(&rig.disk),
+        forgotten: Arc::clone(&forgotten),
+    };
+    let mut flusher = Flusher::new(
+        rig.wal.clone(),
+        Arc::new(disk),
+        rig.stats.clone(),
+        walwriter(),
+        WalSyncMethod::Fdatasync,
+    );
+    let ahead = SEGMENT_RESERVE_BYTES + 40 * PAGE;
+    let mut preparer = Preparer::new(rig.wal.clone(), storage(&rig.disk), ahead);
+    while preparer.step() == Step::Prepared {}
+    // One round writes more segments than the flusher keeps open.
+    let mut builder = RecordBuilder::new();
+    for id in 0..10 {
+        make_record(&mut builder, id, 8000);
+        rig.insert(backend(0), &mut builder);
+    }
+    flusher.flush_all();
+    assert_eq!(rig.wal.durable_lsn(), rig.wal.insert_lsn());
+    let forgotten = forgotten.lock().expect("nobody panics with it");
+    assert!(forgotten.is_empty(), "{forgotten:?}");
 }
