@@ -1,6 +1,7 @@
 //! From a request to its handler, and from the handler's outcome to the reply and what it waits
 //! for.
 
+use crate::commands::expiry::{self, Base, Unit};
 use crate::commands::{Call, admin, config, connection, info, keys, ranges, strings};
 use crate::output::Output;
 use crate::server::Server;
@@ -154,6 +155,15 @@ fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::Decrby => strings::decrby(call),
         CommandId::Del | CommandId::Unlink => keys::del(call),
         CommandId::Exists => keys::exists(call),
+        CommandId::Expire => expiry::expire(call, Unit::Seconds, Base::Now, "expire"),
+        CommandId::Pexpire => expiry::expire(call, Unit::Millis, Base::Now, "pexpire"),
+        CommandId::Expireat => expiry::expire(call, Unit::Seconds, Base::Epoch, "expireat"),
+        CommandId::Pexpireat => expiry::expire(call, Unit::Millis, Base::Epoch, "pexpireat"),
+        CommandId::Ttl => expiry::ttl(call, Unit::Seconds, Base::Now),
+        CommandId::Pttl => expiry::ttl(call, Unit::Millis, Base::Now),
+        CommandId::Expiretime => expiry::ttl(call, Unit::Seconds, Base::Epoch),
+        CommandId::Pexpiretime => expiry::ttl(call, Unit::Millis, Base::Epoch),
+        CommandId::Persist => expiry::persist(call),
         CommandId::Range => ranges::range(call),
         CommandId::Dbsize => keys::dbsize(call),
         CommandId::Flushdb | CommandId::Flushall => keys::flush(call),

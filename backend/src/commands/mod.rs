@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod config;
 pub mod connection;
+pub mod expiry;
 pub mod info;
 pub mod keys;
 pub mod ranges;
@@ -16,7 +17,7 @@ use crate::server::Server;
 use crate::session::Session;
 use rd_base::Lsn;
 use rd_base::counters::Counter;
-use rd_engine::{Committed, NamespaceId};
+use rd_engine::{Committed, EngineError, Meta, NamespaceId, Program, Value};
 use rd_wire::{Args, ReplyWriter};
 
 /// One request on its way through a handler.
@@ -75,5 +76,59 @@ impl<'a> Call<'a> {
     pub fn after<R>(&mut self, committed: Committed<R>) -> R {
         self.depends_on(committed.lsn.max(committed.depends_on));
         committed.result
+    }
+
+    /// Wall clock, in milliseconds since 1970.
+    pub fn now_ms(&self) -> u64 {
+        self.server.wall_us() / 1000
+    }
+
+    /// Runs `program` on `keys` of the session's namespace, as one commit; the reply shows what
+    /// came of it.
+    ///
+    /// # Errors
+    /// Nothing of it has happened then.
+    pub fn write<R>(
+        &mut self,
+        keys: &[&[u8]],
+        program: &mut Program<'_, R>,
+    ) -> Result<R, EngineError> {
+        let namespace = self.namespace();
+        let committed = self.server.engine.write(namespace, keys, program)?;
+        Ok(self.after(committed))
+    }
+
+    /// Reads a key; `answer` is called once, with its value or none. The reply shows it.
+    ///
+    /// # Errors
+    /// When a page cannot be read.
+    pub fn read<R>(
+        &mut self,
+        key: &[u8],
+        answer: impl FnOnce(Option<Value<'_>>) -> R,
+    ) -> Result<R, EngineError> {
+        let view = self.server.view(self.session);
+        let namespace = self.namespace();
+        let mut is_there = false;
+        let read = self.server.engine.get(namespace, key, view, |value| {
+            is_there = value.is_some();
+            answer(value)
+        })?;
+        self.count_lookup(is_there);
+        self.depends_on(read.depends_on);
+        Ok(read.result)
+    }
+
+    /// What is known of a key beside its bytes; none if it is not there. The reply shows it.
+    ///
+    /// # Errors
+    /// When a page cannot be read.
+    pub fn meta(&mut self, key: &[u8]) -> Result<Option<Meta>, EngineError> {
+        let view = self.server.view(self.session);
+        let namespace = self.namespace();
+        let read = self.server.engine.meta(namespace, key, view)?;
+        self.count_lookup(read.result.is_some());
+        self.depends_on(read.depends_on);
+        Ok(read.result)
     }
 }

@@ -1,9 +1,9 @@
 //! Strings: SET, GET and their kin.
 
 use super::Call;
+use super::expiry::{When, expiry_of, put_until};
 use crate::dispatch::{Flow, Outcome};
 use rd_base::counters::Counter;
-use rd_engine::Access;
 use rd_wire::num::{Decimal, is_word, parse_i64};
 use rd_wire::{ReplyWriter, texts};
 
@@ -57,21 +57,34 @@ pub fn mget(call: &mut Call<'_>) -> Outcome {
 
 /// What SET's words ask for.
 #[derive(Clone, Copy, Default)]
-struct SetOptions {
+struct SetOptions<'a> {
     only_if_absent: bool,
     only_if_present: bool,
     get: bool,
+    keep_ttl: bool,
+    when: Option<When<'a>>,
 }
 
-fn set_options(call: &Call<'_>) -> Result<SetOptions, &'static str> {
+fn set_options<'a>(call: &Call<'a>) -> Result<SetOptions<'a>, &'static str> {
     let mut options = SetOptions::default();
-    for word in call.args.skip(3).iter() {
+    let mut at = 3;
+    while let Some(word) = call.args.get(at) {
+        at += 1;
         if is_word(word, "NX") && !options.only_if_present {
             options.only_if_absent = true;
         } else if is_word(word, "XX") && !options.only_if_absent {
             options.only_if_present = true;
         } else if is_word(word, "GET") {
             options.get = true;
+        } else if is_word(word, "KEEPTTL") && options.when.is_none() {
+            options.keep_ttl = true;
+        } else if let Some(when) = When::option(word, call.args.get(at))
+            && !options.keep_ttl
+            // The same word again stands for the earlier one, as in Redis.
+            && options.when.is_none_or(|old| (old.unit, old.base) == (when.unit, when.base))
+        {
+            options.when = Some(when);
+            at += 1;
         } else {
             return Err(texts::SYNTAX);
         }
@@ -79,34 +92,38 @@ fn set_options(call: &Call<'_>) -> Result<SetOptions, &'static str> {
     Ok(options)
 }
 
-/// SET key value [NX|XX] [GET].
+/// SET key value [NX|XX] [GET] [KEEPTTL|EX s|PX ms|EXAT s|PXAT ms].
 pub fn set(call: &mut Call<'_>) -> Outcome {
-    let (namespace, key, value) = (call.namespace(), call.arg(1), call.arg(2));
+    let (key, value) = (call.arg(1), call.arg(2));
     if call.args.len() == 3 {
-        let put = &mut |access: &mut Access<'_>| access.put(0, value, None);
-        let committed = call.server.engine.write(namespace, &[key], put)?;
-        call.after(committed);
+        call.write(&[key], &mut |access| access.put(0, value, None))?;
         call.reply().ok();
         return Ok(Flow::Done);
     }
     let options = set_options(call)?;
+    let expiry_ms = match options.when {
+        Some(when) => Some(when.at_ms(call.now_ms(), "set")?),
+        None => None,
+    };
     let sets_if = |is_there: bool| match is_there {
         true => !options.only_if_absent,
         false => !options.only_if_present,
     };
-    let committed = call.server.engine.write(namespace, &[key], &mut |access| {
+    let (old, is_set) = call.write(&[key], &mut |access| {
         let old = if options.get {
             access.newest(0)?.map(<[u8]>::to_vec)
         } else {
             None
         };
-        let is_there = access.meta(0)?.is_some();
-        if sets_if(is_there) {
-            access.put(0, value, None)?;
+        let there = access.meta(0)?;
+        let is_set = sets_if(there.is_some());
+        if is_set {
+            let kept = there.and_then(|meta| meta.expiry_ms);
+            let expiry_ms = if options.keep_ttl { kept } else { expiry_ms };
+            put_until(access, 0, value, expiry_ms)?;
         }
-        Ok((old, sets_if(is_there)))
+        Ok((old, is_set))
     })?;
-    let (old, is_set) = call.after(committed);
     match old {
         Some(old) => call.reply().bulk(&old),
         None if options.get || !is_set => call.reply().null(),
@@ -143,7 +160,8 @@ pub fn append(call: &mut Call<'_>) -> Outcome {
         joined.extend_from_slice(access.newest(0)?.unwrap_or(&[]));
         joined.extend_from_slice(tail);
         if joined.len() <= bytes_max {
-            access.put(0, &joined, None)?;
+            let expiry_ms = expiry_of(access, 0)?;
+            access.put(0, &joined, expiry_ms)?;
         }
         Ok(joined.len())
     })?;
@@ -188,7 +206,8 @@ fn add(call: &mut Call<'_>, increment: i64) -> Outcome {
         let Some(sum) = old.checked_add(increment) else {
             return Ok(Err(texts::OVERFLOW));
         };
-        access.put(0, Decimal::of(sum).as_bytes(), None)?;
+        let expiry_ms = expiry_of(access, 0)?;
+        access.put(0, Decimal::of(sum).as_bytes(), expiry_ms)?;
         Ok(Ok(sum))
     })?;
     let sum = call.after(committed)?;

@@ -28,3 +28,7 @@ pub const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or us
 /// CLIENT SETNAME, HELLO SETNAME.
 pub const BAD_CLIENT_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
+/// EXPIRE with NX and another condition.
+pub const EXPIRE_NX: &str = "ERR NX and XX, GT or LT options at the same time are not compatible";
+/// EXPIRE with both directions.
+pub const EXPIRE_GT_LT: &str = "ERR GT and LT options at the same time are not compatible";

@@ -62,19 +62,19 @@ fn info_line(row: &Reply) -> String {
     let row = row.as_slice().unwrap();
     assert_eq!(row.len(), 10);
     let number = |index: usize| row[index].as_int().unwrap();
-    let access = match row[8].as_slice().unwrap() {
-        [] => String::new(),
-        [spec] => {
-            let search = field(spec, "begin_search").unwrap();
-            assert_eq!(text(field(search, "type").unwrap()), "index");
-            let first = field(field(search, "spec").unwrap(), "index").unwrap();
-            assert_eq!(first.as_int(), Some(number(3)));
-            let find = field(field(spec, "find_keys").unwrap(), "spec").unwrap();
-            assert_eq!(field(find, "keystep").unwrap().as_int(), Some(number(5)));
-            words(field(spec, "flags").unwrap())
-        }
-        more => panic!("several key specs: {more:?}"),
-    };
+    let specs = row[8].as_slice().unwrap();
+    for (index, spec) in specs.iter().enumerate() {
+        let search = field(spec, "begin_search").unwrap();
+        assert_eq!(text(field(search, "type").unwrap()), "index");
+        let first = field(field(search, "spec").unwrap(), "index").unwrap();
+        assert_eq!(first.as_int(), Some(number(3) + index as i64));
+        let find = field(field(spec, "find_keys").unwrap(), "spec").unwrap();
+        assert_eq!(field(find, "keystep").unwrap().as_int(), Some(number(5)));
+    }
+    let access = specs
+        .iter()
+        .map(|spec| words(field(spec, "flags").unwrap()));
+    let access = access.collect::<Vec<_>>().join(" | ");
     let places = [3, 4, 5].map(|index| number(index).to_string()).join(" ");
     let [flags, categories, tips] = [2, 6, 7].map(|index| words(&row[index]));
     format!(
@@ -184,7 +184,7 @@ fn docs_describe_arguments() {
         .unwrap()
         .as_slice()
         .unwrap();
-    let [key, value, condition, get] = arguments else {
+    let [key, value, condition, get, expiration] = arguments else {
         panic!("{arguments:?}")
     };
     assert_eq!(text(field(key, "type").unwrap()), "key");
@@ -195,6 +195,8 @@ fn docs_describe_arguments() {
     let xx = &field(condition, "arguments").unwrap().as_slice().unwrap()[1];
     assert_eq!(text(field(xx, "token").unwrap()), "XX");
     assert_eq!(text(field(get, "type").unwrap()), "pure-token");
+    let ex = &field(expiration, "arguments").unwrap().as_slice().unwrap()[0];
+    assert_eq!(text(field(ex, "token").unwrap()), "EX");
 }
 
 #[test]
@@ -412,7 +414,12 @@ fn help_lists_every_subcommand() {
 #[test]
 fn synopses_read_as_in_redis() {
     for (name, expected) in [
-        ("set", "SET key value [NX | XX] [GET]"),
+        (
+            "set",
+            "SET key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT \
+             unix-time-seconds | PXAT unix-time-milliseconds | KEEPTTL]",
+        ),
+        ("expire", "EXPIRE key seconds [NX | XX | GT | LT]"),
         ("mset", "MSET key value [key value ...]"),
         ("range", "RANGE start end [LIMIT count]"),
         (

@@ -10,11 +10,12 @@ use crate::request::Args;
 use crate::texts;
 
 /// Access control classes in the order in which Redis shows them.
-const CATEGORIES: [&str; 10] = [
+const CATEGORIES: [&str; 11] = [
     "keyspace",
     "read",
     "write",
     "string",
+    "bitmap",
     "admin",
     "fast",
     "slow",
@@ -45,20 +46,14 @@ pub fn write_command_info(reply: &mut ReplyWriter<'_>, names: Args<'_>) {
 }
 
 fn write_info(reply: &mut ReplyWriter<'_>, command: &Command) {
-    let spec = command.keys.as_ref();
+    let (first, last, step) = legacy_range(command.keys);
     reply.array(10);
     reply.bulk(command.name.as_bytes());
     reply.integer(i64::from(command.arity));
     write_words(reply, command.flags.words());
-    reply.integer(spec.map_or(0, |spec| small(spec.first)));
-    reply.integer(spec.map_or(0, |spec| {
-        if spec.to_the_end {
-            -1
-        } else {
-            small(spec.first)
-        }
-    }));
-    reply.integer(spec.map_or(0, |spec| small(spec.step)));
+    reply.integer(first);
+    reply.integer(last);
+    reply.integer(step);
     let categories = CATEGORIES
         .iter()
         .filter(|category| in_category(command, category));
@@ -71,12 +66,27 @@ fn write_info(reply: &mut ReplyWriter<'_>, command: &Command) {
         .tips
         .iter()
         .for_each(|tip| reply.bulk(tip.as_bytes()));
-    reply.set(spec.iter().len());
-    if let Some(spec) = spec {
-        write_key_spec(reply, spec);
-    }
+    reply.set(command.keys.len());
+    command
+        .keys
+        .iter()
+        .for_each(|spec| write_key_spec(reply, spec));
     reply.array(command.subcommands().count());
     command.subcommands().for_each(|sub| write_info(reply, sub));
+}
+
+/// First key, last key and step, as clients knew them before there were key specs; zeros if there
+/// are no keys. Our specs of one command always follow each other.
+fn legacy_range(specs: &[KeySpec]) -> (i64, i64, i64) {
+    let (Some(first), Some(last)) = (specs.first(), specs.last()) else {
+        return (0, 0, 0);
+    };
+    let last_key = if last.last < 0 {
+        i64::from(last.last)
+    } else {
+        small(last.first).saturating_add(i64::from(last.last))
+    };
+    (small(first.first), last_key, small(first.step))
 }
 
 /// An index into arguments as a reply.
@@ -124,7 +134,7 @@ fn write_key_spec(reply: &mut ReplyWriter<'_>, spec: &KeySpec) {
     reply.map(3);
     reply.bulk(b"lastkey");
     // Counted from the first key; negative from the end of the arguments.
-    reply.integer(if spec.to_the_end { -1 } else { 0 });
+    reply.integer(i64::from(spec.last));
     reply.bulk(b"keystep");
     reply.integer(small(spec.step));
     reply.bulk(b"limit");
@@ -179,7 +189,7 @@ fn write_docs(reply: &mut ReplyWriter<'_>, command: &Command) {
 fn write_args(reply: &mut ReplyWriter<'_>, command: &Command, args: &[Arg]) {
     reply.array(args.len());
     for arg in args {
-        let is_key = arg.kind == ArgKind::Key && command.keys.is_some();
+        let is_key = arg.kind == ArgKind::Key && !command.keys.is_empty();
         let composed = matches!(arg.kind, ArgKind::OneOf | ArgKind::Block);
         let displayed = !composed && arg.kind != ArgKind::Token;
         let flags = [(arg.optional, "optional"), (arg.multiple, "multiple")];
@@ -201,7 +211,7 @@ fn write_args(reply: &mut ReplyWriter<'_>, command: &Command, args: &[Arg]) {
         }
         if is_key {
             reply.bulk(b"key_spec_index");
-            reply.integer(0);
+            reply.integer(i64::from(arg.key_spec));
         }
         if let Some(token) = arg.token {
             write_pair(reply, "token", token);
@@ -257,13 +267,13 @@ pub fn write_command_list(reply: &mut ReplyWriter<'_>, options: Args<'_>) {
 pub fn write_command_getkeys(reply: &mut ReplyWriter<'_>, request: Args<'_>) {
     let command = match resolve(request) {
         Ok(resolved) => resolved.command,
-        Err(ResolveError::Arity(command)) if command.keys.is_some() => {
+        Err(ResolveError::Arity(command)) if !command.keys.is_empty() => {
             return reply.error("ERR Invalid number of arguments specified for command");
         }
         Err(ResolveError::Arity(command)) => command,
         Err(_) => return reply.error("ERR Invalid command specified"),
     };
-    if command.keys.is_none() {
+    if command.keys.is_empty() {
         return reply.error("ERR The command has no key arguments");
     }
     let found: Vec<_> = keys(command, request).collect();

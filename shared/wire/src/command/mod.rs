@@ -8,6 +8,7 @@
 //! A row without `|` in its name is a command, one with (`config|get`) a subcommand. A container
 //! (`config`) cannot be called by itself, so it has no [`CommandId`].
 
+mod build;
 mod help;
 mod info;
 mod resolve;
@@ -99,12 +100,15 @@ pub enum Group {
     Server,
     /// About strings.
     String,
+    /// About the bits of strings.
+    Bitmap,
 }
 
 impl Group {
     /// All, in the order of the document.
-    pub const ALL: [Group; 4] = [
+    pub const ALL: [Group; 5] = [
         Group::String,
+        Group::Bitmap,
         Group::Generic,
         Group::Connection,
         Group::Server,
@@ -117,6 +121,7 @@ impl Group {
             Group::Generic => "generic",
             Group::Server => "server",
             Group::String => "string",
+            Group::Bitmap => "bitmap",
         }
     }
 }
@@ -126,8 +131,9 @@ impl Group {
 pub struct KeySpec {
     /// Index of the first key; the command's name has index 0.
     pub first: usize,
-    /// Whether every argument from there on is taken in, or only the first.
-    pub to_the_end: bool,
+    /// The last one, counted from the first; negative: from the end of the arguments, -1 being
+    /// the last.
+    pub last: i32,
     /// From one key to the next.
     pub step: usize,
     /// What is done to the keys, in Redis's words (`RO`, `access`, …).
@@ -181,6 +187,8 @@ pub struct Arg {
     pub optional: bool,
     /// May come several times.
     pub multiple: bool,
+    /// For a key: which of the command's key specs it belongs to.
+    pub key_spec: u8,
     /// Those within it, for [`ArgKind::OneOf`] and [`ArgKind::Block`].
     pub args: &'static [Arg],
 }
@@ -196,7 +204,7 @@ pub struct Command {
     /// What it may do and when.
     pub flags: Flags,
     /// Its keys.
-    pub keys: Option<KeySpec>,
+    pub keys: &'static [KeySpec],
     /// Its shelf.
     pub group: Group,
     /// Classes for access control, beside those which flags imply, without `@`.

@@ -1,11 +1,11 @@
 //! From the words of a request to its row, or to Redis's error.
 
 use super::table::{CALLABLE, CONTAINERS, IDS};
-use super::{Command, CommandId};
+use super::{Command, CommandId, KeySpec};
 use crate::request::Args;
 
 /// Slots of the table by name; a power of two, at most a third of them in use.
-const SLOTS: usize = 256;
+const SLOTS: usize = 1024;
 /// A slot that no name has.
 const FREE: u8 = u8::MAX;
 /// Longest name of a command; a longer word need not be looked up.
@@ -223,10 +223,25 @@ pub fn keys<'a>(
     command: &Command,
     args: Args<'a>,
 ) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
-    let (first, count, step) = match command.keys {
-        None => (0, 0, 1),
-        Some(spec) if spec.to_the_end => (spec.first, args.len(), spec.step),
-        Some(spec) => (spec.first, 1, spec.step),
+    let specs = command.keys.iter();
+    specs.flat_map(move |spec| keys_of(spec, args))
+}
+
+/// The keys of one of a command's key specs.
+pub(super) fn keys_of<'a>(
+    spec: &KeySpec,
+    args: Args<'a>,
+) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
+    let behind = match usize::try_from(spec.last) {
+        Ok(last) => spec.first.saturating_add(last).saturating_add(1),
+        Err(_) => args
+            .len()
+            .saturating_sub(spec.last.unsigned_abs() as usize)
+            .saturating_add(1),
     };
-    args.skip(first).iter().step_by(step.max(1)).take(count)
+    let count = behind.saturating_sub(spec.first);
+    args.skip(spec.first)
+        .iter()
+        .take(count)
+        .step_by(spec.step.max(1))
 }

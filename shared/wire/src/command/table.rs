@@ -3,150 +3,8 @@
 //! Arity, flags, key specs, categories and tips are those of Redis where Redis has the command,
 //! for clients act on them. A test compares them with the fixture of a Redis server's answers.
 
-use super::{Arg, ArgKind, Command, Flags, Group, KeySpec};
-
-/// The first version.
-const V0_1: &str = "0.1.0";
-
-const ADMIN: Flags = Flags::ADMIN
-    .and(Flags::NOSCRIPT)
-    .and(Flags::LOADING)
-    .and(Flags::STALE);
-const ANYTIME: Flags = Flags::LOADING.and(Flags::STALE);
-const SESSION: Flags = Flags::NOSCRIPT
-    .and(ANYTIME)
-    .and(Flags::FAST)
-    .and(Flags::NO_AUTH)
-    .and(Flags::ALLOW_BUSY);
-const READ_FAST: Flags = Flags::READONLY.and(Flags::FAST);
-const GROW: Flags = Flags::WRITE.and(Flags::DENYOOM);
-const GROW_FAST: Flags = GROW.and(Flags::FAST);
-
-const ALL_SHARDS_SUM: &[&str] = &["request_policy:all_shards", "response_policy:agg_sum"];
-const ALL_SHARDS_OK: &[&str] = &["request_policy:all_shards", "response_policy:all_succeeded"];
-const MULTI_SHARD_SUM: &[&str] = &["request_policy:multi_shard", "response_policy:agg_sum"];
-
-const fn row(name: &'static str, arity: i32, group: Group, summary: &'static str) -> Command {
-    Command {
-        name,
-        arity,
-        flags: Flags::NONE,
-        keys: None,
-        group,
-        categories: match group {
-            Group::Connection => &["connection"],
-            Group::String => &["string"],
-            Group::Generic => &["keyspace"],
-            Group::Server => &[],
-        },
-        since: V0_1,
-        complexity: "O(1)",
-        summary,
-        args: &[],
-        tips: &[],
-    }
-}
-
-impl Command {
-    const fn flags(mut self, flags: Flags) -> Self {
-        self.flags = flags;
-        self
-    }
-
-    const fn key(mut self, access: &'static [&'static str]) -> Self {
-        self.keys = Some(KeySpec {
-            first: 1,
-            to_the_end: false,
-            step: 1,
-            access,
-        });
-        self
-    }
-
-    const fn keys(mut self, step: usize, access: &'static [&'static str]) -> Self {
-        self.keys = Some(KeySpec {
-            first: 1,
-            to_the_end: true,
-            step,
-            access,
-        });
-        self
-    }
-
-    const fn categories(mut self, categories: &'static [&'static str]) -> Self {
-        self.categories = categories;
-        self
-    }
-
-    const fn complexity(mut self, complexity: &'static str) -> Self {
-        self.complexity = complexity;
-        self
-    }
-
-    const fn args(mut self, args: &'static [Arg]) -> Self {
-        self.args = args;
-        self
-    }
-
-    const fn tips(mut self, tips: &'static [&'static str]) -> Self {
-        self.tips = tips;
-        self
-    }
-}
-
-const fn arg(name: &'static str, kind: ArgKind) -> Arg {
-    Arg {
-        name,
-        kind,
-        token: None,
-        optional: false,
-        multiple: false,
-        args: &[],
-    }
-}
-
-const fn text(name: &'static str) -> Arg {
-    arg(name, ArgKind::Text)
-}
-
-const fn integer(name: &'static str) -> Arg {
-    arg(name, ArgKind::Integer)
-}
-
-const fn token(name: &'static str, word: &'static str) -> Arg {
-    arg(name, ArgKind::Token).after(word)
-}
-
-const fn one_of(name: &'static str, args: &'static [Arg]) -> Arg {
-    Arg {
-        args,
-        ..arg(name, ArgKind::OneOf)
-    }
-}
-
-const fn block(name: &'static str, args: &'static [Arg]) -> Arg {
-    Arg {
-        args,
-        ..arg(name, ArgKind::Block)
-    }
-}
-
-impl Arg {
-    const fn after(mut self, word: &'static str) -> Self {
-        self.token = Some(word);
-        self
-    }
-
-    const fn optional(mut self) -> Self {
-        self.optional = true;
-        self
-    }
-
-    const fn multiple(mut self) -> Self {
-        self.multiple = true;
-        self
-    }
-}
+use super::build::*;
+use super::{Arg, ArgKind, Command, Flags, Group};
 
 const KEY: Arg = arg("key", ArgKind::Key);
 const FLUSH_ARGS: &[Arg] = &[one_of(
@@ -154,6 +12,16 @@ const FLUSH_ARGS: &[Arg] = &[one_of(
     &[token("async", "ASYNC"), token("sync", "SYNC")],
 )
 .optional()];
+const EXPIRE_CONDITION: Arg = one_of(
+    "condition",
+    &[
+        token("nx", "NX"),
+        token("xx", "XX"),
+        token("gt", "GT"),
+        token("lt", "LT"),
+    ],
+)
+.optional();
 const NAMES: &[Arg] = &[text("command-name").optional().multiple()];
 
 macro_rules! commands {
@@ -192,45 +60,74 @@ pub(super) static CONTAINERS: &[Command] = &[
 
 commands! {
     Get => row("get", 2, Group::String, "Returns the value of a key")
-        .flags(READ_FAST).key(&["RO", "access"]).args(&[KEY]);
+        .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY]);
     Set => row("set", -3, Group::String, "Sets a key to a value, with a condition if asked")
-        .flags(GROW).key(&["RW", "access", "update", "variable_flags"])
+        .flags(GROW).keys(&[key(&["RW", "access", "update", "variable_flags"])])
         .args(&[
             KEY,
             text("value"),
             one_of("condition", &[token("nx", "NX"), token("xx", "XX")]).optional(),
             token("get", "GET").optional(),
+            one_of("expiration", &[
+                integer("seconds").after("EX"),
+                integer("milliseconds").after("PX"),
+                integer("unix-time-seconds").after("EXAT"),
+                integer("unix-time-milliseconds").after("PXAT"),
+                token("keepttl", "KEEPTTL"),
+            ]).optional(),
         ]);
     Mget => row("mget", -2, Group::String, "Returns the values of several keys, of one moment")
-        .flags(READ_FAST).keys(1, &["RO", "access"]).args(&[KEY.multiple()])
+        .flags(READ_FAST).keys(&[keys_from(1, 1, &["RO", "access"])]).args(&[KEY.multiple()])
         .complexity("O(N) in the number of keys").tips(&["request_policy:multi_shard"]);
     Mset => row("mset", -3, Group::String, "Sets several keys to their values, all or none")
-        .flags(GROW).keys(2, &["OW", "update"])
+        .flags(GROW).keys(&[keys_from(1, 2, &["OW", "update"])])
         .args(&[block("data", &[KEY, text("value")]).multiple()])
         .complexity("O(N) in the number of keys")
         .tips(&["request_policy:multi_shard", "response_policy:all_succeeded"]);
     Strlen => row("strlen", 2, Group::String, "Returns the length of a key's value in bytes")
-        .flags(READ_FAST).key(&["RO"]).args(&[KEY]);
+        .flags(READ_FAST).keys(&[key(&["RO"])]).args(&[KEY]);
     Append => row("append", 3, Group::String, "Adds bytes to the end of a key's value")
-        .flags(GROW_FAST).key(&["RW", "insert"]).args(&[KEY, text("value")])
+        .flags(GROW_FAST).keys(&[key(&["RW", "insert"])]).args(&[KEY, text("value")])
         .complexity("O(N) in the length of the value");
     Incr => row("incr", 2, Group::String, "Adds one to the number that a key holds")
-        .flags(GROW_FAST).key(&["RW", "access", "update"]).args(&[KEY]);
+        .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY]);
     Decr => row("decr", 2, Group::String, "Subtracts one from the number that a key holds")
-        .flags(GROW_FAST).key(&["RW", "access", "update"]).args(&[KEY]);
+        .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY]);
     Incrby => row("incrby", 3, Group::String, "Adds to the number that a key holds")
-        .flags(GROW_FAST).key(&["RW", "access", "update"]).args(&[KEY, integer("increment")]);
+        .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY, integer("increment")]);
     Decrby => row("decrby", 3, Group::String, "Subtracts from the number that a key holds")
-        .flags(GROW_FAST).key(&["RW", "access", "update"]).args(&[KEY, integer("decrement")]);
+        .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY, integer("decrement")]);
     Del => row("del", -2, Group::Generic, "Removes keys, all or none, and counts those there")
-        .flags(Flags::WRITE).keys(1, &["RM", "delete"]).args(&[KEY.multiple()])
+        .flags(Flags::WRITE).keys(&[keys_from(1, 1, &["RM", "delete"])]).args(&[KEY.multiple()])
         .complexity("O(N) in the number of keys").tips(MULTI_SHARD_SUM);
     Unlink => row("unlink", -2, Group::Generic, "Does what DEL does")
-        .flags(Flags::WRITE.and(Flags::FAST)).keys(1, &["RM", "delete"]).args(&[KEY.multiple()])
+        .flags(WRITE_FAST).keys(&[keys_from(1, 1, &["RM", "delete"])]).args(&[KEY.multiple()])
         .complexity("O(N) in the number of keys").tips(MULTI_SHARD_SUM);
     Exists => row("exists", -2, Group::Generic, "Counts the named keys that are there")
-        .flags(READ_FAST).keys(1, &["RO"]).args(&[KEY.multiple()])
+        .flags(READ_FAST).keys(&[keys_from(1, 1, &["RO"])]).args(&[KEY.multiple()])
         .complexity("O(N) in the number of keys").tips(MULTI_SHARD_SUM);
+    Expire => row("expire", -3, Group::Generic, "Lets a key end in so many seconds")
+        .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
+        .args(&[KEY, integer("seconds"), EXPIRE_CONDITION]);
+    Pexpire => row("pexpire", -3, Group::Generic, "Lets a key end in so many milliseconds")
+        .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
+        .args(&[KEY, integer("milliseconds"), EXPIRE_CONDITION]);
+    Expireat => row("expireat", -3, Group::Generic, "Lets a key end at a time in seconds since 1970")
+        .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
+        .args(&[KEY, integer("unix-time-seconds"), EXPIRE_CONDITION]);
+    Pexpireat => row("pexpireat", -3, Group::Generic, "Lets a key end at a time in milliseconds since 1970")
+        .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
+        .args(&[KEY, integer("unix-time-milliseconds"), EXPIRE_CONDITION]);
+    Ttl => row("ttl", 2, Group::Generic, "Returns in how many seconds a key ends")
+        .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY]).tips(&["nondeterministic_output"]);
+    Pttl => row("pttl", 2, Group::Generic, "Returns in how many milliseconds a key ends")
+        .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY]).tips(&["nondeterministic_output"]);
+    Expiretime => row("expiretime", 2, Group::Generic, "Returns when a key ends, in seconds since 1970")
+        .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY]);
+    Pexpiretime => row("pexpiretime", 2, Group::Generic, "Returns when a key ends, in milliseconds since 1970")
+        .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY]);
+    Persist => row("persist", 2, Group::Generic, "Lets a key stay for good")
+        .flags(WRITE_FAST).keys(&[key(&["RW", "update"])]).args(&[KEY]);
     Range => row(
             "range", -3, Group::Generic,
             "Returns keys and values in order from start up to, not including, end; an empty \
