@@ -1,8 +1,13 @@
 //! Relation files under `base/`: file 17 is `base/17`, `base/17.1`, … in pieces of 1 GiB.
 //!
-//! Only the checkpointer opens them for writing. A process keeps a bounded number of descriptors;
-//! a handle that was given out stays open as long as somebody holds it, so that a file is always
-//! synced through the very descriptor that it was written through, which learns of every error.
+//! Only the checkpointer opens them for writing; before it takes over, start-up does for its
+//! repairs, and `rd_initdb` while there is no server. A process keeps a bounded number of
+//! descriptors; a handle that was given out stays open as long as somebody holds it, so that a file
+//! is always synced through the very descriptor that it was written through, which learns of every
+//! error.
+//!
+//! A piece's name is durable before any record uses a block of it: whoever creates one syncs the
+//! directory, and start-up syncs it once more, for a name whose creator died before he could.
 
 use crate::buffer::{PageReadError, PageSource};
 use crate::ctx::Store;
@@ -83,7 +88,7 @@ impl RelationFiles {
         }
     }
 
-    /// Relation files to be read and written: for the checkpointer alone.
+    /// Relation files to be read and written; see the module for who may.
     pub fn writer(storage: Arc<dyn Storage>) -> RelationFiles {
         RelationFiles {
             storage,

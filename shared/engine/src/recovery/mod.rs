@@ -2,7 +2,8 @@
 //!
 //! [`recover`] is what the startup process does, once, before the first client:
 //!
-//! 1. Read `pg_control`, the newer slot if it can be read, else the older.
+//! 1. Read `pg_control`, the newer slot if it can be read, else the older, and make that slot
+//!    durable. Make the names in `base/` durable: whoever made them may have died before he could.
 //! 2. After a clean stop: hold every relation file's header against it, take the log up where it
 //!    ends, and be done. No log is read.
 //! 3. Else raise the start count in both slots: no record of this start may pass for one of the
@@ -79,6 +80,7 @@ pub struct RedoSummary {
 /// steps that another start repeats.
 pub fn recover(store: &Store, watcher: &mut dyn Watcher) -> Result<Recovered, RecoveryError> {
     let slots = ControlStore::open(&*store.storage)?;
+    store.relations.sync_dir();
     match slots.newest().state {
         DbState::ShutDown => open_clean(store, slots),
         _ => open_crashed(store, slots, watcher),
