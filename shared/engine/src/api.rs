@@ -8,6 +8,10 @@
 //!
 //! Every operation enters the current epoch (see `rd_store::procs`), and stays in it: a backend
 //! calls [`Engine::rest`] before it sleeps.
+//!
+//! # Transactions of several commands
+//!
+//! While one is attached ([`Engine::attach`]) all operations are part of it (`txn::routed`).
 
 use crate::btree::scan::{self, At, Chunk, Place, Visit};
 use crate::btree::{Tree, merge, parent};
@@ -15,6 +19,8 @@ use crate::error::{EngineError, ParkReason, Result};
 use crate::namespace;
 use crate::overflow;
 use crate::txn::access::WriteSet;
+use crate::txn::routed_range::Merge;
+use crate::txn::transaction::Transaction;
 use crate::txn::visible::{Meta, Seen, visible};
 use crate::txn::write::{self, Committed, Program};
 use crate::work::{Chore, Work};
@@ -22,7 +28,7 @@ use rd_base::{FileNo, Lsn};
 use rd_format::{NodeRef, OverflowStub};
 use rd_store::namespaces::{Found, NamespaceId};
 use rd_store::{Snapshot, Store};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell, RefMut};
 use std::sync::Arc;
 
 /// Chores that a write does after it is done.
@@ -65,14 +71,16 @@ pub struct Read<R> {
 #[derive(Clone)]
 pub struct RangeCursor {
     /// The file of the namespace at the snapshot; none if there was no such namespace.
-    file: Option<FileNo>,
-    at: At,
-    place: Place,
+    pub(crate) file: Option<FileNo>,
+    pub(crate) at: At,
+    pub(crate) place: Place,
     /// Entries still to be visited.
-    left: u64,
-    depends_on: Lsn,
+    pub(crate) left: u64,
+    pub(crate) depends_on: Lsn,
     /// Keeps what the walk will see, unless the caller's own snapshot does.
     _snapshot: Option<Arc<Snapshot>>,
+    /// For a walk within a transaction: its own writes.
+    pub(crate) merge: Option<Box<Merge>>,
 }
 
 impl RangeCursor {
@@ -84,26 +92,32 @@ impl RangeCursor {
 
     /// Whether everything was visited.
     pub fn is_done(&self) -> bool {
-        self.place.done || self.left == 0
+        let is_at_end = match &self.merge {
+            Some(merge) => merge.done,
+            None => self.place.done,
+        };
+        is_at_end || self.left == 0
     }
 }
 
 /// The engine of one process.
 pub struct Engine {
-    store: Store,
-    work: Work,
-    set: WriteSet,
+    pub(crate) store: Store,
+    pub(crate) work: Work,
+    pub(crate) set: WriteSet,
+    /// The transaction that operations are part of.
+    pub(crate) current: Option<RefCell<Box<Transaction>>>,
     /// The epoch that was entered; 0 is none.
     epoch: Cell<u64>,
 }
 
 /// A snapshot of a namespace.
-struct Fixed {
+pub(crate) struct Fixed {
     at: Lsn,
     /// The namespace's file at that LSN; none if there was no such namespace.
-    file: Option<FileNo>,
+    pub(crate) file: Option<FileNo>,
     /// Since when it lies there.
-    since: Lsn,
+    pub(crate) since: Lsn,
     /// Keeps what is seen, unless the caller's own snapshot does.
     snapshot: Option<Snapshot>,
 }
@@ -124,6 +138,7 @@ impl Engine {
             store,
             work: Work::new(),
             set: WriteSet::default(),
+            current: None,
             epoch: Cell::new(0),
         }
     }
@@ -154,7 +169,7 @@ impl Engine {
 
     /// Enters the current epoch; what was read before is not looked at any more.
     #[inline]
-    fn enter(&self) {
+    pub(crate) fn enter(&self) {
         let procs = &self.store.shared.procs;
         let now = procs.epoch();
         if self.epoch.get() != now {
@@ -164,13 +179,30 @@ impl Engine {
         }
     }
 
-    fn now_ms(&self) -> u64 {
+    /// The clock, in milliseconds since 1970.
+    pub(crate) fn clock_ms(&self) -> u64 {
         self.store.clock.wall_us() / 1000
+    }
+
+    /// The time by which versions expire: a transaction sees one moment.
+    pub(crate) fn now_ms(&self) -> u64 {
+        match &self.current {
+            Some(current) => current.borrow().now_ms,
+            None => self.clock_ms(),
+        }
+    }
+
+    /// The transaction that is attached.
+    pub(crate) fn transaction(&self) -> RefMut<'_, Box<Transaction>> {
+        let current = self.current.as_ref();
+        current
+            .expect("asked for within a transaction")
+            .borrow_mut()
     }
 
     /// `lsn` if it is not durable yet, else zero.
     #[inline]
-    fn dependency(&self, lsn: Lsn) -> Lsn {
+    pub(crate) fn dependency(&self, lsn: Lsn) -> Lsn {
         if lsn > self.store.shared.wal.durable_lsn() {
             lsn
         } else {
@@ -260,6 +292,15 @@ impl Engine {
         answer: &mut dyn FnMut(usize, Option<Value<'_>>),
     ) -> Result<Lsn> {
         self.enter();
+        if self.current.is_some() {
+            let mut depends_on = Lsn::ZERO;
+            for (index, key) in keys.iter().enumerate() {
+                let answer = &mut |value: Option<Value<'_>>, _| answer(index, value);
+                let told = self.read_in_transaction(namespace, key, true, answer)?;
+                depends_on = depends_on.max(told);
+            }
+            return Ok(depends_on);
+        }
         let fixed = self.fix(namespace, view)?;
         let mut depends_on = fixed.since;
         for (index, key) in keys.iter().enumerate() {
@@ -270,7 +311,7 @@ impl Engine {
     }
 
     /// Publishes a snapshot for `view` and finds the namespace's file of that time.
-    fn fix(&self, namespace: NamespaceId, view: View<'_>) -> Result<Fixed> {
+    pub(crate) fn fix(&self, namespace: NamespaceId, view: View<'_>) -> Result<Fixed> {
         let entry = self.store.shared.namespaces.entry(namespace);
         loop {
             let (at, snapshot) = self.snapshot_for(view)?;
@@ -325,6 +366,9 @@ impl Engine {
         answer: &mut dyn FnMut(Option<Value<'_>>, Option<Meta>),
     ) -> Result<Lsn> {
         self.enter();
+        if self.current.is_some() {
+            return self.read_in_transaction(namespace, key, bytes, answer);
+        }
         if let View::At(_) = view {
             let fixed = self.fix(namespace, view)?;
             let told = self.read_at(&fixed, key, bytes, answer)?;
@@ -403,7 +447,7 @@ impl Engine {
     }
 
     /// Reads a key at a published snapshot. Returns the stamp of what it was told.
-    fn read_at(
+    pub(crate) fn read_at(
         &self,
         fixed: &Fixed,
         key: &[u8],
@@ -479,23 +523,38 @@ impl Engine {
         view: View<'_>,
     ) -> Result<RangeCursor> {
         self.enter();
+        if self.current.is_some() {
+            return self.range_in_transaction(namespace, start, end, limit);
+        }
         let fixed = self.fix(namespace, view)?;
-        Ok(RangeCursor {
+        let place = Place {
+            key: start.to_vec(),
+            stamp: Lsn::MAX,
+            end: end.map(<[u8]>::to_vec),
+            done: fixed.file.is_none(),
+        };
+        Ok(self.cursor(fixed, place, limit, None))
+    }
+
+    pub(crate) fn cursor(
+        &self,
+        fixed: Fixed,
+        place: Place,
+        limit: u64,
+        merge: Option<Box<Merge>>,
+    ) -> RangeCursor {
+        RangeCursor {
             file: fixed.file,
             at: At {
                 lsn: fixed.at,
                 now_ms: self.now_ms(),
             },
-            place: Place {
-                key: start.to_vec(),
-                stamp: Lsn::MAX,
-                end: end.map(<[u8]>::to_vec),
-                done: fixed.file.is_none(),
-            },
+            place,
             left: limit,
             depends_on: self.dependency(fixed.since),
             _snapshot: fixed.snapshot.map(Arc::new),
-        })
+            merge,
+        }
     }
 
     /// Visits the next entries of a walk: key and value. Returns whether there may be more, also if
@@ -528,6 +587,19 @@ impl Engine {
 
     fn walk(&self, cursor: &mut RangeCursor, chunk: Chunk, visit: &mut Visit<'_>) -> Result<bool> {
         self.enter();
+        if cursor.merge.is_some() {
+            return self.range_next_in_transaction(cursor, chunk, &mut |key, value| match visit {
+                Visit::Values(visit) => visit(key, value),
+                Visit::Keys(visit) => visit(
+                    key,
+                    &Meta {
+                        stamp: Lsn::ZERO,
+                        bytes: value.len(),
+                        expiry_ms: None,
+                    },
+                ),
+            });
+        }
         let Some(file) = cursor.file else {
             return Ok(false);
         };
@@ -551,6 +623,9 @@ impl Engine {
     /// # Errors
     /// When there is no such namespace.
     pub fn count(&self, namespace: NamespaceId) -> Result<u64> {
+        if self.current.is_some() {
+            return self.count_in_transaction(namespace);
+        }
         let entry = self.store.shared.namespaces.entry(namespace);
         let place = entry.place().ok_or(EngineError::NoNamespace)?;
         Ok(self.store.shared.files.keys(place.file))
@@ -569,6 +644,9 @@ impl Engine {
         program: &mut Program<'_, R>,
     ) -> Result<Committed<R>> {
         self.enter();
+        if self.current.is_some() {
+            return self.write_in_transaction(namespace, keys, program);
+        }
         let Engine {
             store, work, set, ..
         } = self;
@@ -601,6 +679,9 @@ impl Engine {
     /// Nothing of it has happened then. [`EngineError::Park`] means: not now.
     pub fn flush_namespace(&mut self, namespace: NamespaceId) -> Result<Committed<()>> {
         self.enter();
+        if self.current.is_some() {
+            return Err(EngineError::NotInTransaction("emptying a database"));
+        }
         let Engine { store, work, .. } = self;
         work.begin(store, namespace);
         let lsn = namespace::flush(store, work, namespace)?;
@@ -674,7 +755,7 @@ impl Engine {
 
 /// Tells parents of the splits that the operation made or met. What cannot be told now is left to
 /// whoever meets the mark.
-fn finish_splits(tree: Tree<'_>, work: &mut Work) {
+pub(crate) fn finish_splits(tree: Tree<'_>, work: &mut Work) {
     while let Some(block) = work.marks.take() {
         match parent::finish_split(tree, work, block) {
             Ok(()) => {}

@@ -78,6 +78,21 @@ pub enum EngineError {
     /// The snapshot is older than the last two changes of the namespace as a whole.
     #[error("the namespace was emptied or replaced since the snapshot was taken")]
     Replaced,
+    /// Somebody else has changed what the transaction relies on. It is over, nothing of it has
+    /// happened, and it may be run again.
+    #[error("{what} was changed since this transaction began; nothing was changed, run it again")]
+    Conflict {
+        /// The key, or the namespace.
+        what: String,
+        /// The stamp of the change.
+        stamp: Lsn,
+    },
+    /// A write in a transaction that was begun READ ONLY.
+    #[error("this transaction is READ ONLY")]
+    ReadOnlyTransaction,
+    /// Something that cannot be part of a transaction.
+    #[error("{0} cannot be done within a transaction")]
+    NotInTransaction(&'static str),
     /// The process holds as many snapshots as it can.
     #[error("too many reads of this server process hold a snapshot at the same time")]
     TooManySnapshots,
@@ -92,6 +107,25 @@ pub enum EngineError {
         /// What is wrong.
         what: String,
     },
+}
+
+/// A key in a message is shown up to so many bytes.
+const KEY_SHOWN_BYTES: usize = 100;
+
+impl EngineError {
+    /// The conflict over a key, which has a version stamped `stamp` now.
+    pub(crate) fn conflict(key: &[u8], stamp: Lsn) -> EngineError {
+        let shown = &key[..key.len().min(KEY_SHOWN_BYTES)];
+        let more = if shown.len() < key.len() { "..." } else { "" };
+        let what = format!("key \"{}{more}\"", shown.escape_ascii());
+        EngineError::Conflict { what, stamp }
+    }
+
+    /// The conflict over a namespace as a whole, which is another one since `stamp`.
+    pub(crate) fn namespace_conflict(stamp: Lsn) -> EngineError {
+        let what = "the database as a whole".to_owned();
+        EngineError::Conflict { what, stamp }
+    }
 }
 
 impl Classified for EngineError {

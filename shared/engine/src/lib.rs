@@ -36,5 +36,6 @@ pub use error::{EngineError, ParkReason, Result};
 pub use rd_store::namespaces::NamespaceId;
 pub use rd_store::snapshot::Snapshot;
 pub use txn::access::{Access, ProgramError};
+pub use txn::transaction::{Isolation, Transaction};
 pub use txn::visible::Meta;
 pub use txn::write::{Committed, Program};

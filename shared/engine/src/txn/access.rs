@@ -1,12 +1,14 @@
 //! What a program sees and does: the newest versions of its keys, and its own writes over them.
 
+use super::transaction::Write;
 use super::visible::{Meta, Seen, seen};
 use crate::btree::Tree;
 use crate::error::EngineError;
 use crate::overflow;
-use rd_base::Lsn;
+use rd_base::{Config, Lsn};
 use rd_format::NodeRef;
 use rd_format::node::LeafEntry;
+use rd_format::page::PageBytes;
 use rd_store::buffer::PinnedWrite;
 
 /// Why a program was broken off; it is to be handed on with `?`.
@@ -124,6 +126,30 @@ pub(crate) struct WriteSet {
     pub(crate) parts: Vec<super::commit::Part>,
 }
 
+impl WriteSet {
+    fn stage_put(&mut self, index: usize, value: &[u8], expiry_ms: Option<u64>) {
+        let at = self.arena.len();
+        self.arena.extend_from_slice(value);
+        let same_as = self.keys[index].same_as as usize;
+        self.keys[same_as].staged = Staged::Put {
+            at,
+            bytes: value.len(),
+            expiry_ms,
+        };
+    }
+
+    /// Takes up what a transaction has written to a key.
+    pub(crate) fn stage(&mut self, index: usize, write: &Write) {
+        match write {
+            Write::Put { value, expiry_ms } => self.stage_put(index, value, *expiry_ms),
+            Write::Delete => {
+                let same_as = self.keys[index].same_as as usize;
+                self.keys[same_as].staged = Staged::Delete;
+            }
+        }
+    }
+}
+
 /// Limits that a program runs under, in bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
@@ -131,25 +157,55 @@ pub(crate) struct Limits {
     pub(crate) transaction_bytes: usize,
 }
 
-/// A program's door to its keys, while all their leaves are latched.
+impl Limits {
+    pub(crate) fn of(config: &Config) -> Limits {
+        Limits {
+            value_bytes: config.max_value_size_bytes() as usize,
+            transaction_bytes: config.max_transaction_size_bytes() as usize,
+        }
+    }
+}
+
+/// What a program's writes lie over.
+pub(crate) enum Base<'a> {
+    /// The newest versions, on leaves that are latched.
+    Leaves {
+        tree: Tree<'a>,
+        leaves: &'a Leaves<'a>,
+        /// Whether large values are to be read although latches are held.
+        read_now: bool,
+    },
+    /// What an open transaction sees.
+    Transaction(&'a mut dyn Lookup),
+}
+
+/// How an open transaction sees a key.
+pub(crate) trait Lookup {
+    /// What is known of the key's value, with its bytes in `value` if that is wanted; and the
+    /// stamp of what was seen, zero for what the transaction wrote itself.
+    fn look_up(
+        &mut self,
+        key: &[u8],
+        value: Option<&mut Vec<u8>>,
+    ) -> Result<(Option<Meta>, Lsn), EngineError>;
+}
+
+/// A program's door to its keys, while all their leaves are latched, or within a transaction.
 pub struct Access<'a> {
-    pub(crate) tree: Tree<'a>,
+    pub(crate) base: Base<'a>,
     pub(crate) keys: &'a [&'a [u8]],
-    pub(crate) leaves: &'a Leaves<'a>,
     pub(crate) set: &'a mut WriteSet,
     pub(crate) limits: Limits,
     pub(crate) now_ms: u64,
     /// The greatest stamp of what the program was told.
     pub(crate) told: Lsn,
-    /// Whether large values are to be read although latches are held.
-    pub(crate) read_now: bool,
-    /// A large value read so.
+    /// A large value that was read under the latches, or a value that a transaction sees.
     pub(crate) large: Vec<u8>,
 }
 
 /// The newest version of `key` on `leaf`, which covers it (T5).
 #[inline]
-pub(crate) fn newest_on<'l>(leaf: &'l PinnedWrite<'_>, key: &[u8]) -> Option<LeafEntry<'l>> {
+pub(crate) fn newest_on<'l>(leaf: &'l PageBytes, key: &[u8]) -> Option<LeafEntry<'l>> {
     let node = NodeRef::new(leaf);
     let slot = node.lower_bound(key, Lsn::MAX);
     if slot == node.count() {
@@ -203,7 +259,15 @@ impl Access<'_> {
             Staged::Delete => return Ok(None),
             Staged::Nothing => {}
         }
-        let leaf = self.leaves.get(state.leaf as usize);
+        let leaves = match &mut self.base {
+            Base::Leaves { leaves, .. } => leaves,
+            Base::Transaction(transaction) => {
+                let (meta, stamp) = transaction.look_up(self.keys[index], None)?;
+                self.told = self.told.max(stamp);
+                return Ok(meta);
+            }
+        };
+        let leaf = leaves.get(state.leaf as usize);
         let Some(entry) = newest_on(leaf, self.keys[index]) else {
             return Ok(None);
         };
@@ -225,7 +289,19 @@ impl Access<'_> {
             Staged::Delete => return Ok(None),
             Staged::Nothing => {}
         }
-        let leaf = self.leaves.get(state.leaf as usize);
+        let (tree, leaves, read_now) = match &mut self.base {
+            Base::Leaves {
+                tree,
+                leaves,
+                read_now,
+            } => (*tree, *leaves, *read_now),
+            Base::Transaction(transaction) => {
+                let (meta, stamp) = transaction.look_up(self.keys[index], Some(&mut self.large))?;
+                self.told = self.told.max(stamp);
+                return Ok(meta.map(|_| &self.large[..]));
+            }
+        };
+        let leaf = leaves.get(state.leaf as usize);
         let Some(entry) = newest_on(leaf, self.keys[index]) else {
             return Ok(None);
         };
@@ -240,11 +316,11 @@ impl Access<'_> {
         if let Some(loaded) = self.set.loaded.iter().find(is_it) {
             return Ok(Some(&loaded.bytes));
         }
-        if !self.read_now {
+        if !read_now {
             return Err(ProgramError(Broken::NeedsValue(index)));
         }
         self.large.clear();
-        overflow::read(self.tree, &stub, &mut self.large)?;
+        overflow::read(tree, &stub, &mut self.large)?;
         Ok(Some(&self.large))
     }
 
@@ -275,13 +351,7 @@ impl Access<'_> {
             }
             .into());
         }
-        self.set.arena.extend_from_slice(value);
-        let same_as = self.set.keys[index].same_as as usize;
-        self.set.keys[same_as].staged = Staged::Put {
-            at,
-            bytes: value.len(),
-            expiry_ms,
-        };
+        self.set.stage_put(index, value, expiry_ms);
         Ok(())
     }
 

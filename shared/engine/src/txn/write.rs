@@ -8,7 +8,7 @@
 //! 4. What it staged is committed ([`super::commit`]).
 
 use super::access::{
-    Access, Broken, KeyState, Leaves, Limits, Loaded, ProgramError, Staged, WriteSet,
+    Access, Base, Broken, KeyState, Leaves, Limits, Loaded, ProgramError, Staged, WriteSet,
 };
 use super::commit;
 use crate::btree::Tree;
@@ -112,7 +112,7 @@ fn run_until_done<R>(
 
 impl WriteSet {
     /// Takes up the keys of a new commit.
-    fn sort(&mut self, keys: &[&[u8]]) {
+    pub(crate) fn sort(&mut self, keys: &[&[u8]]) {
         self.loaded.clear();
         self.keys.clear();
         self.order.clear();
@@ -137,7 +137,7 @@ impl WriteSet {
     }
 
     /// Gives memory back that only large values needed.
-    fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.loaded.clear();
         if self.arena.capacity() > ARENA_BYTES_KEPT {
             self.arena = Vec::new();
@@ -145,7 +145,7 @@ impl WriteSet {
     }
 
     /// Forgets what the program has staged.
-    fn clear_staged(&mut self) {
+    pub(crate) fn clear_staged(&mut self) {
         self.arena.clear();
         for key in &mut self.keys {
             key.staged = Staged::Nothing;
@@ -162,7 +162,7 @@ pub(crate) struct PageClaim<'s> {
 }
 
 impl<'s> PageClaim<'s> {
-    fn new(tree: Tree<'s>) -> PageClaim<'s> {
+    pub(crate) fn new(tree: Tree<'s>) -> PageClaim<'s> {
         PageClaim {
             tree,
             taken: Vec::new(),
@@ -280,7 +280,7 @@ fn next_leaf<'s>(
 }
 
 /// The right sibling of a leaf whose parent does not know it.
-fn unknown_sibling(leaf: &page::PageBytes) -> Option<rd_base::BlockNo> {
+pub(crate) fn unknown_sibling(leaf: &page::PageBytes) -> Option<rd_base::BlockNo> {
     let mark = page::page_flags(leaf) & flags::SPLIT_INCOMPLETE != 0;
     if mark { page::right_link(leaf) } else { None }
 }
@@ -296,20 +296,17 @@ fn attempt<'s, R>(
     program: &mut Program<'_, R>,
 ) -> std::result::Result<(R, Lsn), Broken> {
     set.clear_staged();
-    let config = &tree.store.config;
-    let limits = Limits {
-        value_bytes: config.max_value_size_bytes() as usize,
-        transaction_bytes: config.max_transaction_size_bytes() as usize,
-    };
     let mut access = Access {
-        tree,
+        base: Base::Leaves {
+            tree,
+            leaves,
+            read_now,
+        },
         keys,
-        leaves,
         set,
-        limits,
+        limits: Limits::of(&tree.store.config),
         now_ms: work.now_us / 1000,
         told: Lsn::ZERO,
-        read_now,
         large: Vec::new(),
     };
     let result = program(&mut access).map_err(|error| error.0)?;

@@ -1,0 +1,286 @@
+//! The engine's operations within a transaction of several commands.
+//!
+//! While a transaction is attached to an [`Engine`], every read and write of it goes here: reads
+//! see the transaction's own writes over its snapshot, whatever view they ask for, and writes go
+//! into the transaction. So commands need not know whether they run within one.
+//!
+//! Each command stands for itself: one that fails has written nothing, and the transaction goes on.
+
+use super::access::{Access, Base, Broken, Limits, Lookup, Staged};
+use super::commit;
+use super::transaction::{Isolation, Space, Transaction, Write};
+use super::validate::{self, Checks};
+use super::visible::Meta;
+use super::write::{Committed, PageClaim, Program};
+use crate::api::{Engine, Value, View};
+use crate::btree::Tree;
+use crate::error::{EngineError, Result};
+use rd_base::Lsn;
+use rd_base::limits::KEY_BYTES_MAX;
+use rd_store::namespaces::NamespaceId;
+
+impl Engine {
+    /// Begins a transaction that sees what `view` shows now. It holds its snapshot until it is
+    /// dropped, which is also how it is rolled back.
+    ///
+    /// # Errors
+    /// When the process holds too many snapshots.
+    pub fn begin(
+        &self,
+        isolation: Isolation,
+        is_read_only: bool,
+        view: View<'_>,
+    ) -> Result<Transaction> {
+        let snapshot = match view {
+            View::Newest => self.snapshot_newest()?,
+            _ => self.snapshot()?,
+        };
+        let now_ms = self.store.clock.wall_us() / 1000;
+        Ok(Transaction::new(isolation, is_read_only, snapshot, now_ms))
+    }
+
+    /// From now on operations are part of `transaction`, until [`Engine::detach`].
+    pub fn attach(&mut self, transaction: Box<Transaction>) {
+        assert!(self.current.is_none(), "one transaction at a time");
+        self.current = Some(transaction.into());
+    }
+
+    /// The transaction that was attached; operations stand for themselves again.
+    pub fn detach(&mut self) -> Option<Box<Transaction>> {
+        self.current.take().map(|current| current.into_inner())
+    }
+
+    /// Commits `transaction`, which must not be attached. It is not to be used afterwards, unless
+    /// the commit was parked. `alone`: the caller holds this namespace's entry exclusively.
+    ///
+    /// # Errors
+    /// Nothing of it has happened then. [`EngineError::Conflict`] if others were first;
+    /// [`EngineError::Park`] means: not now.
+    pub fn commit(
+        &mut self,
+        transaction: &Transaction,
+        alone: Option<NamespaceId>,
+    ) -> Result<Committed<()>> {
+        self.enter();
+        let lsn = if transaction.has_written() {
+            self.commit_writes(transaction, alone)?
+        } else {
+            // A snapshot is a prefix of all commits: what was read there is of one moment, and
+            // nothing is written that could depend on it.
+            Lsn::ZERO
+        };
+        Ok(Committed {
+            result: (),
+            lsn,
+            depends_on: Lsn::ZERO,
+        })
+    }
+
+    fn commit_writes(
+        &mut self,
+        transaction: &Transaction,
+        alone: Option<NamespaceId>,
+    ) -> Result<Lsn> {
+        let isolation = transaction.isolation();
+        let is_part = |space: &Space| {
+            !space.writes.is_empty() || isolation.checks_reads() && !space.reads.is_empty()
+        };
+        let mut spaces = transaction.spaces().iter();
+        let (&namespace, space) = spaces
+            .find(|(_, space)| is_part(space))
+            .expect("something was written");
+        if spaces.any(|(_, space)| is_part(space)) {
+            return Err(EngineError::NotInTransaction("work in several namespaces"));
+        }
+        let Engine {
+            store, work, set, ..
+        } = self;
+        let entry = store.shared.namespaces.entry(namespace);
+        let held = (alone != Some(namespace)).then(|| entry.share());
+        let place = entry.place().ok_or(EngineError::NoNamespace)?;
+        if place.since > transaction.lsn() {
+            return Err(EngineError::namespace_conflict(place.since));
+        }
+        let tree = Tree {
+            store,
+            file: place.file,
+        };
+        work.begin(store, namespace);
+        let keys: Vec<&[u8]> = space.writes.keys().map(|key| &**key).collect();
+        let checks = Checks {
+            keys: &keys,
+            checks_writes: isolation.checks_writes(),
+            reads: isolation.checks_reads().then_some(&space.reads),
+            at: transaction.lsn(),
+        };
+        set.sort(&keys);
+        set.clear_staged();
+        let mut claim = PageClaim::new(tree);
+        let done = (|| {
+            let _pins = validate::bring_in(tree, &checks, &mut claim)?;
+            let mut latched = validate::latch(tree, work, set, &checks)?;
+            claim.reach(latched.len() as u64)?;
+            for (index, write) in space.writes.values().enumerate() {
+                set.stage(index, write);
+            }
+            commit::commit(tree, work, set, &keys, &mut latched.leaves, &mut claim)
+        })();
+        work.shrink();
+        set.shrink();
+        drop(claim);
+        crate::api::finish_splits(tree, work);
+        drop(held);
+        done
+    }
+
+    /// The value of a key in the transaction, as [`Engine::get`] gives it.
+    pub(crate) fn read_in_transaction(
+        &self,
+        namespace: NamespaceId,
+        key: &[u8],
+        bytes: bool,
+        answer: &mut dyn FnMut(Option<Value<'_>>, Option<Meta>),
+    ) -> Result<Lsn> {
+        let mut transaction = self.transaction();
+        if let Some(write) = transaction.written(namespace, key) {
+            match own(write, self.clock_ms()) {
+                Some(value) => answer(bytes.then_some(value), Some(meta_of(&value))),
+                None => answer(None, None),
+            }
+            return Ok(Lsn::ZERO);
+        }
+        transaction.note_key(namespace, key);
+        transaction.check_reads(Limits::of(&self.store.config).transaction_bytes)?;
+        let snapshot = transaction.snapshot().clone();
+        // The answer may look up something else.
+        drop(transaction);
+        let fixed = self.fix_in_transaction(namespace, &snapshot)?;
+        let told = self.read_at(&fixed, key, bytes, answer)?;
+        Ok(self.dependency(told.max(fixed.since)))
+    }
+
+    /// Runs a program in the transaction: what it writes goes there if it does not fail.
+    pub(crate) fn write_in_transaction<R>(
+        &mut self,
+        namespace: NamespaceId,
+        keys: &[&[u8]],
+        program: &mut Program<'_, R>,
+    ) -> Result<Committed<R>> {
+        if let Some(key) = keys.iter().find(|key| key.len() > KEY_BYTES_MAX) {
+            return Err(EngineError::KeyTooLong {
+                bytes: key.len(),
+                limit: KEY_BYTES_MAX,
+            });
+        }
+        let mut set = std::mem::take(&mut self.set);
+        set.sort(keys);
+        set.clear_staged();
+        let done = self.stage_in_transaction(namespace, keys, &mut set, program);
+        set.shrink();
+        self.set = set;
+        done
+    }
+
+    fn stage_in_transaction<R>(
+        &self,
+        namespace: NamespaceId,
+        keys: &[&[u8]],
+        set: &mut super::access::WriteSet,
+        program: &mut Program<'_, R>,
+    ) -> Result<Committed<R>> {
+        let limits = Limits::of(&self.store.config);
+        let mut lookup = InTransaction {
+            engine: self,
+            namespace,
+        };
+        let mut access = Access {
+            base: Base::Transaction(&mut lookup),
+            keys,
+            set: &mut *set,
+            limits,
+            now_ms: self.clock_ms(),
+            told: Lsn::ZERO,
+            large: Vec::new(),
+        };
+        let result = program(&mut access).map_err(|error| match error.0 {
+            Broken::Failed(error) => error,
+            Broken::NeedsValue(_) => unreachable!("only asked for under latches"),
+        })?;
+        let depends_on = self.dependency(access.told);
+        let mut transaction = self.transaction();
+        let staged = |index: &usize| set.keys[*index].staged != Staged::Nothing;
+        let written: Vec<usize> = (0..keys.len()).filter(staged).collect();
+        if !written.is_empty() {
+            let cost = |index: &usize| match set.keys[*index].staged {
+                Staged::Put { bytes, .. } => Transaction::cost_of(keys[*index], bytes),
+                _ => Transaction::cost_of(keys[*index], 0),
+            };
+            let more = written.iter().map(cost).sum();
+            transaction.check_writes(more, limits.transaction_bytes)?;
+        }
+        for index in written {
+            let write = match set.keys[index].staged {
+                Staged::Put {
+                    at,
+                    bytes,
+                    expiry_ms,
+                } => Write::Put {
+                    value: set.arena[at..at + bytes].into(),
+                    expiry_ms,
+                },
+                _ => Write::Delete,
+            };
+            transaction.write(namespace, keys[index], write);
+        }
+        Ok(Committed {
+            result,
+            lsn: Lsn::ZERO,
+            depends_on,
+        })
+    }
+}
+
+/// A program's view of its keys in a transaction.
+struct InTransaction<'e> {
+    engine: &'e Engine,
+    namespace: NamespaceId,
+}
+
+impl Lookup for InTransaction<'_> {
+    fn look_up(&mut self, key: &[u8], value: Option<&mut Vec<u8>>) -> Result<(Option<Meta>, Lsn)> {
+        let mut found = None;
+        let wants_bytes = value.is_some();
+        let mut value = value;
+        let engine = self.engine;
+        let read = |shown: Option<Value<'_>>, meta| {
+            found = meta;
+            if let (Some(shown), Some(value)) = (shown, value.as_deref_mut()) {
+                value.clear();
+                value.extend_from_slice(shown.bytes);
+            }
+        };
+        let mut read = read;
+        let told = engine.read_in_transaction(self.namespace, key, wants_bytes, &mut read)?;
+        Ok((found, told))
+    }
+}
+
+/// What the transaction's own write shows.
+fn own(write: &Write, now_ms: u64) -> Option<Value<'_>> {
+    match write {
+        Write::Put { value, expiry_ms } if write.is_live(now_ms) => Some(Value {
+            bytes: value,
+            stamp: Lsn::ZERO,
+            expiry_ms: *expiry_ms,
+        }),
+        _ => None,
+    }
+}
+
+fn meta_of(value: &Value<'_>) -> Meta {
+    Meta {
+        stamp: value.stamp,
+        bytes: value.bytes.len(),
+        expiry_ms: value.expiry_ms,
+    }
+}
