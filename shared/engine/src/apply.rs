@@ -106,12 +106,7 @@ pub fn apply_op(
                 .map_err(no_room)?;
         }
         PageOp::RemoveVersion { key, stamp } => {
-            let node = NodeRef::new(page);
-            let slot = node.lower_bound(key, stamp);
-            // Redo may have dropped it before, if it owned no overflow pages.
-            if slot < node.count() && node.key_and_stamp(slot) == (key, stamp) {
-                NodeMut::new(page).remove(slot);
-            }
+            remove_version(page, key, stamp);
         }
         PageOp::SplitLeft { bound, right } => {
             NodeMut::new(page)
@@ -142,6 +137,20 @@ pub fn apply_op(
         PageOp::SetBit(bit) | PageOp::ClearBit(bit) => return Err(ApplyError::Bit { tag, bit }),
     }
     Ok(())
+}
+
+/// Drops a version; redo may have done so before, if it owned no overflow pages.
+///
+/// Older ones on the page go with it (A2): the running server may have pruned them already, and
+/// once nothing newer is left here redo could not tell that it may, too.
+fn remove_version(page: &mut PageBytes, key: &[u8], stamp: Lsn) {
+    let versions = NodeRef::new(page).versions_of(key);
+    let slot = NodeRef::new(page).lower_bound(key, stamp);
+    if versions.contains(&slot) && NodeRef::new(page).key_and_stamp(slot).1 == stamp {
+        let mut node = NodeMut::new(page);
+        node.prune_slots(slot + 1..versions.end, |newer, _, _| newer.is_some());
+        node.remove(slot);
+    }
 }
 
 /// The slot of the child with exactly this lower bound.
@@ -215,6 +224,58 @@ mod tests {
     use super::*;
     use rd_base::limits::PAGE_BYTES;
     use rd_base::{BlockNo, FileNo};
+    use rd_format::node::LeafEntry;
+    use rd_format::{OverflowStub, Payload};
+
+    /// The running page has pruned "k" 10 before; then 30, whose newer one is on the left, goes by
+    /// a record.
+    #[test]
+    fn a_version_takes_those_with_it_that_only_it_supersedes() {
+        let tag = PageTag::new(FileNo::new(2), BlockNo::new(2));
+        let mut page = [0; PAGE_BYTES];
+        let mut node = NodeMut::init_leaf(&mut page);
+        let stub = OverflowStub {
+            first: BlockNo::new(9),
+            pages: 1,
+            value_bytes: 3000,
+            crc: 0,
+        };
+        let large = Payload::Overflow(stub);
+        for (key, stamp, payload) in [
+            (&b"j"[..], 15, Payload::Inline(b"newest")),
+            (b"k", 30, Payload::Inline(b"first here")),
+            (b"k", 20, large),
+            (b"k", 10, Payload::Tombstone),
+            (b"k", 5, Payload::Inline(b"old")),
+            (b"l", 7, Payload::Inline(b"newest")),
+        ] {
+            let entry = LeafEntry {
+                key,
+                stamp: Lsn::new(stamp),
+                expiry_ms: None,
+                payload,
+            };
+            node.insert_leaf(&entry).expect("there is room");
+        }
+        let stamps = |page: &PageBytes| {
+            let node = NodeRef::new(page);
+            let stamp = |slot| node.key_and_stamp(slot).1.get();
+            (0..node.count()).map(stamp).collect::<Vec<_>>()
+        };
+        let remove = |stamp| PageOp::RemoveVersion {
+            key: b"k",
+            stamp: Lsn::new(stamp),
+        };
+        for (stamp, left) in [
+            (25, &[15, 30, 20, 10, 5, 7][..]),
+            (30, &[15, 20, 7]),
+            (10, &[15, 20, 7]),
+            (20, &[15, 7]),
+        ] {
+            apply_op(&mut page, tag, &remove(stamp), Lsn::new(100)).expect("it can be done");
+            assert_eq!(stamps(&page), left, "without {stamp}");
+        }
+    }
 
     #[test]
     fn a_bound_between_two_versions_of_the_empty_key_is_not_the_first_child() {

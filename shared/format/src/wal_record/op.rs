@@ -65,7 +65,8 @@ impl<'a> Upsert<'a> {
 pub enum PageOp<'a> {
     /// 1, leaf: add a version, stamped with the record's end LSN.
     Upsert(Upsert<'a>),
-    /// 2, leaf: drop the version of `key` stamped `stamp`, if it is there.
+    /// 2, leaf: drop the version of `key` stamped `stamp`, if it is there, and older ones of `key`
+    /// that own no overflow pages: the page may have lost them before without a record.
     RemoveVersion {
         /// The key.
         key: &'a [u8],
