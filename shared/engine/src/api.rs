@@ -736,9 +736,8 @@ impl Engine {
         let done = merge::tidy(tree, work, &chore.key);
         finish_splits(tree, work);
         match done {
-            Ok(None) => true,
-            Ok(Some(obstacle)) => {
-                work.push_blocked(chore, obstacle);
+            Ok(obstacles) => {
+                work.put_aside(chore, obstacles);
                 true
             }
             Err(EngineError::Park(_)) => {

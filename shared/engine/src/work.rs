@@ -2,10 +2,10 @@
 //! does not allocate, and what is left to be tidied up.
 //!
 //! Nothing in here is needed for correctness: a process that dies with chores undone leaves splits
-//! unfinished (whoever meets the mark finishes them) and versions or leaves that the next writer
-//! nearby drops.
+//! unfinished (whoever meets the mark finishes them), and versions or leaves that take room until
+//! somebody writes to the same keys again: a writer who needs room on a leaf drops what lies there,
+//! and notes a chore for what takes more than that.
 
-use crate::btree::insert::is_needless;
 use crate::btree::search::MarksMet;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn};
@@ -15,7 +15,7 @@ use rd_format::wal_record::RecordBuilder;
 use rd_store::files::GrowthTicket;
 use rd_store::namespaces::NamespaceId;
 use rd_store::{Obstacle, Points, Published, Snapshots, Store};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Splits to be finished that are remembered; more are left to whoever meets the marks.
 const MARKS_MAX: usize = 256;
@@ -25,7 +25,7 @@ const CHORE_BYTES_MAX: usize = 4 << 20;
 const RECORD_BYTES_KEPT: usize = 1 << 20;
 
 /// Something to be tidied up around a key, once the log is durable up to an LSN.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Chore {
     pub(crate) namespace: NamespaceId,
     pub(crate) file: FileNo,
@@ -66,10 +66,33 @@ impl Marks {
     }
 }
 
-/// Chores that can be done when a snapshot is withdrawn.
+/// What the versions wait for that a chore has left behind, some of them for something else than
+/// others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Obstacles {
+    /// This LSN to be durable.
+    log: Option<Lsn>,
+    /// Of the snapshots that each of them waits for, the oldest and the youngest: those that began
+    /// first often end first, and a few stay for long. There is no use in watching them all.
+    oldest_and_youngest: Option<(Published, Published)>,
+}
+
+impl Obstacles {
+    pub(crate) fn add(&mut self, obstacle: Obstacle) {
+        match obstacle {
+            Obstacle::Log(lsn) => self.log = self.log.max(Some(lsn)),
+            Obstacle::Snapshot(one) => {
+                let (oldest, youngest) = self.oldest_and_youngest.unwrap_or((one, one));
+                self.oldest_and_youngest = Some((oldest.min(one), youngest.max(one)));
+            }
+        }
+    }
+}
+
+/// Chores that are to be looked at again when a snapshot is withdrawn: each once, by file and key.
 struct Waiting {
     until_end_of: Published,
-    chores: VecDeque<Chore>,
+    chores: BTreeMap<(FileNo, Box<[u8]>), Chore>,
 }
 
 /// Buffers and chores of a process.
@@ -82,7 +105,7 @@ pub(crate) struct Work {
     pub(crate) marks: Marks,
     /// In the order in which they are done.
     chores: VecDeque<Chore>,
-    /// Those that a snapshot is in the way of; one entry for each snapshot.
+    /// Those that snapshots are in the way of; one entry for each snapshot.
     waiting: Vec<Waiting>,
     /// Bytes of all chores, those that wait included.
     chore_bytes: usize,
@@ -170,33 +193,35 @@ impl Work {
         self.forget_some();
     }
 
-    /// Puts a chore aside until what stands in its way has changed.
-    pub(crate) fn push_blocked(&mut self, mut chore: Chore, obstacle: Obstacle) {
-        let until_end_of = match obstacle {
-            Obstacle::Log(lsn) => {
-                chore.after = lsn;
-                return self.push_chore(chore);
+    /// Puts a chore aside until what stands in its way has changed. With nothing in its way it is
+    /// done.
+    pub(crate) fn put_aside(&mut self, mut chore: Chore, obstacles: Obstacles) {
+        if let Some(lsn) = obstacles.log {
+            chore.after = lsn;
+            self.push_chore(chore);
+        } else if let Some((oldest, youngest)) = obstacles.oldest_and_youngest {
+            if oldest != youngest {
+                self.wait_for(chore.clone(), oldest);
             }
-            Obstacle::Snapshot(published) => published,
-        };
-        self.chore_bytes += chore.bytes();
-        let same = |waiting: &&mut Waiting| waiting.until_end_of == until_end_of;
-        match self.waiting.iter_mut().find(same) {
-            Some(waiting) => {
-                let last = waiting.chores.back();
-                let is_same = |last: &Chore| last.file == chore.file && last.key == chore.key;
-                if last.is_some_and(is_same) {
-                    self.chore_bytes -= chore.bytes();
-                } else {
-                    waiting.chores.push_back(chore);
-                }
-            }
-            None => self.waiting.push(Waiting {
-                until_end_of,
-                chores: VecDeque::from([chore]),
-            }),
+            self.wait_for(chore, youngest);
+            self.forget_some();
         }
-        self.forget_some();
+    }
+
+    fn wait_for(&mut self, chore: Chore, until_end_of: Published) {
+        let same = |waiting: &Waiting| waiting.until_end_of == until_end_of;
+        let at = self.waiting.iter().position(same).unwrap_or_else(|| {
+            self.waiting.push(Waiting {
+                until_end_of,
+                chores: BTreeMap::new(),
+            });
+            self.waiting.len() - 1
+        });
+        let bytes = chore.bytes();
+        let by = (chore.file, chore.key.clone());
+        if self.waiting[at].chores.insert(by, chore).is_none() {
+            self.chore_bytes += bytes;
+        }
     }
 
     /// Takes up again the chores whose snapshots have been withdrawn. It takes one look at each of
@@ -206,7 +231,7 @@ impl Work {
         self.waiting.retain_mut(|waiting| {
             let stays = snapshots.is_published(&waiting.until_end_of);
             if !stays {
-                chores.append(&mut waiting.chores);
+                chores.extend(std::mem::take(&mut waiting.chores).into_values());
             }
             stays
         });
@@ -221,8 +246,8 @@ impl Work {
             let Some(waiting) = self.waiting.first_mut() else {
                 return;
             };
-            match waiting.chores.pop_front() {
-                Some(chore) => self.chore_bytes -= chore.bytes(),
+            match waiting.chores.pop_first() {
+                Some((_, chore)) => self.chore_bytes -= chore.bytes(),
                 None => drop(self.waiting.remove(0)),
             }
         }
@@ -241,8 +266,8 @@ impl Work {
         self.chores.push_front(chore);
     }
 
-    /// Remembers the keys on a leaf whose versions in overflow pages nobody can ask for any more.
-    /// The points must have been collected.
+    /// Remembers the keys on a leaf whose versions in overflow pages nobody can ask for any more,
+    /// or that may have newer ones on the leaf before. The points must have been collected.
     pub(crate) fn note_needless_overflow(&mut self, file: FileNo, leaf: &PageBytes) {
         let node = NodeRef::new(leaf);
         let mut newer: Option<(&[u8], Lsn)> = None;
@@ -251,7 +276,11 @@ impl Work {
             let newer_stamp = newer
                 .filter(|(key, _)| *key == entry.key)
                 .map(|(_, stamp)| stamp);
-            if entry.owns_overflow() && is_needless(&self.points, newer_stamp, &entry, false) {
+            let may_go = match newer_stamp {
+                Some(newer) => !self.points.needs(entry.stamp, newer),
+                None => slot == 0,
+            };
+            if may_go && entry.owns_overflow() {
                 self.note_chore(file, entry.key, Lsn::ZERO);
             }
             newer = Some((entry.key, entry.stamp));

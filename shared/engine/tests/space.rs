@@ -258,3 +258,41 @@ fn chores_that_a_snapshot_is_in_the_way_of_wait_for_its_end() {
     let report = rig.verify();
     assert_eq!((report.overflow_pages, report.versions), (0, 1));
 }
+
+#[test]
+fn old_versions_on_further_leaves_go_when_nobody_sees_them() {
+    let rig = Rig::new(512, 4 << 20);
+    let mut engine = rig.engine(0);
+    set(&rig, &mut engine, b"other", b"value");
+    let mut snapshots = Vec::new();
+    for number in 0..60 {
+        // Few of them to a leaf, then many.
+        let value = vec![number; if number < 30 { 1900 } else { 300 }];
+        set(&rig, &mut engine, b"key", &value);
+        rig.flush();
+        snapshots.push(engine.snapshot().expect("few are held"));
+    }
+    assert!(rig.verify().leaves > 8);
+    let settle = |engine: &mut Engine| {
+        rig.flush();
+        while engine.tidy(100) {
+            rig.flush();
+        }
+        engine.rest();
+        rig.verify()
+    };
+    assert_eq!(settle(&mut engine).versions, 61, "all are seen");
+    snapshots.drain(..30).for_each(drop);
+    assert!(settle(&mut engine).versions < 40, "half of them are seen");
+    drop(snapshots);
+    let report = settle(&mut engine);
+    assert_eq!(report.versions, 2);
+    assert!(report.leaves <= 2, "{report:?}");
+    rig.run(|| engine.write(DB0, &[b"key"], &mut |access| access.delete(0)));
+    settle(&mut engine);
+    let mut disk = Disk::new(&rig);
+    rig.flush();
+    disk.redo(&rig);
+    let content = disk.content(&rig, rig.db0_file());
+    assert_eq!(content, [(b"other".to_vec(), b"value".to_vec())]);
+}

@@ -195,8 +195,8 @@ impl Snapshots {
     }
 }
 
-/// A published snapshot, as one of the points.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A published snapshot, as one of the points. In the order of their LSNs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Published {
     lsn: u64,
     /// Whose it is, and which of his entries.
@@ -250,8 +250,7 @@ impl Points {
     }
 
     /// Why somebody may read the version stamped `stamp`, whose next newer version is stamped
-    /// `newer`; `None` if nobody may. Of several snapshots the youngest is told, as it is likely to
-    /// have its end still before it.
+    /// `newer`; `None` if nobody may. Of several snapshots the youngest is told; all of them must go.
     pub fn obstacle(&self, stamp: Lsn, newer: Lsn) -> Option<Obstacle> {
         let sees = |point: &u64| stamp.get() <= *point && *point < newer.get();
         if self.open_from < newer.get() || self.lsns[..self.of_log].iter().any(sees) {

@@ -13,7 +13,7 @@ use crate::work::Work;
 use rd_base::Lsn;
 use rd_base::counters::Counter;
 use rd_format::bitmap::ROOT_BLOCK;
-use rd_format::node::{LeafEntry, SplitPlan, split};
+use rd_format::node::{SplitPlan, split};
 use rd_format::wal_record::{PageOp, RecordKind};
 use rd_format::{NodeMut, NodeRef};
 use rd_store::Points;
@@ -30,23 +30,11 @@ pub(crate) enum Room<'s> {
     RootSplit(PinnedWrite<'s>, PinnedWrite<'s>),
 }
 
-/// Whether nobody can ask for this version any more; see `NodeMut::prune_slots` for the arguments.
+/// Drops from a leaf what nobody can ask for; see `NodeMut::prune_slots` for what cannot be told by
+/// one page. Returns how many versions went.
 ///
 /// A tombstone with nothing newer means the same as no entry, to everybody who reads at or after
 /// its stamp, as long as no older version is left that it hides.
-pub(crate) fn is_needless(
-    points: &Points,
-    newer: Option<Lsn>,
-    entry: &LeafEntry<'_>,
-    oldest_left: bool,
-) -> bool {
-    match newer {
-        Some(newer) => !points.needs(entry.stamp, newer),
-        None => entry.is_tombstone() && oldest_left && entry.stamp <= points.horizon(),
-    }
-}
-
-/// Drops from a leaf what nobody can ask for. Returns how many versions went.
 pub(crate) fn prune(page: &mut PageWrite<'_>, points: &Points) -> usize {
     // The horizon is asked for once, not once per tombstone.
     let horizon = points.horizon();
@@ -81,6 +69,10 @@ impl<'s> Tree<'s> {
         let block = leaf.tag().block;
         let plan = plan.ok_or_else(|| self.broken(block, "a full leaf has no place to be cut"))?;
         self.store.count(Counter::LeafSplits);
+        if plan.separator.as_bound().stamp != Lsn::MAX {
+            // The versions on the right will be out of sight for who prunes where the newest is.
+            work.note_chore(self.file, plan.separator.as_bound().key, Lsn::ZERO);
+        }
         if block == ROOT_BLOCK {
             let (left, right) = parent::split_root(*self, work, leaf, &plan)?;
             return Ok(Room::RootSplit(left, right));

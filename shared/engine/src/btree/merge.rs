@@ -21,14 +21,14 @@ use super::insert::prune;
 use crate::change::{CriticalChange, credit_of};
 use crate::error::Result;
 use crate::overflow;
-use crate::work::Work;
+use crate::work::{Obstacles, Work};
 use rd_base::counters::Counter;
 use rd_base::{BlockNo, Lsn};
 use rd_format::page::{self, PageBytes, PageKind, flags};
 use rd_format::wal_record::{PageOp, RecordKind};
 use rd_format::{NodeMut, NodeRef, OverflowStub, OwnedBound, Payload};
-use rd_store::buffer::{PinnedRead, PinnedWrite};
-use rd_store::{Obstacle, Points};
+use rd_store::Points;
+use rd_store::buffer::PinnedWrite;
 
 /// A version to be dropped by a record.
 struct Needless {
@@ -38,83 +38,85 @@ struct Needless {
 }
 
 /// Drops what nobody can ask for around `key`, and takes its leaf out if nothing is left on it.
-/// Returns what something that is left there waits for; to be called again then.
+/// Returns what is in the way of the rest; it is to be called again when that is gone.
 ///
 /// # Errors
 /// When a page cannot be read, or there is no credit; what was done until then stands.
-pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<Option<Obstacle>> {
+pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<Obstacles> {
     work.collect_points(tree.store);
-    let mut needless = Vec::new();
-    let mut later = None;
-    let mut newer: Option<Lsn> = None;
-    let mut leaf = tree.leaf_for_read(key, Lsn::MAX)?;
+    let mut found = Found::default();
     let mut beyond = Vec::new();
-    while let Some(next) = look(&leaf, work, key, &mut newer, &mut needless, &mut later) {
+    let mut leaf = prune_leaf(tree, work, key, Lsn::MAX)?;
+    while let Some(next) = look(&leaf, &work.points, key, &mut found) {
         drop(leaf);
         beyond.push(next);
-        leaf = tree.leaf_for_read(key, next)?;
+        leaf = prune_leaf(tree, work, key, next)?;
     }
     drop(leaf);
-    for version in &needless {
+    for version in &found.needless {
         free_version(tree, work, version)?;
-    }
-    let mut leaf = tree.page_for_write(key, Lsn::MAX, 0, &mut work.marks)?;
-    let dropped = prune(&mut leaf, &work.points);
-    tree.store.add(Counter::VersionsPruned, dropped as u64);
-    let node = NodeRef::new(&leaf);
-    let empty = node.count() == 0;
-    later = later
-        .into_iter()
-        .chain(obstacles(&node, &work.points))
-        .fold(None, first_gone);
-    drop(leaf);
-    if empty {
-        take_out(tree, work, key, Lsn::MAX)?;
     }
     // From the right, so that a leaf that takes over another one's place is looked at again.
     for stamp in beyond.iter().rev() {
         take_out(tree, work, key, *stamp)?;
     }
-    Ok(later)
-}
-
-/// Of what to wait for, what is likely to be gone first.
-fn first_gone(one: Option<Obstacle>, other: Obstacle) -> Option<Obstacle> {
-    match (one, other) {
-        (Some(Obstacle::Log(one)), Obstacle::Log(other)) => Some(Obstacle::Log(one.max(other))),
-        (Some(log @ Obstacle::Log(_)), _) => Some(log),
-        (_, log @ Obstacle::Log(_)) => Some(log),
-        (one, other) => one.or(Some(other)),
+    // What was freed may have been all that a tombstone hides.
+    let leaf = prune_leaf(tree, work, key, Lsn::MAX)?;
+    let node = NodeRef::new(&leaf);
+    note_obstacles(&node, &work.points, &mut found.later);
+    let empty = node.count() == 0;
+    drop(leaf);
+    if empty {
+        take_out(tree, work, key, Lsn::MAX)?;
     }
+    Ok(found.later)
 }
 
-/// For what stands on a pruned leaf only because somebody may still ask for it: why.
-fn obstacles(node: &NodeRef<'_>, points: &Points) -> impl Iterator<Item = Obstacle> {
-    let mut newer: Option<(&[u8], Lsn)> = None;
-    let of_slot = move |slot| {
+/// Latches the leaf of (key, stamp), and drops what can go without a record.
+fn prune_leaf<'s>(
+    tree: Tree<'s>,
+    work: &mut Work,
+    key: &[u8],
+    stamp: Lsn,
+) -> Result<PinnedWrite<'s>> {
+    let mut leaf = tree.page_for_write(key, stamp, 0, &mut work.marks)?;
+    let dropped = prune(&mut leaf, &work.points);
+    tree.store.add(Counter::VersionsPruned, dropped as u64);
+    Ok(leaf)
+}
+
+/// For what stands on a pruned leaf only because somebody may still ask for it: notes why.
+fn note_obstacles(node: &NodeRef<'_>, points: &Points, later: &mut Obstacles) {
+    let mut before: Option<(&[u8], Lsn)> = None;
+    for slot in 0..node.count() {
         let entry = node.leaf_entry(slot);
-        let newer = newer.replace((entry.key, entry.stamp));
-        match newer.filter(|(key, _)| *key == entry.key) {
+        let newer = before.replace((entry.key, entry.stamp));
+        let obstacle = match newer.filter(|(key, _)| *key == entry.key) {
             Some((_, newer)) => points.obstacle(entry.stamp, newer),
             // A tombstone goes when nobody can ask for what was before it.
             None if entry.is_tombstone() => points.obstacle(Lsn::ZERO, entry.stamp),
             None => None,
-        }
-    };
-    (0..node.count()).filter_map(of_slot)
+        };
+        obstacle
+            .into_iter()
+            .for_each(|obstacle| later.add(obstacle));
+    }
 }
 
-/// Lists what is to be dropped from `leaf` by a record. `newer` is the stamp of the version of
-/// `key` that was seen last, on the leaf before. Returns the stamp from which on the versions of
-/// `key` go on to the right.
-fn look(
-    leaf: &PinnedRead<'_>,
-    work: &Work,
-    key: &[u8],
-    newer: &mut Option<Lsn>,
-    needless: &mut Vec<Needless>,
-    later: &mut Option<Obstacle>,
-) -> Option<Lsn> {
+/// What was found on the leaves of a key's versions.
+#[derive(Default)]
+struct Found {
+    /// To be dropped by records.
+    needless: Vec<Needless>,
+    /// What others wait for.
+    later: Obstacles,
+    /// The stamp of the version of the key that was seen last.
+    newer: Option<Lsn>,
+}
+
+/// Lists what is to be dropped from `leaf`, which was pruned, by a record. Returns the stamp from
+/// which on the versions of `key` go on to the right.
+fn look(leaf: &PinnedWrite<'_>, points: &Points, key: &[u8], found: &mut Found) -> Option<Lsn> {
     let node = NodeRef::new(leaf);
     let mut before: Option<(&[u8], Lsn)> = None;
     for slot in 0..node.count() {
@@ -123,16 +125,17 @@ fn look(
             .filter(|(key, _)| *key == entry.key)
             .map(|(_, stamp)| stamp);
         let newer_stamp = if entry.key == key {
-            on_page.or(*newer)
+            on_page.or(found.newer)
         } else {
             on_page
         };
-        // Pruning drops the others; but not the first on its page, whose newer one it cannot see.
+        // Pruning has dropped the others; but not the first on its page, whose newer one it cannot
+        // see.
         let logged = entry.owns_overflow() || (on_page.is_none() && newer_stamp.is_some());
         if let Some(newer) = newer_stamp.filter(|_| logged) {
-            match work.points.obstacle(entry.stamp, newer) {
-                Some(obstacle) => *later = first_gone(*later, obstacle),
-                None => needless.push(Needless {
+            match points.obstacle(entry.stamp, newer) {
+                Some(obstacle) => found.later.add(obstacle),
+                None => found.needless.push(Needless {
                     key: entry.key.to_vec(),
                     stamp: entry.stamp,
                     stub: match entry.payload {
@@ -143,7 +146,7 @@ fn look(
             }
         }
         if entry.key == key {
-            *newer = Some(entry.stamp);
+            found.newer = Some(entry.stamp);
         }
         before = Some((entry.key, entry.stamp));
     }
