@@ -182,8 +182,7 @@ pub(crate) fn flush(store: &Store, work: &mut Work, namespace: NamespaceId) -> R
 /// Sees to it that `file` is there.
 fn wait_for_file(store: &Store, work: &mut Work, file: FileNo) -> Result<()> {
     let files = &store.shared.files;
-    if let Some((asked, ticket)) = work.growth.take()
-        && asked == file
+    if let Some(ticket) = work.take_growth(file)
         && let Growth::Failed(error) = files.growth(&ticket)
     {
         return Err(EngineError::DiskFull {
@@ -193,7 +192,7 @@ fn wait_for_file(store: &Store, work: &mut Work, file: FileNo) -> Result<()> {
     if files.state(file) == FileState::Live && files.blocks(file) >= NEW_FILE_BLOCKS {
         return Ok(());
     }
-    work.growth = Some((file, store.request_create(file, NEW_FILE_BLOCKS)?));
+    work.keep_growth(file, store.request_create(file, NEW_FILE_BLOCKS)?);
     Err(EngineError::Park(ParkReason::FileCreation(file)))
 }
 

@@ -13,7 +13,7 @@ use rd_format::NodeRef;
 use rd_format::page::PageBytes;
 use rd_format::wal_record::RecordBuilder;
 use rd_store::files::GrowthTicket;
-use rd_store::namespaces::NamespaceId;
+use rd_store::namespaces::{NAMESPACES_MAX, NamespaceId};
 use rd_store::{Obstacle, Points, Published, Snapshots, Store};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -21,8 +21,12 @@ use std::collections::{BTreeMap, VecDeque};
 const MARKS_MAX: usize = 256;
 /// Bytes of chores that are remembered; when there are more the oldest are forgotten.
 const CHORE_BYTES_MAX: usize = 4 << 20;
+/// Growths that are remembered; more than there are namespaces, and few of them grow at a time.
+const GROWTHS_MAX: usize = 128;
 /// A record buffer larger than this is given back after use.
 const RECORD_BYTES_KEPT: usize = 1 << 20;
+
+const _: () = assert!(GROWTHS_MAX > NAMESPACES_MAX);
 
 /// Something to be tidied up around a key, once the log is durable up to an LSN.
 #[derive(Clone, Debug)]
@@ -113,8 +117,9 @@ pub(crate) struct Work {
     pub(crate) namespace: NamespaceId,
     /// The wall clock when the operation began, in microseconds since 1970.
     pub(crate) now_us: u64,
-    /// The growth that an operation was parked for.
-    pub(crate) growth: Option<(FileNo, GrowthTicket)>,
+    /// The growths that operations are parked for; one for each file, so that operations on several
+    /// files each get their answer.
+    growths: Vec<(FileNo, GrowthTicket)>,
 }
 
 impl Work {
@@ -132,7 +137,7 @@ impl Work {
             chore_bytes: 0,
             namespace: NamespaceId::DB0,
             now_us: 0,
-            growth: None,
+            growths: Vec::new(),
         }
     }
 
@@ -141,6 +146,20 @@ impl Work {
         self.namespace = namespace;
         self.now_us = store.clock.wall_us();
         self.marks.clear();
+    }
+
+    /// Takes out what was asked for to make `file` longer, by an operation that was parked then.
+    pub(crate) fn take_growth(&mut self, file: FileNo) -> Option<GrowthTicket> {
+        let at = self.growths.iter().position(|(asked, _)| *asked == file)?;
+        Some(self.growths.swap_remove(at).1)
+    }
+
+    /// Remembers what was asked for to make `file` longer, as the operation parks.
+    pub(crate) fn keep_growth(&mut self, file: FileNo, ticket: GrowthTicket) {
+        if self.growths.len() == GROWTHS_MAX {
+            self.growths.remove(0);
+        }
+        self.growths.push((file, ticket));
     }
 
     /// Gives memory back that only a very large record needed.

@@ -296,3 +296,37 @@ fn old_versions_on_further_leaves_go_when_nobody_sees_them() {
     let content = disk.content(&rig, rig.db0_file());
     assert_eq!(content, [(b"other".to_vec(), b"value".to_vec())]);
 }
+
+#[test]
+fn operations_on_two_files_that_cannot_grow_each_get_their_answer() {
+    let disk = Arc::new(SimStorage::new(4));
+    let rig = Rig::on(disk.clone(), 4096, 4 << 20);
+    let mut engine = rig.engine(0);
+    for _ in 0..40 {
+        rig.flush();
+    }
+    disk.set_capacity(Some(disk.used_bytes()));
+    let value = vec![9; 2_000_000];
+    let (mut write, mut flush) = (None, None);
+    for _ in 0..10 {
+        if write.is_none() {
+            match try_set(&mut engine, b"large", &value) {
+                Err(EngineError::Park(ParkReason::FileGrowth(_))) => {}
+                done => write = Some(done),
+            }
+        }
+        if flush.is_none() {
+            match engine.flush_namespace(DB0) {
+                Err(EngineError::Park(ParkReason::FileCreation(_))) => {}
+                done => flush = Some(done),
+            }
+        }
+        rig.grow_files();
+    }
+    assert!(matches!(write, Some(Err(EngineError::DiskFull { .. }))));
+    assert!(matches!(flush, Some(Err(EngineError::DiskFull { .. }))));
+    disk.set_capacity(None);
+    set(&rig, &mut engine, b"large", &value);
+    rig.run(|| engine.flush_namespace(DB0));
+    rig.verify();
+}

@@ -258,9 +258,7 @@ impl Tree<'_> {
 fn grow(tree: Tree<'_>, work: &mut Work, count: usize) -> EngineError {
     let files = &tree.store.shared.files;
     let park = EngineError::Park(ParkReason::FileGrowth(tree.file));
-    if let Some((file, ticket)) = work.growth.take()
-        && file == tree.file
-    {
+    if let Some(ticket) = work.take_growth(tree.file) {
         match files.growth(&ticket) {
             Growth::Failed(error) => {
                 return EngineError::DiskFull {
@@ -268,14 +266,15 @@ fn grow(tree: Tree<'_>, work: &mut Work, count: usize) -> EngineError {
                 };
             }
             Growth::Pending => {
-                work.growth = Some((file, ticket));
+                work.keep_growth(tree.file, ticket);
                 return park;
             }
             Growth::Ready => {}
         }
     }
     let wanted = files.blocks(tree.file).saturating_add(count as u32 + 1);
-    work.growth = Some((tree.file, tree.store.request_growth(tree.file, wanted)));
+    let ticket = tree.store.request_growth(tree.file, wanted);
+    work.keep_growth(tree.file, ticket);
     park
 }
 
