@@ -64,6 +64,7 @@ pub fn execute(
         Ok(resolved) => resolved,
         Err(error) => {
             server.count(Counter::ErrorReplies);
+            session.was_ungated = true;
             ReplyWriter::new(output.bytes(), session.proto).error_bytes(&error.reply());
             return Flow::Done;
         }
@@ -108,7 +109,8 @@ pub fn proceed(
     conclude(server, session, output, mark, wait, outcome)
 }
 
-/// Puts the reply behind what it waits for, or an error in its place.
+/// Puts the reply, or the error in its place, behind what it waits for: a refusal shows what was
+/// found as much as a value does.
 fn conclude(
     server: &mut Server,
     session: &mut Session,
@@ -117,28 +119,28 @@ fn conclude(
     wait: Lsn,
     outcome: Outcome,
 ) -> Flow {
-    let text = match outcome {
-        Ok(flow) => {
-            let wait = server.gate(session, wait);
-            session.was_ungated = wait <= server.store.shared.wal.durable_lsn();
-            if !session.was_ungated {
-                output.hold(mark, wait);
-            }
-            return flow;
-        }
+    let (flow, text) = match outcome {
+        Ok(flow) => (flow, None),
         Err(Failure::Engine(EngineError::Park(reason))) => {
             output.bytes().truncate(mark);
             server.park(reason);
             server.count(Counter::ParkedCommits);
             return Flow::Park;
         }
-        Err(Failure::Engine(error)) => server.error_reply(&error),
-        Err(Failure::Reply(text)) => text,
+        Err(Failure::Engine(error)) => (Flow::Done, Some(server.error_reply(&error))),
+        Err(Failure::Reply(text)) => (Flow::Done, Some(text)),
     };
-    server.count(Counter::ErrorReplies);
-    output.bytes().truncate(mark);
-    ReplyWriter::new(output.bytes(), session.proto).error(&text);
-    Flow::Done
+    if let Some(text) = text {
+        server.count(Counter::ErrorReplies);
+        output.bytes().truncate(mark);
+        ReplyWriter::new(output.bytes(), session.proto).error(&text);
+    }
+    let wait = server.gate(session, wait);
+    session.was_ungated = wait <= server.store.shared.wal.durable_lsn();
+    if !session.was_ungated {
+        output.hold(mark, wait);
+    }
+    flow
 }
 
 fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {

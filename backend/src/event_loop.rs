@@ -27,11 +27,10 @@
 //! commands, looks at both once more, and only then waits in epoll (see `rd_store::procs`).
 
 use crate::connection::{Connection, Hold, Received, take_over};
-use crate::dispatch::{self, Flow};
 use crate::server::Server;
 use crate::session::Session;
 use crate::slab::Slab;
-use crate::waiting::Waiting;
+use crate::turn::{proceed, run, run_buffered};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use rd_base::Lsn;
 use rd_base::counters::Counter;
@@ -41,7 +40,7 @@ use rd_store::wal::flush::{FlushOutcome, Flusher};
 use rd_sys::fdpass::Channel;
 use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
-use rd_wire::{Parsed, ReplyWriter};
+use rd_wire::ReplyWriter;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -584,84 +583,5 @@ impl EventLoop {
                 _ => return,
             }
         }
-    }
-}
-
-/// Carries out what is in the connection's own buffer.
-fn run_buffered(server: &mut Server, connection: &mut Connection) {
-    let mut input = std::mem::take(&mut connection.input);
-    let done = run(server, connection, &input);
-    input.drain(..done);
-    connection.input = input;
-}
-
-/// Carries out the requests at the front of `input` and returns how many bytes they took.
-fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> usize {
-    let mut done = 0;
-    while server.may_run(connection) {
-        let rest = input.get(done..).unwrap_or(&[]);
-        if rest.is_empty() {
-            connection.need = 1;
-            break;
-        }
-        let Connection {
-            parser,
-            session,
-            output,
-            ..
-        } = connection;
-        match parser.parse(rest) {
-            Parsed::Request { args, consumed } => {
-                match dispatch::execute(server, session, output, args) {
-                    Flow::Done => done += consumed,
-                    Flow::Park => {
-                        connection.hold = Hold::Parked;
-                        break;
-                    }
-                    Flow::Wait(waiting) => {
-                        done += consumed;
-                        connection.hold = Hold::Waiting(waiting);
-                    }
-                    Flow::Close => {
-                        done += consumed;
-                        connection.hold = Hold::Closing;
-                    }
-                }
-            }
-            Parsed::Empty { consumed } => done += consumed,
-            Parsed::Incomplete { need } => {
-                connection.need = need;
-                break;
-            }
-            Parsed::Error(error) => {
-                server.count(Counter::ErrorReplies);
-                ReplyWriter::new(output.bytes(), session.proto).error(&error.reply());
-                connection.hold = Hold::Closing;
-                return input.len();
-            }
-            Parsed::HttpAttack => {
-                log::warn!(
-                    "possible SECURITY ATTACK: connection {} from {} speaks HTTP; closed. A web \
-                     page may have been made to send commands to this server",
-                    session.id,
-                    session.address,
-                );
-                connection.hold = Hold::Closing;
-                return input.len();
-            }
-        }
-    }
-    done
-}
-
-/// Goes on with a command under way.
-fn proceed(server: &mut Server, connection: &mut Connection, waiting: Waiting) -> Hold {
-    let Connection {
-        session, output, ..
-    } = connection;
-    match dispatch::proceed(server, session, output, waiting) {
-        Flow::Wait(waiting) => Hold::Waiting(waiting),
-        Flow::Close => Hold::Closing,
-        Flow::Done | Flow::Park => Hold::Free,
     }
 }

@@ -17,9 +17,14 @@ mod connection;
 mod dispatch;
 mod event_loop;
 mod output;
+#[cfg(test)]
+mod rig;
 mod server;
 mod session;
 mod slab;
+#[cfg(test)]
+mod tests;
+mod turn;
 mod waiting;
 
 use event_loop::EventLoop;

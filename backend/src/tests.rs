@@ -1,0 +1,72 @@
+//! What clients of two backends see of each other before the log is flushed, and of commands that
+//! take several turns.
+
+use crate::rig::{Client, Rig};
+use crate::server::Server;
+
+/// Two backends with a client each.
+struct Pair {
+    rig: Rig,
+    writer: (Server, Client),
+    other: (Server, Client),
+}
+
+impl Pair {
+    fn new(settings: &[(&str, &str)]) -> Pair {
+        let rig = Rig::new(settings);
+        let connected = |number| {
+            let mut server = rig.server(number);
+            let client = Client::new(&mut server);
+            (server, client)
+        };
+        let (writer, other) = (connected(0), connected(1));
+        Pair { rig, writer, other }
+    }
+
+    /// A command of the one whose writes the other sees; its reply is left unread.
+    fn write(&mut self, words: &[&str]) {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let (server, client) = &mut self.writer;
+        client.send(&self.rig, server, &words);
+    }
+
+    /// A command of the other, and what may be read then.
+    fn ask(&mut self, words: &[&str]) -> String {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let (server, client) = &mut self.other;
+        client.call(&self.rig, server, &words)
+    }
+
+    /// What the other may read now.
+    fn received(&mut self) -> String {
+        let (server, client) = &mut self.other;
+        String::from_utf8_lossy(&client.received(server)).into_owned()
+    }
+}
+
+#[test]
+fn an_error_that_shows_a_write_waits_for_it() {
+    let refusals: [(&[&str], &str); 3] = [
+        (
+            &["INCR", "word"],
+            "-ERR value is not an integer or out of range\r\n",
+        ),
+        (
+            &["INCR", "most"],
+            "-ERR increment or decrement would overflow\r\n",
+        ),
+        (
+            &["APPEND", "word", "x"],
+            "-ERR string exceeds maximum allowed size (proto-max-bulk-len)\r\n",
+        ),
+    ];
+    for (command, refusal) in refusals {
+        let mut pair = Pair::new(&[("proto_max_bulk_len", "1MB"), ("max_value_size", "2MB")]);
+        let word = "w".repeat(1 << 20);
+        pair.write(&["MSET", "word", &word, "most", "9223372036854775807"]);
+        assert_eq!(pair.ask(command), "", "{command:?}: nothing is durable");
+        assert_eq!(pair.ask(&["STRLEN", "word"]), "", "not back in time");
+        pair.rig.flush();
+        assert_eq!(pair.received(), format!("{refusal}:1048576\r\n"));
+    }
+}
