@@ -154,7 +154,8 @@ impl Connection {
 
     /// Heap bytes that the connection holds.
     pub fn heap_bytes(&self) -> usize {
-        self.input.capacity() + self.output.heap_bytes() + self.parser.heap_bytes()
+        let io = self.input.capacity() + self.output.heap_bytes() + self.parser.heap_bytes();
+        io + self.session.transactions.heap_bytes()
     }
 
     /// Gives back what an idle connection does not need.

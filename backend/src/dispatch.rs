@@ -2,7 +2,8 @@
 //! for.
 
 use crate::commands::expiry::{self, Base, Unit};
-use crate::commands::{Call, admin, config, connection, info, keys, ranges, strings};
+use crate::commands::{Call, admin, config, connection, exchange, info, keys, ranges, strings};
+use crate::commands::{substrings, transactions};
 use crate::output::Output;
 use crate::server::Server;
 use crate::session::Session;
@@ -65,7 +66,8 @@ pub fn execute(
         Err(error) => {
             server.count(Counter::ErrorReplies);
             session.was_ungated = true;
-            ReplyWriter::new(output.bytes(), session.proto).error_bytes(&error.reply());
+            let text = transactions::refuse(session, args, error.reply());
+            ReplyWriter::new(output.bytes(), session.proto).error_bytes(&text);
             return Flow::Done;
         }
     };
@@ -73,14 +75,20 @@ pub fn execute(
     session.active_at_ns = server.now_ns;
     server.count(Counter::CommandsProcessed);
     let mark = output.mark();
+    let output_max = server.config.client_output_max_bytes() as usize;
     let mut call = Call {
         server,
         session,
         output,
         args,
         wait: Lsn::ZERO,
+        output_max,
     };
-    let outcome = handle(resolved.id, &mut call);
+    let outcome = if call.session.transactions.is_none() {
+        handle(resolved.id, &mut call)
+    } else {
+        transactions::handle_within(resolved.id, &mut call)
+    };
     let wait = call.wait;
     conclude(server, session, output, mark, wait, outcome)
 }
@@ -94,19 +102,26 @@ pub fn proceed(
 ) -> Flow {
     let mark = output.mark();
     let no_args = rd_wire::RequestBuf::default();
+    let output_max = server.config.client_output_max_bytes() as usize;
     let mut call = Call {
         server,
         session,
         output,
         args: no_args.args(),
         wait: Lsn::ZERO,
+        output_max,
     };
-    let outcome = match waiting {
-        Waiting::Checkpoint { ticket, reply } => admin::proceed(&mut call, ticket, reply),
-        Waiting::Range(stream) => ranges::proceed(&mut call, stream),
-    };
+    let outcome = transactions::handle_attached(&mut call, |call| go_on(call, waiting));
     let wait = call.wait;
     conclude(server, session, output, mark, wait, outcome)
+}
+
+/// Goes on with a command under way, whoever runs it.
+pub fn go_on(call: &mut Call<'_>, waiting: Waiting) -> Outcome {
+    match waiting {
+        Waiting::Checkpoint { ticket, reply } => admin::proceed(call, ticket, reply),
+        Waiting::Range(stream) => ranges::proceed(call, stream),
+    }
 }
 
 /// Puts the reply, or the error in its place, behind what it waits for: a refusal shows what was
@@ -143,7 +158,8 @@ fn conclude(
     flow
 }
 
-fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
+/// Calls the handler of a command.
+pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
     match id {
         CommandId::Get => strings::get(call),
         CommandId::Set => strings::set(call),
@@ -155,8 +171,23 @@ fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::Decr => strings::add_constant(call, -1),
         CommandId::Incrby => strings::incrby(call),
         CommandId::Decrby => strings::decrby(call),
+        CommandId::Getex => exchange::getex(call),
+        CommandId::Getdel => exchange::getdel(call),
+        CommandId::Getset => exchange::getset(call),
+        CommandId::Setnx => exchange::setnx(call),
+        CommandId::Setex => exchange::setex(call, Unit::Seconds, "setex"),
+        CommandId::Psetex => exchange::setex(call, Unit::Millis, "psetex"),
+        CommandId::Msetnx => exchange::msetnx(call),
+        CommandId::Getrange | CommandId::Substr => substrings::getrange(call),
+        CommandId::Setrange => substrings::setrange(call),
+        CommandId::Incrbyfloat => strings::incrbyfloat(call),
+        CommandId::Lcs => substrings::lcs(call),
         CommandId::Del | CommandId::Unlink => keys::del(call),
-        CommandId::Exists => keys::exists(call),
+        CommandId::Exists | CommandId::Touch => keys::exists(call),
+        CommandId::Type => keys::kind(call),
+        CommandId::Rename => exchange::rename(call),
+        CommandId::Renamenx => exchange::renamenx(call),
+        CommandId::Copy => exchange::copy(call),
         CommandId::Expire => expiry::expire(call, Unit::Seconds, Base::Now, "expire"),
         CommandId::Pexpire => expiry::expire(call, Unit::Millis, Base::Now, "pexpire"),
         CommandId::Expireat => expiry::expire(call, Unit::Seconds, Base::Epoch, "expireat"),
@@ -169,6 +200,16 @@ fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::Range => ranges::range(call),
         CommandId::Dbsize => keys::dbsize(call),
         CommandId::Flushdb | CommandId::Flushall => keys::flush(call),
+        CommandId::Multi => transactions::multi(call),
+        CommandId::Exec => transactions::exec(call),
+        CommandId::Discard => transactions::discard(call),
+        CommandId::Watch => transactions::watch(call),
+        CommandId::Unwatch => transactions::unwatch(call),
+        CommandId::Begin => transactions::begin(call),
+        CommandId::Commit => transactions::commit(call),
+        CommandId::Rollback => transactions::rollback(call),
+        CommandId::Savepoint => transactions::savepoint(call),
+        CommandId::Release => transactions::release(call),
         CommandId::Ping => connection::ping(call),
         CommandId::Echo => connection::echo(call),
         CommandId::Quit => connection::quit(call),

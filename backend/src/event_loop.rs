@@ -30,6 +30,7 @@ use crate::connection::{Connection, Hold, Received, take_over};
 use crate::server::Server;
 use crate::session::Session;
 use crate::slab::Slab;
+use crate::transaction::AgeLimits;
 use crate::turn::{proceed, run, run_buffered};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use rd_base::Lsn;
@@ -550,6 +551,7 @@ impl EventLoop {
         let now_ns = self.server.now_ns;
         self.next_tick_ns = now_ns + TICK_NS;
         let timeout_ns = self.server.config.timeout().as_nanos() as u64;
+        let age_limits = AgeLimits::of(&self.server.config);
         for token in self.connections.tokens() {
             let Some(connection) = self.connections.get_mut(token) else {
                 continue;
@@ -561,6 +563,10 @@ impl EventLoop {
             }
             if connection.is_idle() && idle_ns > TICK_NS {
                 connection.shrink();
+            }
+            if matches!(connection.hold, Hold::Free) {
+                let transactions = &mut connection.session.transactions;
+                transactions.end_forgotten(now_ns, idle_ns, &age_limits);
             }
             if idle_ns > READER_FOR_NS {
                 self.server.no_reader(connection);

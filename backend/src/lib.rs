@@ -24,6 +24,7 @@ mod session;
 mod slab;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod turn;
 mod waiting;
 

@@ -184,6 +184,7 @@ impl Server {
                 log::error!("{error}; {advice}");
                 format!("CORRUPT {error}; {advice}")
             }
+            EngineError::Conflict { .. } => format!("CONFLICT {error}"),
             EngineError::ReadOnly => format!("MISCONF {error}"),
             EngineError::DiskFull { .. } => {
                 format!("MISCONF {error}; writes go on when there is room")

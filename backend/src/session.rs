@@ -1,5 +1,6 @@
 //! What a client has set for its connection, and what `CLIENT LIST` shows of it.
 
+use crate::transaction::Transactions;
 use rd_base::Lsn;
 use rd_base::handover::{Handover, Peer};
 use rd_wire::{CommandId, Proto};
@@ -35,6 +36,8 @@ pub struct Session {
     /// The greatest LSN that a reply of this session has waited for or waits for. While it is not
     /// durable the session reads at the insert position, so that it sees its own writes.
     pub newest_seen: Lsn,
+    /// The transaction that it is in.
+    pub transactions: Transactions,
 }
 
 impl Session {
@@ -59,6 +62,7 @@ impl Session {
             was_ungated: false,
             row: None,
             newest_seen: Lsn::ZERO,
+            transactions: Transactions::default(),
         }
     }
 
@@ -67,5 +71,6 @@ impl Session {
         self.proto = Proto::Resp2;
         self.name.clear();
         self.synchronous_commit = None;
+        self.transactions.clear();
     }
 }

@@ -39,6 +39,14 @@ pub fn exists(call: &mut Call<'_>) -> Outcome {
     Ok(Flow::Done)
 }
 
+/// TYPE key: of what there is, all are strings.
+pub fn kind(call: &mut Call<'_>) -> Outcome {
+    let is_there = call.meta(call.arg(1))?.is_some();
+    call.reply()
+        .simple(if is_there { "string" } else { "none" });
+    Ok(Flow::Done)
+}
+
 /// DBSIZE.
 pub fn dbsize(call: &mut Call<'_>) -> Outcome {
     let count = call.server.engine.count(call.namespace())?;

@@ -6,11 +6,14 @@
 pub mod admin;
 pub mod config;
 pub mod connection;
+pub mod exchange;
 pub mod expiry;
 pub mod info;
 pub mod keys;
 pub mod ranges;
 pub mod strings;
+pub mod substrings;
+pub mod transactions;
 
 use crate::output::Output;
 use crate::server::Server;
@@ -32,6 +35,8 @@ pub struct Call<'a> {
     pub args: Args<'a>,
     /// What the reply shows was written there; it is not sent before that is durable.
     pub wait: Lsn,
+    /// No further piece of a reply is made while more than so many bytes are unsent.
+    pub output_max: usize,
 }
 
 impl<'a> Call<'a> {

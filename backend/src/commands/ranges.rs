@@ -87,8 +87,7 @@ pub fn proceed(call: &mut Call<'_>, mut stream: Box<RangeStream>) -> Outcome {
         }
         return Ok(Flow::Wait(Waiting::Range(stream)));
     }
-    let output_max = call.server.config.client_output_max_bytes() as usize;
-    if call.output.unsent() <= output_max {
+    if call.output.unsent() <= call.output_max {
         let mut entries = Vec::new();
         piece(call, &mut stream.cursor, &mut entries)?;
         call.output.bytes().extend_from_slice(&entries);

@@ -4,6 +4,7 @@ use super::Call;
 use super::expiry::{When, expiry_of, put_until};
 use crate::dispatch::{Flow, Outcome};
 use rd_base::counters::Counter;
+use rd_wire::longdouble::{LongDouble, Parsed};
 use rd_wire::num::{Decimal, is_word, parse_i64};
 use rd_wire::{ReplyWriter, texts};
 
@@ -212,5 +213,30 @@ fn add(call: &mut Call<'_>, increment: i64) -> Outcome {
     })?;
     let sum = call.after(committed)?;
     call.reply().integer(sum);
+    Ok(Flow::Done)
+}
+
+/// INCRBYFLOAT key increment.
+pub fn incrbyfloat(call: &mut Call<'_>) -> Outcome {
+    let (key, by) = (call.arg(1), call.arg(2));
+    let sum = call.write(&[key], &mut |access| {
+        let old = match access.newest(0)? {
+            Some(text) => LongDouble::parse(text),
+            None => Some(Parsed::Number(LongDouble::ZERO)),
+        };
+        let sum = match (old, LongDouble::parse(by)) {
+            (None, _) | (_, None) => return Ok(Err(texts::NOT_A_FLOAT)),
+            (Some(Parsed::Number(old)), Some(Parsed::Number(by))) => old.plus(by),
+            _ => None,
+        };
+        let Some(sum) = sum else {
+            return Ok(Err(texts::NAN_OR_INFINITY));
+        };
+        let text = sum.text();
+        let expiry_ms = expiry_of(access, 0)?;
+        access.put(0, text.as_bytes(), expiry_ms)?;
+        Ok(Ok(text))
+    })??;
+    call.reply().bulk(sum.as_bytes());
     Ok(Flow::Done)
 }

@@ -348,6 +348,13 @@ Connections "Connections" {
         Parameter::time("timeout", "0", SECOND, 0, 365 * DAY)
             .extremes(&["1s"]).redis("timeout"),
         "Close a client that has been idle for this long; 0 is never.";
+    IdleInTransactionTimeout: time idle_in_transaction_timeout =
+        Parameter::time("idle_in_transaction_timeout", "10min", SECOND, 0, 365 * DAY)
+            .extremes(&["1s"]),
+        "Roll back a transaction whose client has been idle for this long; 0 is never.";
+    MaxSnapshotAge: time max_snapshot_age =
+        Parameter::time("max_snapshot_age", "1h", SECOND, 0, 365 * DAY).extremes(&["1s"]),
+        "Roll back a transaction that sees a moment longer ago than this; 0 is never.";
     TcpKeepalive: time tcp_keepalive =
         Parameter::time("tcp_keepalive", "300s", SECOND, 0, DAY).redis("tcp-keepalive"),
         "Probe a silent TCP client after this long; 0 leaves it to the system.";

@@ -122,6 +122,18 @@ pub(crate) struct Fixed {
     snapshot: Option<Snapshot>,
 }
 
+impl Fixed {
+    /// The file that a namespace lay in before it got another; the caller's snapshot keeps it.
+    pub(crate) fn before(at: Lsn, file: FileNo, since: Lsn) -> Fixed {
+        Fixed {
+            at,
+            file: Some(file),
+            since,
+            snapshot: None,
+        }
+    }
+}
+
 /// What a leaf has shown under its latch, that it takes more to answer.
 enum Shown<R> {
     Answer(R),
@@ -454,6 +466,18 @@ impl Engine {
         bytes: bool,
         answer: &mut dyn FnMut(Option<Value<'_>>, Option<Meta>),
     ) -> Result<Lsn> {
+        self.read_at_time(fixed, key, self.now_ms(), bytes, answer)
+    }
+
+    /// [`Engine::read_at`] by a clock that shows `now_ms`.
+    pub(crate) fn read_at_time(
+        &self,
+        fixed: &Fixed,
+        key: &[u8],
+        now_ms: u64,
+        bytes: bool,
+        answer: &mut dyn FnMut(Option<Value<'_>>, Option<Meta>),
+    ) -> Result<Lsn> {
         let Some(file) = fixed.file else {
             answer(None, None);
             return Ok(Lsn::ZERO);
@@ -466,7 +490,7 @@ impl Engine {
         let told = loop {
             let leaf = tree.leaf_for_read(key, stamp)?;
             let node = NodeRef::new(&leaf);
-            match visible(&node, key, stamp, || self.now_ms()) {
+            match visible(&node, key, stamp, || now_ms) {
                 Seen::Inline(value, meta) => {
                     answer(Some(value_of(value, &meta)), Some(meta));
                     break meta.stamp;

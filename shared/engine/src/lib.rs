@@ -38,4 +38,5 @@ pub use rd_store::snapshot::Snapshot;
 pub use txn::access::{Access, ProgramError};
 pub use txn::transaction::{Isolation, Transaction};
 pub use txn::visible::Meta;
+pub use txn::watch::Watched;
 pub use txn::write::{Committed, Program};

@@ -5,7 +5,8 @@
 //! - [`reply`]: what the server answers, appended to the connection's output buffer.
 //! - [`command`]: every command, declared once; lookup, arity, and the replies of `COMMAND`.
 //! - [`client`]: the other side, for tools and tests: encoder, reply decoder, blocking client.
-//! - [`num`], [`glob`], [`texts`]: numbers, patterns and error texts, to Redis's letter.
+//! - [`num`], [`longdouble`], [`glob`], [`texts`]: numbers, patterns and error texts, to Redis's
+//!   letter.
 //!
 //! Invariant: no byte that a peer can send makes this crate panic, take memory that the peer
 //! has not paid for with bytes of its own, or do work that is not linear in them.
@@ -23,6 +24,7 @@
 pub mod client;
 pub mod command;
 pub mod glob;
+pub mod longdouble;
 pub mod num;
 pub mod reply;
 pub mod request;

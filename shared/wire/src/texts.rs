@@ -14,6 +14,18 @@ pub const STRING_TOO_LONG: &str = "ERR string exceeds maximum allowed size (prot
 pub const DB_OUT_OF_RANGE: &str = "ERR DB index is out of range";
 /// SELECT of something that is no number.
 pub const DB_NOT_A_NUMBER: &str = "ERR value is not an integer or out of range";
+/// A command that cannot be queued.
+pub const NOT_IN_MULTI: &str = "ERR Command not allowed inside a transaction";
+/// MULTI after MULTI.
+pub const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
+/// WATCH after MULTI.
+pub const WATCH_IN_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
+/// EXEC without MULTI.
+pub const EXEC_WITHOUT_MULTI: &str = "ERR EXEC without MULTI";
+/// DISCARD without MULTI.
+pub const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
+/// EXEC after a command that could not be queued.
+pub const EXEC_ABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
 /// MSET with a key that has no value. Redis names the command as the arity error does.
 pub const MSET_ARITY: &str = "ERR wrong number of arguments for 'mset' command";
 /// HELLO with a protocol other than 2 and 3.
@@ -32,3 +44,21 @@ pub const BAD_CLIENT_NAME: &str =
 pub const EXPIRE_NX: &str = "ERR NX and XX, GT or LT options at the same time are not compatible";
 /// EXPIRE with both directions.
 pub const EXPIRE_GT_LT: &str = "ERR GT and LT options at the same time are not compatible";
+/// MSETNX with a key that has no value.
+pub const MSETNX_ARITY: &str = "ERR wrong number of arguments for 'msetnx' command";
+/// RENAME of what is not there.
+pub const NO_SUCH_KEY: &str = "ERR no such key";
+/// COPY onto itself.
+pub const SAME_OBJECT: &str = "ERR source and destination objects are the same";
+/// SETRANGE before the first byte.
+pub const OFFSET_OUT_OF_RANGE: &str = "ERR offset is out of range";
+/// INCRBYFLOAT of or by what is no number.
+pub const NOT_A_FLOAT: &str = "ERR value is not a valid float";
+/// INCRBYFLOAT beyond what can be counted.
+pub const NAN_OR_INFINITY: &str = "ERR increment would produce NaN or Infinity";
+/// LCS with words that exclude each other.
+pub const LCS_LEN_AND_IDX: &str =
+    "ERR If you want both the length and indexes, please just use IDX.";
+/// LCS of strings whose table of lengths would be too large.
+pub const LCS_TOO_LARGE: &str =
+    "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len";

@@ -3,6 +3,7 @@
 //!
 //! Those of several commands: what they hold while they are open ([`transaction`], [`reads`]), how
 //! commands work within them ([`routed`], [`routed_range`]), and what their commit latches and checks ([`validate`]).
+//! [`watch`] tells whether a key has changed.
 
 pub(crate) mod access;
 pub(crate) mod commit;
@@ -12,4 +13,5 @@ pub(crate) mod routed_range;
 pub(crate) mod transaction;
 mod validate;
 pub(crate) mod visible;
+pub(crate) mod watch;
 pub(crate) mod write;

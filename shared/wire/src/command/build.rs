@@ -15,6 +15,8 @@ pub(super) const SESSION: Flags = Flags::NOSCRIPT
     .and(Flags::FAST)
     .and(Flags::NO_AUTH)
     .and(Flags::ALLOW_BUSY);
+/// Commands about the transaction of several commands that the connection is in.
+pub(super) const TRANSACTION: Flags = Flags::NOSCRIPT.and(ANYTIME).and(Flags::ALLOW_BUSY);
 pub(super) const READ_FAST: Flags = Flags::READONLY.and(Flags::FAST);
 pub(super) const WRITE_FAST: Flags = Flags::WRITE.and(Flags::FAST);
 pub(super) const GROW: Flags = Flags::WRITE.and(Flags::DENYOOM);
@@ -37,6 +39,20 @@ pub(super) const fn key_at(first: usize, access: &'static [&'static str]) -> Key
     KeySpec {
         first,
         last: 0,
+        step: 1,
+        access,
+    }
+}
+
+/// Keys from `first` on, and `more` behind it.
+pub(super) const fn keys_between(
+    first: usize,
+    more: i32,
+    access: &'static [&'static str],
+) -> KeySpec {
+    KeySpec {
+        first,
+        last: more,
         step: 1,
         access,
     }
@@ -74,6 +90,7 @@ pub(super) const fn row(
             Group::Bitmap => &["bitmap"],
             Group::Generic => &["keyspace"],
             Group::Server => &[],
+            Group::Transactions => &["transaction"],
         },
         since: V0_1,
         complexity: "O(1)",
@@ -166,6 +183,11 @@ impl Arg {
 
     pub(super) const fn multiple(mut self) -> Self {
         self.multiple = true;
+        self
+    }
+
+    pub(super) const fn of_spec(mut self, index: u8) -> Self {
+        self.key_spec = index;
         self
     }
 }

@@ -10,7 +10,7 @@ use crate::request::Args;
 use crate::texts;
 
 /// Access control classes in the order in which Redis shows them.
-const CATEGORIES: [&str; 11] = [
+const CATEGORIES: [&str; 12] = [
     "keyspace",
     "read",
     "write",
@@ -22,6 +22,7 @@ const CATEGORIES: [&str; 11] = [
     "blocking",
     "dangerous",
     "connection",
+    "transaction",
 ];
 
 /// `COMMAND COUNT`.

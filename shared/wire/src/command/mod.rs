@@ -54,8 +54,11 @@ impl Flags {
     /// Runs while a script holds the server.
     pub const ALLOW_BUSY: Flags = Flags(1 << 11);
 
+    /// Not in the log of slow commands by itself.
+    pub const SKIP_SLOWLOG: Flags = Flags(1 << 12);
+
     /// The words, in the order in which `COMMAND` shows them.
-    const WORDS: [(Flags, &'static str); 12] = [
+    const WORDS: [(Flags, &'static str); 13] = [
         (Flags::WRITE, "write"),
         (Flags::READONLY, "readonly"),
         (Flags::DENYOOM, "denyoom"),
@@ -63,6 +66,7 @@ impl Flags {
         (Flags::NOSCRIPT, "noscript"),
         (Flags::LOADING, "loading"),
         (Flags::STALE, "stale"),
+        (Flags::SKIP_SLOWLOG, "skip_slowlog"),
         (Flags::FAST, "fast"),
         (Flags::NO_AUTH, "no_auth"),
         (Flags::NO_ASYNC_LOADING, "no_async_loading"),
@@ -100,16 +104,19 @@ pub enum Group {
     Server,
     /// About strings.
     String,
+    /// About several commands as one.
+    Transactions,
     /// About the bits of strings.
     Bitmap,
 }
 
 impl Group {
     /// All, in the order of the document.
-    pub const ALL: [Group; 5] = [
+    pub const ALL: [Group; 6] = [
         Group::String,
         Group::Bitmap,
         Group::Generic,
+        Group::Transactions,
         Group::Connection,
         Group::Server,
     ];
@@ -121,6 +128,7 @@ impl Group {
             Group::Generic => "generic",
             Group::Server => "server",
             Group::String => "string",
+            Group::Transactions => "transactions",
             Group::Bitmap => "bitmap",
         }
     }
@@ -149,8 +157,10 @@ pub enum ArgKind {
     Text,
     /// A pattern with `*` and `?`.
     Pattern,
-    /// A number.
+    /// A whole number.
     Integer,
+    /// A number with decimals.
+    Double,
     /// Nothing but its token.
     Token,
     /// One of those below it.
@@ -167,6 +177,7 @@ impl ArgKind {
             ArgKind::Text => "string",
             ArgKind::Pattern => "pattern",
             ArgKind::Integer => "integer",
+            ArgKind::Double => "double",
             ArgKind::Token => "pure-token",
             ArgKind::OneOf => "oneof",
             ArgKind::Block => "block",

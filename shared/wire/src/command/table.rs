@@ -97,6 +97,56 @@ commands! {
         .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY, integer("increment")]);
     Decrby => row("decrby", 3, Group::String, "Subtracts from the number that a key holds")
         .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY, integer("decrement")]);
+    Getex => row("getex", -2, Group::String, "Returns a key's value, and sets when it ends")
+        .flags(WRITE_FAST).keys(&[key(&["RW", "access", "update"])])
+        .args(&[KEY, one_of("expiration", &[
+            integer("seconds").after("EX"),
+            integer("milliseconds").after("PX"),
+            integer("unix-time-seconds").after("EXAT"),
+            integer("unix-time-milliseconds").after("PXAT"),
+            token("persist", "PERSIST"),
+        ]).optional()]);
+    Getdel => row("getdel", 2, Group::String, "Returns a key's value and removes the key")
+        .flags(WRITE_FAST).keys(&[key(&["RW", "access", "delete"])]).args(&[KEY]);
+    Getset => row("getset", 3, Group::String, "Sets a key and returns the value it had before")
+        .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY, text("value")]);
+    Setnx => row("setnx", 3, Group::String, "Sets a key that is not there")
+        .flags(GROW_FAST).keys(&[key(&["OW", "insert"])]).args(&[KEY, text("value")]);
+    Setex => row("setex", 4, Group::String, "Sets a key that ends in so many seconds")
+        .flags(GROW).keys(&[key(&["OW", "update"])])
+        .args(&[KEY, integer("seconds"), text("value")]);
+    Psetex => row("psetex", 4, Group::String, "Sets a key that ends in so many milliseconds")
+        .flags(GROW).keys(&[key(&["OW", "update"])])
+        .args(&[KEY, integer("milliseconds"), text("value")]);
+    Msetnx => row("msetnx", -3, Group::String, "Sets several keys if none of them is there")
+        .flags(GROW).keys(&[keys_from(1, 2, &["OW", "insert"])])
+        .args(&[block("data", &[KEY, text("value")]).multiple()])
+        .complexity("O(N) in the number of keys")
+        .tips(&["request_policy:multi_shard", "response_policy:agg_min"]);
+    Getrange => row("getrange", 4, Group::String, "Returns part of a key's value")
+        .flags(Flags::READONLY).keys(&[key(&["RO", "access"])])
+        .args(&[KEY, integer("start"), integer("end")])
+        .complexity("O(N) in the length of what is returned");
+    Substr => row("substr", 4, Group::String, "Does what GETRANGE does")
+        .flags(Flags::READONLY).keys(&[key(&["RO", "access"])])
+        .args(&[KEY, integer("start"), integer("end")])
+        .complexity("O(N) in the length of what is returned");
+    Setrange => row("setrange", 4, Group::String, "Overwrites part of a key's value")
+        .flags(GROW).keys(&[key(&["RW", "update"])])
+        .args(&[KEY, integer("offset"), text("value")])
+        .complexity("O(N) in the length of the value");
+    Incrbyfloat => row("incrbyfloat", 3, Group::String, "Adds to the decimal that a key holds")
+        .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])])
+        .args(&[KEY, arg("increment", ArgKind::Double)]);
+    Lcs => row("lcs", -3, Group::String, "Finds the longest common subsequence of two values")
+        .flags(Flags::READONLY).keys(&[keys_between(1, 1, &["RO", "access"])])
+        .args(&[
+            arg("key1", ArgKind::Key), arg("key2", ArgKind::Key),
+            token("len", "LEN").optional(), token("idx", "IDX").optional(),
+            integer("min-match-len").after("MINMATCHLEN").optional(),
+            token("withmatchlen", "WITHMATCHLEN").optional(),
+        ])
+        .complexity("O(N*M) in the lengths of the values");
     Del => row("del", -2, Group::Generic, "Removes keys, all or none, and counts those there")
         .flags(Flags::WRITE).keys(&[keys_from(1, 1, &["RM", "delete"])]).args(&[KEY.multiple()])
         .complexity("O(N) in the number of keys").tips(MULTI_SHARD_SUM);
@@ -106,6 +156,30 @@ commands! {
     Exists => row("exists", -2, Group::Generic, "Counts the named keys that are there")
         .flags(READ_FAST).keys(&[keys_from(1, 1, &["RO"])]).args(&[KEY.multiple()])
         .complexity("O(N) in the number of keys").tips(MULTI_SHARD_SUM);
+    Type => row("type", 2, Group::Generic, "Returns string for a key that is there, else none")
+        .flags(READ_FAST).keys(&[key(&["RO"])]).args(&[KEY]);
+    Touch => row("touch", -2, Group::Generic, "Counts the named keys that are there")
+        .flags(READ_FAST).keys(&[keys_from(1, 1, &["RO"])]).args(&[KEY.multiple()])
+        .complexity("O(N) in the number of keys").tips(MULTI_SHARD_SUM);
+    Rename => row("rename", 3, Group::Generic, "Gives a key another name")
+        .flags(Flags::WRITE)
+        .keys(&[key(&["RW", "access", "delete"]), key_at(2, &["OW", "update"])])
+        .args(&[KEY, arg("newkey", ArgKind::Key).of_spec(1)])
+        .complexity("O(N) in the length of the value");
+    Renamenx => row("renamenx", 3, Group::Generic, "Gives a key a name that no other has")
+        .flags(WRITE_FAST)
+        .keys(&[key(&["RW", "access", "delete"]), key_at(2, &["OW", "insert"])])
+        .args(&[KEY, arg("newkey", ArgKind::Key).of_spec(1)])
+        .complexity("O(N) in the length of the value");
+    Copy => row("copy", -3, Group::Generic, "Copies value and expiry of a key to another")
+        .flags(GROW)
+        .keys(&[key(&["RO", "access"]), key_at(2, &["OW", "update"])])
+        .args(&[
+            arg("source", ArgKind::Key), arg("destination", ArgKind::Key).of_spec(1),
+            integer("destination-db").after("DB").optional(),
+            token("replace", "REPLACE").optional(),
+        ])
+        .complexity("O(N) in the length of the value");
     Expire => row("expire", -3, Group::Generic, "Lets a key end in so many seconds")
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
         .args(&[KEY, integer("seconds"), EXPIRE_CONDITION]);
@@ -136,6 +210,49 @@ commands! {
         .flags(Flags::READONLY)
         .args(&[text("start"), text("end"), integer("count").after("LIMIT").optional()])
         .complexity("O(log(N)+M) with N keys in all and M returned");
+    Multi => row("multi", 1, Group::Transactions, "Begins to queue commands for EXEC")
+        .flags(TRANSACTION.and(Flags::FAST));
+    Exec => row("exec", 1, Group::Transactions, "Carries the queued commands out as one, all or none")
+        .flags(Flags::NOSCRIPT.and(ANYTIME).and(Flags::SKIP_SLOWLOG))
+        .complexity("That of the queued commands");
+    Discard => row("discard", 1, Group::Transactions, "Drops the queued commands")
+        .flags(TRANSACTION.and(Flags::FAST)).complexity("O(N) in the number of queued commands");
+    Watch => row("watch", -2, Group::Transactions, "Lets EXEC do nothing if one of the keys changes")
+        .flags(TRANSACTION.and(Flags::FAST)).keys(&[keys_from(1, 1, &["RO"])])
+        .args(&[KEY.multiple()]).complexity("O(1) for every key");
+    Unwatch => row("unwatch", 1, Group::Transactions, "Forgets the watched keys")
+        .flags(TRANSACTION.and(Flags::FAST));
+    Begin => row(
+            "begin", -1, Group::Transactions,
+            "Begins a transaction, whose commands are carried out at once and seen by nobody else \
+             before COMMIT",
+        )
+        .flags(Flags::NOSCRIPT.and(Flags::FAST).and(Flags::NO_MULTI))
+        .args(&[
+            one_of("isolation", &[
+                token("snapshot", "SNAPSHOT"),
+                token("serializable", "SERIALIZABLE"),
+            ]).optional(),
+            token("read-only", "READ ONLY").optional(),
+        ]);
+    Commit => row(
+            "commit", -1, Group::Transactions,
+            "Makes the transaction's writes there for everybody, all or none",
+        )
+        .flags(Flags::NOSCRIPT.and(Flags::NO_MULTI))
+        .args(&[token("lsn", "RETURNING LSN").optional()])
+        .complexity("O(N) in the number of keys written, and read if SERIALIZABLE");
+    Rollback => row(
+            "rollback", -1, Group::Transactions,
+            "Ends the transaction, or goes back to a savepoint, and drops what was written",
+        )
+        .flags(Flags::NOSCRIPT.and(Flags::FAST).and(Flags::NO_MULTI))
+        .args(&[text("savepoint").after("TO").optional()])
+        .complexity("O(N) in the number of keys written");
+    Savepoint => row("savepoint", 2, Group::Transactions, "Names a point to which to ROLLBACK TO")
+        .flags(Flags::NOSCRIPT.and(Flags::FAST).and(Flags::NO_MULTI)).args(&[text("name")]);
+    Release => row("release", 2, Group::Transactions, "Forgets a savepoint, not what was written")
+        .flags(Flags::NOSCRIPT.and(Flags::FAST).and(Flags::NO_MULTI)).args(&[text("name")]);
     Ping => row("ping", -1, Group::Connection, "Answers PONG, or the message")
         .flags(Flags::FAST).args(&[text("message").optional()]).tips(ALL_SHARDS_OK);
     Echo => row("echo", 2, Group::Connection, "Answers the message")

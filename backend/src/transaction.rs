@@ -1,0 +1,169 @@
+//! The transaction that a connection is in, and the keys that it watches.
+
+use rd_base::Config;
+use rd_engine::{NamespaceId, Snapshot, Transaction, Watched};
+use rd_wire::{CommandId, RequestBuf};
+
+/// A command that waits for EXEC.
+pub struct Queued {
+    /// Which.
+    pub id: CommandId,
+    /// Its name and arguments.
+    pub request: RequestBuf,
+}
+
+/// Commands between MULTI and EXEC.
+#[derive(Default)]
+pub struct Queue {
+    /// In the order in which they came.
+    pub commands: Vec<Queued>,
+    /// Heap bytes of `commands`.
+    pub bytes: usize,
+    /// A command could not be queued: EXEC will refuse.
+    pub is_spoiled: bool,
+}
+
+/// An open transaction, from BEGIN on.
+pub struct Open {
+    /// What it has done.
+    pub transaction: Box<Transaction>,
+    /// Monotonic clock of BEGIN, in nanoseconds.
+    pub began_ns: u64,
+}
+
+/// In which transaction a connection is.
+#[derive(Default)]
+pub enum State {
+    /// In none.
+    #[default]
+    None,
+    /// After MULTI.
+    Queueing(Queue),
+    /// After BEGIN.
+    Open(Open),
+    /// After BEGIN, but it was ended; by this error. COMMIT or ROLLBACK acknowledges it.
+    Ended(String),
+}
+
+/// A watched key.
+pub struct Watch {
+    /// Its namespace.
+    pub namespace: NamespaceId,
+    /// The key.
+    pub key: Box<[u8]>,
+    /// What it was.
+    pub seen: Watched,
+}
+
+/// The keys that a connection watches.
+#[derive(Default)]
+pub struct Watches {
+    /// Keys.
+    pub keys: Vec<Watch>,
+    /// Keeps tombstones of later changes; none while nothing is watched.
+    pub snapshot: Option<Snapshot>,
+    /// Monotonic clock of the first WATCH, in nanoseconds.
+    pub began_ns: u64,
+    /// It was not kept up: EXEC will not do anything.
+    pub is_lost: bool,
+}
+
+/// A connection's transaction and watched keys.
+#[derive(Default)]
+pub struct Transactions {
+    /// The transaction.
+    pub state: State,
+    /// Watched keys.
+    pub watches: Watches,
+}
+
+impl Transactions {
+    /// Whether commands are carried out as always.
+    #[inline]
+    pub fn is_none(&self) -> bool {
+        matches!(self.state, State::None)
+    }
+
+    /// Ends everything; nothing was changed.
+    pub fn clear(&mut self) {
+        *self = Transactions::default();
+    }
+
+    /// A command could not be queued.
+    pub fn spoil(&mut self) {
+        if let State::Queueing(queue) = &mut self.state {
+            queue.is_spoiled = true;
+        }
+    }
+
+    /// Heap bytes held.
+    pub fn heap_bytes(&self) -> usize {
+        let state = match &self.state {
+            State::None | State::Ended(_) => 0,
+            State::Queueing(queue) => queue.bytes,
+            State::Open(open) => open.transaction.heap_bytes(),
+        };
+        let watched = |watch: &Watch| size_of::<Watch>() + watch.key.len();
+        state + self.watches.keys.iter().map(watched).sum::<usize>()
+    }
+
+    /// Ends what its client has forgotten. `idle_ns`: since its last command. Limits of 0 are none.
+    pub fn end_forgotten(&mut self, now_ns: u64, idle_ns: u64, limits: &AgeLimits) {
+        let exceeds = |ns: u64, limit_ns: u64| limit_ns != 0 && ns > limit_ns;
+        if let State::Open(open) = &self.state {
+            let age_ns = now_ns.saturating_sub(open.began_ns);
+            let why = if exceeds(idle_ns, limits.idle_ns) {
+                "its client was idle for longer than idle_in_transaction_timeout"
+            } else if exceeds(age_ns, limits.snapshot_ns) {
+                "it was open for longer than max_snapshot_age"
+            } else {
+                return;
+            };
+            self.state = State::Ended(format!(
+                "TIMEOUT the transaction was rolled back: {why}; nothing was changed"
+            ));
+        }
+        let age_ns = now_ns.saturating_sub(self.watches.began_ns);
+        if self.watches.snapshot.is_some() && exceeds(age_ns, limits.snapshot_ns) {
+            self.watches = Watches {
+                is_lost: true,
+                ..Watches::default()
+            };
+        }
+    }
+}
+
+/// For how long a transaction may be open.
+pub struct AgeLimits {
+    /// Without a command.
+    pub idle_ns: u64,
+    /// In all.
+    pub snapshot_ns: u64,
+}
+
+impl AgeLimits {
+    /// Those in force.
+    pub fn of(config: &Config) -> AgeLimits {
+        AgeLimits {
+            idle_ns: config.idle_in_transaction_timeout().as_nanos() as u64,
+            snapshot_ns: config.max_snapshot_age().as_nanos() as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_is_too_old_is_lost_only_if_there_is_one() {
+        let mut transactions = Transactions::default();
+        let limits = AgeLimits {
+            idle_ns: 1,
+            snapshot_ns: 1,
+        };
+        transactions.end_forgotten(100, 100, &limits);
+        assert!(!transactions.watches.is_lost);
+        assert!(transactions.is_none());
+    }
+}
