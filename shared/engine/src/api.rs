@@ -730,6 +730,10 @@ impl Engine {
         self.enter();
         let shared = &self.store.shared;
         self.work.resume_chores(&shared.snapshots);
+        if self.work.stopped_by_full_disk && shared.wal.segments_blocked().is_some() {
+            return false;
+        }
+        self.work.stopped_by_full_disk = false;
         let durable = shared.wal.durable_lsn();
         for _ in 0..chores_max.min(self.work.chore_count()) {
             if !self.work.is_due(durable) {
@@ -766,6 +770,12 @@ impl Engine {
             }
             Err(EngineError::Park(_)) => {
                 work.put_back(chore);
+                false
+            }
+            Err(EngineError::DiskFull { what }) => {
+                log::warn!("giving back space in relation files waits for the log: {what}");
+                work.put_back(chore);
+                work.stopped_by_full_disk = true;
                 false
             }
             Err(error) => {

@@ -29,12 +29,27 @@ pub(crate) fn credit_of(store: &Store, record: &mut RecordBuilder) -> crate::Res
     let wal = &store.shared.wal;
     let bytes = record.seal();
     wal.take_credit(credit_for(bytes))
-        .map_err(|refused| match wal.segments_blocked() {
-            Some(blocked) if refused == NoCredit::Segments => EngineError::DiskFull {
-                what: blocked.to_string(),
-            },
-            _ => refused.into(),
-        })
+        .map_err(|refused| no_credit(store, refused))
+}
+
+/// As [`credit_of`], for a record that drops a file: it must be possible when the disk is full.
+///
+/// # Errors
+/// As there.
+pub(crate) fn credit_of_drop(store: &Store, record: &mut RecordBuilder) -> crate::Result<Credit> {
+    let wal = &store.shared.wal;
+    let bytes = record.seal();
+    wal.take_credit_for_drop(credit_for(bytes))
+        .map_err(|refused| no_credit(store, refused))
+}
+
+fn no_credit(store: &Store, refused: NoCredit) -> EngineError {
+    match store.shared.wal.segments_blocked() {
+        Some(blocked) if refused == NoCredit::Segments => EngineError::DiskFull {
+            what: blocked.to_string(),
+        },
+        _ => refused.into(),
+    }
 }
 
 /// Passes a fault point at which nothing may fail any more: an error there is a PANIC.

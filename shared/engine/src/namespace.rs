@@ -19,7 +19,7 @@
 use crate::btree::Tree;
 use crate::btree::insert::Room;
 use crate::btree::plan::Arrival;
-use crate::change::{CriticalChange, credit_of};
+use crate::change::{CriticalChange, credit_of_drop};
 use crate::error::{EngineError, ParkReason, Result};
 use crate::txn::commit::refuse_if_read_only;
 use crate::txn::visible::{Seen, seen};
@@ -157,7 +157,7 @@ pub(crate) fn flush(store: &Store, work: &mut Work, namespace: NamespaceId) -> R
     record.block(leaf.tag());
     record.op(&PageOp::Upsert(upsert));
     record.file(new_file);
-    let credit = credit_of(store, record)?;
+    let credit = credit_of_drop(store, record)?;
     let mut pages = FIRST_BLOCKS.map(|block| tree.fetch_new(block).into_write());
 
     let mut change = CriticalChange::begin(store);

@@ -113,6 +113,8 @@ pub(crate) struct Work {
     waiting: Vec<Waiting>,
     /// Bytes of all chores, those that wait included.
     chore_bytes: usize,
+    /// A chore met a log that cannot grow: none is begun before it can.
+    pub(crate) stopped_by_full_disk: bool,
     /// What is under work.
     pub(crate) namespace: NamespaceId,
     /// The wall clock when the operation began, in microseconds since 1970.
@@ -135,6 +137,7 @@ impl Work {
             chores: VecDeque::new(),
             waiting: Vec::new(),
             chore_bytes: 0,
+            stopped_by_full_disk: false,
             namespace: NamespaceId::DB0,
             now_us: 0,
             growths: Vec::new(),

@@ -330,3 +330,74 @@ fn operations_on_two_files_that_cannot_grow_each_get_their_answer() {
     rig.run(|| engine.flush_namespace(DB0));
     rig.verify();
 }
+
+/// Writes until the log cannot grow any more.
+fn fill_log(rig: &Rig, engine: &mut Engine) {
+    for bytes in [1800, 1] {
+        let refused = (0..20_000).find_map(|number| {
+            let key = format!("key{}", number % 1000);
+            loop {
+                match try_set(engine, key.as_bytes(), &vec![1; bytes]) {
+                    Ok(_) => return None,
+                    Err(EngineError::Park(_)) => rig.flush(),
+                    Err(error) => return Some(error),
+                }
+            }
+        });
+        let refused = refused.expect("the log cannot take so much");
+        assert!(matches!(refused, EngineError::DiskFull { .. }), "{refused}");
+    }
+}
+
+/// The log cannot grow: what gives room back still can, or waits, and is not forgotten.
+#[test]
+fn a_full_log_stops_writes_but_neither_a_drop_nor_chores_for_good() {
+    let disk = Arc::new(SimStorage::new(5));
+    let rig = Rig::on(disk.clone(), 4096, 4 << 20);
+    let mut engine = rig.engine(0);
+    let file = rig.db0_file();
+    let _ = rig.shared.files.request_growth(file, 4000);
+    rig.grow_files();
+    let large = vec![9; 5000];
+    for number in 0..20 {
+        let key = format!("large{number}");
+        set(&rig, &mut engine, key.as_bytes(), &large);
+    }
+    rig.flush();
+    let snapshot = engine.snapshot().expect("few are held");
+    for number in 0..20 {
+        let key = format!("large{number}");
+        set(&rig, &mut engine, key.as_bytes(), b"small");
+    }
+    rig.flush();
+    while engine.tidy(100) {}
+    disk.set_capacity(Some(disk.used_bytes()));
+    fill_log(&rig, &mut engine);
+
+    drop(snapshot);
+    assert!(!engine.tidy(100), "it would need log");
+    assert_eq!(rig.verify().overflow_pages, 20);
+    disk.set_capacity(None);
+    rig.flush();
+    while engine.tidy(100) {
+        rig.flush();
+    }
+    assert_eq!(rig.verify().overflow_pages, 0, "the chores were kept");
+
+    disk.set_capacity(Some(disk.used_bytes()));
+    fill_log(&rig, &mut engine);
+    // A new relation file can be made, but no segment is.
+    disk.set_capacity(None);
+    let parked = engine.flush_namespace(DB0);
+    assert!(matches!(
+        parked,
+        Err(EngineError::Park(ParkReason::FileCreation(_)))
+    ));
+    rig.grow_files();
+    engine
+        .flush_namespace(DB0)
+        .expect("the reserve is there for it");
+    assert_eq!(engine.count(DB0).expect("a count"), 0);
+    rig.flush();
+    rig.verify();
+}

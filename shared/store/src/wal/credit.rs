@@ -11,7 +11,7 @@
 //! what is free when everything is written (the page of the written position stays, W4).
 //!
 //! [`SEGMENT_RESERVE_BYTES`] of the prepared segments are kept for checkpoints and drops, which
-//! must go on when the disk is full.
+//! must go on when the disk is full; half of it for checkpoints alone.
 //!
 //! No refused taker sleeps for ever: he sets `room_wanted` and tries once more; whoever gives room
 //! (a flusher, the preparer, one who returns credit) gives it first and looks at the word then.
@@ -20,7 +20,8 @@ use super::{USABLE, Wal, between_steps};
 use rd_format::wal_record;
 use std::sync::atomic::Ordering;
 
-/// Bytes of prepared segments that only [`Wal::take_reserved_credit`] gives.
+/// Bytes of prepared segments that only [`Wal::take_reserved_credit`] gives, and half of them
+/// [`Wal::take_credit_for_drop`].
 pub const SEGMENT_RESERVE_BYTES: u64 = 256 << 10;
 
 /// Why there is no credit now. The taker was noted: parked processes are woken when there is more.
@@ -94,8 +95,26 @@ impl Wal {
         }
     }
 
-    /// Takes credit for what must be logged even when the disk is full: checkpoints and drops. It
-    /// asks for no room in the ring, so [`Wal::insert`] may wait for the flusher.
+    /// Takes credit for the drop of a file, which gives room back: from half of the reserve if need
+    /// be.
+    ///
+    /// # Errors
+    /// As for [`Wal::take_credit`].
+    pub fn take_credit_for_drop(&self, bytes: u64) -> Result<Credit, NoCredit> {
+        let refused = match self.take_credit(bytes) {
+            Err(NoCredit::Segments) => NoCredit::Segments,
+            done => return done,
+        };
+        let taken = self.try_take(bytes, SEGMENT_RESERVE_BYTES / 2, true);
+        taken.map_err(|_| refused)?;
+        Ok(Credit {
+            wal: self.clone(),
+            left: bytes,
+        })
+    }
+
+    /// Takes credit for what must be logged even when the disk is full: checkpoints. It asks for no
+    /// room in the ring, so [`Wal::insert`] may wait for the flusher.
     ///
     /// # Errors
     /// When even the reserve is spent.
