@@ -20,6 +20,7 @@ fn torture(seed: u64) {
         report.losses.join("\n")
     );
     assert!(report.acknowledged > 0, "seed {seed}: nothing was written");
+    assert!(report.verified > 0, "seed {seed}: no tree was verified");
     println!("{} writes, {} checks", report.acknowledged, report.checks);
 }
 

@@ -60,8 +60,8 @@ fn main() -> ExitCode {
         println!("{count:6} x {victim}");
     }
     println!(
-        "{} writes acknowledged, {} checks",
-        report.acknowledged, report.checks
+        "{} writes acknowledged, {} checks, all trees verified {} times",
+        report.acknowledged, report.checks, report.verified
     );
     if report.losses.is_empty() {
         println!("nothing lost");

@@ -9,7 +9,8 @@ pub mod victim;
 pub mod workload;
 
 use crate::support::DEADLINE;
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{self, Cluster};
+use nix::sys::signal::Signal;
 use rd_wire::Client;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,6 +68,8 @@ pub struct Report {
     pub acknowledged: u64,
     /// Looks at keys.
     pub checks: u64,
+    /// How often the trees of the stopped server were walked whole.
+    pub verified: u64,
     /// Everything that was wrong.
     pub losses: Vec<String>,
 }
@@ -106,8 +109,25 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
             break;
         }
     }
+    if report.losses.is_empty() {
+        cluster.stop(Signal::SIGINT);
+        verify(&cluster, &mut report);
+    }
     report.acknowledged = writers.iter().map(Writer::acknowledged).sum();
     report
+}
+
+/// Has every tree of the stopped server checked: links, order, free blocks, numbers of keys.
+fn verify(cluster: &Cluster, report: &mut Report) {
+    let data_dir = cluster.data_dir();
+    let arguments = ["-D", data_dir.to_str().expect("a readable path"), "--quiet"];
+    let (status, out, err) = cluster::run("rd_verify", &arguments);
+    report.verified += 1;
+    if !status.success() {
+        report
+            .losses
+            .push(format!("rd_verify ended with {status}:\n{out}{err}"));
+    }
 }
 
 /// The last lines of a text.
@@ -155,6 +175,9 @@ fn load_and_kill(
 
 /// Brings the server back, at times with another kill while it recovers.
 fn settle(cluster: &mut Cluster, victim: Victim, random: &mut Random, report: &mut Report) {
+    if victim == Victim::FastStop {
+        verify(cluster, report);
+    }
     if victim.ends_server() {
         cluster.spawn();
     }
