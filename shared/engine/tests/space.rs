@@ -32,7 +32,8 @@ fn a_file_goes_on_behind_its_first_region() {
     let file = rig.db0_file();
     let _ = rig.shared.files.request_growth(file, BITMAP_BITS + 2000);
     rig.grow_files();
-    rig.shared.files.set_hint(file, BITMAP_BITS - 200);
+    let files = &rig.shared.files;
+    files.raise_hint(file, files.hint(file), BITMAP_BITS - 200);
     let value = vec![7; 100_000];
     for number in 0..60 {
         set(&rig, &mut engine, format!("key{number}").as_bytes(), &value);

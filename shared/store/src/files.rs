@@ -395,10 +395,19 @@ impl Files {
             .map_or(0, |row| row.hint.load(Ordering::Relaxed))
     }
 
-    /// Says where the next search for a free block of `file` may begin.
-    pub fn set_hint(&self, file: FileNo, block: u32) {
+    /// A search that began with the hint `seen` has found no free block of `file` below `block`: the
+    /// next one may begin there. Unless the hint has changed since: blocks below may be free again.
+    pub fn raise_hint(&self, file: FileNo, seen: u32, block: u32) {
         if let Some(row) = self.row(file) {
-            row.hint.store(block, Ordering::Relaxed);
+            let order = (Ordering::Relaxed, Ordering::Relaxed);
+            let _ = row.hint.compare_exchange(seen, block, order.0, order.1);
+        }
+    }
+
+    /// `block` of `file` is free again: the next search begins no later than there.
+    pub fn lower_hint(&self, file: FileNo, block: u32) {
+        if let Some(row) = self.row(file) {
+            row.hint.fetch_min(block, Ordering::Relaxed);
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) struct Blocks<'s> {
     /// Upward in the file, each with the range of `blocks` that it speaks of.
     bitmaps: Vec<(PinnedWrite<'s>, std::ops::Range<usize>)>,
     blocks: Vec<BlockNo>,
+    /// The hint that the search for them began with.
+    hint: u32,
     /// A free block before the last of them that rests: the next search is to look at it again.
     passed: Option<BlockNo>,
     /// Whether they are being taken or given back.
@@ -40,6 +42,7 @@ impl<'s> Blocks<'s> {
             tree,
             bitmaps: Vec::new(),
             blocks: Vec::new(),
+            hint: 0,
             passed: None,
             taken: true,
         }
@@ -50,10 +53,11 @@ impl<'s> Blocks<'s> {
     /// # Errors
     /// When the file has not so many: it was asked to grow, and nothing is held.
     pub(crate) fn find(tree: Tree<'s>, work: &mut Work, count: usize) -> Result<Blocks<'s>> {
-        let mut from = tree.store.shared.files.hint(tree.file);
+        let hint = tree.store.shared.files.hint(tree.file);
+        let mut from = hint;
         loop {
             match Self::find_from(tree, count, from)? {
-                Found::All(found) => return Ok(found),
+                Found::All(found) => return Ok(Blocks { hint, ..found }),
                 Found::NoBitmap(last) => new_region(tree, last, &mut work.record)?,
                 Found::TooFew if from > 0 => from = 0,
                 Found::TooFew => return Err(grow(tree, work, count)),
@@ -165,6 +169,7 @@ impl<'s> Blocks<'s> {
             tree,
             mut bitmaps,
             blocks,
+            hint,
             passed,
             taken,
         } = self;
@@ -187,15 +192,16 @@ impl<'s> Blocks<'s> {
         let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
             return;
         };
-        // Under the latches, so that of two searches the later has the last word.
+        // Others may take and free blocks of further regions under other latches.
         let files = &tree.store.shared.files;
         if taken {
-            files.set_hint(tree.file, passed.map_or(hint_behind(*last), BlockNo::get));
+            let next = passed.map_or(hint_behind(*last), BlockNo::get);
+            files.raise_hint(tree.file, hint, next);
             drop(bitmaps);
             tree.store.add(Counter::PagesAllocated, blocks.len() as u64);
             tree.store.note_block_used(tree.file, last.get());
         } else {
-            files.set_hint(tree.file, first.get().min(files.hint(tree.file)));
+            files.lower_hint(tree.file, first.get());
             tree.store.add(Counter::PagesFreed, blocks.len() as u64);
         }
     }

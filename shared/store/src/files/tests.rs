@@ -96,6 +96,22 @@ fn growth_is_asked_for_done_and_refused() {
     files.wait_for_growth(&again).expect("it is there");
 }
 
+/// A taker and a freer in different regions hold no latch in common.
+#[test]
+fn a_search_that_was_overtaken_by_a_freed_block_leaves_the_hint_alone() {
+    let files = files();
+    let file = live(&files, 7);
+    files.raise_hint(file, 0, 70_000);
+    let seen = files.hint(file);
+    files.lower_hint(file, 5);
+    files.raise_hint(file, seen, 70_001);
+    assert_eq!(files.hint(file), 5, "the free block is found again");
+    files.lower_hint(file, 60_000);
+    assert_eq!(files.hint(file), 5);
+    files.raise_hint(file, 5, 6);
+    assert_eq!(files.hint(file), 6);
+}
+
 #[test]
 fn a_creation_that_failed_can_be_asked_for_again() {
     let files = files();
