@@ -83,9 +83,9 @@ impl<'a> Call<'a> {
         committed.result
     }
 
-    /// Wall clock, in milliseconds since 1970.
+    /// Wall clock, in milliseconds since 1970; within a transaction, that of its begin.
     pub fn now_ms(&self) -> u64 {
-        self.server.wall_us() / 1000
+        self.server.engine.now_ms()
     }
 
     /// Runs `program` on `keys` of the session's namespace, as one commit; the reply shows what

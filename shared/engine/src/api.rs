@@ -90,6 +90,12 @@ impl RangeCursor {
         self.depends_on
     }
 
+    /// A key at or before the next one to be visited, for a later walk to go on from; none within a
+    /// transaction, whose own writes lie beside the tree.
+    pub fn resume_key(&self) -> Option<&[u8]> {
+        self.merge.is_none().then_some(&self.place.key)
+    }
+
     /// Whether everything was visited.
     pub fn is_done(&self) -> bool {
         let is_at_end = match &self.merge {
@@ -197,7 +203,7 @@ impl Engine {
     }
 
     /// The time by which versions expire: a transaction sees one moment.
-    pub(crate) fn now_ms(&self) -> u64 {
+    pub fn now_ms(&self) -> u64 {
         match &self.current {
             Some(current) => current.borrow().now_ms,
             None => self.clock_ms(),

@@ -5,6 +5,7 @@
 //! | [`api`] | the only door for a backend: reads, ranges, writes, FLUSHDB |
 //! | `txn` | what a snapshot sees, programs under latches, the commit |
 //! | `btree` | B-link trees: descents, splits, taking out leaves, free blocks; rules T1 to T7 |
+//! | `expiry` | finding and removing keys whose time has come; a key at random |
 //! | `overflow` | values that are too large for a leaf |
 //! | [`namespace`] | the catalog, and what changes a namespace as a whole |
 //! | [`init`] | making a data directory |
@@ -22,6 +23,7 @@ pub mod apply;
 mod btree;
 mod change;
 pub mod error;
+mod expiry;
 pub mod init;
 pub mod namespace;
 mod overflow;
@@ -32,6 +34,7 @@ mod work;
 
 pub use api::{Engine, RangeCursor, Read, Value, View};
 pub use btree::scan::Chunk;
+pub use btree::sweep::Swept;
 pub use error::{EngineError, ParkReason, Result};
 pub use rd_store::namespaces::NamespaceId;
 pub use rd_store::snapshot::Snapshot;

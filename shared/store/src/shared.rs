@@ -9,6 +9,8 @@
 use crate::buffer::{Pool, PoolRegions};
 use crate::checkpoint::{CheckpointRegions, CheckpointShared};
 use crate::clients::{Clients, ClientsRegions};
+use crate::cursors::{Cursors, CursorsRegions};
+use crate::expiry::{Expiry, ExpiryRegions};
 use crate::files::{Files, FilesRegions};
 use crate::namespaces::{Namespaces, NamespacesRegions};
 use crate::procs::{Procs, ProcsRegions};
@@ -108,6 +110,8 @@ struct Regions {
     files: FilesRegions,
     namespaces: NamespacesRegions,
     clients: ClientsRegions,
+    cursors: CursorsRegions,
+    expiry: ExpiryRegions,
     pool: PoolRegions,
 }
 
@@ -131,6 +135,10 @@ pub struct Shared {
     pub namespaces: Namespaces,
     /// Connections, for `CLIENT LIST`.
     pub clients: Clients,
+    /// Where SCANs go on.
+    pub cursors: Cursors,
+    /// When the next key ends.
+    pub expiry: Expiry,
     /// Shared buffers.
     pub pool: Pool,
     root: One<Root>,
@@ -163,6 +171,8 @@ fn plan(sizes: &Sizes) -> (Plan, Regions) {
         files: FilesRegions::plan(&mut plan),
         namespaces: NamespacesRegions::plan(&mut plan),
         clients: ClientsRegions::plan(&mut plan),
+        cursors: CursorsRegions::plan(&mut plan),
+        expiry: ExpiryRegions::plan(&mut plan),
         pool: PoolRegions::plan(&mut plan, sizes),
     };
     (plan, regions)
@@ -205,6 +215,8 @@ impl Shared {
             files: Files::open(&segment, &at.files),
             namespaces: Namespaces::open(&segment, &at.namespaces),
             clients: Clients::open(&segment, &at.clients),
+            cursors: Cursors::open(&segment, &at.cursors),
+            expiry: Expiry::open(&segment, &at.expiry),
             pool: Pool::open(&segment, &at.pool, &sizes),
             root: segment.one(at.root),
             overrides: segment.area(at.overrides),

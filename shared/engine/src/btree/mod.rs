@@ -25,7 +25,9 @@ pub(crate) mod merge;
 pub(crate) mod parent;
 pub(crate) mod plan;
 pub(crate) mod scan;
+pub(crate) mod random;
 pub(crate) mod search;
+pub(crate) mod sweep;
 
 use crate::error::{EngineError, Result};
 use rd_base::{BlockNo, FileNo, PageTag};

@@ -143,6 +143,9 @@ pub(crate) fn commit<'s>(
     fill_large(set, blocks.blocks(), &mut large, &change);
     blocks.apply(&change);
     change.finish();
+    if let Some(soonest) = set.pending.iter().filter_map(|put| put.expiry_ms).min() {
+        shared.expiry.note(&shared.procs, soonest);
+    }
 
     tree.store.count(Counter::Commits);
     tree.store.add(Counter::OverflowPages, large.len() as u64);

@@ -1,0 +1,74 @@
+//! Keys whose time has come: finding them, and removing them for good; and a key at random.
+
+use crate::api::Engine;
+use crate::btree::Tree;
+use crate::btree::sweep::Swept;
+use crate::error::{EngineError, Result};
+use rd_store::namespaces::NamespaceId;
+
+impl Engine {
+    fn tree_of(&self, namespace: NamespaceId) -> Result<Tree<'_>> {
+        let place = self.store.shared.namespaces.entry(namespace).place();
+        let file = place.ok_or(EngineError::NoNamespace)?.file;
+        Ok(Tree {
+            store: &self.store,
+            file,
+        })
+    }
+
+    /// Looks for keys that have ended at `now_ms`, from `from` on, as long as `goes_on` says so, at
+    /// least on one leaf.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or a page cannot be read.
+    pub fn sweep(
+        &self,
+        namespace: NamespaceId,
+        from: &[u8],
+        now_ms: u64,
+        goes_on: &mut dyn FnMut(&Swept) -> bool,
+    ) -> Result<Swept> {
+        self.enter();
+        let tree = self.tree_of(namespace)?;
+        let mut swept = Swept::default();
+        let mut from = from.to_vec();
+        loop {
+            tree.sweep_leaf(&from, now_ms, &mut swept)?;
+            match &swept.next {
+                Some(next) if goes_on(&swept) => from.clone_from(next),
+                _ => return Ok(swept),
+            }
+        }
+    }
+
+    /// Deletes those of `keys` that have ended, as one commit, and says how many it deleted. One
+    /// that was given another value or time since stays.
+    ///
+    /// # Errors
+    /// As for [`Engine::write`].
+    pub fn remove_ended(&mut self, namespace: NamespaceId, keys: &[&[u8]]) -> Result<usize> {
+        let committed = self.write(namespace, keys, &mut |access| {
+            let mut removed = 0;
+            for index in 0..keys.len() {
+                // A key that has ended is not there for a program, but can still be deleted.
+                if access.meta(index)?.is_none() {
+                    access.delete(index)?;
+                    removed += 1;
+                }
+            }
+            Ok(removed)
+        })?;
+        Ok(committed.result)
+    }
+
+    /// A key near which to look for one at random; `random` is a random number. It need not be
+    /// there any more.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or a page cannot be read.
+    pub fn random_place(&self, namespace: NamespaceId, random: u64) -> Result<Vec<u8>> {
+        self.enter();
+        let key = self.tree_of(namespace)?.random_key(random)?;
+        Ok(key.unwrap_or_default())
+    }
+}
