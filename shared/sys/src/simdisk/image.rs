@@ -268,7 +268,7 @@ impl Contents {
     /// Before a read: the cache may have needed the room of pages that it holds for clean.
     pub(super) fn fade(&mut self, rng: &mut Rng, block_pages: usize) {
         if self.fades && !self.lost.is_empty() {
-            self.let_go(rng, block_pages, 16);
+            self.let_go(rng, block_pages, 100);
         }
     }
 
