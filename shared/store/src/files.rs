@@ -33,6 +33,7 @@
 //! Every proposed boundary was read after the choosing was marked, so none is below a record that
 //! found no cut.
 
+use crate::checkpoint::Flags;
 use crate::ctx::Store;
 use crate::relation::PIECE_BLOCKS;
 use rd_base::limits::{FILES_MAX, PAGE_BYTES};
@@ -188,7 +189,10 @@ pub struct Files {
 
 /// All [`FILES_MAX`] rows are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there are {FILES_MAX} relation files already, dropped ones not yet removed included")]
+#[error(
+    "there are {FILES_MAX} relation files already, dropped ones not yet removed included; if there \
+     are such, a checkpoint that removes them was asked for: try again"
+)]
 pub struct TooManyFiles;
 
 /// A file could not be created or grown.
@@ -461,7 +465,9 @@ impl Files {
         Ok(ticket)
     }
 
-    /// How far what `ticket` asked for is.
+    /// How far what `ticket` asked for is. Of a file that was unlinked meanwhile it stays pending;
+    /// so whoever comes back to a ticket looks first whether it is still the file that he wants, and
+    /// else asks for room in the one that is.
     pub fn growth(&self, ticket: &GrowthTicket) -> Growth {
         let Some(row) = self.row(ticket.file) else {
             return Growth::Pending;
@@ -627,6 +633,13 @@ impl Files {
         row.state() == FileState::Dropped && row.dropped_lsn.load(Ordering::Relaxed) <= redo.get()
     }
 
+    /// How many files were dropped by records above `redo`: they wait for a redo point that is not
+    /// below those.
+    pub fn dropped_after(&self, redo: Lsn) -> usize {
+        let waits = |row: &&Row| row.state() == FileState::Dropped && !self.is_past(row, redo);
+        self.rows.iter().filter(waits).count()
+    }
+
     /// The files that were dropped and are not unlinked yet, for `pg_control`.
     pub fn pending_drops(&self) -> Vec<PendingDrop> {
         let dropped = |row: &&Row| {
@@ -786,14 +799,21 @@ impl Store {
         ticket
     }
 
-    /// Asks the checkpointer for the new file `file` with room for `blocks` blocks.
+    /// Asks the checkpointer for the new file `file` with room for `blocks` blocks; and for a
+    /// checkpoint, if so many dropped files wait for one that the table might be full before.
     ///
     /// # Errors
     /// When there are too many files.
     pub fn request_create(&self, file: FileNo, blocks: u32) -> Result<GrowthTicket, TooManyFiles> {
-        let ticket = self.shared.files.request_create(file, blocks)?;
-        self.shared.procs.notify(Role::Checkpointer);
-        Ok(ticket)
+        let (files, procs) = (&self.shared.files, &self.shared.procs);
+        let ticket = files.request_create(file, blocks);
+        let waiting = files.dropped_after(self.shared.checkpoint.redo_lsn());
+        if waiting >= FILES_MAX / 2 || ticket.is_err() && waiting > 0 {
+            let flags = Flags::CAUSE_NAMESPACE | Flags::IMMEDIATE;
+            self.shared.checkpoint.request(procs, flags);
+        }
+        procs.notify(Role::Checkpointer);
+        ticket
     }
 
     /// Says that `block` of `file` was taken into use, and asks for growth ahead of need.

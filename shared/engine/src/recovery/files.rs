@@ -10,7 +10,8 @@ use rd_format::control::{ControlFile, DbState, FileRow};
 use rd_format::meta;
 use rd_store::Store;
 use rd_store::files::FileState;
-use rd_store::relation::path_of;
+use rd_store::relation::{BASE_DIR, parse_name, path_of};
+use std::collections::BTreeSet;
 
 /// Blocks that a new file is made with at least.
 const NEW_FILE_BLOCKS: u32 = 8;
@@ -67,6 +68,11 @@ fn check_file(store: &Store, control: &ControlFile, row: &FileRow) -> Result<(),
 
 /// Enters the files that `control` names in the shared table.
 ///
+/// Not a dropped file that is unlinked already: `pg_control` goes on naming it until the next
+/// write, and its row may have been given to another file meanwhile. So there are never more files
+/// to enter, those included that redo will meet, than the server had rows for: each has its pieces
+/// on disk, and gives up its row only when it has none.
+///
 /// # Errors
 /// When a file cannot be read.
 pub(super) fn load(store: &Store, control: &ControlFile) -> Result<(), RecoveryError> {
@@ -75,8 +81,20 @@ pub(super) fn load(store: &Store, control: &ControlFile) -> Result<(), RecoveryE
     for row in &control.files {
         files.load(row, blocks_on_disk(store, row.file)?)?;
     }
+    let names = store.storage.list(BASE_DIR)?;
+    let on_disk: BTreeSet<FileNo> = names
+        .iter()
+        .filter_map(|name| parse_name(name))
+        .map(|(file, _)| file)
+        .collect();
     for pending in &control.pending_drops {
-        files.load_pending_drop(pending)?;
+        // Both slots have this redo point since this start's first write.
+        let is_past_redo = pending.last_lsn <= control.redo_lsn;
+        if is_past_redo && !on_disk.contains(&pending.file) {
+            files.raise_next_number(FileNo::new(pending.file.get() + 1));
+        } else {
+            files.load_pending_drop(pending)?;
+        }
     }
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! The file table: growth, creation, drops, and key counts whose cut is exact.
 
 use super::*;
+use rd_base::Config;
+use rd_sys::clock::Clock;
+use rd_sys::simdisk::SimStorage;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 fn files() -> Files {
@@ -239,4 +242,45 @@ fn cuts_hold_exactly_the_records_below_their_boundary() {
         assert_eq!(counted as i64, expected.max(0), "cut at {boundary}");
     }
     assert_eq!(files.keys(file) as i64, log.values().sum::<i64>());
+}
+
+#[test]
+fn a_crowd_of_dropped_files_asks_for_a_checkpoint() {
+    let sizes = crate::Sizes {
+        frames: 16,
+        wal_ring_bytes: 64 << 10,
+        wal_segment_bytes: 1 << 20,
+    };
+    let shared = crate::Shared::anonymous(sizes).expect("memory for a test");
+    let slot = crate::SlotNo::of(Role::Backend(0)).expect("a slot");
+    let storage = Arc::new(SimStorage::new(1));
+    let config = Arc::new(Config::default());
+    let store = Store::new(shared, storage, Clock::manual(1).0, slot, config);
+    let (files, checkpoint) = (&store.shared.files, &store.shared.checkpoint);
+    let mut numbers = 1..;
+    let mut make = |is_dropped: bool| {
+        let file = FileNo::new(numbers.next().expect("endless"));
+        let made = store.request_create(file, 1);
+        if made.is_ok() {
+            files.grown(file, 128);
+        }
+        if made.is_ok() && is_dropped {
+            files.drop_file(file, Lsn::new(100), 1);
+        }
+        made.is_ok()
+    };
+    for _ in 0..FILES_MAX / 2 {
+        assert!(make(true) && checkpoint.wanted().is_empty());
+    }
+    assert!(make(false));
+    assert!(checkpoint.wanted().has(Flags::CAUSE_NAMESPACE));
+    checkpoint.begin(Flags::NONE);
+    // With a redo point above the drops, another one would not help.
+    checkpoint.publish(Lsn::new(100), 1);
+    assert!(make(false) && checkpoint.wanted().is_empty());
+    // A table that is full asks for any that helps.
+    while make(false) {}
+    assert!(checkpoint.wanted().is_empty());
+    files.drop_file(FileNo::new(FILES_MAX as u32), Lsn::new(101), 1);
+    assert!(!make(false) && !checkpoint.wanted().is_empty());
 }
