@@ -70,7 +70,8 @@ on_disk! {
         128 incremental_us: U64,
         /// Kinds and causes of the last full checkpoint, see the list of bits.
         136 checkpoint_flags: U32,
-        /// Bits: 1 torn pages are met by the double-write area.
+        /// Bits: 1 torn pages are met by the double-write area; 2 pages may have been written
+        /// without it since the redo point.
         140 protection: U32,
         /// First double-write batch whose pages' files are not known to be synced.
         144 first_unsynced_batch: U64,
@@ -243,6 +244,9 @@ checkpoint_flags! {
 
 /// Bit of `protection`: torn pages are met by the double-write area.
 pub const PROTECTION_DOUBLE_WRITE: u32 = 1;
+/// Bit of `protection`: since the redo point pages may have been written without the double-write
+/// area, before it came into use.
+pub const PROTECTION_BYPASSED: u32 = 2;
 
 /// One relation file in `pg_control`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,7 +313,7 @@ pub struct ControlFile {
     pub incremental_us: u64,
     /// Kinds and causes of the last full checkpoint, see [`checkpoint_flags`].
     pub checkpoint_flags: u32,
-    /// See [`PROTECTION_DOUBLE_WRITE`].
+    /// See [`PROTECTION_DOUBLE_WRITE`] and [`PROTECTION_BYPASSED`].
     pub protection: u32,
     /// First double-write batch whose pages' files are not known to be synced.
     pub first_unsynced_batch: BatchNo,
@@ -583,6 +587,17 @@ impl ControlFile {
         fixed.wal_page_bytes.set(WAL_PAGE_BYTES as u32);
         fixed.wal_segment_bytes.set(wal_segment_bytes);
         Self::from_fixed(&fixed, DbState::StartingUp, Vec::new(), Vec::new())
+    }
+
+    /// Whether pages are written by way of the double-write area, from the first unsynced batch on.
+    pub fn is_double_written(&self) -> bool {
+        self.protection & PROTECTION_DOUBLE_WRITE != 0
+    }
+
+    /// Whether every page that was written since the redo point, and may not be on disk, has its
+    /// copy in the double-write area.
+    pub fn has_all_copies(&self) -> bool {
+        self.protection == PROTECTION_DOUBLE_WRITE
     }
 
     /// Whether this program can work on the data directory: its fixed sizes are the same.

@@ -32,7 +32,7 @@ use crate::namespace;
 use rd_base::civil::Utc;
 use rd_base::words::EndOfRecoveryCheckpoint;
 use rd_base::{Lsn, StartCount};
-use rd_format::control::{ControlFile, DbState, PROTECTION_DOUBLE_WRITE};
+use rd_format::control::{ControlFile, DbState};
 use rd_store::Store;
 use rd_store::checkpoint::{Flags, Handover};
 use rd_store::control_file::ControlStore;
@@ -142,7 +142,14 @@ fn open_crashed(
     hand_over(store, &control, end.lsn, end.start_count);
     store.shared.set_phase(Phase::Redo);
     watcher.progress();
-    let redo = redo::redo(store, from, &end, watcher)?;
+    // What is in the kernel's cache may not be on disk. Where the double-write area had no copy to
+    // write back, whatever the log names is written again.
+    let pages = if control.has_all_copies() {
+        redo::Pages::Repaired
+    } else {
+        redo::Pages::Unproved
+    };
+    let redo = redo::redo(store, from, &end, pages, watcher)?;
     take_up_log(store, &control, end.lsn)?;
     finish(store, end.lsn)?;
     let flags = Flags::END_OF_RECOVERY | Flags::IMMEDIATE;
@@ -182,7 +189,7 @@ fn begin_start(
 
 /// Step 4's first half; returns the highest page LSN among the copies.
 fn repair(store: &Store, control: &ControlFile) -> Result<Lsn, RecoveryError> {
-    if control.protection != PROTECTION_DOUBLE_WRITE {
+    if !control.is_double_written() {
         return Ok(Lsn::ZERO);
     }
     let first = control.first_unsynced_batch;

@@ -24,11 +24,22 @@ const RECORDS_PER_LOOK: u64 = 1 << 12;
 /// How often those who wait are told.
 const TELL_EVERY_NS: u64 = 100_000_000;
 
+/// What is known of pages that need no redo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pages {
+    /// All that may not be on disk were written back and synced.
+    Repaired,
+    /// They may be in the kernel's cache only: killed with their writes not synced, or after a sync
+    /// that failed. So every page that a record names is written again before the redo point moves.
+    Unproved,
+}
+
 /// Replays the log from `from` to `end`.
 pub(super) fn redo(
     store: &Store,
     from: ReadFrom,
     end: &LogEnd,
+    pages: Pages,
     watcher: &mut dyn Watcher,
 ) -> Result<RedoSummary, RecoveryError> {
     let started_ns = store.clock.monotonic_ns();
@@ -36,6 +47,7 @@ pub(super) fn redo(
     let mut redo = Redo {
         store,
         end: end.lsn,
+        pages,
         summary: RedoSummary::default(),
     };
     let mut reader = WalReader::new(Arc::clone(&store.storage), from);
@@ -115,6 +127,7 @@ fn log_progress(progress: &RedoProgress, elapsed_ns: u64) {
 struct Redo<'s> {
     store: &'s Store,
     end: Lsn,
+    pages: Pages,
     summary: RedoSummary,
 }
 
@@ -160,6 +173,9 @@ impl Redo<'_> {
             });
         }
         if page_lsn >= record.end {
+            if self.pages == Pages::Unproved {
+                bytes.mark_dirty(record.start);
+            }
             self.summary.pages_skipped += 1;
             return Ok(());
         }
@@ -236,7 +252,7 @@ mod tests {
             durable_seen: first,
             durable_seen_at: first,
         };
-        redo(store, from, &end, &mut Unwatched)
+        redo(store, from, &end, Pages::Repaired, &mut Unwatched)
     }
 
     #[test]
