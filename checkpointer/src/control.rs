@@ -7,7 +7,9 @@
 //!   durable LSN, the state, and the first unsynced batch.
 
 use rd_base::{BatchNo, FileNo, Lsn, StartCount};
-use rd_format::control::{ControlFile, DbState, FileRow, PROTECTION_DOUBLE_WRITE, PendingDrop};
+use rd_format::control::{
+    ControlFile, DbState, FileRow, PROTECTION_BYPASSED, PROTECTION_DOUBLE_WRITE, PendingDrop,
+};
 use rd_store::checkpoint::{Flags, Handover};
 use rd_store::control_file::{CONTROL_PATH, ControlFileError, ControlStore};
 use rd_sys::crash::panic_abort;
@@ -41,7 +43,7 @@ pub struct Advance {
     pub flags: Flags,
     /// A row for each file, with its keys as of the redo point.
     pub files: Vec<FileRow>,
-    /// Whether its pages were all written by way of the double-write area.
+    /// Whether pages are written by way of the double-write area.
     pub is_double_written: bool,
 }
 
@@ -140,6 +142,18 @@ impl Control {
             ..self.renewed(now)
         };
         self.write(next, now);
+    }
+
+    /// Says that from now on pages are written by way of the double-write area, whose next batch
+    /// `now` names, before the first one is. After a crash (`was_clean` is false) pages that were
+    /// written without may still be in the kernel's cache only, and the area has no copies of them.
+    pub fn take_up_double_write(&mut self, now: &Now, was_clean: bool) {
+        let bypassed = if was_clean { 0 } else { PROTECTION_BYPASSED };
+        let next = ControlFile {
+            protection: PROTECTION_DOUBLE_WRITE | bypassed,
+            ..self.renewed(now)
+        };
+        self.write_both(next, now);
     }
 
     /// Says that from now on pages are written without the double-write area, before the first

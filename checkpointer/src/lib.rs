@@ -46,7 +46,7 @@ use control::Control;
 use pacing::Pace;
 use rd_base::words::TornPageProtection;
 use rd_base::{FileNo, Lsn};
-use rd_format::control::{DbState, PROTECTION_DOUBLE_WRITE};
+use rd_format::control::DbState;
 use rd_store::checkpoint::{Flags, Handover};
 use rd_store::control_file::ControlFileError;
 use rd_store::doublewrite::{self, DOUBLEWRITE_PATH, DoubleWrite};
@@ -252,7 +252,9 @@ impl Checkpointer {
             TornPageProtection::DoubleWrite => Some(self.open_area(&control)?),
             TornPageProtection::Off => None,
         };
-        if newest.state != DbState::InProduction {
+        // Startup has said so in its first write.
+        let was_clean = newest.state == DbState::InProduction;
+        if !was_clean {
             // A checkpoint that the crash cut off may have written headers; whether redo changes
             // these files or not, the next one brings header and `pg_control` together again.
             self.touched.extend(self.store.shared.files.live());
@@ -264,20 +266,24 @@ impl Checkpointer {
             .shared
             .checkpoint
             .publish(newest.redo_lsn, newest.checkpoint_us);
-        let gives_up = self.area.is_none() && newest.protection & PROTECTION_DOUBLE_WRITE != 0;
+        let (has_area, had_area) = (self.area.is_some(), newest.is_double_written());
         self.control = Some(control);
-        if gives_up {
-            let now = self.now();
-            self.control
-                .as_mut()
-                .expect("just set")
-                .give_up_double_write(&now);
+        let now = self.now();
+        let control = self.control.as_mut().expect("just set");
+        match (had_area, has_area) {
+            (true, false) => control.give_up_double_write(&now),
+            (false, true) => control.take_up_double_write(&now, was_clean),
+            _ => {}
         }
         Ok(())
     }
 
-    /// Opens the double-write area; one of another size than is asked for is made anew, since
-    /// none of its batches is needed after the handover.
+    /// Opens the double-write area; one of another size than is asked for is made anew.
+    ///
+    /// None of its batches is needed any more: before the handover startup has put all that
+    /// `pg_control` counts as unsynced back in their places and synced those files. If pages were
+    /// written without the area until now, its batches are old ones that `pg_control` does not
+    /// count; those to come are behind them all.
     fn open_area(&self, control: &Control) -> Result<DoubleWrite, Failure> {
         let storage = &*self.store.storage;
         let newest = control.newest();

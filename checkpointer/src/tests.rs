@@ -529,3 +529,73 @@ fn the_first_segment_is_given_up_once_both_slots_are_past_it() {
     world.checkpoint(manual());
     assert!(!disk.exists(&first).expect("a good disk"));
 }
+
+const OFF: [(&str, &str); 1] = [("torn_page_protection", "off")];
+
+#[test]
+fn the_double_write_area_mends_from_its_first_batch_on() {
+    let mut torn = 0;
+    for seed in 0..60 {
+        let (disk, mut rng) = (new_disk(seed), Rng::new(seed));
+        let mut history = History::default();
+        let (mut world, _) = World::start_with(&disk, &mut history, &OFF);
+        (1..=20).for_each(|block| world.write_page(&mut history, tag(block), 1, 4000));
+        world
+            .checkpointer
+            .shutdown_checkpoint()
+            .expect("a good disk");
+        history.promised = world.backend.shared.wal.durable_lsn();
+        drop(world);
+        assert_eq!(control(&disk).protection, 0);
+
+        let (mut world, start) = World::start(&disk, &mut history);
+        assert!(start.was_clean);
+        // Every block must be whole before redo, though here that would write it whole anyhow.
+        (1..=20).for_each(|block| world.write_page(&mut history, tag(block), 1, 4000));
+        world.flush(&mut history);
+        world.clean_some(&mut rng);
+        drop(world);
+        disk.crash(seed);
+        torn += World::start(&disk, &mut history).1.torn;
+    }
+    assert!(torn > 20, "{torn} torn pages");
+}
+
+/// Without the area, a sync fails; the server is started with it, and killed before it has made a
+/// checkpoint. What is in the cache only is still in the cache only, and not in the area.
+#[test]
+fn what_was_written_without_the_area_is_written_again_until_a_checkpoint_is_done() {
+    let mut killed = 0;
+    for seed in 0..200 {
+        let disk = new_disk(seed);
+        disk.set_block_bytes(rd_base::limits::PAGE_BYTES);
+        let mut history = History::default();
+        // This makes the area in its size, so that there is less to do later.
+        World::start(&disk, &mut history);
+        let (mut world, _) = World::start_with(&disk, &mut history, &OFF);
+        (1..=20).for_each(|block| world.write_page(&mut history, tag(block), 1, 100));
+        world.flush(&mut history);
+        disk.inject(Injection {
+            kind: IoKind::Sync,
+            path_contains: "base/1".to_owned(),
+            skip: 0,
+            times: 1,
+            errno: EIO,
+        });
+        catch_panics(|| world.checkpoint(manual())).expect_err("a PANIC");
+        drop(world);
+        disk.kill(seed);
+
+        disk.crash_at(Some(disk.io_count() + 1 + seed % 20));
+        run(&disk, &mut history, seed, 0);
+        killed += u32::from(disk.has_crashed());
+        disk.kill(seed);
+        let (world, _) = World::start(&disk, &mut history);
+        assert_eq!(world.backend.shared.checkpoint.done(), 1);
+        drop(world);
+        assert!(control(&disk).has_all_copies());
+        disk.crash(seed);
+        World::start(&disk, &mut history);
+    }
+    assert!(killed > 100, "{killed} starts were killed");
+}

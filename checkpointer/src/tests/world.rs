@@ -147,6 +147,8 @@ pub struct World {
     pub time_ns: Arc<AtomicU64>,
     flusher: Flusher,
     preparer: Preparer,
+    /// What redo finds done may be in the cache only.
+    is_unproved: bool,
 }
 
 /// What a start found and did.
@@ -256,6 +258,7 @@ impl World {
             time_ns,
             flusher,
             preparer,
+            is_unproved: !control.has_all_copies(),
         }
     }
 
@@ -316,18 +319,19 @@ impl World {
             self.make_room(tag);
         }
         let (lsn, before) = self.page(tag);
-        if lsn >= end {
+        if lsn >= end && !self.is_unproved {
             return;
         }
-        if tag.block != META_BLOCK {
+        let is_done = lsn >= end;
+        if !is_done && tag.block != META_BLOCK {
             let expected = overflow::sequence(image) - 1;
             assert_eq!(version(&before), expected, "{tag} before {start}");
         }
         let pin = self.backend.shared.pool.fetch_new(&self.backend, tag);
         let mut page = pin.write();
         page.mark_dirty(start);
-        *page = *image;
-        page::set_page_lsn(&mut page, end);
+        *page = if is_done { before } else { *image };
+        page::set_page_lsn(&mut page, lsn.max(end));
     }
 
     /// The page as it is in memory, or else on disk; zeros if it is in neither.
@@ -624,7 +628,7 @@ fn before_redo(storage: &Arc<dyn Storage>, mut slots: ControlStore) -> (ControlF
     let first = control.first_unsynced_batch;
     let relations = RelationFiles::writer(Arc::clone(storage));
     let mut start = Start::default();
-    if control.protection == PROTECTION_DOUBLE_WRITE {
+    if control.is_double_written() {
         let area = DoubleWrite::open(&**storage, SYSTEM_ID, first).expect("a good disk");
         let repair = area.repair(&relations, first).expect("a good disk");
         start.torn = repair.torn.len();
