@@ -1,20 +1,26 @@
 //! A whole server in one process, on a simulated disk that crashes: engine, log, checkpointer and
 //! recovery, without sockets and processes. A crash is placed at one I/O after another of a random
-//! workload; what the next start finds is held against everything that was ever committed.
+//! workload; what the next start finds is held against everything that was ever committed. Some
+//! lives end by a failed sync, some in order; some empty the database all the time, so that many
+//! files are made and dropped. It runs with the double-write area on a disk that tears pages, and
+//! without it, and with now one and now the other, on a disk that does not.
 //!
 //! What must hold after every start, whatever was cut off:
 //! - the log ends at or behind everything that was promised;
 //! - the database is exactly what the commits up to that end make of it;
 //! - both trees, their links, values and free blocks are whole, and the keys are counted right.
 
-use rd_base::{Config, Lsn, Role};
+use rd_base::limits::{FILES_MAX, PAGE_BYTES};
+use rd_base::{Config, FileNo, Lsn, Role};
 use rd_checkpointer::{Checkpointer, Workers};
 use rd_engine::init::{InitOptions, init_storage};
-use rd_engine::recovery::{Recovered, RecoveryError, Watcher, recover};
+use rd_engine::recovery::{Recovered, RecoveryError, RedoSummary, Watcher, recover};
 use rd_engine::verify::{LivePages, verify};
 use rd_engine::{Chunk, Engine, EngineError, NamespaceId, ParkReason, View};
 use rd_format::catalog::CATALOG_FILE;
+use rd_format::control::PendingDrop;
 use rd_store::checkpoint::Flags;
+use rd_store::control_file::ControlStore;
 use rd_store::relation::RelationFiles;
 use rd_store::wal::{Flusher, Preparer};
 use rd_store::{Shared, Sizes, SlotNo, Store};
@@ -94,22 +100,24 @@ struct World {
     time_ns: Arc<AtomicU64>,
 }
 
-fn config() -> Config {
+/// The configuration with this `torn_page_protection`.
+fn config(protection: &str) -> Arc<Config> {
     let pairs = [
         ("double_write_size", "8MB"),
         ("checkpoint_timeout", "1h"),
         ("max_wal_size", "1GB"),
+        ("torn_page_protection", protection),
     ];
     let config = Config::from_pairs(&pairs).expect("valid");
-    config.with_wal_segment_size(SEGMENT_BYTES).expect("valid")
+    Arc::new(config.with_wal_segment_size(SEGMENT_BYTES).expect("valid"))
 }
 
-fn new_disk(seed: u64) -> SimStorage {
+/// A disk on which `rd_initdb` has run.
+fn new_disk(seed: u64, config: &Config) -> SimStorage {
     let disk = SimStorage::new(seed);
     let storage: Arc<dyn Storage> = Arc::new(disk.clone());
-    let config = config();
     let options = InitOptions {
-        config: &config,
+        config,
         system_identifier: 99,
         now_us: 1,
     };
@@ -120,9 +128,9 @@ fn new_disk(seed: u64) -> SimStorage {
 impl World {
     /// Starts the server on what is on disk. The log may recede under it, if a failed sync has left
     /// some of it in the cache only; then it is started again, as its message says.
-    fn start(disk: &SimStorage) -> (World, Recovered) {
+    fn start(disk: &SimStorage, config: &Arc<Config>) -> (World, Recovered) {
         for _ in 0..100 {
-            if let Some(started) = World::try_start(disk) {
+            if let Some(started) = World::try_start(disk, config) {
                 return started;
             }
         }
@@ -130,9 +138,8 @@ impl World {
     }
 
     /// One start; none if the log receded.
-    fn try_start(disk: &SimStorage) -> Option<(World, Recovered)> {
+    fn try_start(disk: &SimStorage, config: &Arc<Config>) -> Option<(World, Recovered)> {
         let storage: Arc<dyn Storage> = Arc::new(disk.clone());
-        let config = Arc::new(config());
         let sizes = Sizes {
             frames: FRAMES,
             wal_ring_bytes: 512 << 10,
@@ -143,7 +150,7 @@ impl World {
         let store = |role| {
             let slot = SlotNo::of(role).expect("a slot");
             let (shared, storage) = (Arc::clone(&shared), Arc::clone(&storage));
-            Store::new(shared, storage, clock.clone(), slot, Arc::clone(&config))
+            Store::new(shared, storage, clock.clone(), slot, Arc::clone(config))
         };
         let own = store(Role::Checkpointer);
         let relations = Arc::new(RelationFiles::writer(Arc::clone(&storage)));
@@ -269,25 +276,42 @@ impl World {
         Ok(())
     }
 
-    fn step(&mut self, history: &mut History, rng: &mut Rng) -> Result<(), EngineError> {
-        match rng.below(100) {
+    /// FLUSHDB.
+    fn empty(&mut self, history: &mut History) -> Result<(), EngineError> {
+        let done = self.run(|engine| engine.flush_namespace(DB0))?;
+        history.changes.push((done.lsn, Change::Flush));
+        Ok(())
+    }
+
+    /// Makes everything durable.
+    fn promise(&mut self, history: &mut History) {
+        self.flush();
+        history.promised = self.shared.wal.durable_lsn();
+    }
+
+    fn checkpoint(&mut self) {
+        let flags = Flags::CAUSE_MANUAL | Flags::IMMEDIATE | Flags::FORCE;
+        self.shared.checkpoint.request(&self.shared.procs, flags);
+        self.checkpointer.turn();
+    }
+
+    /// One step; in `empties` of 100 the database is emptied.
+    fn step(
+        &mut self,
+        history: &mut History,
+        rng: &mut Rng,
+        empties: u64,
+    ) -> Result<(), EngineError> {
+        if rng.below(100) < empties {
+            self.empty(history)?;
+        }
+        match rng.below(98) {
             0..70 => self.write(history, rng)?,
-            70..82 => {
-                self.flush();
-                history.promised = self.shared.wal.durable_lsn();
-            }
+            70..82 => self.promise(history),
             82..88 => self.checkpointer.turn(),
-            88..91 => {
-                let flags = Flags::CAUSE_MANUAL | Flags::IMMEDIATE | Flags::FORCE;
-                self.shared.checkpoint.request(&self.shared.procs, flags);
-                self.checkpointer.turn();
-            }
+            88..91 => self.checkpoint(),
             91..96 => drop(self.engine.tidy(20)),
-            96..98 => drop(self.time_ns.fetch_add(4_000_000_000, Ordering::SeqCst)),
-            _ => {
-                let done = self.run(|engine| engine.flush_namespace(DB0))?;
-                history.changes.push((done.lsn, Change::Flush));
-            }
+            _ => drop(self.time_ns.fetch_add(4_000_000_000, Ordering::SeqCst)),
         }
         self.engine.rest();
         // What the checkpointer's event would have it do.
@@ -324,17 +348,27 @@ fn recover_beside(store: &Store, checkpointer: &mut Checkpointer) -> Option<Reco
     }
 }
 
-/// One life of the server, until its disk crashes, a sync fails, or its steps are done.
-fn live(disk: &SimStorage, history: &mut History, seed: u64) {
+/// One life of the server, until its disk crashes, a sync fails, or its steps are done and it may be
+/// stopped in order.
+fn live(disk: &SimStorage, config: &Arc<Config>, history: &mut History, seed: u64) {
     let work = || {
-        let (mut world, _) = World::start(disk);
+        let (mut world, _) = World::start(disk, config);
         let mut rng = Rng::new(seed);
+        let empties = if rng.below(4) == 0 { 30 } else { 2 };
         for _ in 0..STEPS {
-            let done = world.step(history, &mut rng);
+            let done = world.step(history, &mut rng, empties);
             if disk.has_crashed() {
                 return;
             }
             done.expect("nothing fails on a good disk");
+        }
+        if rng.below(3) == 0 {
+            let done = world.checkpointer.shutdown_checkpoint();
+            if disk.has_crashed() {
+                return;
+            }
+            done.expect("nothing fails on a good disk");
+            history.promised = world.shared.wal.durable_lsn();
         }
     };
     let done = catch_unwind(AssertUnwindSafe(|| catch_panics(work)));
@@ -347,9 +381,15 @@ fn live(disk: &SimStorage, history: &mut History, seed: u64) {
     }
 }
 
-/// The next start, held against the history, which is cut to what is left.
-fn check(disk: &SimStorage, history: &mut History) -> Option<rd_engine::recovery::RedoSummary> {
-    let (world, recovered) = World::start(disk);
+/// The next start, held against the history, which is cut to what is left. Its first checkpoint is
+/// made if `goes_on`.
+fn check(
+    disk: &SimStorage,
+    config: &Arc<Config>,
+    history: &mut History,
+    goes_on: bool,
+) -> Option<RedoSummary> {
+    let (mut world, recovered) = World::start(disk, config);
     let end = recovered.end;
     assert!(
         end >= history.promised,
@@ -359,21 +399,36 @@ fn check(disk: &SimStorage, history: &mut History) -> Option<rd_engine::recovery
     world.compare(&history.at(end));
     history.changes.retain(|(lsn, _)| *lsn <= end);
     history.promised = end;
+    if goes_on {
+        world.checkpointer.turn();
+    }
     recovered.redo
 }
 
 /// The disk crashes at one of the I/Os that this life would have.
-fn end_at_some_io(disk: &SimStorage, history: &mut History, life: u64, rng: &mut Rng) {
+fn end_at_some_io(
+    disk: &SimStorage,
+    config: &Arc<Config>,
+    history: &mut History,
+    life: u64,
+    rng: &mut Rng,
+) {
     let whole = disk.fork();
     let before = whole.io_count();
-    live(&whole, &mut history.clone(), life);
+    live(&whole, config, &mut history.clone(), life);
     let ios = whole.io_count() - before;
     disk.crash_at(Some(before + 1 + rng.below(ios)));
-    quietly(|| live(disk, history, life));
+    quietly(|| live(disk, config, history, life));
 }
 
 /// A sync fails, of which the kernel takes what it lost for clean: the server must not go on.
-fn end_by_failed_sync(disk: &SimStorage, history: &mut History, life: u64, rng: &mut Rng) {
+fn end_by_failed_sync(
+    disk: &SimStorage,
+    config: &Arc<Config>,
+    history: &mut History,
+    life: u64,
+    rng: &mut Rng,
+) {
     let paths = ["wal/", "global/doublewrite", "global/pg_control", "base/"];
     disk.inject(Injection {
         kind: IoKind::Sync,
@@ -382,7 +437,7 @@ fn end_by_failed_sync(disk: &SimStorage, history: &mut History, life: u64, rng: 
         times: 1,
         errno: 5,
     });
-    quietly(|| live(disk, history, life));
+    quietly(|| live(disk, config, history, life));
     disk.clear_injections();
     disk.kill(life);
 }
@@ -401,51 +456,188 @@ fn quietly(work: impl FnOnce()) {
     }
 }
 
-#[test]
-fn a_crash_at_any_io_leaves_what_was_promised_and_nothing_by_half() {
-    // More with SIMULATION_CRASHES, from another seed with SIMULATION_SEED.
+/// Lives and crashes, each life with one of these values of `torn_page_protection`. More of them
+/// with SIMULATION_CRASHES, from another seed with SIMULATION_SEED.
+fn simulate(crashes: u64, protections: &[&str]) {
     let number = |name: &str, default| {
         let text = std::env::var(name).ok();
         text.map_or(default, |text| text.parse().expect("a number"))
     };
-    let crashes: u64 = number("SIMULATION_CRASHES", 150);
+    let crashes: u64 = number("SIMULATION_CRASHES", crashes);
     let seed: u64 = number("SIMULATION_SEED", 1);
+    let configs: Vec<_> = protections.iter().map(|word| config(word)).collect();
     let mut records = 0;
     let mut rng = Rng::new(seed);
-    let mut disk = new_disk(seed);
+    let some = |rng: &mut Rng| &configs[rng.below(configs.len() as u64) as usize];
+    let new = |seed| {
+        let disk = new_disk(seed, &configs[0]);
+        if protections.contains(&"off") {
+            disk.set_block_bytes(PAGE_BYTES);
+        }
+        disk
+    };
+    let mut disk = new(seed);
     let mut history = History::default();
     for crash in 0..crashes {
         if crash.is_multiple_of(20) {
-            disk = new_disk(seed + crash);
+            disk = new(seed + crash);
             history = History::default();
         }
         let life = rng.next_u64();
-        if rng.below(5) == 0 {
-            end_by_failed_sync(&disk, &mut history, life, &mut rng);
+        let config = some(&mut rng);
+        if rng.below(3) == 0 {
+            end_by_failed_sync(&disk, config, &mut history, life, &mut rng);
         } else {
-            end_at_some_io(&disk, &mut history, life, &mut rng);
+            end_at_some_io(&disk, config, &mut history, life, &mut rng);
         }
         if rng.below(4) == 0 {
             disk.kill(crash);
         } else {
             disk.crash(crash);
         }
-        // Now and then recovery is cut off, too.
+        // Now and then recovery is cut off, too, by a power cut or a kill.
         if rng.below(3) == 0 {
+            let config = some(&mut rng);
             let recovery = disk.fork();
             let before = recovery.io_count();
-            World::start(&recovery);
-            disk.crash_at(Some(before + 1 + rng.below(recovery.io_count() - before)));
+            World::start(&recovery, config);
+            let ios = recovery.io_count() - before;
+            disk.crash_at(Some(before + 1 + rng.below(ios)));
             quietly(|| {
-                let _ = catch_unwind(AssertUnwindSafe(|| catch_panics(|| World::start(&disk))));
+                let start = || drop(World::start(&disk, config));
+                let _ = catch_unwind(AssertUnwindSafe(|| catch_panics(start)));
             });
-            disk.crash(crash + 1);
+            if rng.half() {
+                disk.crash(crash + 1);
+            } else {
+                disk.kill(crash + 1);
+            }
         }
-        records += check(&disk, &mut history).map_or(0, |redo| redo.records);
-        disk.crash(crash + 2);
+        // What is there must still be there when the log before it is given up, and the power fails.
+        for end in [crash + 2, crash + 3] {
+            let redo = check(&disk, some(&mut rng), &mut history, rng.half());
+            records += redo.map_or(0, |redo| redo.records);
+            if rng.half() {
+                disk.crash(end);
+            } else {
+                disk.kill(end);
+            }
+        }
     }
     assert!(
         records > crashes * 10,
         "{records} records are no work for recovery"
     );
+}
+
+#[test]
+fn a_crash_at_any_io_leaves_what_was_promised_and_nothing_by_half() {
+    simulate(150, &["double_write"]);
+}
+
+#[test]
+fn so_it_does_without_double_writes_on_a_disk_that_tears_no_page() {
+    simulate(80, &["off"]);
+}
+
+#[test]
+fn so_it_does_when_double_writes_come_and_go() {
+    simulate(80, &["off", "double_write"]);
+}
+
+/// Pages whose sync failed are found in the cache, hold every record's change, and are on no disk.
+#[test]
+fn without_double_writes_what_redo_finds_done_is_written_again() {
+    let config = config("off");
+    let mut skipped = 0;
+    for seed in 0..40 {
+        let disk = new_disk(seed, &config);
+        disk.set_block_bytes(PAGE_BYTES);
+        let (mut history, mut rng) = (History::default(), Rng::new(seed));
+        let (mut world, _) = World::start(&disk, &config);
+        for _ in 0..10 {
+            world.write(&mut history, &mut rng).expect("a good disk");
+        }
+        world.promise(&mut history);
+        disk.inject(Injection {
+            kind: IoKind::Sync,
+            path_contains: "base/".to_owned(),
+            skip: rng.below(2),
+            times: 1,
+            errno: 5,
+        });
+        catch_panics(|| world.checkpoint()).expect_err("a PANIC");
+        drop(world);
+        disk.kill(seed);
+        let redo = check(&disk, &config, &mut history, true);
+        skipped += redo.expect("a crash").pages_skipped;
+        disk.crash(seed);
+        check(&disk, &config, &mut history, true);
+    }
+    assert!(skipped > 100, "{skipped} pages were found done");
+}
+
+#[test]
+fn the_next_start_makes_the_name_of_a_new_file_durable() {
+    let config = config("double_write");
+    for seed in 0..20 {
+        let disk = new_disk(seed, &config);
+        let mut history = History::default();
+        let (mut world, _) = World::start(&disk, &config);
+        disk.inject(Injection {
+            kind: IoKind::SyncDir,
+            path_contains: "base".to_owned(),
+            skip: 0,
+            times: 1,
+            errno: 5,
+        });
+        let died = catch_panics(|| drop(world.empty(&mut History::default())));
+        assert!(died.expect_err("a PANIC").contains("\"base\""));
+        drop(world);
+        disk.kill(seed);
+        // It gets the same number once more, is found to be there, and is used. A reader keeps the
+        // old file: unlinking that would sync the names, too.
+        let (mut world, _) = World::start(&disk, &config);
+        let reader = world.engine.range(DB0, b"", None, u64::MAX, View::Newest);
+        world.empty(&mut history).expect("a good disk");
+        world
+            .write(&mut history, &mut Rng::new(seed))
+            .expect("a good disk");
+        world.promise(&mut history);
+        world.checkpoint();
+        assert!(disk.exists("base/2").expect("a good disk"));
+        drop(reader);
+        drop(world);
+        disk.crash(seed);
+        check(&disk, &config, &mut history, true);
+    }
+}
+
+/// A server had its table full of dropped files, removed them, and made new ones before it could
+/// write `pg_control` again.
+#[test]
+fn drops_that_pg_control_has_not_forgotten_take_no_room() {
+    let config = config("double_write");
+    let disk = new_disk(1, &config);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &config);
+    for _ in 0..4 {
+        world.empty(&mut history).expect("a good disk");
+    }
+    world.promise(&mut history);
+    drop(world);
+    disk.kill(1);
+    let mut slots = ControlStore::open(&disk).expect("valid");
+    let mut control = slots.newest().clone();
+    let (first, last_lsn) = (control.next_file.get() + 100, control.redo_lsn);
+    let drops = (first..).take(FILES_MAX - control.files.len());
+    control.pending_drops = drops
+        .map(|number| PendingDrop {
+            file: FileNo::new(number),
+            last_lsn,
+        })
+        .collect();
+    slots.write_both(control, 1).expect("a good disk");
+    drop(slots);
+    check(&disk, &config, &mut history, true);
 }
