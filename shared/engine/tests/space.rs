@@ -2,10 +2,11 @@
 
 mod support;
 
-use rd_base::Lsn;
 use rd_base::counters::Counter;
+use rd_base::{Lsn, Role};
 use rd_engine::{Engine, EngineError, ParkReason, View};
 use rd_format::bitmap::BITMAP_BITS;
+use rd_store::SlotNo;
 use rd_store::checkpoint::Flags;
 use rd_sys::simdisk::SimStorage;
 use std::sync::Arc;
@@ -143,6 +144,39 @@ fn a_full_disk_fails_the_commit_that_needs_room_and_nothing_else() {
     set(&rig, &mut engine, b"after", &value);
     rig.flush();
     rig.verify();
+}
+
+#[test]
+fn a_commit_that_waits_for_pages_is_woken_by_whoever_gives_them_back() {
+    let rig = Rig::new(512, 4 << 20);
+    let mut engine = rig.engine(0);
+    let keys: Vec<Vec<u8>> = (0..300)
+        .map(|number| format!("{number:01500}").into_bytes())
+        .collect();
+    for key in &keys {
+        set(&rig, &mut engine, key, b"value");
+    }
+    rig.flush();
+    // More leaves than come with one claim.
+    let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).step_by(5).collect();
+    let (namespaces, procs) = (&rig.shared.namespaces, &rig.shared.procs);
+    let others = namespaces.try_take_pages(procs, 80, 128);
+    let slot = SlotNo::of(Role::Backend(0)).expect("a slot");
+    procs.set_parked(slot, true);
+    for _ in 0..2 {
+        procs.event(slot).take();
+        let mut put = |access: &mut rd_engine::Access<'_>| access.put(0, b"new", None);
+        let parked = engine.write(DB0, &keys, &mut put);
+        assert!(
+            matches!(parked, Err(EngineError::Park(ParkReason::Pages))),
+            "{parked:?}"
+        );
+        assert!(!procs.event(slot).take(), "nobody has given any back");
+    }
+    drop(others.expect("nobody else holds any"));
+    assert!(procs.event(slot).take(), "now there are enough");
+    let mut put = |access: &mut rd_engine::Access<'_>| access.put(0, b"new", None);
+    engine.write(DB0, &keys, &mut put).expect("enough pages");
 }
 
 #[test]

@@ -435,22 +435,26 @@ impl Namespaces {
     }
 
     /// Takes `pages` from a budget of `limit` for all commits together; `None` if not so many are
-    /// left: parked processes are woken when there are more.
-    pub fn take_pages(&self, procs: &Procs, pages: u64, limit: u64) -> Option<PageBudget> {
-        let take = || {
-            let add = |taken: u64| Some(taken + pages).filter(|sum| *sum <= limit);
-            let order = (Ordering::SeqCst, Ordering::SeqCst);
-            self.totals.pages.fetch_update(order.0, order.1, add).ok()
-        };
-        if take().is_none() {
-            // Said before the second look, so that whoever gives back in between sees it.
-            self.totals.pages_wanted.store(1, Ordering::SeqCst);
-            take()?;
-        }
-        Some(PageBudget {
+    /// left.
+    pub fn try_take_pages(&self, procs: &Procs, pages: u64, limit: u64) -> Option<PageBudget> {
+        let add = |taken: u64| Some(taken + pages).filter(|sum| *sum <= limit);
+        let order = (Ordering::SeqCst, Ordering::SeqCst);
+        let taken = self.totals.pages.fetch_update(order.0, order.1, add);
+        taken.ok().map(|_| PageBudget {
             totals: self.totals.clone(),
             procs: procs.clone(),
             pages,
+        })
+    }
+
+    /// As [`Namespaces::try_take_pages`]; if not so many are left, parked processes are woken when
+    /// there are more. The caller must hold none then: when he gave them back he would be woken
+    /// himself, and not when others do.
+    pub fn take_pages(&self, procs: &Procs, pages: u64, limit: u64) -> Option<PageBudget> {
+        self.try_take_pages(procs, pages, limit).or_else(|| {
+            // Said before the second look, so that whoever gives back in between sees it.
+            self.totals.pages_wanted.store(1, Ordering::SeqCst);
+            self.try_take_pages(procs, pages, limit)
         })
     }
 }

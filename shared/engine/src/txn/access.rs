@@ -124,6 +124,8 @@ pub(crate) struct WriteSet {
     pub(crate) loaded: Vec<Loaded>,
     pub(crate) pending: Vec<super::commit::Pending>,
     pub(crate) parts: Vec<super::commit::Part>,
+    /// How many keys the commit has that was refused pages last, and how many pages.
+    pub(crate) pages_refused: (usize, u64),
 }
 
 impl WriteSet {

@@ -117,6 +117,7 @@ impl Engine {
         set.clear_staged();
         let mut claim = PageClaim::new(tree);
         let done = (|| {
+            claim.take_refused(set, keys.len())?;
             let _pins = validate::bring_in(tree, &checks, &mut claim)?;
             let mut latched = validate::latch(tree, work, set, &checks)?;
             claim.reach(latched.len() as u64)?;
@@ -125,6 +126,7 @@ impl Engine {
             }
             commit::commit(tree, work, set, &keys, &mut latched.leaves, &mut claim)
         })();
+        claim.remember_refused(set, keys.len());
         work.shrink();
         set.shrink();
         drop(claim);

@@ -60,17 +60,22 @@ pub(crate) fn run<R>(
     keys: &[&[u8]],
     program: &mut Program<'_, R>,
 ) -> Result<Committed<R>> {
-    let done = run_until_done(tree, work, set, keys, program);
+    let mut claim = PageClaim::new(tree);
+    let done = claim
+        .take_refused(set, keys.len())
+        .and_then(|()| run_until_done(tree, work, set, keys, &mut claim, program));
+    claim.remember_refused(set, keys.len());
     work.shrink();
     set.shrink();
     done
 }
 
-fn run_until_done<R>(
-    tree: Tree<'_>,
+fn run_until_done<'s, R>(
+    tree: Tree<'s>,
     work: &mut Work,
     set: &mut WriteSet,
     keys: &[&[u8]],
+    claim: &mut PageClaim<'s>,
     program: &mut Program<'_, R>,
 ) -> Result<Committed<R>> {
     if let Some(key) = keys.iter().find(|key| key.len() > KEY_BYTES_MAX) {
@@ -80,18 +85,17 @@ fn run_until_done<R>(
         });
     }
     set.sort(keys);
-    let mut claim = PageClaim::new(tree);
     let mut loads = 0;
     loop {
         let _pins = if keys.len() > 1 {
-            bring_in(tree, set, keys, &mut claim)?
+            bring_in(tree, set, keys, claim)?
         } else {
             Vec::new()
         };
         let mut leaves = latch(tree, work, set, keys)?;
         match attempt(tree, work, set, keys, &leaves, loads >= LOADS_MAX, program) {
             Ok((result, told)) => {
-                let lsn = commit::commit(tree, work, set, keys, &mut leaves, &mut claim)?;
+                let lsn = commit::commit(tree, work, set, keys, &mut leaves, claim)?;
                 let not_durable = lsn == Lsn::ZERO && told > tree.store.shared.wal.durable_lsn();
                 let depends_on = if not_durable { told } else { Lsn::ZERO };
                 return Ok(Committed {
@@ -159,6 +163,9 @@ pub(crate) struct PageClaim<'s> {
     taken: Vec<PageBudget>,
     /// Pages that may be pinned: those taken, and a few that need not be.
     pages: u64,
+    /// So many in all were refused, after some had been taken. The commit parks; when it is run
+    /// again it asks for them at once: if it took some and gave them back it would wake itself.
+    refused: u64,
 }
 
 impl<'s> PageClaim<'s> {
@@ -167,6 +174,7 @@ impl<'s> PageClaim<'s> {
             tree,
             taken: Vec::new(),
             pages: PAGES_WITHOUT_BUDGET,
+            refused: 0,
         }
     }
 
@@ -180,6 +188,26 @@ impl<'s> PageClaim<'s> {
             Ok(())
         } else {
             self.take(pages)
+        }
+    }
+
+    /// Takes at once what a commit of so many keys was refused, if this is that commit.
+    ///
+    /// # Errors
+    /// As for [`PageClaim::reach`].
+    pub(crate) fn take_refused(&mut self, set: &mut WriteSet, keys: usize) -> Result<()> {
+        let (of_keys, pages) = set.pages_refused;
+        if of_keys != keys {
+            return Ok(());
+        }
+        set.pages_refused = (0, 0);
+        self.reach(pages).inspect_err(|_| self.refused = pages)
+    }
+
+    /// Notes in `set` what this commit of so many keys was refused.
+    pub(crate) fn remember_refused(&self, set: &mut WriteSet, keys: usize) {
+        if self.refused > 0 {
+            set.pages_refused = (keys, self.refused);
         }
     }
 
@@ -198,10 +226,25 @@ impl<'s> PageClaim<'s> {
         let more = (pages - self.pages)
             .max(CLAIM_STEP)
             .min(limit - self.pages.min(limit));
-        let taken = shared.namespaces.take_pages(&shared.procs, more, limit);
-        self.taken
-            .push(taken.ok_or(EngineError::Park(ParkReason::Pages))?);
-        self.pages += more;
+        let namespaces = &shared.namespaces;
+        if let Some(taken) = namespaces.try_take_pages(&shared.procs, more, limit) {
+            self.taken.push(taken);
+            self.pages += more;
+            return Ok(());
+        }
+        // Whoever waits for pages holds none: what he gave back later would count as what he, and
+        // others, were to be woken by.
+        let all = self.pages - PAGES_WITHOUT_BUDGET + more;
+        self.taken.clear();
+        self.pages = PAGES_WITHOUT_BUDGET;
+        let Some(taken) = namespaces.take_pages(&shared.procs, all, limit) else {
+            if all > more {
+                self.refused = PAGES_WITHOUT_BUDGET + all;
+            }
+            return Err(EngineError::Park(ParkReason::Pages));
+        };
+        self.taken.push(taken);
+        self.pages += all;
         Ok(())
     }
 }
