@@ -3,7 +3,7 @@
 
 use crate::commands::expiry::{self, Base, Unit};
 use crate::commands::{Call, admin, config, connection, exchange, info, keys, ranges, strings};
-use crate::commands::{substrings, transactions};
+use crate::commands::{bitfield, bits, object, scan, substrings, transactions};
 use crate::output::Output;
 use crate::server::Server;
 use crate::session::Session;
@@ -11,7 +11,7 @@ use crate::waiting::Waiting;
 use rd_base::Lsn;
 use rd_base::counters::Counter;
 use rd_engine::EngineError;
-use rd_wire::{Args, CommandId, ReplyWriter, resolve};
+use rd_wire::{Args, CommandId, ReplyWriter, resolve, texts};
 
 /// What becomes of a connection after a request.
 pub enum Flow {
@@ -121,6 +121,7 @@ pub fn go_on(call: &mut Call<'_>, waiting: Waiting) -> Outcome {
     match waiting {
         Waiting::Checkpoint { ticket, reply } => admin::proceed(call, ticket, reply),
         Waiting::Range(stream) => ranges::proceed(call, stream),
+        Waiting::Keys(walk) => scan::proceed(call, walk),
     }
 }
 
@@ -188,6 +189,23 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::Rename => exchange::rename(call),
         CommandId::Renamenx => exchange::renamenx(call),
         CommandId::Copy => exchange::copy(call),
+        CommandId::Randomkey => scan::randomkey(call),
+        CommandId::Keys => scan::keys(call),
+        CommandId::Scan => scan::scan(call),
+        CommandId::ObjectEncoding => object::encoding(call),
+        CommandId::ObjectRefcount => object::refcount(call),
+        CommandId::ObjectFreq => object::not_tracked(call, texts::NO_FREQUENCY),
+        CommandId::ObjectIdletime => object::not_tracked(call, texts::NO_IDLE_TIME),
+        CommandId::ObjectHelp => admin::help(call, "object"),
+        CommandId::MemoryUsage => object::memory_usage(call),
+        CommandId::MemoryHelp => admin::help(call, "memory"),
+        CommandId::Setbit => bits::setbit(call),
+        CommandId::Getbit => bits::getbit(call),
+        CommandId::Bitcount => bits::bitcount(call),
+        CommandId::Bitpos => bits::bitpos(call),
+        CommandId::Bitop => bits::bitop(call),
+        CommandId::Bitfield => bitfield::bitfield(call, false),
+        CommandId::BitfieldRo => bitfield::bitfield(call, true),
         CommandId::Expire => expiry::expire(call, Unit::Seconds, Base::Now, "expire"),
         CommandId::Pexpire => expiry::expire(call, Unit::Millis, Base::Now, "pexpire"),
         CommandId::Expireat => expiry::expire(call, Unit::Seconds, Base::Epoch, "expireat"),

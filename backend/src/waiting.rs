@@ -2,6 +2,7 @@
 //! them, everybody else's go on.
 
 use crate::commands::ranges::RangeStream;
+use crate::commands::scan::KeysWalk;
 use rd_store::checkpoint::Ticket;
 
 /// A command under way.
@@ -15,4 +16,6 @@ pub enum Waiting {
     },
     /// For room in the output, to go on with a range.
     Range(Box<RangeStream>),
+    /// For its turn, or for room in the output, to go on with KEYS.
+    Keys(Box<KeysWalk>),
 }

@@ -4,13 +4,17 @@
 //! Invariant: a handler that fails has changed nothing. What it wrote of its reply is taken back.
 
 pub mod admin;
+pub mod bitfield;
+pub mod bits;
 pub mod config;
 pub mod connection;
 pub mod exchange;
 pub mod expiry;
 pub mod info;
 pub mod keys;
+pub mod object;
 pub mod ranges;
+pub mod scan;
 pub mod strings;
 pub mod substrings;
 pub mod transactions;

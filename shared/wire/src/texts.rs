@@ -62,3 +62,26 @@ pub const LCS_LEN_AND_IDX: &str =
 /// LCS of strings whose table of lengths would be too large.
 pub const LCS_TOO_LARGE: &str =
     "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len";
+/// SCAN with what is no cursor.
+pub const INVALID_CURSOR: &str = "ERR invalid cursor";
+/// OBJECT FREQ, as Redis words it when it does not count either.
+pub const NO_FREQUENCY: &str = "ERR An LFU maxmemory policy is not selected, access frequency not \
+     tracked. Please note that when switching between policies at runtime LRU and LFU data will \
+     take some time to adjust.";
+/// OBJECT IDLETIME.
+pub const NO_IDLE_TIME: &str = "ERR idle time not tracked: Redoubt does not record reads";
+/// A bit's place that is none.
+pub const BIT_OFFSET: &str = "ERR bit offset is not an integer or out of range";
+/// SETBIT to what is neither 0 nor 1.
+pub const NOT_A_BIT: &str = "ERR bit is not an integer or out of range";
+/// BITPOS of what is neither 0 nor 1.
+pub const BIT_ARGUMENT: &str = "ERR The bit argument must be 1 or 0.";
+/// BITOP NOT of several keys.
+pub const BITOP_NOT: &str = "ERR BITOP NOT must be called with a single source key.";
+/// BITFIELD with a type that is none.
+pub const BITFIELD_TYPE: &str = "ERR Invalid bitfield type. Use something like i16 u8. Note that \
+     u64 is not supported but i64 is.";
+/// BITFIELD OVERFLOW with another word.
+pub const BITFIELD_OVERFLOW: &str = "ERR Invalid OVERFLOW type specified";
+/// BITFIELD_RO with a write.
+pub const BITFIELD_RO: &str = "ERR BITFIELD_RO only supports the GET subcommand";

@@ -22,6 +22,8 @@ const EXPIRE_CONDITION: Arg = one_of(
     ],
 )
 .optional();
+const BIT_UNIT: Arg = one_of("unit", &[token("byte", "BYTE"), token("bit", "BIT")]).optional();
+const FIELD_GET: Arg = block("get-block", &[text("encoding"), integer("offset")]).after("GET");
 const NAMES: &[Arg] = &[text("command-name").optional().multiple()];
 
 macro_rules! commands {
@@ -48,6 +50,19 @@ pub(super) static CONTAINERS: &[Command] = &[
         -2,
         Group::Server,
         "A container for commands about parameters",
+    ),
+    row(
+        "object",
+        -2,
+        Group::Generic,
+        "A container for commands about what is known of a key",
+    )
+    .categories(&[]),
+    row(
+        "memory",
+        -2,
+        Group::Server,
+        "A container for commands about the room that keys take",
     ),
     row(
         "client",
@@ -147,6 +162,58 @@ commands! {
             token("withmatchlen", "WITHMATCHLEN").optional(),
         ])
         .complexity("O(N*M) in the lengths of the values");
+    Setbit => row("setbit", 4, Group::Bitmap, "Sets a bit and returns what it was")
+        .flags(GROW).keys(&[key(&["RW", "access", "update"])])
+        .args(&[KEY, integer("offset"), integer("value")])
+        .complexity("O(N) in the length of the value");
+    Getbit => row("getbit", 3, Group::Bitmap, "Returns a bit")
+        .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY, integer("offset")]);
+    Bitcount => row("bitcount", -2, Group::Bitmap, "Counts the bits that are set")
+        .flags(Flags::READONLY).keys(&[key(&["RO", "access"])])
+        .args(&[KEY, block("range", &[
+            integer("start"), integer("end"), BIT_UNIT,
+        ]).optional()])
+        .complexity("O(N) in the length of the value");
+    Bitpos => row("bitpos", -3, Group::Bitmap, "Finds the first bit that is set, or is not")
+        .flags(Flags::READONLY).keys(&[key(&["RO", "access"])])
+        .args(&[KEY, integer("bit"), block("range", &[
+            integer("start"),
+            block("end-unit-block", &[integer("end"), BIT_UNIT]).optional(),
+        ]).optional()])
+        .complexity("O(N) in the length of the value");
+    Bitop => row("bitop", -4, Group::Bitmap, "Combines the bits of strings into another")
+        .flags(GROW)
+        .keys(&[key_at(2, &["OW", "update"]), keys_from(3, 1, &["RO", "access"])])
+        .args(&[
+            one_of("operation", &[
+                token("and", "AND"), token("or", "OR"), token("xor", "XOR"), token("not", "NOT"),
+            ]),
+            arg("destkey", ArgKind::Key),
+            arg("key", ArgKind::Key).of_spec(1).multiple(),
+        ])
+        .complexity("O(N) in the length of all values");
+    Bitfield => row("bitfield", -2, Group::Bitmap, "Reads and changes numbers of any width")
+        .flags(GROW).keys(&[key(&["RW", "access", "update", "variable_flags"])])
+        .args(&[KEY, one_of("operation", &[
+            FIELD_GET,
+            block("write", &[
+                one_of("overflow-block", &[
+                    token("wrap", "WRAP"), token("sat", "SAT"), token("fail", "FAIL"),
+                ]).after("OVERFLOW").optional(),
+                one_of("write-operation", &[
+                    block("set-block", &[text("encoding"), integer("offset"), integer("value")])
+                        .after("SET"),
+                    block("incrby-block", &[
+                        text("encoding"), integer("offset"), integer("increment"),
+                    ]).after("INCRBY"),
+                ]),
+            ]),
+        ]).optional().multiple()])
+        .complexity("O(N) in the length of the value");
+    BitfieldRo => row("bitfield_ro", -2, Group::Bitmap, "Reads numbers of any width")
+        .flags(READ_FAST).keys(&[key(&["RO", "access"])])
+        .args(&[KEY, FIELD_GET.optional().multiple()])
+        .complexity("O(N) in the number of fields");
     Del => row("del", -2, Group::Generic, "Removes keys, all or none, and counts those there")
         .flags(Flags::WRITE).keys(&[keys_from(1, 1, &["RM", "delete"])]).args(&[KEY.multiple()])
         .complexity("O(N) in the number of keys").tips(MULTI_SHARD_SUM);
@@ -180,6 +247,41 @@ commands! {
             token("replace", "REPLACE").optional(),
         ])
         .complexity("O(N) in the length of the value");
+    Randomkey => row("randomkey", 1, Group::Generic, "Returns one of the keys, by chance")
+        .flags(Flags::READONLY).complexity("O(log(N))")
+        .tips(&["request_policy:all_shards", "nondeterministic_output"]);
+    Keys => row("keys", 2, Group::Generic, "Returns all keys that fit a pattern, in order")
+        .flags(Flags::READONLY).categories(&["keyspace", "dangerous"])
+        .args(&[arg("pattern", ArgKind::Pattern)])
+        .complexity("O(N) in the keys that begin as the pattern does")
+        .tips(&["request_policy:all_shards", "nondeterministic_output_order"]);
+    Scan => row("scan", -2, Group::Generic, "Returns keys in order, some at a time")
+        .flags(Flags::READONLY)
+        .args(&[
+            integer("cursor"),
+            arg("pattern", ArgKind::Pattern).after("MATCH").optional(),
+            integer("count").after("COUNT").optional(),
+            text("type").after("TYPE").optional(),
+        ])
+        .complexity("O(log(N)+M) with N keys in all and M visited")
+        .tips(&["nondeterministic_output", "request_policy:special"]);
+    ObjectEncoding => row(
+            "object|encoding", 3, Group::Generic,
+            "Returns how Redis would keep a value that was SET",
+        )
+        .flags(Flags::READONLY).keys(&[key_at(2, &["RO"])]).args(&[KEY])
+        .tips(&["nondeterministic_output"]);
+    ObjectFreq => row("object|freq", 3, Group::Generic, "Says that reads are not counted")
+        .flags(Flags::READONLY).keys(&[key_at(2, &["RO"])]).args(&[KEY])
+        .tips(&["nondeterministic_output"]);
+    ObjectIdletime => row("object|idletime", 3, Group::Generic, "Says that reads are not recorded")
+        .flags(Flags::READONLY).keys(&[key_at(2, &["RO"])]).args(&[KEY])
+        .tips(&["nondeterministic_output"]);
+    ObjectRefcount => row("object|refcount", 3, Group::Generic, "Returns 1: values are not shared")
+        .flags(Flags::READONLY).keys(&[key_at(2, &["RO"])]).args(&[KEY])
+        .tips(&["nondeterministic_output"]);
+    ObjectHelp => row("object|help", 2, Group::Generic, "Lists the subcommands of OBJECT")
+        .flags(ANYTIME);
     Expire => row("expire", -3, Group::Generic, "Lets a key end in so many seconds")
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
         .args(&[KEY, integer("seconds"), EXPIRE_CONDITION]);
@@ -315,6 +417,11 @@ commands! {
     Info => row("info", -1, Group::Server, "Reports on the server, by sections")
         .flags(ANYTIME).categories(&["dangerous"]).args(&[text("section").optional().multiple()])
         .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]);
+    MemoryUsage => row("memory|usage", -3, Group::Server, "Returns how much room a key takes")
+        .flags(Flags::READONLY).keys(&[key_at(2, &["RO"])])
+        .args(&[KEY, integer("count").after("SAMPLES").optional()]);
+    MemoryHelp => row("memory|help", 2, Group::Server, "Lists the subcommands of MEMORY")
+        .flags(ANYTIME);
     ConfigGet => row("config|get", -3, Group::Server, "Returns parameters that fit the patterns")
         .flags(ADMIN).complexity("O(N) in the number of parameters")
         .args(&[arg("parameter", ArgKind::Pattern).multiple()]);

@@ -1,0 +1,291 @@
+//! The bits of strings: SETBIT, GETBIT, BITCOUNT, BITPOS, BITOP. Bit 0 is the highest of the first
+//! byte.
+
+use super::Call;
+use super::expiry::expiry_of;
+use super::substrings::clamp;
+use crate::dispatch::{Failure, Flow, Outcome};
+use rd_wire::num::{is_word, parse_i64};
+use rd_wire::texts;
+use std::ops::Range;
+
+/// A bit's place as a client gives it; `#n` counts in fields of `field_bits`, where there are any.
+///
+/// # Errors
+/// When it is none, or beyond the longest string.
+pub fn bit_offset(
+    call: &Call<'_>,
+    text: &[u8],
+    field_bits: Option<usize>,
+) -> Result<usize, &'static str> {
+    let (digits, factor) = match (text, field_bits) {
+        ([b'#', digits @ ..], Some(bits)) => (digits, bits),
+        _ => (text, 1),
+    };
+    let number = parse_i64(digits).and_then(|number| usize::try_from(number).ok());
+    let offset = number.and_then(|number| number.checked_mul(factor));
+    let bytes_max = call.server.config.proto_max_bulk_len_bytes() as usize;
+    offset
+        .filter(|offset| offset / 8 < bytes_max)
+        .ok_or(texts::BIT_OFFSET)
+}
+
+/// The bit at `offset`; what lies behind the end is zero.
+fn bit_at(bytes: &[u8], offset: usize) -> bool {
+    let byte = bytes.get(offset / 8).copied().unwrap_or(0);
+    byte >> (7 - offset % 8) & 1 == 1
+}
+
+/// SETBIT key offset value.
+pub fn setbit(call: &mut Call<'_>) -> Outcome {
+    let offset = bit_offset(call, call.arg(2), None)?;
+    let bit = match parse_i64(call.arg(3)) {
+        Some(0) => false,
+        Some(1) => true,
+        _ => return Err(texts::NOT_A_BIT.into()),
+    };
+    let key = call.arg(1);
+    let old = call.write(&[key], &mut |access| {
+        let mut bytes = access.newest(0)?.unwrap_or(&[]).to_vec();
+        let old = bit_at(&bytes, offset);
+        if bytes.len() <= offset / 8 {
+            bytes.resize(offset / 8 + 1, 0);
+        }
+        if let Some(byte) = bytes.get_mut(offset / 8) {
+            let mask = 0x80 >> (offset % 8);
+            *byte = if bit { *byte | mask } else { *byte & !mask };
+        }
+        let expiry_ms = expiry_of(access, 0)?;
+        access.put(0, &bytes, expiry_ms)?;
+        Ok(old)
+    })?;
+    call.reply().integer(i64::from(old));
+    Ok(Flow::Done)
+}
+
+/// GETBIT key offset.
+pub fn getbit(call: &mut Call<'_>) -> Outcome {
+    let offset = bit_offset(call, call.arg(2), None)?;
+    let bit = call.read(call.arg(1), |value| {
+        value.is_some_and(|value| bit_at(value.bytes, offset))
+    })?;
+    call.reply().integer(i64::from(bit));
+    Ok(Flow::Done)
+}
+
+/// In what BITCOUNT and BITPOS count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    Byte,
+    Bit,
+}
+
+impl Unit {
+    fn parse(word: Option<&[u8]>) -> Result<Unit, &'static str> {
+        match word {
+            None => Ok(Unit::Byte),
+            Some(word) if is_word(word, "BYTE") => Ok(Unit::Byte),
+            Some(word) if is_word(word, "BIT") => Ok(Unit::Bit),
+            Some(_) => Err(texts::SYNTAX),
+        }
+    }
+
+    /// How many there are in so many bytes.
+    fn count(self, bytes: usize) -> usize {
+        match self {
+            Unit::Byte => bytes,
+            Unit::Bit => bytes * 8,
+        }
+    }
+
+    /// A range of them, in bits.
+    fn bits(self, range: Range<usize>) -> Range<usize> {
+        match self {
+            Unit::Byte => range.start * 8..range.end * 8,
+            Unit::Bit => range,
+        }
+    }
+}
+
+fn integer(text: &[u8]) -> Result<i64, Failure> {
+    parse_i64(text).ok_or_else(|| texts::NOT_AN_INTEGER.into())
+}
+
+/// The byte at `index`, with the bits outside of `range` set to zero.
+fn masked(bytes: &[u8], index: usize, range: &Range<usize>) -> u8 {
+    let byte = bytes.get(index).copied().unwrap_or(0);
+    let first = index * 8;
+    let before = range.start.saturating_sub(first).min(8);
+    let behind = (first + 8).saturating_sub(range.end).min(8);
+    let kept = (0xFFu32 >> before) & (0xFFu32 << behind);
+    byte & kept as u8
+}
+
+/// BITCOUNT key [start end [BYTE|BIT]].
+pub fn bitcount(call: &mut Call<'_>) -> Outcome {
+    let (start, end, unit) = match call.args.len() {
+        2 => (0, -1, Unit::Byte),
+        4 | 5 => (
+            integer(call.arg(2))?,
+            integer(call.arg(3))?,
+            Unit::parse(call.args.get(4))?,
+        ),
+        _ => return Err(texts::SYNTAX.into()),
+    };
+    let count = call.read(call.arg(1), |value| {
+        let bytes = value.map_or(&[][..], |value| value.bytes);
+        let range = unit.bits(clamp(start, end, unit.count(bytes.len())));
+        let of_bytes = range.start / 8..range.end.div_ceil(8);
+        let ones = of_bytes.map(|index| masked(bytes, index, &range).count_ones());
+        ones.map(i64::from).sum::<i64>()
+    })?;
+    call.reply().integer(count);
+    Ok(Flow::Done)
+}
+
+/// The first bit in `range` that is `wanted`.
+fn find_bit(bytes: &[u8], range: Range<usize>, wanted: bool) -> Option<usize> {
+    let skipped = if wanted { 0x00 } else { 0xFF };
+    let mut at = range.start;
+    while at < range.end {
+        if at.is_multiple_of(8) && bytes.get(at / 8) == Some(&skipped) {
+            at += 8;
+        } else if bit_at(bytes, at) == wanted {
+            return Some(at);
+        } else {
+            at += 1;
+        }
+    }
+    None
+}
+
+/// BITPOS key bit [start [end [BYTE|BIT]]].
+pub fn bitpos(call: &mut Call<'_>) -> Outcome {
+    let wanted = match integer(call.arg(2))? {
+        0 => false,
+        1 => true,
+        _ => return Err(texts::BIT_ARGUMENT.into()),
+    };
+    if call.args.len() > 6 {
+        return Err(texts::SYNTAX.into());
+    }
+    let start = call.args.get(3).map_or(Ok(0), integer)?;
+    let end = call.args.get(4).map(integer).transpose()?;
+    let unit = Unit::parse(call.args.get(5))?;
+    let place = call.read(call.arg(1), |value| {
+        let Some(value) = value else {
+            return if wanted { -1 } else { 0 };
+        };
+        let bytes = value.bytes;
+        let size = unit.count(bytes.len()) as i64;
+        let from_front = |at: i64| if at < 0 { (size + at).max(0) } else { at };
+        let first = from_front(start);
+        let last = from_front(end.unwrap_or(-1)).min(size - 1);
+        if first > last {
+            return -1;
+        }
+        let range = unit.bits(first as usize..last as usize + 1);
+        match find_bit(bytes, range, wanted) {
+            Some(place) => place as i64,
+            // Without an end the string goes on with zeros.
+            None if !wanted && end.is_none() => bytes.len() as i64 * 8,
+            None => -1,
+        }
+    })?;
+    call.reply().integer(place);
+    Ok(Flow::Done)
+}
+
+/// What BITOP does to two bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    And,
+    Or,
+    Xor,
+    Not,
+}
+
+impl Operation {
+    fn parse(word: &[u8]) -> Option<Operation> {
+        [
+            ("AND", Operation::And),
+            ("OR", Operation::Or),
+            ("XOR", Operation::Xor),
+            ("NOT", Operation::Not),
+        ]
+        .into_iter()
+        .find(|(name, _)| is_word(word, name))
+        .map(|(_, operation)| operation)
+    }
+
+    /// Puts `source` to what came of those before it.
+    fn apply(self, result: &mut [u8], source: &[u8]) {
+        let padded = source.iter().copied().chain(std::iter::repeat(0));
+        for (byte, other) in result.iter_mut().zip(padded) {
+            *byte = match self {
+                Operation::And => *byte & other,
+                Operation::Or => *byte | other,
+                Operation::Xor => *byte ^ other,
+                Operation::Not => !other,
+            };
+        }
+    }
+}
+
+/// BITOP AND|OR|XOR|NOT destkey key [key …]: shorter strings go on with zeros.
+pub fn bitop(call: &mut Call<'_>) -> Outcome {
+    let operation = Operation::parse(call.arg(1)).ok_or(texts::SYNTAX)?;
+    if operation == Operation::Not && call.args.len() != 4 {
+        return Err(texts::BITOP_NOT.into());
+    }
+    let keys: Vec<&[u8]> = call.args.skip(2).iter().collect();
+    let length = call.write(&keys, &mut |access| {
+        let mut sources = Vec::with_capacity(keys.len());
+        for index in 1..keys.len() {
+            sources.push(access.newest(index)?.unwrap_or(&[]).to_vec());
+        }
+        let length = sources.iter().map(Vec::len).max().unwrap_or(0);
+        let mut sources = sources.into_iter();
+        let mut result = sources.next().unwrap_or_default();
+        result.resize(length, 0);
+        if operation == Operation::Not {
+            let source = result.clone();
+            operation.apply(&mut result, &source);
+        }
+        sources.for_each(|source| operation.apply(&mut result, &source));
+        if length == 0 {
+            access.delete(0)?;
+        } else {
+            access.put(0, &result, None)?;
+        }
+        Ok(length)
+    })?;
+    call.reply().integer(length as i64);
+    Ok(Flow::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_found_and_counted_as_one_by_one() {
+        let bytes = [0x00, 0xFF, 0x5A, 0xFF, 0xFF, 0x00, 0x81];
+        let all = bytes.len() * 8;
+        for start in 0..all {
+            for end in start..=all {
+                let range = start..end;
+                for wanted in [false, true] {
+                    let slowly = range.clone().find(|at| bit_at(&bytes, *at) == wanted);
+                    assert_eq!(find_bit(&bytes, range.clone(), wanted), slowly);
+                }
+                let of_bytes = start / 8..end.div_ceil(8);
+                let quickly: u32 = of_bytes
+                    .map(|index| masked(&bytes, index, &range).count_ones())
+                    .sum();
+                let slowly = range.filter(|at| bit_at(&bytes, *at)).count();
+                assert_eq!(quickly as usize, slowly, "{start} {end}");
+            }
+        }
+    }
+}
