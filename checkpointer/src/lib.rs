@@ -5,8 +5,9 @@
 //! * **Who wakes it**: its event (requests, supply, growth, a segment of log that is full, its own
 //!   threads), signals, the clock.
 //! * **Signals**: SIGHUP: read the configuration again. SIGUSR2: write the shutdown checkpoint and
-//!   exit 0; before startup has finished, just exit 0. SIGQUIT: exit at once. SIGTERM and SIGINT
-//!   are ignored.
+//!   exit 0. The postmaster sends it only when startup has finished and backends and walwriter are
+//!   gone; from anybody else before startup has finished it just ends the process, which the
+//!   postmaster takes for a crash. SIGQUIT: exit at once. SIGTERM and SIGINT are ignored.
 //! * **What it may write**: `base/`, `global/`; names in `wal/` (old segments), and the log itself
 //!   when a page is to be written before its log is durable.
 //! * **What its death means**: it alone knows what was written and not synced, so the server goes

@@ -242,7 +242,8 @@ impl Checkpointer {
             .is_some_and(|outside| outside.must_stop)
     }
 
-    /// Writes the shutdown checkpoint, if the server ever got to serve, and ends the process.
+    /// Writes the shutdown checkpoint and ends the process. If the server never got to serve the order
+    /// is not the postmaster's, and there is nothing that a checkpoint could cover.
     fn stop(&mut self) -> ! {
         if !self.log_is_written() || self.store.shared.phase() != Phase::Running {
             log::info!("stopping without a checkpoint: recovery was not finished");

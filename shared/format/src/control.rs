@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - The file holds two slots of [`SLOT_BYTES`], written in turn: the one overwritten is never the
-//!   newest valid one. Only the used length of a slot is written.
+//!   newest valid one, and that one is durable before (whoever opens the file for writing sees to
+//!   it). Only the used length of a slot is written.
 //! - A slot is valid when its checksum is right; of two valid ones the higher sequence is newer.
 //! - Magic, format and used length stay where they are in every format to come, so that an older
 //!   program can say which one it met.
@@ -50,7 +51,7 @@ on_disk! {
         60 redo_predecessor_count: U32,
         /// Start count of the last record before the durable LSN.
         64 durable_predecessor_count: U32,
-        /// Starts in a row that did not get to the end of recovery.
+        /// Starts in a row that did not get to the end of recovery; for people.
         68 unfinished_starts: U32,
         /// Redo point: where recovery begins to read.
         72 redo_lsn: U64,
@@ -62,7 +63,8 @@ on_disk! {
         96 previous_redo_lsn: U64,
         /// Start LSN of the checkpoint record before that.
         104 previous_checkpoint_lsn: U64,
-        /// Number of the last advance of the redo point, checkpoints and heartbeats.
+        /// Number of the last advance of the redo point. A heartbeat that leaves it where it is does
+        /// not count: a file's header may be ahead by one.
         112 checkpoint_count: U64,
         /// When the last full checkpoint was complete, microseconds since 1970.
         120 checkpoint_us: U64,
@@ -305,7 +307,8 @@ pub struct ControlFile {
     pub previous_redo_lsn: Lsn,
     /// Start LSN of the checkpoint record before that.
     pub previous_checkpoint_lsn: Lsn,
-    /// Number of the last advance of the redo point, checkpoints and heartbeats.
+    /// Number of the last advance of the redo point. A heartbeat that leaves it where it is does not
+    /// count: a file's header may be ahead by one.
     pub checkpoint_count: u64,
     /// When the last full checkpoint was complete, microseconds since 1970.
     pub checkpoint_us: u64,

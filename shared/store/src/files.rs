@@ -371,7 +371,11 @@ impl Files {
         Ok(())
     }
 
-    /// Enters a dropped file that `pg_control` says is still to be unlinked; for startup.
+    /// Enters a dropped file that `pg_control` says is still to be unlinked; for startup, after
+    /// [`Files::load`] of all files. One without a row in `pg_control` has no blocks as far as
+    /// is known here: it counts as existing, so that redo does not make it anew if its creation is
+    /// still in the log; and it does not grow, as dropped files do not, so what redo does to it
+    /// must find its room on disk, where it is until the file is unlinked.
     ///
     /// # Errors
     /// When there are too many files.

@@ -1,5 +1,9 @@
 //! The set of relation files at start: each held against `pg_control` by its header, then entered
 //! in the shared table.
+//!
+//! What lies in `base/` beside these is left alone: nobody knows whether it is needed. So a file that
+//! was made ahead of a FLUSHDB that never came stays, with the room of a new file (1 MiB), unless its
+//! number had not reached `pg_control` yet: then that is given out again, and the file found.
 
 use super::RecoveryError;
 use rd_base::limits::PAGE_BYTES;

@@ -155,11 +155,13 @@ record_kinds! {
     NewBitmap = 9, "new_bitmap";
     /// An empty leaf was taken out of its tree, or its block given back.
     LeafGone = 10, "leaf_gone";
-    /// Recovery is done; from here on records have a higher start count.
+    /// Recovery is done; from here on records have a higher start count. No server writes it yet:
+    /// the count says as much.
     EndOfRecovery = 11, "end_of_recovery";
-    /// Nothing: takes place in the log.
+    /// Nothing: takes place in the log. No server writes it.
     Noop = 12, "noop";
-    /// A relation file is not needed any more.
+    /// A relation file is not needed any more. No server writes it yet: a file that the catalog does
+    /// not name when redo is done was dropped by whatever took its name away.
     FileDrop = 13, "file_drop";
 }
 

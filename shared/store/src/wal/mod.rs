@@ -21,7 +21,9 @@
 //! - **W4** The ring keeps every byte from the start of the page that holds the written position:
 //!   that page is written again from its start.
 //! - **W5** Files are written only under the flush latch, and in order. A sync that is to make a
-//!   position durable covers every segment written since the last durable one.
+//!   position durable covers every segment from the last durable one to that position's. What is
+//!   written beyond it, of a record under way, is for a later sync, or for one before its
+//!   descriptor is closed.
 //! - **W6** A segment counts as prepared only when its bytes and its name are durable.
 //! - **W7** Holders of the flush latch wait for the disk and for nothing else: not for latches, not
 //!   for inserters. So an inserter that holds latches may wait for the flusher.
