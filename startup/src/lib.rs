@@ -9,7 +9,8 @@
 //! * **What it may write**: pages in shared buffers; before redo also `pg_control`, torn pages and
 //!   the unproved end of the log, for it is the only one to touch them then.
 //! * **What its death means**: exit 0: the server may serve. Exit 1: it cannot start, and says why;
-//!   another try would find the same. By a signal: a crash, tried again within the restart policy.
+//!   another try would find the same. By a signal: a crash, tried again within the restart policy;
+//!   so it dies when the log was found to be shorter than it was a moment ago.
 
 use rd_base::error::exit;
 use rd_engine::recovery::{RecoveryError, Watcher, recover};
@@ -36,6 +37,10 @@ pub fn main(context: ChildContext) -> ! {
         Err(RecoveryError::Stopped) => {
             log::info!("{}", RecoveryError::Stopped);
             rd_sys::fork::exit_process(exit::FATAL)
+        }
+        // Another start reads the log anew.
+        Err(error @ RecoveryError::LogReceded { .. }) => {
+            rd_sys::crash::panic_abort(&error.to_string())
         }
         Err(error) => {
             rd_base::fatal!("{error}");

@@ -100,9 +100,8 @@ pub enum RecoveryError {
     /// Redo did not come to the end of the log that was found before it.
     #[error(
         "the write-ahead log was found to end at {end}, and now it can be read up to {reached} only: \
-         the rest was in the system's cache and never on disk, as a failed sync leaves it; start the \
-         server again, and it takes the log as it is now (if the rest was acknowledged, that start \
-         says so and stops)"
+         the rest was in the system's cache and never on disk, as a failed sync leaves it; the next \
+         start takes the log as it is now, or says that the rest was acknowledged, and stops"
     )]
     LogReceded {
         /// Where the log was found to end.
