@@ -21,6 +21,10 @@
 //! requests. When it stops (nothing is asked for, or it has got a reader) it hands over to a backend
 //! that sleeps and waits, or else to the walwriter.
 //!
+//! A follower without readers does not look at its sockets until the flush that it waits for is
+//! done, as the leader cannot: what comes in meanwhile could become durable only with the next one,
+//! and served all at once it costs fewer turns.
+//!
 //! # Sleeping
 //!
 //! Before it sleeps the backend publishes the least LSN it waits for and whether it has parked
@@ -42,7 +46,6 @@ use rd_sys::fdpass::Channel;
 use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
 use rd_wire::ReplyWriter;
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// Epoll tokens that are no connection's.
@@ -70,6 +73,8 @@ pub struct EventLoop {
     server: Server,
     flusher: Flusher,
     epoll: Epoll,
+    /// What a follower listens to: everything but sockets.
+    calm: Epoll,
     events: Vec<EpollEvent>,
     signals: Signals,
     postmaster: Channel,
@@ -82,6 +87,9 @@ pub struct EventLoop {
     gatherings: u32,
     /// Whether this backend did the last flush, or was handed the next: it must do it or pass it on.
     is_leader: bool,
+    /// Whether somebody else sees to the flush that replies wait for, and nobody would suffer if
+    /// the sockets were left alone until then.
+    is_calm: bool,
     /// Connections closed that the postmaster has not been told of.
     unreported: usize,
     next_tick_ns: u64,
@@ -101,18 +109,22 @@ impl EventLoop {
         postmaster: Channel,
     ) -> nix::Result<EventLoop> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let watch =
-            |fd: BorrowedFd<'_>, token| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token));
-        watch(context.shared.procs.event(context.slot()).fd(), TOKEN_EVENT)?;
-        watch(signals.fd(), TOKEN_SIGNALS)?;
-        watch(postmaster.fd(), TOKEN_CONNECTIONS)?;
-        watch(context.death_watch.fd(), TOKEN_DEATH)?;
+        let calm = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let readable = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        for poll in [&epoll, &calm] {
+            let event = context.shared.procs.event(context.slot());
+            poll.add(event.fd(), readable(TOKEN_EVENT))?;
+            poll.add(signals.fd(), readable(TOKEN_SIGNALS))?;
+            poll.add(context.death_watch.fd(), readable(TOKEN_DEATH))?;
+        }
+        epoll.add(postmaster.fd(), readable(TOKEN_CONNECTIONS))?;
         let flusher = Flusher::for_store(&server.store);
         Ok(EventLoop {
             context,
             flusher,
             server,
             epoll,
+            calm,
             events: vec![EpollEvent::empty(); 256],
             signals,
             postmaster,
@@ -122,6 +134,7 @@ impl EventLoop {
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             gatherings: 0,
             is_leader: false,
+            is_calm: false,
             unreported: 0,
             next_tick_ns: 0,
             leave_by_ns: 0,
@@ -140,9 +153,13 @@ impl EventLoop {
                 };
                 self.handle(event);
             }
+            if self.context.shared.clients.take_kills(self.context.slot()) {
+                self.kill_marked();
+            }
             self.retry_held();
             self.settle();
             self.server.tidy();
+            self.server.remove_ended();
             if self.server.now_ns >= self.next_tick_ns {
                 self.tick();
             }
@@ -170,7 +187,9 @@ impl EventLoop {
             self.timeout()
         };
         self.server.end_turn();
-        let count = self.epoll.wait(&mut self.events, timeout);
+        let is_calm = std::mem::take(&mut self.is_calm) && !awake;
+        let epoll = if is_calm { &self.calm } else { &self.epoll };
+        let count = epoll.wait(&mut self.events, timeout);
         event.finish_sleep();
         self.is_leader |= procs.take_nomination(slot);
         // EINTR: a signal came; its descriptor says which.
@@ -197,14 +216,22 @@ impl EventLoop {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        if self.connections.is_empty() && self.leave_by_ns == 0 {
-            return EpollTimeout::NONE;
-        }
-        let left = self
+        let wake_ns = self.server.wakes_at_ns(!self.held.is_empty());
+        let wake_in = wake_ns.map(|at| at.saturating_sub(self.server.now_ns));
+        let has_ticks = !self.connections.is_empty() || self.leave_by_ns != 0;
+        let tick_in = self
             .next_tick_ns
             .saturating_sub(self.server.now_ns)
             .min(TICK_NS);
-        EpollTimeout::try_from(Duration::from_nanos(left)).unwrap_or(EpollTimeout::ZERO)
+        let left = match wake_in {
+            Some(wake_in) if has_ticks => wake_in.min(tick_in),
+            Some(wake_in) => wake_in,
+            None if has_ticks => tick_in,
+            None => return EpollTimeout::NONE,
+        };
+        // Epoll counts in milliseconds: not one too early.
+        let left = Duration::from_millis(left.div_ceil(1_000_000));
+        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO)
     }
 
     fn handle(&mut self, event: EpollEvent) {
@@ -430,6 +457,21 @@ impl EventLoop {
         }
     }
 
+    /// Closes the connections that CLIENT KILL has marked.
+    fn kill_marked(&mut self) {
+        for token in self.connections.tokens() {
+            let Some(connection) = self.connections.get(token) else {
+                continue;
+            };
+            let Session { id, row, .. } = &connection.session;
+            let clients = &self.context.shared.clients;
+            if row.is_some_and(|row| clients.is_to_be_killed(row, *id)) {
+                log::info!("connection {id}: closed by CLIENT KILL");
+                self.close(token);
+            }
+        }
+    }
+
     fn close(&mut self, token: u64) {
         let Some(connection) = self.connections.remove(token) else {
             return;
@@ -496,6 +538,7 @@ impl EventLoop {
         }
         if let Some(lsn) = own {
             wal.request_flush(lsn);
+            self.is_calm = !self.server.has_readers();
         }
     }
 
