@@ -1,7 +1,7 @@
 //! Every state against every event, held against a table written by hand; every reachable state
 //! explored; the documentation printed from the machine and compared.
 //!
-//! After a deliberate change: `REDOUBT_BLESS=1 cargo test -p rd-postmaster` rewrites
+//! After a deliberate change: `RD_WRITE_DOCS=1 cargo test -p rd-postmaster` rewrites
 //! `docs/postmaster-states.md`.
 
 use super::*;
@@ -698,12 +698,12 @@ fn gather_ends(events: &mut Vec<String>) {
 fn the_documentation_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/postmaster-states.md");
     let current = document();
-    if std::env::var_os("REDOUBT_BLESS").is_some() {
+    if std::env::var_os("RD_WRITE_DOCS").is_some() {
         std::fs::write(path, &current).expect("docs/ can be written");
     }
     let on_disk = std::fs::read_to_string(path).unwrap_or_default();
     assert!(
         on_disk == current,
-        "docs/postmaster-states.md is out of date: REDOUBT_BLESS=1 cargo test -p rd-postmaster"
+        "docs/postmaster-states.md is out of date: RD_WRITE_DOCS=1 cargo test -p rd-postmaster"
     );
 }

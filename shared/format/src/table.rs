@@ -225,18 +225,18 @@ mod tests {
         }
     }
 
-    /// With `REDOUBT_BLESS=1` in the environment the document is written anew.
+    /// With `RD_WRITE_DOCS=1` in the environment the document is written anew.
     #[test]
     fn the_document_is_what_the_code_prints() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/formats.md");
         let printed = formats_md();
-        if std::env::var_os("REDOUBT_BLESS").is_some() {
+        if std::env::var_os("RD_WRITE_DOCS").is_some() {
             std::fs::write(path, &printed).expect("docs/ is there");
         }
         let stored = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             stored == printed,
-            "docs/formats.md is not current: REDOUBT_BLESS=1 cargo test"
+            "docs/formats.md is not current: RD_WRITE_DOCS=1 cargo test"
         );
     }
 }
