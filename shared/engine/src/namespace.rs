@@ -19,6 +19,7 @@
 use crate::btree::Tree;
 use crate::btree::insert::Room;
 use crate::btree::plan::Arrival;
+use crate::btree::room::Waiter;
 use crate::change::{CriticalChange, credit_of_drop};
 use crate::error::{EngineError, ParkReason, Result};
 use crate::txn::commit::refuse_if_read_only;
@@ -212,7 +213,8 @@ fn catalog_leaf<'s>(
             key: upsert.key,
             cell_bytes,
         });
-        if let Room::Enough = catalog.make_room(work, &mut leaf, arrivals)? {
+        let waiter = Waiter::new(upsert.key, 1);
+        if let Room::Enough = catalog.make_room(work, &mut leaf, arrivals, waiter)? {
             return Ok(leaf);
         }
     }

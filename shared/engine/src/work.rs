@@ -6,6 +6,7 @@
 //! somebody writes to the same keys again: a writer who needs room on a leaf drops what lies there,
 //! and notes a chore for what takes more than that.
 
+use crate::btree::room::RoomWaits;
 use crate::btree::search::MarksMet;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn};
@@ -107,6 +108,7 @@ pub(crate) struct Work {
     pub(crate) right_image: Box<PageBytes>,
     pub(crate) root_image: Box<PageBytes>,
     pub(crate) marks: Marks,
+    pub(crate) room_waits: RoomWaits,
     /// In the order in which they are done.
     chores: VecDeque<Chore>,
     /// Those that snapshots are in the way of; one entry for each snapshot.
@@ -134,6 +136,7 @@ impl Work {
             right_image: page(),
             root_image: page(),
             marks: Marks::default(),
+            room_waits: RoomWaits::default(),
             chores: VecDeque::new(),
             waiting: Vec::new(),
             chore_bytes: 0,

@@ -436,3 +436,98 @@ fn a_full_log_stops_writes_but_neither_a_drop_nor_chores_for_good() {
     rig.flush();
     rig.verify();
 }
+
+/// Overwrites all keys in their order, as a client does that pipelines: nothing is flushed but
+/// once in a while, and when a commit waits for it. Returns how often one did.
+fn overwrite_all(rig: &Rig, engine: &mut Engine, keys: u32) -> u32 {
+    let mut waits = 0;
+    for number in 0..keys {
+        loop {
+            match try_set(engine, &number.to_be_bytes(), &[2; 100]) {
+                Ok(_) => break,
+                Err(EngineError::Park(reason)) => {
+                    waits += u32::from(matches!(reason, ParkReason::Durable(_)));
+                    rig.unpark(reason);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        if number % 2000 == 0 {
+            rig.flush();
+            engine.rest();
+        }
+    }
+    rig.flush();
+    while engine.tidy(1000) {
+        rig.flush();
+    }
+    engine.rest();
+    waits
+}
+
+#[test]
+fn overwriting_faster_than_the_disk_does_not_cut_leaves_that_have_room() {
+    const KEYS: u32 = 20_000;
+    for in_order in [true, false] {
+        let rig = Rig::new(8192, 16 << 20);
+        let mut engine = rig.engine(0);
+        for number in 0..KEYS {
+            // A step that comes by all of them.
+            let number = if in_order {
+                number
+            } else {
+                number * 7919 % KEYS
+            };
+            set(&rig, &mut engine, &number.to_be_bytes(), &[1; 100]);
+            if number % 100 == 0 {
+                rig.flush();
+            }
+        }
+        rig.flush();
+        let before = rig.verify().leaves;
+        for _ in 0..3 {
+            let waits = overwrite_all(&rig, &mut engine, KEYS);
+            let leaves = rig.verify().leaves;
+            // Leaves filled in order are packed: they are cut, once for all, rather than waited for
+            // every few commits.
+            let bound = if in_order { 2 * before } else { before };
+            assert!(leaves <= bound + bound / 50, "{leaves} of {before} leaves");
+            assert!(waits < KEYS / 25, "{waits} waits");
+        }
+    }
+}
+
+#[test]
+fn who_has_waited_for_room_once_does_not_wait_again() {
+    let rig = Rig::new(512, 4 << 20);
+    let (mut engine, mut other) = (rig.engine(0), rig.engine(1));
+    // Writes its own keys until it has to wait.
+    let fill = |engine: &mut Engine, prefix: &str| {
+        (0..14).find_map(|number| {
+            let key = format!("{prefix}{number}");
+            match try_set(engine, key.as_bytes(), &[1; 200]) {
+                Err(EngineError::Park(ParkReason::Durable(lsn))) => Some((key, lsn)),
+                done => {
+                    done.expect("a commit");
+                    None
+                }
+            }
+        })
+    };
+    for prefix in ["mine", "others"] {
+        assert!(fill(&mut engine, prefix).is_none(), "they are new");
+    }
+    rig.flush();
+    let (key, lsn) = fill(&mut engine, "mine").expect("the leaf is full");
+    assert!(lsn > rig.durable());
+    let again = try_set(&mut engine, key.as_bytes(), &[2; 200]);
+    assert!(
+        matches!(again, Err(EngineError::Park(ParkReason::Durable(same))) if same == lsn),
+        "not yet: {again:?}"
+    );
+    assert_eq!(rig.verify().leaves, 1);
+    rig.flush();
+    fill(&mut other, "others").expect("the leaf is full again");
+    try_set(&mut engine, key.as_bytes(), &[2; 200]).expect("it has waited");
+    assert_eq!(rig.verify().leaves, 2);
+}

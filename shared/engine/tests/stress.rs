@@ -5,7 +5,7 @@ mod support;
 
 use rd_base::Lsn;
 use rd_base::counters::Counter;
-use rd_engine::{Chunk, Engine, EngineError, View};
+use rd_engine::{Chunk, Engine, EngineError, ParkReason, View};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,13 +21,20 @@ fn run<R>(
     for _ in 0..100_000 {
         rig.shared.procs.set_parked(slot, true);
         match operation(engine) {
-            Err(EngineError::Park(_)) => {
+            Err(EngineError::Park(reason)) => {
                 engine.rest();
+                if let ParkReason::Durable(lsn) = reason {
+                    rig.shared.procs.set_wait_lsn(slot, lsn);
+                    if rig.durable() >= lsn {
+                        continue;
+                    }
+                }
                 rig.shared
                     .procs
                     .event(slot)
                     .wait(Some(Duration::from_millis(50)));
                 rig.shared.procs.event(slot).take();
+                rig.shared.procs.set_wait_lsn(slot, Lsn::ZERO);
             }
             done => {
                 rig.shared.procs.set_parked(slot, false);

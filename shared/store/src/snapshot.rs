@@ -249,6 +249,13 @@ impl Points {
                 .any(|&point| stamp.get() <= point && point < newer.get())
     }
 
+    /// Whether a published snapshot sees the version stamped `stamp`, whose next newer version is
+    /// stamped `newer`; what else may need it passes with the log.
+    pub fn in_snapshot(&self, stamp: Lsn, newer: Lsn) -> bool {
+        let sees = |point: &u64| stamp.get() <= *point && *point < newer.get();
+        self.lsns[self.of_log..].iter().any(sees)
+    }
+
     /// Why somebody may read the version stamped `stamp`, whose next newer version is stamped
     /// `newer`; `None` if nobody may. Of several snapshots the youngest is told; all of them must go.
     pub fn obstacle(&self, stamp: Lsn, newer: Lsn) -> Option<Obstacle> {
@@ -307,6 +314,9 @@ mod tests {
         assert_eq!(at(10, 31), snapshot(30, 2), "the younger of two");
         assert_eq!(at(10, 30), snapshot(20, 1));
         assert_eq!(at(0, 20), None);
+        let snapshots = |stamp, newer| points.in_snapshot(Lsn::new(stamp), Lsn::new(newer));
+        assert!(snapshots(10, 31) && snapshots(85, 101));
+        assert!(!snapshots(40, 90) && !snapshots(91, 101));
         for (stamp, newer) in (0..99).flat_map(|a| (a + 1..105).map(move |b| (a, b))) {
             let needed = points.needs(Lsn::new(stamp), Lsn::new(newer));
             assert_eq!(at(stamp, newer).is_some(), needed, "{stamp}..{newer}");

@@ -5,6 +5,7 @@
 
 use super::alloc::Blocks;
 use super::plan::{self, Arrival};
+use super::room::Waiter;
 use super::search::MarksMet;
 use super::{Tree, parent};
 use crate::change::{CriticalChange, credit_of, pass};
@@ -49,12 +50,14 @@ impl<'s> Tree<'s> {
     /// not enough cuts the leaf once, after which the caller is to look again.
     ///
     /// # Errors
-    /// When there is no credit or no free block; what was done until then stands.
+    /// When there is no credit or no free block, or `waiter`, the commit, should wait for room
+    /// ([`super::room`]); what was done until then stands.
     pub(crate) fn make_room<'a>(
         &self,
         work: &mut Work,
         leaf: &mut PinnedWrite<'s>,
         arrivals: impl Iterator<Item = Arrival<'a>> + Clone,
+        waiter: Waiter,
     ) -> Result<Room<'s>> {
         let needed = plan::bytes_of(arrivals.clone());
         work.collect_points(self.store);
@@ -65,6 +68,12 @@ impl<'s> Tree<'s> {
             return Ok(Room::Enough);
         }
         let node = NodeRef::new(leaf);
+        let Work {
+            room_waits, points, ..
+        } = work;
+        if let Some(park) = room_waits.park(self.store, waiter, &node, needed, points) {
+            return Err(park);
+        }
         let plan = plan::plan(&node, arrivals);
         let block = leaf.tag().block;
         let plan = plan.ok_or_else(|| self.broken(block, "a full leaf has no place to be cut"))?;

@@ -24,8 +24,9 @@ pub(crate) mod insert;
 pub(crate) mod merge;
 pub(crate) mod parent;
 pub(crate) mod plan;
-pub(crate) mod scan;
 pub(crate) mod random;
+pub(crate) mod room;
+pub(crate) mod scan;
 pub(crate) mod search;
 pub(crate) mod sweep;
 

@@ -2,7 +2,8 @@
 //!
 //! Order (DESIGN 6), all of it under the exclusive latches of the leaves:
 //! 1. what is staged becomes a list of versions, with by how many keys the file grows;
-//! 2. room on the leaves, by pruning and splits ([`crate::btree::insert`]);
+//! 2. room on the leaves, by pruning and splits ([`crate::btree::insert`]), for which the commit may
+//!    have to wait once ([`crate::btree::room`]);
 //! 3. blocks for large values, found and latched in their bitmap pages;
 //! 4. the record, and credit for it: up to here everything may fail and nothing has happened (but
 //!    splits, which stand for themselves);
@@ -15,6 +16,7 @@ use crate::btree::Tree;
 use crate::btree::alloc::Blocks;
 use crate::btree::insert::Room;
 use crate::btree::plan::{Arrival, bytes_of};
+use crate::btree::room::Waiter;
 use crate::change::{CriticalChange, credit_of, pass};
 use crate::error::{EngineError, Result};
 use crate::overflow;
@@ -147,6 +149,9 @@ pub(crate) fn commit<'s>(
         shared.expiry.note(&shared.procs, soonest);
     }
 
+    if !work.room_waits.is_empty() {
+        work.room_waits.done(waiter(&set.pending, keys));
+    }
     tree.store.count(Counter::Commits);
     tree.store.add(Counter::OverflowPages, large.len() as u64);
     note_chores(tree, work, set, keys, leaves, end);
@@ -258,6 +263,11 @@ const STUB: Payload<'static> = Payload::Overflow(OverflowStub {
     crc: 0,
 });
 
+/// Who waits for room, if the commit of `pending` does. There is one at least.
+fn waiter(pending: &[Pending], keys: &[&[u8]]) -> Waiter {
+    Waiter::new(keys[pending[0].key as usize], pending.len())
+}
+
 /// Makes room for every version on its leaf, and says which goes where.
 fn make_room<'s>(
     tree: Tree<'s>,
@@ -286,7 +296,7 @@ fn make_room<'s>(
             .map(|pending| pending.arrival(keys));
         if bytes_of(arrivals.clone()) > node.free_bytes_after_compact() {
             claim.reach(leaves.len() as u64 + 1)?;
-            match tree.make_room(work, leaves.get_mut(leaf), arrivals)? {
+            match tree.make_room(work, leaves.get_mut(leaf), arrivals, waiter(pending, keys))? {
                 Room::Enough => {}
                 Room::Split(right) => {
                     leaves.insert_behind(leaf, right);
