@@ -132,11 +132,9 @@ fn word_count(arg: &Arg) -> usize {
         ArgKind::Token => 1,
         ArgKind::OneOf => token + arg.args.iter().map(word_count).min().unwrap_or(0),
         ArgKind::Block => token + arg.args.iter().map(word_count).sum::<usize>(),
-        ArgKind::Key
-        | ArgKind::Text
-        | ArgKind::Pattern
-        | ArgKind::Integer
-        | ArgKind::Double => token + 1,
+        ArgKind::Key | ArgKind::Text | ArgKind::Pattern | ArgKind::Integer | ArgKind::Double => {
+            token + 1
+        }
     }
 }
 
