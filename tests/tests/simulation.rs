@@ -195,7 +195,7 @@ impl World {
             expected.len()
         );
         assert_eq!(
-            self.engine.count(DB0).expect("a count"),
+            self.engine.count(DB0).expect("a count").result,
             expected.len() as u64
         );
         let store = self.engine.store();

@@ -246,7 +246,10 @@ fn cluster(_: &Server, out: &mut String) -> fmt::Result {
 }
 
 fn keyspace(server: &Server, out: &mut String) -> fmt::Result {
-    let keys = server.engine.count(NamespaceId::DB0).unwrap_or(0);
+    let keys = server
+        .engine
+        .count(NamespaceId::DB0)
+        .map_or(0, |count| count.result);
     if keys > 0 {
         write!(out, "db0:keys={keys},expires=0,avg_ttl=0\r\n")?;
     }

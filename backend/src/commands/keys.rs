@@ -50,7 +50,8 @@ pub fn kind(call: &mut Call<'_>) -> Outcome {
 /// DBSIZE.
 pub fn dbsize(call: &mut Call<'_>) -> Outcome {
     let count = call.server.engine.count(call.namespace())?;
-    call.reply().integer(count as i64);
+    call.depends_on(count.depends_on);
+    call.reply().integer(count.result as i64);
     Ok(Flow::Done)
 }
 

@@ -647,18 +647,21 @@ impl Engine {
         Ok(!cursor.is_done())
     }
 
-    /// How many keys the namespace has, commits included that are not durable yet. A key whose time
-    /// has come counts until it is deleted.
+    /// How many keys the namespace has, commits included that are not durable yet: so the reply
+    /// depends on all there are. A key whose time has come counts until it is deleted.
     ///
     /// # Errors
     /// When there is no such namespace.
-    pub fn count(&self, namespace: NamespaceId) -> Result<u64> {
+    pub fn count(&self, namespace: NamespaceId) -> Result<Read<u64>> {
         if self.current.is_some() {
             return self.count_in_transaction(namespace);
         }
         let entry = self.store.shared.namespaces.entry(namespace);
         let place = entry.place().ok_or(EngineError::NoNamespace)?;
-        Ok(self.store.shared.files.keys(place.file))
+        let result = self.store.shared.files.keys(place.file);
+        // Read afterwards: whatever was counted is below.
+        let depends_on = self.dependency(self.store.shared.wal.insert_lsn());
+        Ok(Read { result, depends_on })
     }
 
     /// Runs `program` on `keys`, all of them of one namespace, and commits what it writes as one

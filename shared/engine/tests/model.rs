@@ -158,7 +158,7 @@ fn run(kind: Kind, seed: u64) {
         }
         if step % (kind.steps / 8).max(1) == 0 {
             rig.verify();
-            assert_eq!(engines[0].count(DB0).expect("a count"), model.keys());
+            assert_eq!(engines[0].count(DB0).expect("a count").result, model.keys());
         }
     }
     held.clear();

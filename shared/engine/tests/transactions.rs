@@ -166,7 +166,7 @@ impl World {
             6 if self.rng.one_in(8) => {
                 let mut content = open.seen.clone();
                 overlay(&mut content, &open.writes);
-                let count = self.engines[at].count(DB0).expect("a count");
+                let count = self.engines[at].count(DB0).expect("a count").result;
                 assert_eq!(count, content.len() as u64);
                 open.read_ranges.push((Vec::new(), None));
             }

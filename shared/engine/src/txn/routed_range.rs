@@ -1,7 +1,7 @@
 //! Walks through a range within a transaction: its own writes, merged with what its snapshot shows.
 
 use super::transaction::{Transaction, Write};
-use crate::api::{Engine, RangeCursor, View};
+use crate::api::{Engine, RangeCursor, Read, View};
 use crate::btree::Tree;
 use crate::btree::scan::{self, Chunk, Place, Visit};
 use crate::error::{EngineError, Result};
@@ -69,15 +69,16 @@ impl Engine {
     }
 
     /// [`Engine::count`] in a transaction: what it sees, one by one.
-    pub(crate) fn count_in_transaction(&self, namespace: NamespaceId) -> Result<u64> {
+    pub(crate) fn count_in_transaction(&self, namespace: NamespaceId) -> Result<Read<u64>> {
         let mut cursor = self.range_in_transaction(namespace, &[], None, u64::MAX)?;
         let chunk = Chunk {
             entries: u64::MAX,
             bytes: usize::MAX,
         };
-        let mut count = 0;
-        while self.range_next_in_transaction(&mut cursor, chunk, &mut |_, _| count += 1)? {}
-        Ok(count)
+        let mut result = 0;
+        while self.range_next_in_transaction(&mut cursor, chunk, &mut |_, _| result += 1)? {}
+        let depends_on = cursor.depends_on();
+        Ok(Read { result, depends_on })
     }
 
     /// The file of the namespace as the transaction sees it.
