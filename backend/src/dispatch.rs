@@ -3,10 +3,12 @@
 
 use crate::commands::expiry::{self, Base, Unit};
 use crate::commands::{Call, admin, config, connection, exchange, info, keys, ranges, strings};
-use crate::commands::{bitfield, bits, object, scan, substrings, transactions};
+use crate::commands::{
+    bitfield, bits, clients, dump, object, replication, scan, substrings, transactions,
+};
 use crate::output::Output;
 use crate::server::Server;
-use crate::session::Session;
+use crate::session::{Replies, Session};
 use crate::waiting::Waiting;
 use rd_base::Lsn;
 use rd_base::counters::Counter;
@@ -61,13 +63,18 @@ pub fn execute(
     output: &mut Output,
     args: Args<'_>,
 ) -> Flow {
+    session.begin_command();
     let resolved = match resolve(args) {
+        Ok(resolved) if server.is_paused(resolved.id) => return Flow::Park,
         Ok(resolved) => resolved,
         Err(error) => {
             server.count(Counter::ErrorReplies);
             session.was_ungated = true;
             let text = transactions::refuse(session, args, error.reply());
-            ReplyWriter::new(output.bytes(), session.proto).error_bytes(&text);
+            if session.replies == Replies::On {
+                ReplyWriter::new(output.bytes(), session.proto).error_bytes(&text);
+            }
+            session.end_command();
             return Flow::Done;
         }
     };
@@ -120,6 +127,7 @@ pub fn proceed(
 pub fn go_on(call: &mut Call<'_>, waiting: Waiting) -> Outcome {
     match waiting {
         Waiting::Checkpoint { ticket, reply } => admin::proceed(call, ticket, reply),
+        Waiting::Durable(lsn) => replication::proceed(call, lsn),
         Waiting::Range(stream) => ranges::proceed(call, stream),
         Waiting::Keys(walk) => scan::proceed(call, walk),
     }
@@ -152,8 +160,16 @@ fn conclude(
         ReplyWriter::new(output.bytes(), session.proto).error(&text);
     }
     let wait = server.gate(session, wait);
+    let is_silent = session.replies != Replies::On;
+    if !matches!(flow, Flow::Wait(_)) {
+        session.end_command();
+    }
     session.was_ungated = wait <= server.store.shared.wal.durable_lsn();
-    if !session.was_ungated {
+    if is_silent {
+        // There is no reply to wait, but the commit is not to wait for another's flush.
+        output.bytes().truncate(mark);
+        server.store.shared.wal.request_lazy_flush(wait);
+    } else if !session.was_ungated {
         output.hold(mark, wait);
     }
     flow
@@ -206,6 +222,8 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::Bitop => bits::bitop(call),
         CommandId::Bitfield => bitfield::bitfield(call, false),
         CommandId::BitfieldRo => bitfield::bitfield(call, true),
+        CommandId::Dump => dump::dump(call),
+        CommandId::Restore => dump::restore(call),
         CommandId::Expire => expiry::expire(call, Unit::Seconds, Base::Now, "expire"),
         CommandId::Pexpire => expiry::expire(call, Unit::Millis, Base::Now, "pexpire"),
         CommandId::Expireat => expiry::expire(call, Unit::Seconds, Base::Epoch, "expireat"),
@@ -242,6 +260,17 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::ClientInfo => connection::client_info(call),
         CommandId::ClientList => connection::client_list(call),
         CommandId::ClientHelp => admin::help(call, "client"),
+        CommandId::ClientKill => clients::kill(call),
+        CommandId::ClientPause => clients::pause(call),
+        CommandId::ClientUnpause => clients::unpause(call),
+        CommandId::ClientNoEvict => clients::no_evict(call),
+        CommandId::ClientNoTouch => clients::no_touch(call),
+        CommandId::ClientReply => clients::reply(call),
+        CommandId::ClientTrackinginfo => clients::trackinginfo(call),
+        CommandId::ClientGetredir => clients::getredir(call),
+        CommandId::ClientUnblock => clients::unblock(call),
+        CommandId::Wait => replication::wait(call),
+        CommandId::Waitaof => replication::waitaof(call),
         CommandId::Info => info::info(call),
         CommandId::ConfigGet => config::get(call),
         CommandId::ConfigSet => config::set(call),
@@ -254,6 +283,7 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::CommandInfo => admin::command_info(call),
         CommandId::CommandList => admin::command_list(call),
         CommandId::CommandGetkeys => admin::command_getkeys(call),
+        CommandId::CommandGetkeysandflags => admin::command_getkeysandflags(call),
         CommandId::CommandHelp => admin::help(call, "command"),
         CommandId::Checkpoint => admin::checkpoint(call),
         CommandId::Save => admin::save(call),

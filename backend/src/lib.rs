@@ -16,6 +16,7 @@ mod commands;
 mod connection;
 mod dispatch;
 mod event_loop;
+mod expirer;
 mod output;
 #[cfg(test)]
 mod rig;

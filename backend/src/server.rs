@@ -1,14 +1,15 @@
 //! What all connections of a backend share: the engine, the configuration, limits and sums.
 
 use crate::connection::{Connection, Hold};
+use crate::expirer::Expirer;
 use crate::session::Session;
 use rd_base::counters::Counter;
 use rd_base::{Config, Lsn, Role};
 use rd_base::{Param, conf_file};
 use rd_engine::{Engine, EngineError, ParkReason, View};
 use rd_store::Store;
-use rd_store::clients::ClientState;
-use rd_wire::Limits;
+use rd_store::clients::{ClientState, Pause};
+use rd_wire::{CommandId, Flags, Limits};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -37,6 +38,8 @@ pub struct Server {
     pub has_chores: bool,
     /// Connections that count as readers (see `event_loop`).
     readers: usize,
+    /// Removes keys whose time has come.
+    expirer: Expirer,
 }
 
 impl Server {
@@ -54,6 +57,7 @@ impl Server {
             parked_until: None,
             has_chores: false,
             readers: 0,
+            expirer: Expirer::default(),
         }
     }
 
@@ -211,6 +215,7 @@ impl Server {
             library_version: &session.library_version,
             connected_at_us: session.connected_at_us,
             proto: session.proto as u8,
+            marks: session.marks(),
         };
         self.store.shared.clients.describe(row, &state);
     }
@@ -246,6 +251,49 @@ impl Server {
     /// Whether some connection would suffer from a turn that blocks.
     pub fn has_readers(&self) -> bool {
         self.readers > 0
+    }
+
+    /// Whether a command is held back by CLIENT PAUSE.
+    #[inline]
+    pub fn is_paused(&self, id: CommandId) -> bool {
+        match self.store.shared.clients.pause() {
+            None => false,
+            Some(pause) => self.is_held_back(pause, id),
+        }
+    }
+
+    #[cold]
+    fn is_held_back(&self, pause: Pause, id: CommandId) -> bool {
+        if pause.until_ns <= self.store.clock.monotonic_ns() {
+            self.store.shared.clients.end_pause(pause.until_ns);
+            return false;
+        }
+        let ends_it = matches!(id, CommandId::ClientUnpause | CommandId::ClientPause);
+        // A transaction that only reads is held back as well: it is seldom.
+        let writes = id.command().flags.contains(Flags::WRITE)
+            || matches!(id, CommandId::Exec | CommandId::Commit);
+        !ends_it && (writes || !pause.writes_only)
+    }
+
+    /// Removes keys whose time has come, if this backend is the one to do that.
+    pub fn remove_ended(&mut self) {
+        let mut expirer = std::mem::take(&mut self.expirer);
+        expirer.turn(self);
+        self.expirer = expirer;
+    }
+
+    /// When the loop has something to do although nothing happens, by the monotonic clock.
+    /// `has_held`: there are connections whose command waits.
+    pub fn wakes_at_ns(&self, has_held: bool) -> Option<u64> {
+        let pause = self.store.shared.clients.pause();
+        let pause_ends = pause
+            .filter(|pause| has_held && pause.until_ns > self.now_ns)
+            .map(|pause| pause.until_ns);
+        self.expirer
+            .due_ns(self)
+            .into_iter()
+            .chain(pause_ends)
+            .min()
     }
 
     /// Drops what is kept for a connection that is closed.

@@ -5,6 +5,20 @@ use rd_base::Lsn;
 use rd_base::handover::{Handover, Peer};
 use rd_wire::{CommandId, Proto};
 
+/// Whether replies are sent, as CLIENT REPLY says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replies {
+    /// They are.
+    #[default]
+    On,
+    /// None is.
+    Off,
+    /// The next command's will not be.
+    SkipNext,
+    /// That of the command under way is not.
+    Skip,
+}
+
 /// One connection's settings and identity.
 pub struct Session {
     /// Number of the connection.
@@ -38,6 +52,12 @@ pub struct Session {
     pub newest_seen: Lsn,
     /// The transaction that it is in.
     pub transactions: Transactions,
+    /// Whether replies are sent.
+    pub replies: Replies,
+    /// As CLIENT NO-EVICT says; nobody is evicted, so it is shown and no more.
+    pub no_evict: bool,
+    /// As CLIENT NO-TOUCH says; reads are not recorded, so it is shown and no more.
+    pub no_touch: bool,
 }
 
 impl Session {
@@ -63,6 +83,38 @@ impl Session {
             row: None,
             newest_seen: Lsn::ZERO,
             transactions: Transactions::default(),
+            replies: Replies::On,
+            no_evict: false,
+            no_touch: false,
+        }
+    }
+
+    /// What it has switched on, as a number for the table of clients.
+    pub fn marks(&self) -> u32 {
+        u32::from(self.no_evict) | u32::from(self.no_touch) << 1
+    }
+
+    /// [`Session::marks`] in the letters of `CLIENT LIST`.
+    pub fn letters(marks: u32) -> &'static str {
+        match marks & 3 {
+            0 => "N",
+            1 => "e",
+            2 => "T",
+            _ => "eT",
+        }
+    }
+
+    /// A command begins: whether its reply is skipped is decided now.
+    pub fn begin_command(&mut self) {
+        if self.replies == Replies::SkipNext {
+            self.replies = Replies::Skip;
+        }
+    }
+
+    /// A command has ended.
+    pub fn end_command(&mut self) {
+        if self.replies == Replies::Skip {
+            self.replies = Replies::On;
         }
     }
 
@@ -72,5 +124,8 @@ impl Session {
         self.name.clear();
         self.synchronous_commit = None;
         self.transactions.clear();
+        self.replies = Replies::On;
+        self.no_evict = false;
+        self.no_touch = false;
     }
 }

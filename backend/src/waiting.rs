@@ -3,6 +3,7 @@
 
 use crate::commands::ranges::RangeStream;
 use crate::commands::scan::KeysWalk;
+use rd_base::Lsn;
 use rd_store::checkpoint::Ticket;
 
 /// A command under way.
@@ -14,6 +15,8 @@ pub enum Waiting {
         /// What is replied when it is.
         reply: &'static str,
     },
+    /// For the log to be durable up to an LSN, for WAITAOF.
+    Durable(Lsn),
     /// For room in the output, to go on with a range.
     Range(Box<RangeStream>),
     /// For its turn, or for room in the output, to go on with KEYS.

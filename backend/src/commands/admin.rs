@@ -58,6 +58,13 @@ pub fn command_getkeys(call: &mut Call<'_>) -> Outcome {
     Ok(Flow::Done)
 }
 
+/// COMMAND GETKEYSANDFLAGS command [argument …].
+pub fn command_getkeysandflags(call: &mut Call<'_>) -> Outcome {
+    let request = call.args.skip(2);
+    table::write_command_getkeysandflags(&mut call.reply(), request);
+    Ok(Flow::Done)
+}
+
 /// Asks the checkpointer, and waits or not.
 fn ask(call: &mut Call<'_>, fast: bool, wait: bool, reply: &'static str) -> Outcome {
     let mut flags = Flags::FORCE | Flags::CAUSE_MANUAL;

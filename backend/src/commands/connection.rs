@@ -2,6 +2,7 @@
 
 use super::Call;
 use crate::dispatch::{Flow, Outcome};
+use crate::session::Session;
 use rd_base::REDIS_COMPAT;
 use rd_store::clients::ClientRow;
 use rd_wire::num::{is_word, parse_i64};
@@ -223,13 +224,14 @@ fn list_clients(call: &mut Call<'_>, wanted: &dyn Fn(&ClientRow) -> bool) -> Out
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "id={} addr={} name={} age={} idle={} flags=N db=0 sub=0 psub=0 multi=-1 cmd={} \
+            "id={} addr={} name={} age={} idle={} flags={} db=0 sub=0 psub=0 multi=-1 cmd={} \
              user=default resp={} lib-name={} lib-ver={} backend={}",
             row.id,
             row.address,
             row.name,
             now_us.saturating_sub(row.connected_at_us) / 1_000_000,
             now_ns.saturating_sub(row.active_at_ns) / 1_000_000_000,
+            Session::letters(row.marks),
             command.unwrap_or("NULL"),
             if row.proto == Proto::Resp3 as u8 {
                 3

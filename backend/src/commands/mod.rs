@@ -6,14 +6,17 @@
 pub mod admin;
 pub mod bitfield;
 pub mod bits;
+pub mod clients;
 pub mod config;
 pub mod connection;
+pub mod dump;
 pub mod exchange;
 pub mod expiry;
 pub mod info;
 pub mod keys;
 pub mod object;
 pub mod ranges;
+pub mod replication;
 pub mod scan;
 pub mod strings;
 pub mod substrings;

@@ -66,6 +66,7 @@ Stats {
     ErrorReplies "total_error_replies" "Error replies sent.";
     KeyspaceHits "keyspace_hits" "Keys looked up and found.";
     KeyspaceMisses "keyspace_misses" "Keys looked up and not found.";
+    ExpiredKeys "expired_keys" "Keys removed because their time had come.";
     ProtocolErrors "protocol_errors" "Connections ended because of malformed input.";
     OutputPauses "client_output_pauses" "Times a connection reached client_output_max.";
     MemoryRefusals "backend_memory_refusals" "Commands refused by backend_memory_max.";
@@ -111,6 +112,7 @@ Checkpoint {
 Storage {
     Commits "commits" "Transactions committed that wrote something.";
     Conflicts "conflicts" "Transactions refused because another committed first.";
+    TransactionsTimedOut "transactions_timed_out" "Open transactions ended by a time limit.";
     CommitRetries "commit_retries" "Commits that let go of their leaves and began again.";
     ParkedCommits "parked_commits" "Commits that waited for credit.";
     BufferHits "buffer_hits" "Pages found in shared buffers.";

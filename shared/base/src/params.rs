@@ -384,6 +384,14 @@ Memory "Memory and limits" {
         Parameter::size("max_transaction_size", "64MB", KB, MB, GB).extremes(&["1MB"]),
         "Most bytes of keys and values that one transaction can write.";
 }
+Expiry "Expiry" {
+    ExpireRate: int expire_rate =
+        Parameter::int("expire_rate", "10000", 0, 1_000_000).extremes(&["0", "1"]),
+        "Most keys whose time has come that are removed in a second; 0 is none.";
+    ExpireClockSettle: time expire_clock_settle =
+        Parameter::time("expire_clock_settle", "1min", MILLISECOND, 0, DAY).extremes(&["0"]),
+        "Remove such keys only once the clock has gone without a jump for this long.";
+}
 Wal "Write-ahead log" {
     SynchronousCommit: bool synchronous_commit =
         Parameter::bool("synchronous_commit", "on").context(Context::Session)

@@ -4,6 +4,7 @@ use crate::api::Engine;
 use crate::btree::Tree;
 use crate::btree::sweep::Swept;
 use crate::error::{EngineError, Result};
+use crate::txn::write::Committed;
 use rd_store::namespaces::NamespaceId;
 
 impl Engine {
@@ -41,13 +42,17 @@ impl Engine {
         }
     }
 
-    /// Deletes those of `keys` that have ended, as one commit, and says how many it deleted. One
+    /// Deletes those of `keys` that have ended, as one commit, and says how many are gone then. One
     /// that was given another value or time since stays.
     ///
     /// # Errors
     /// As for [`Engine::write`].
-    pub fn remove_ended(&mut self, namespace: NamespaceId, keys: &[&[u8]]) -> Result<usize> {
-        let committed = self.write(namespace, keys, &mut |access| {
+    pub fn remove_ended(
+        &mut self,
+        namespace: NamespaceId,
+        keys: &[&[u8]],
+    ) -> Result<Committed<usize>> {
+        self.write(namespace, keys, &mut |access| {
             let mut removed = 0;
             for index in 0..keys.len() {
                 // A key that has ended is not there for a program, but can still be deleted.
@@ -57,8 +62,7 @@ impl Engine {
                 }
             }
             Ok(removed)
-        })?;
-        Ok(committed.result)
+        })
     }
 
     /// A key near which to look for one at random; `random` is a random number. It need not be

@@ -6,7 +6,8 @@
 //! version leaves the row out after a few tries. The table is for people; nothing depends on it.
 
 use crate::procs::SlotNo;
-use rd_sys::{Area, Plan, Region, Segment};
+use rd_base::limits::PROCESSES_MAX;
+use rd_sys::{Area, One, Plan, Region, Segment};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
 
@@ -37,21 +38,42 @@ struct Row {
     active_at_ns: AtomicU64,
     /// Wall clock of the connection. atomic: Relaxed.
     connected_at_us: AtomicU64,
+    /// The connection that is to be closed, if it still has the row. atomic: Relaxed; `kills` tells
+    /// of it.
+    to_be_killed: AtomicU64,
+    /// What it has switched on; see [`ClientState::marks`]. atomic: Relaxed.
+    marks: AtomicU32,
+    _unused: u32,
     /// Address, name, library name and version. guard: `version`.
     text: [AtomicU64; TEXT_WORDS],
+}
+
+/// What is for all connections.
+#[repr(C, align(64))]
+#[derive(FromBytes, KnownLayout)]
+struct Head {
+    /// Until when commands are held back, by the monotonic clock; 0: they are not. atomic: Relaxed.
+    paused_until_ns: AtomicU64,
+    /// Whether only writes are held back. atomic: Relaxed.
+    pauses_writes_only: AtomicU32,
+    _unused: u32,
 }
 
 /// Where the table lies in the segment.
 #[derive(Clone, Copy)]
 pub struct ClientsRegions {
+    head: Region<Head>,
     rows: Region<Row>,
+    kills: Region<AtomicU32>,
 }
 
 impl ClientsRegions {
     /// Reserves room for the table.
     pub fn plan(plan: &mut Plan) -> ClientsRegions {
         ClientsRegions {
+            head: plan.reserve(1),
             rows: plan.reserve(ROWS),
+            kills: plan.reserve(PROCESSES_MAX),
         }
     }
 }
@@ -59,7 +81,20 @@ impl ClientsRegions {
 /// The table of clients.
 #[derive(Clone)]
 pub struct Clients {
+    head: One<Head>,
     rows: Area<Row>,
+    /// For each slot, how many of its connections are to be closed. atomic: Release by who asks,
+    /// Acquire by the backend.
+    kills: Area<AtomicU32>,
+}
+
+/// What CLIENT PAUSE holds back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Until when, by the monotonic clock, in nanoseconds.
+    pub until_ns: u64,
+    /// Whether commands that only read go on.
+    pub writes_only: bool,
 }
 
 /// What a connection shows of itself; see [`Clients::describe`].
@@ -77,6 +112,8 @@ pub struct ClientState<'a> {
     pub connected_at_us: u64,
     /// The protocol, as the wire layer numbers it.
     pub proto: u8,
+    /// What it has switched on, as the backend numbers it.
+    pub marks: u32,
 }
 
 /// A row as read.
@@ -90,6 +127,8 @@ pub struct ClientRow {
     pub command: u32,
     /// The protocol, as the wire layer numbers it.
     pub proto: u8,
+    /// What it has switched on, as the backend numbers it.
+    pub marks: u32,
     /// Monotonic clock of the last command, in nanoseconds.
     pub active_at_ns: u64,
     /// Wall clock of the connection, in microseconds.
@@ -108,7 +147,9 @@ impl Clients {
     /// Opens the table.
     pub fn open(segment: &Segment, regions: &ClientsRegions) -> Clients {
         Clients {
+            head: segment.one(regions.head),
             rows: segment.area(regions.rows),
+            kills: segment.area(regions.kills),
         }
     }
 
@@ -157,6 +198,7 @@ impl Clients {
         row.connected_at_us
             .store(state.connected_at_us, Ordering::Relaxed);
         row.proto.store(u32::from(state.proto), Ordering::Relaxed);
+        row.marks.store(state.marks, Ordering::Relaxed);
         row.version
             .store(version.wrapping_add(2), Ordering::Release);
     }
@@ -166,6 +208,55 @@ impl Clients {
         let row = &self.rows[index];
         row.command.store(command, Ordering::Relaxed);
         row.active_at_ns.store(active_at_ns, Ordering::Relaxed);
+    }
+
+    /// Asks for connection `id` to be closed. Returns the slot of its backend, which is to be woken;
+    /// none if it is not listed.
+    pub fn kill(&self, id: u64) -> Option<SlotNo> {
+        let is_it = |row: &&Row| row.id.load(Ordering::Relaxed) == id;
+        let row = self.rows.iter().find(is_it)?;
+        let slot = SlotNo::new(row.slot.load(Ordering::Relaxed) as usize);
+        row.to_be_killed.store(id, Ordering::Relaxed);
+        self.kills[slot.index()].fetch_add(1, Ordering::Release);
+        Some(slot)
+    }
+
+    /// Whether connections of the backend in `slot` are to be closed; each is asked for once.
+    pub fn take_kills(&self, slot: SlotNo) -> bool {
+        let word = &self.kills[slot.index()];
+        word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::Acquire) != 0
+    }
+
+    /// Whether connection `id`, whose row this is, is to be closed.
+    pub fn is_to_be_killed(&self, index: usize, id: u64) -> bool {
+        self.rows[index].to_be_killed.load(Ordering::Relaxed) == id
+    }
+
+    /// Holds commands back; none lets them go on.
+    pub fn set_pause(&self, pause: Option<Pause>) {
+        let head = &self.head;
+        let writes_only = pause.is_some_and(|pause| pause.writes_only);
+        head.pauses_writes_only
+            .store(u32::from(writes_only), Ordering::Relaxed);
+        head.paused_until_ns
+            .store(pause.map_or(0, |pause| pause.until_ns), Ordering::Relaxed);
+    }
+
+    /// The pause that ended at `until_ns` is over: nobody need look at the clock for it any more.
+    pub fn end_pause(&self, until_ns: u64) {
+        let word = &self.head.paused_until_ns;
+        // Another may have begun: that one stays.
+        let _ = word.compare_exchange(until_ns, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// What is held back, if anything; it may be over.
+    #[inline]
+    pub fn pause(&self) -> Option<Pause> {
+        let until_ns = self.head.paused_until_ns.load(Ordering::Relaxed);
+        (until_ns != 0).then(|| Pause {
+            until_ns,
+            writes_only: self.head.pauses_writes_only.load(Ordering::Relaxed) != 0,
+        })
     }
 
     /// How many connections have a row.
@@ -199,6 +290,7 @@ fn read(row: &Row) -> Option<ClientRow> {
             backend: row.slot.load(Ordering::Relaxed),
             command: row.command.load(Ordering::Relaxed),
             proto: row.proto.load(Ordering::Relaxed) as u8,
+            marks: row.marks.load(Ordering::Relaxed),
             active_at_ns: row.active_at_ns.load(Ordering::Relaxed),
             connected_at_us: row.connected_at_us.load(Ordering::Relaxed),
             address: String::new(),
@@ -241,6 +333,7 @@ mod tests {
             library_version: "1.2",
             connected_at_us: 5,
             proto: 1,
+            marks: 2,
         };
         let first = clients.take(1, SlotNo::new(3)).expect("a row");
         clients.describe(first, &state);
@@ -269,6 +362,14 @@ mod tests {
             ("lib", "1.2")
         );
         assert_eq!((row.command, row.active_at_ns, row.backend), (9, 77, 3));
+        assert_eq!(row.marks, 2);
+        assert_eq!(clients.kill(7), None);
+        assert_eq!(clients.kill(1), Some(SlotNo::new(3)));
+        assert!(!clients.take_kills(SlotNo::new(4)));
+        assert!(clients.take_kills(SlotNo::new(3)));
+        assert!(!clients.take_kills(SlotNo::new(3)), "asked for once");
+        assert!(clients.is_to_be_killed(first, 1));
+        assert!(!clients.is_to_be_killed(second, 1 + ROWS as u64));
         clients.give_back(first);
         assert_eq!(clients.list().len(), 1);
     }

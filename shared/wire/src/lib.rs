@@ -5,6 +5,7 @@
 //! - [`reply`]: what the server answers, appended to the connection's output buffer.
 //! - [`command`]: every command, declared once; lookup, arity, and the replies of `COMMAND`.
 //! - [`client`]: the other side, for tools and tests: encoder, reply decoder, blocking client.
+//! - [`rdb`]: the form in which servers exchange strings.
 //! - [`num`], [`longdouble`], [`glob`], [`texts`]: numbers, patterns and error texts, to Redis's
 //!   letter.
 //!
@@ -26,6 +27,7 @@ pub mod command;
 pub mod glob;
 pub mod longdouble;
 pub mod num;
+pub mod rdb;
 pub mod reply;
 pub mod request;
 pub mod texts;

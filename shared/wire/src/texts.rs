@@ -70,6 +70,36 @@ pub const NO_FREQUENCY: &str = "ERR An LFU maxmemory policy is not selected, acc
      take some time to adjust.";
 /// OBJECT IDLETIME.
 pub const NO_IDLE_TIME: &str = "ERR idle time not tracked: Redoubt does not record reads";
+/// RESTORE with a negative time.
+pub const INVALID_TTL: &str = "ERR Invalid TTL value, must be >= 0";
+/// RESTORE with a negative IDLETIME.
+pub const INVALID_IDLETIME: &str = "ERR Invalid IDLETIME value, must be >= 0";
+/// RESTORE with a FREQ that is none.
+pub const INVALID_FREQ: &str = "ERR Invalid FREQ value, must be >= 0 and <= 255";
+/// RESTORE of what no server has dumped, or a newer one.
+pub const DUMP_FOOTER: &str = "ERR DUMP payload version or checksum are wrong";
+/// RESTORE of what cannot be made out.
+pub const DUMP_FORMAT: &str = "ERR Bad data format";
+/// RESTORE of a value of another type.
+pub const STRINGS_ONLY: &str = "Redoubt stores strings only";
+/// RESTORE onto a key that is there.
+pub const BUSY_KEY: &str = "BUSYKEY Target key name already exists.";
+/// WAIT, CLIENT PAUSE with a time that is none.
+pub const NOT_A_TIMEOUT: &str = "ERR timeout is not an integer or out of range";
+/// WAIT, CLIENT PAUSE with a time below zero.
+pub const NEGATIVE_TIMEOUT: &str = "ERR timeout is negative";
+/// CLIENT PAUSE with another word.
+pub const PAUSE_MODE: &str = "ERR CLIENT PAUSE mode must be WRITE or ALL";
+/// CLIENT KILL of one that is not there.
+pub const NO_SUCH_CLIENT: &str = "ERR No such client";
+/// CLIENT KILL ID of what is no number above zero.
+pub const CLIENT_ID_ABOVE_ZERO: &str = "ERR client-id should be greater than 0";
+/// CLIENT UNBLOCK with another word.
+pub const UNBLOCK_REASON: &str = "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
+/// WAITAOF of more local copies than there are.
+pub const OUT_OF_RANGE_01: &str = "ERR value is out of range, must be between 0 and 1";
+/// WAITAOF of a number of replicas below zero.
+pub const MUST_BE_POSITIVE: &str = "ERR value is out of range, must be positive";
 /// A bit's place that is none.
 pub const BIT_OFFSET: &str = "ERR bit offset is not an integer or out of range";
 /// SETBIT to what is neither 0 nor 1.

@@ -20,7 +20,7 @@ impl Tree<'_> {
                 return Ok(None);
             }
             // As many bits as a page needs; the next page gets others.
-            let slot = ((random & 0xFFFF) * count >> 16) as usize;
+            let slot = (((random & 0xFFFF) * count) >> 16) as usize;
             random = random.rotate_right(16);
             if node.is_leaf() {
                 return Ok(Some(node.leaf_entry(slot).key.to_vec()));

@@ -1,6 +1,6 @@
 //! The replies of `COMMAND` and its subcommands, in Redis 7.2's shapes.
 
-use super::resolve::lookup_full;
+use super::resolve::{keys_of, lookup_full};
 use super::{Arg, ArgKind, Command, Flags, KeySpec, all, commands, keys, resolve};
 use crate::command::ResolveError;
 use crate::glob;
@@ -264,20 +264,72 @@ pub fn write_command_list(reply: &mut ReplyWriter<'_>, options: Args<'_>) {
         .for_each(|command| reply.bulk(command.name.as_bytes()));
 }
 
-/// `COMMAND GETKEYS`, with the command in question in `request`.
-pub fn write_command_getkeys(reply: &mut ReplyWriter<'_>, request: Args<'_>) {
+/// The row of the command in `request`, whose keys are asked for, or the error to reply.
+fn command_with_keys(request: Args<'_>) -> Result<&'static Command, &'static str> {
     let command = match resolve(request) {
         Ok(resolved) => resolved.command,
         Err(ResolveError::Arity(command)) if !command.keys.is_empty() => {
-            return reply.error("ERR Invalid number of arguments specified for command");
+            return Err("ERR Invalid number of arguments specified for command");
         }
         Err(ResolveError::Arity(command)) => command,
-        Err(_) => return reply.error("ERR Invalid command specified"),
+        Err(_) => return Err("ERR Invalid command specified"),
     };
     if command.keys.is_empty() {
-        return reply.error("ERR The command has no key arguments");
+        return Err("ERR The command has no key arguments");
     }
+    Ok(command)
+}
+
+/// `COMMAND GETKEYS`, with the command in question in `request`.
+pub fn write_command_getkeys(reply: &mut ReplyWriter<'_>, request: Args<'_>) {
+    let command = match command_with_keys(request) {
+        Ok(command) => command,
+        Err(error) => return reply.error(error),
+    };
     let found: Vec<_> = keys(command, request).collect();
     reply.array(found.len());
     found.iter().for_each(|key| reply.bulk(key));
+}
+
+/// `COMMAND GETKEYSANDFLAGS`, with the command in question in `request`.
+pub fn write_command_getkeysandflags(reply: &mut ReplyWriter<'_>, request: Args<'_>) {
+    let command = match command_with_keys(request) {
+        Ok(command) => command,
+        Err(error) => return reply.error(error),
+    };
+    let found: Vec<_> = command
+        .keys
+        .iter()
+        .flat_map(|spec| {
+            let access = access_of(command, spec, request);
+            keys_of(spec, request).map(move |key| (key, access))
+        })
+        .collect();
+    reply.array(found.len());
+    for (key, access) in found {
+        reply.array(2);
+        reply.bulk(key);
+        write_words(reply, access.iter().copied());
+    }
+}
+
+/// What a request does to the keys of a spec: for some commands that depends on its arguments.
+fn access_of(command: &Command, spec: &KeySpec, request: Args<'_>) -> &'static [&'static str] {
+    let has = |word: &str| request.iter().skip(3).any(|arg| is_word(arg, word));
+    match command.name {
+        "set" if !has("GET") => &["OW", "update"],
+        "set" => &["RW", "access", "update"],
+        "bitfield" => {
+            let writes = request
+                .iter()
+                .skip(2)
+                .any(|arg| is_word(arg, "SET") || is_word(arg, "INCRBY"));
+            if writes {
+                &["RW", "access", "update"]
+            } else {
+                &["RO", "access"]
+            }
+        }
+        _ => spec.access,
+    }
 }

@@ -9,6 +9,7 @@
 //! (`config`) cannot be called by itself, so it has no [`CommandId`].
 
 mod build;
+mod foreign;
 mod help;
 mod info;
 mod resolve;
@@ -16,8 +17,8 @@ mod table;
 
 pub use help::{command_document, synopsis, write_help};
 pub use info::{
-    write_command_count, write_command_docs, write_command_getkeys, write_command_info,
-    write_command_list,
+    write_command_count, write_command_docs, write_command_getkeys, write_command_getkeysandflags,
+    write_command_info, write_command_list,
 };
 pub use resolve::{ResolveError, Resolved, keys, lookup, resolve};
 pub use table::{CommandId, all, commands, name_of};

@@ -1,7 +1,7 @@
 //! From the words of a request to its row, or to Redis's error.
 
 use super::table::{CALLABLE, CONTAINERS, IDS};
-use super::{Command, CommandId, KeySpec};
+use super::{Command, CommandId, KeySpec, foreign};
 use crate::request::Args;
 
 /// Slots of the table by name; a power of two, at most a third of them in use.
@@ -191,6 +191,13 @@ fn unknown(args: Args<'_>) -> ResolveError {
         text.extend(name.to_ascii_uppercase());
         text.extend_from_slice(b" HELP.");
         return ResolveError::UnknownSubcommand(text);
+    }
+    if let Some(what) = foreign::what(args.name()) {
+        let mut text = b"ERR command '".to_vec();
+        text.extend(name.to_ascii_uppercase());
+        text.extend_from_slice(b"' ");
+        text.extend_from_slice(what.as_bytes());
+        return ResolveError::UnknownCommand(text);
     }
     let mut text = b"ERR unknown command '".to_vec();
     text.extend_from_slice(name);

@@ -24,6 +24,7 @@ const EXPIRE_CONDITION: Arg = one_of(
 .optional();
 const BIT_UNIT: Arg = one_of("unit", &[token("byte", "BYTE"), token("bit", "BIT")]).optional();
 const FIELD_GET: Arg = block("get-block", &[text("encoding"), integer("offset")]).after("GET");
+const ON_OR_OFF: Arg = one_of("enabled", &[token("on", "ON"), token("off", "OFF")]);
 const NAMES: &[Arg] = &[text("command-name").optional().multiple()];
 
 macro_rules! commands {
@@ -109,9 +110,11 @@ commands! {
     Decr => row("decr", 2, Group::String, "Subtracts one from the number that a key holds")
         .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY]);
     Incrby => row("incrby", 3, Group::String, "Adds to the number that a key holds")
-        .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY, integer("increment")]);
+        .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])])
+        .args(&[KEY, integer("increment")]);
     Decrby => row("decrby", 3, Group::String, "Subtracts from the number that a key holds")
-        .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY, integer("decrement")]);
+        .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])])
+        .args(&[KEY, integer("decrement")]);
     Getex => row("getex", -2, Group::String, "Returns a key's value, and sets when it ends")
         .flags(WRITE_FAST).keys(&[key(&["RW", "access", "update"])])
         .args(&[KEY, one_of("expiration", &[
@@ -282,25 +285,63 @@ commands! {
         .tips(&["nondeterministic_output"]);
     ObjectHelp => row("object|help", 2, Group::Generic, "Lists the subcommands of OBJECT")
         .flags(ANYTIME);
+    Dump => row("dump", 2, Group::Generic, "Returns a value as Redis servers exchange it")
+        .flags(Flags::READONLY).keys(&[key(&["RO", "access"])]).args(&[KEY])
+        .complexity("O(N) in the length of the value").tips(&["nondeterministic_output"]);
+    Restore => row("restore", -4, Group::Generic, "Sets a key to what DUMP has returned")
+        .flags(GROW).keys(&[key(&["OW", "update"])]).categories(&["keyspace", "dangerous"])
+        .args(&[
+            KEY, integer("ttl"), text("serialized-value"),
+            token("replace", "REPLACE").optional(),
+            token("absttl", "ABSTTL").optional(),
+            integer("seconds").after("IDLETIME").optional(),
+            integer("frequency").after("FREQ").optional(),
+        ])
+        .complexity("O(N) in the length of the value");
+    Wait => row("wait", 3, Group::Generic, "Returns 0: there are no replicas")
+        .flags(Flags::NOSCRIPT).categories(&["connection"])
+        .args(&[integer("numreplicas"), integer("timeout")])
+        .tips(&["request_policy:all_shards", "response_policy:agg_min"]);
+    Waitaof => row(
+            "waitaof", 4, Group::Generic,
+            "Waits until what the connection has written is durable here",
+        )
+        .flags(Flags::NOSCRIPT).categories(&["connection"])
+        .args(&[integer("numlocal"), integer("numreplicas"), integer("timeout")])
+        .tips(&["request_policy:all_shards", "response_policy:agg_min"]);
     Expire => row("expire", -3, Group::Generic, "Lets a key end in so many seconds")
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
         .args(&[KEY, integer("seconds"), EXPIRE_CONDITION]);
     Pexpire => row("pexpire", -3, Group::Generic, "Lets a key end in so many milliseconds")
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
         .args(&[KEY, integer("milliseconds"), EXPIRE_CONDITION]);
-    Expireat => row("expireat", -3, Group::Generic, "Lets a key end at a time in seconds since 1970")
+    Expireat => row(
+            "expireat", -3, Group::Generic,
+            "Lets a key end at a time in seconds since 1970",
+        )
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
         .args(&[KEY, integer("unix-time-seconds"), EXPIRE_CONDITION]);
-    Pexpireat => row("pexpireat", -3, Group::Generic, "Lets a key end at a time in milliseconds since 1970")
+    Pexpireat => row(
+            "pexpireat", -3, Group::Generic,
+            "Lets a key end at a time in milliseconds since 1970",
+        )
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
         .args(&[KEY, integer("unix-time-milliseconds"), EXPIRE_CONDITION]);
     Ttl => row("ttl", 2, Group::Generic, "Returns in how many seconds a key ends")
-        .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY]).tips(&["nondeterministic_output"]);
+        .flags(READ_FAST).keys(&[key(&["RO", "access"])])
+        .args(&[KEY]).tips(&["nondeterministic_output"]);
     Pttl => row("pttl", 2, Group::Generic, "Returns in how many milliseconds a key ends")
-        .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY]).tips(&["nondeterministic_output"]);
-    Expiretime => row("expiretime", 2, Group::Generic, "Returns when a key ends, in seconds since 1970")
+        .flags(READ_FAST).keys(&[key(&["RO", "access"])])
+        .args(&[KEY]).tips(&["nondeterministic_output"]);
+    Expiretime => row(
+            "expiretime", 2, Group::Generic,
+            "Returns when a key ends, in seconds since 1970",
+        )
         .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY]);
-    Pexpiretime => row("pexpiretime", 2, Group::Generic, "Returns when a key ends, in milliseconds since 1970")
+    Pexpiretime => row(
+            "pexpiretime", 2, Group::Generic,
+            "Returns when a key ends, in milliseconds since 1970",
+        )
         .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY]);
     Persist => row("persist", 2, Group::Generic, "Lets a key stay for good")
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])]).args(&[KEY]);
@@ -314,12 +355,18 @@ commands! {
         .complexity("O(log(N)+M) with N keys in all and M returned");
     Multi => row("multi", 1, Group::Transactions, "Begins to queue commands for EXEC")
         .flags(TRANSACTION.and(Flags::FAST));
-    Exec => row("exec", 1, Group::Transactions, "Carries the queued commands out as one, all or none")
+    Exec => row(
+            "exec", 1, Group::Transactions,
+            "Carries the queued commands out as one, all or none",
+        )
         .flags(Flags::NOSCRIPT.and(ANYTIME).and(Flags::SKIP_SLOWLOG))
         .complexity("That of the queued commands");
     Discard => row("discard", 1, Group::Transactions, "Drops the queued commands")
         .flags(TRANSACTION.and(Flags::FAST)).complexity("O(N) in the number of queued commands");
-    Watch => row("watch", -2, Group::Transactions, "Lets EXEC do nothing if one of the keys changes")
+    Watch => row(
+            "watch", -2, Group::Transactions,
+            "Lets EXEC do nothing if one of the keys changes",
+        )
         .flags(TRANSACTION.and(Flags::FAST)).keys(&[keys_from(1, 1, &["RO"])])
         .args(&[KEY.multiple()]).complexity("O(1) for every key");
     Unwatch => row("unwatch", 1, Group::Transactions, "Forgets the watched keys")
@@ -404,6 +451,54 @@ commands! {
             ]).after("TYPE").optional(),
             integer("client-id").after("ID").optional().multiple(),
         ]);
+    ClientKill => row("client|kill", -3, Group::Connection, "Closes connections")
+        .flags(ADMIN).complexity("O(N) in the number of connections")
+        .args(&[one_of("filter", &[
+            text("ip:port"),
+            block("new-format", &[
+                integer("client-id").after("ID").optional(),
+                one_of("client-type", &[
+                    token("normal", "NORMAL"), token("master", "MASTER"),
+                    token("replica", "REPLICA"), token("pubsub", "PUBSUB"),
+                ]).after("TYPE").optional(),
+                text("username").after("USER").optional(),
+                text("ip:port").after("ADDR").optional(),
+                text("ip:port").after("LADDR").optional(),
+                one_of("skipme", &[token("yes", "YES"), token("no", "NO")])
+                    .after("SKIPME").optional(),
+            ]).multiple(),
+        ])]);
+    ClientPause => row("client|pause", -3, Group::Connection, "Holds commands back for a time")
+        .flags(ADMIN)
+        .args(&[
+            integer("timeout"),
+            one_of("mode", &[token("write", "WRITE"), token("all", "ALL")]).optional(),
+        ]);
+    ClientUnpause => row("client|unpause", 2, Group::Connection, "Ends what CLIENT PAUSE began")
+        .flags(ADMIN);
+    ClientNoEvict => row("client|no-evict", 3, Group::Connection, "Is noted; nobody is evicted")
+        .flags(ADMIN).args(&[ON_OR_OFF]);
+    ClientNoTouch => row(
+            "client|no-touch", 3, Group::Connection,
+            "Is noted; reads are not recorded",
+        )
+        .flags(Flags::NOSCRIPT.and(ANYTIME)).args(&[ON_OR_OFF]);
+    ClientReply => row("client|reply", 3, Group::Connection, "Says whether replies are sent")
+        .flags(Flags::NOSCRIPT.and(ANYTIME))
+        .args(&[one_of("action", &[
+            token("on", "ON"), token("off", "OFF"), token("skip", "SKIP"),
+        ])]);
+    ClientTrackinginfo => row("client|trackinginfo", 2, Group::Connection, "Says that none is on")
+        .flags(Flags::NOSCRIPT.and(ANYTIME));
+    ClientGetredir => row("client|getredir", 2, Group::Connection, "Returns -1: nothing is tracked")
+        .flags(Flags::NOSCRIPT.and(ANYTIME));
+    ClientUnblock => row("client|unblock", -3, Group::Connection, "Returns 0: no command blocks")
+        .flags(ADMIN)
+        .args(&[
+            integer("client-id"),
+            one_of("unblock-type", &[token("timeout", "TIMEOUT"), token("error", "ERROR")])
+                .optional(),
+        ]);
     ClientHelp => row("client|help", 2, Group::Connection, "Lists the subcommands of CLIENT")
         .flags(ANYTIME);
     Dbsize => row("dbsize", 1, Group::Server, "Returns the number of keys")
@@ -458,6 +553,13 @@ commands! {
         ]).after("FILTERBY").optional()])
         .complexity("O(N) in the number of commands").tips(&["nondeterministic_output_order"]);
     CommandGetkeys => row("command|getkeys", -3, Group::Server, "Tells the keys of a command")
+        .flags(ANYTIME).categories(&["connection"])
+        .args(&[text("command"), text("arg").optional().multiple()])
+        .complexity("O(N) in the number of arguments");
+    CommandGetkeysandflags => row(
+            "command|getkeysandflags", -3, Group::Server,
+            "Tells the keys of a command and what it does to each",
+        )
         .flags(ANYTIME).categories(&["connection"])
         .args(&[text("command"), text("arg").optional().multiple()])
         .complexity("O(N) in the number of arguments");
