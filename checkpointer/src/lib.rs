@@ -49,7 +49,7 @@ use rd_base::words::TornPageProtection;
 use rd_base::{FileNo, Lsn};
 use rd_format::control::DbState;
 use rd_store::checkpoint::{Flags, Handover};
-use rd_store::control_file::ControlFileError;
+use rd_store::control_file::{ControlFileError, GLOBAL_DIR};
 use rd_store::doublewrite::{self, DOUBLEWRITE_PATH, DoubleWrite};
 use rd_store::files::FileWork;
 use rd_store::relation::RelationFiles;
@@ -298,10 +298,12 @@ impl Checkpointer {
             if area.is_sized_for(bytes) {
                 return Ok(area);
             }
-            if let Err(error) = doublewrite::create(storage, bytes) {
+            if let Err(error) = doublewrite::replace(storage, bytes) {
                 log::warn!("the double-write area keeps its size: {error}");
                 return Ok(area);
             }
+            // From here on the old one has no name, and nobody would find what it holds.
+            storage.sync_dir(GLOBAL_DIR)?;
         } else {
             doublewrite::create(storage, bytes)?;
         }

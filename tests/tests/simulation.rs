@@ -21,13 +21,14 @@ use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::PendingDrop;
 use rd_store::checkpoint::Flags;
 use rd_store::control_file::ControlStore;
+use rd_store::doublewrite::DOUBLEWRITE_PATH;
 use rd_store::relation::RelationFiles;
 use rd_store::wal::{Flusher, Preparer};
 use rd_store::{Shared, Sizes, SlotNo, Store};
 use rd_sys::clock::Clock;
 use rd_sys::crash::{catch_panics, panic_abort};
 use rd_sys::simdisk::{Injection, IoKind, Rng, SimStorage};
-use rd_sys::storage::Storage;
+use rd_sys::storage::{OpenMode, Storage};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -102,8 +103,13 @@ struct World {
 
 /// The configuration with this `torn_page_protection`.
 fn config(protection: &str) -> Arc<Config> {
+    sized_config(protection, "8MB")
+}
+
+/// As [`config`], with this `double_write_size`.
+fn sized_config(protection: &str, size: &str) -> Arc<Config> {
     let pairs = [
-        ("double_write_size", "8MB"),
+        ("double_write_size", size),
         ("checkpoint_timeout", "1h"),
         ("max_wal_size", "1GB"),
         ("torn_page_protection", protection),
@@ -611,6 +617,47 @@ fn the_next_start_makes_the_name_of_a_new_file_durable() {
         disk.crash(seed);
         check(&disk, &config, &mut history, true);
     }
+}
+
+/// A start that gives the double-write area another size dies before its name is durable.
+#[test]
+fn the_next_start_makes_the_name_of_a_new_area_durable() {
+    let mut old_ones = 0;
+    for seed in 0..60 {
+        let disk = new_disk(seed, &config("double_write"));
+        let config = sized_config("double_write", "16MB");
+        let (mut history, mut rng) = (History::default(), Rng::new(seed));
+        disk.inject(Injection {
+            kind: IoKind::SyncDir,
+            path_contains: "global".to_owned(),
+            // The first is start-up's own.
+            skip: 1,
+            times: 1,
+            errno: 5,
+        });
+        let died = catch_panics(|| World::start(&disk, &config).0.checkpointer.turn());
+        assert!(died.expect_err("a PANIC").contains("\"global\""));
+        // Without the name, power cuts bring the old area back.
+        let cut = disk.fork();
+        cut.crash(seed);
+        let area = cut
+            .open(DOUBLEWRITE_PATH, OpenMode::Read)
+            .expect("one is there");
+        old_ones += u32::from(area.len().expect("a good disk") < 16 << 20);
+
+        disk.kill(seed);
+        let (mut world, _) = World::start(&disk, &config);
+        for _ in 0..10 {
+            world.write(&mut history, &mut rng).expect("a good disk");
+        }
+        world.promise(&mut history);
+        disk.crash_at(Some(disk.io_count() + 2 + rng.below(6)));
+        quietly(|| drop(catch_panics(|| world.checkpoint())));
+        drop(world);
+        disk.crash(seed);
+        check(&disk, &config, &mut history, true);
+    }
+    assert!(old_ones > 10, "{old_ones} names were lost");
 }
 
 /// A server had its table full of dropped files, removed them, and made new ones before it could

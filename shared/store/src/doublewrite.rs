@@ -8,6 +8,8 @@
 //! - D3 `pg_control` names the first batch whose files are not known to be synced; it is raised
 //!   only after such a sync. Copies of earlier batches mend nothing: they may be older than what
 //!   the file has lost since.
+//! - D4 The area's own name is durable before a batch is written: whoever makes one syncs it, and
+//!   start-up does so once more, for an area whose maker died before he could.
 
 use crate::control_file::GLOBAL_DIR;
 use crate::relation::{RelationFiles, path_of};
@@ -34,13 +36,22 @@ const SLOTS_MIN: u64 = 4;
 /// The least area that can be used, in bytes.
 pub const DOUBLEWRITE_BYTES_MIN: u64 = SLOTS_MIN * DW_SLOT_BYTES;
 
-/// Makes an area of about `bytes`, replacing one that is there; its bytes are written out once, so
-/// that no later sync has to record new blocks of the file. An old area must not be needed any
-/// more.
+/// Makes an area of about `bytes`, replacing one that is there and not needed any more.
 ///
 /// # Errors
 /// When there is no room, or it cannot be written and synced.
 pub fn create(storage: &dyn Storage, bytes: u64) -> io::Result<()> {
+    replace(storage, bytes)?;
+    storage.sync_dir(GLOBAL_DIR)
+}
+
+/// As [`create`], but for the name, which is not durable yet: no batch may be written before
+/// [`GLOBAL_DIR`] is synced. The bytes are written out once, so that no later sync has to record new
+/// blocks of the file.
+///
+/// # Errors
+/// When there is no room, or it cannot be written and synced. The old area is as it was then.
+pub fn replace(storage: &dyn Storage, bytes: u64) -> io::Result<()> {
     if storage.exists(TEMPORARY_PATH)? {
         storage.remove(TEMPORARY_PATH)?;
     }
@@ -52,8 +63,7 @@ pub fn create(storage: &dyn Storage, bytes: u64) -> io::Result<()> {
         file.write_all_at(&zeros, slot * DW_SLOT_BYTES)?;
     }
     file.sync_all()?;
-    storage.rename(TEMPORARY_PATH, DOUBLEWRITE_PATH)?;
-    storage.sync_dir(GLOBAL_DIR)
+    storage.rename(TEMPORARY_PATH, DOUBLEWRITE_PATH)
 }
 
 fn slots_for(bytes: u64) -> u64 {

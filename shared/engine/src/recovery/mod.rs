@@ -3,7 +3,8 @@
 //! [`recover`] is what the startup process does, once, before the first client:
 //!
 //! 1. Read `pg_control`, the newer slot if it can be read, else the older, and make that slot
-//!    durable. Make the names in `base/` durable: whoever made them may have died before he could.
+//!    durable. Make the names in `base/` and `global/` durable: whoever made them may have died
+//!    before he could.
 //! 2. After a clean stop: hold every relation file's header against it, take the log up where it
 //!    ends, and be done. No log is read.
 //! 3. Else raise the start count in both slots: no record of this start may pass for one of the
@@ -35,7 +36,7 @@ use rd_base::{Lsn, StartCount};
 use rd_format::control::{ControlFile, DbState};
 use rd_store::Store;
 use rd_store::checkpoint::{Flags, Handover};
-use rd_store::control_file::ControlStore;
+use rd_store::control_file::{ControlStore, GLOBAL_DIR};
 use rd_store::doublewrite::DoubleWrite;
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
@@ -81,6 +82,7 @@ pub struct RedoSummary {
 pub fn recover(store: &Store, watcher: &mut dyn Watcher) -> Result<Recovered, RecoveryError> {
     let slots = ControlStore::open(&*store.storage)?;
     store.relations.sync_dir();
+    store.storage.sync_dir(GLOBAL_DIR)?;
     match slots.newest().state {
         DbState::ShutDown => open_clean(store, slots),
         _ => open_crashed(store, slots, watcher),
