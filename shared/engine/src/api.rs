@@ -1,8 +1,10 @@
 //! The engine's door: what a backend calls.
 //!
-//! One [`Engine`] per process. Its operations do not wait for anything but latches, pages that are
-//! read from disk and clean frames; what would wait for longer says [`EngineError::Park`] and is to
-//! be run again later.
+//! One [`Engine`] per process. Its operations wait for latches, for pages that are read from disk
+//! and for clean frames; a record that is larger than what is free in the ring waits, latches held,
+//! for the flusher, who needs none; and what changes a namespace as a whole waits for the commits
+//! under way in it. What would wait for longer says [`EngineError::Park`] and is to be run again
+//! later.
 //!
 //! # Epochs
 //!

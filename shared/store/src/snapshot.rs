@@ -19,12 +19,15 @@
 //! The flusher announces its target (see [`Wal::flush_target`]), and later makes it the durable
 //! LSN.
 //!
-//! The pruner, who holds the leaf exclusively, so that all stamps in it are of commits that have
-//! reserved their LSN:
+//! The pruner:
 //! 1. fences, and loads the flush target, 2. then the durable LSN, 3. then the entries.
 //!
-//! Why nothing is missed: an insert position read after the pruner looked is not below any stamp in
-//! the leaf; a target chosen after he looked is not below what he then knew to be complete, and all
+//! He may latch the leaf before or afterwards, for a version that nobody needs is never needed
+//! again, and what is added to the leaf after he has looked is superseded, if at all, by stamps
+//! above what he then knew to be complete: all that is needed from there on counts as needed.
+//!
+//! Why nothing is missed: an insert position read after the pruner looked is not below what was
+//! complete then; a target chosen after he looked is not below what he then knew to be complete, and all
 //! from there on counts as needed; so does all from the lower bound of a chooser under way; a
 //! durable LSN that rises after 2 was the announced target at 1, or was chosen later; and a reader
 //! whose entry was not yet stored at 3 checks the durable LSN after storing it.

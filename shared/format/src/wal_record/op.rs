@@ -253,7 +253,10 @@ impl<'a> PageOp<'a> {
             UPSERT,
             "add a version; `number` is its value's length, the record's end LSN its stamp",
         ),
-        (REMOVE_VERSION, "drop the version with this key and stamp"),
+        (
+            REMOVE_VERSION,
+            "drop the version with this key and stamp, and older ones in the leaf",
+        ),
         (
             SPLIT_LEFT,
             "left half of a split: the bound is the high key, block `number` to the right",
