@@ -11,8 +11,8 @@
 //!
 //! The queued commands run in a transaction of their own at the newest there is, and are committed
 //! at once. If somebody else has changed what they have read, the replies are dropped and it all
-//! runs again; after a few times with the namespace's entry held exclusively, so that nobody else
-//! can commit there: then it cannot fail. Watched keys are looked at in each of these runs, as
+//! runs again; after a few times with the entries of its namespaces held exclusively, so that nobody
+//! else can commit there: then it cannot fail. Watched keys are looked at in each of these runs, as
 //! something that was read.
 
 use super::Call;
@@ -21,7 +21,7 @@ use crate::session::Session;
 use crate::transaction::{Open, Queue, Queued, State, Watch, Watches};
 use rd_base::Lsn;
 use rd_base::counters::Counter;
-use rd_engine::{EngineError, Isolation, View};
+use rd_engine::{EngineError, Isolation, NamespaceId, View};
 use rd_wire::command::{Flags, Group};
 use rd_wire::num::is_word;
 use rd_wire::{Args, CommandId, RequestBuf, texts};
@@ -258,12 +258,11 @@ pub fn exec(call: &mut Call<'_>) -> Outcome {
 fn run_until_committed(call: &mut Call<'_>, queue: &Queue, watches: &Watches) -> Outcome {
     let (mark, wait, proto) = (call.output.mark(), call.wait, call.session.proto);
     let shared = Arc::clone(&call.server.store.shared);
-    let namespace = call.namespace();
     let mut run = 1;
+    // The namespaces in which nobody else can commit meanwhile.
+    let mut alone: Vec<NamespaceId> = Vec::new();
     loop {
-        let is_alone = run > RUNS_BESIDE_OTHERS;
-        let held = is_alone.then(|| shared.namespaces.entry(namespace).hold());
-        let alone = is_alone.then_some(namespace);
+        let held = shared.namespaces.hold_all(&alone);
         let begun = call
             .server
             .engine
@@ -271,26 +270,38 @@ fn run_until_committed(call: &mut Call<'_>, queue: &Queue, watches: &Watches) ->
         call.server.engine.attach(Box::new(begun));
         let outcome = run_all(call, queue, watches);
         let transaction = call.server.engine.detach();
+        let used = transaction
+            .as_ref()
+            .map(|transaction| transaction.namespaces());
         let outcome = match (outcome, transaction) {
             (Ok(true), Some(transaction)) => call
                 .server
                 .engine
-                .commit(&transaction, alone)
+                .commit(&transaction, &alone)
                 .map_err(Failure::Engine)
                 .map(|committed| call.after(committed)),
             (outcome, _) => outcome.map(drop),
         };
         drop(held);
         match outcome {
-            Err(Failure::Engine(EngineError::Conflict { .. })) if !is_alone => {
+            Err(Failure::Engine(EngineError::Conflict { .. })) if !is_alone(&alone, &used) => {
                 call.server.count(Counter::CommitRetries);
                 call.output.bytes().truncate(mark);
                 (call.wait, call.session.proto) = (wait, proto);
                 run += 1;
+                if run > RUNS_BESIDE_OTHERS {
+                    alone.extend(used.unwrap_or_default());
+                }
             }
             outcome => return outcome.map(|()| Flow::Done),
         }
     }
+}
+
+/// Whether all namespaces that were `used` are held alone.
+fn is_alone(alone: &[NamespaceId], used: &Option<Vec<NamespaceId>>) -> bool {
+    let used = used.as_deref().unwrap_or_default();
+    !alone.is_empty() && used.iter().all(|namespace| alone.contains(namespace))
 }
 
 /// Runs all queued commands in the transaction that is attached, if no watched key has changed.
@@ -409,7 +420,7 @@ pub fn commit(call: &mut Call<'_>) -> Outcome {
             return Err("ERR COMMIT without BEGIN".into());
         }
     };
-    match call.server.engine.commit(&open.transaction, None) {
+    match call.server.engine.commit(&open.transaction, &[]) {
         Ok(committed) => {
             let lsn = committed.lsn;
             call.after(committed);

@@ -20,6 +20,10 @@ pub const PROCESSES_MAX: usize = BACKENDS_MAX + 3;
 pub const SNAPSHOTS_PER_PROCESS: usize = 64;
 /// Relation files that exist at a time, those that wait to be unlinked included.
 pub const FILES_MAX: usize = 2048;
+/// Databases that `SELECT` can name, at most.
+pub const DATABASES_MAX: usize = 256;
+/// Namespaces that can be created by name, at most.
+pub const NAMED_NAMESPACES_MAX: usize = 256;
 /// Least size of the log's ring in shared memory, in bytes.
 pub const WAL_BUFFERS_BYTES_MIN: u64 = 256 << 10;
 /// Longest text that a parameter can have, in bytes.
@@ -31,5 +35,7 @@ pub const CONFIG_INCLUDE_DEPTH_MAX: usize = 10;
 /// Largest configuration file, in bytes.
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1 << 20;
 
+// Beside the file of each namespace there is room for those that wait to be unlinked.
+const _: () = assert!(FILES_MAX >= 2 * (DATABASES_MAX + NAMED_NAMESPACES_MAX));
 const _: () = assert!(INLINE_BYTES_MAX >= KEY_BYTES_MAX);
 const _: () = assert!(FILE_PIECE_BYTES.is_multiple_of(PAGE_BYTES as u64));

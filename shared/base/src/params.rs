@@ -5,7 +5,7 @@
 //! Invariants, tested below: every default and every extreme value is valid for its own row; names
 //! are unique; a row's getter fits its kind.
 
-use crate::limits::{BACKENDS_MAX, VALUE_BYTES_CEILING};
+use crate::limits::{BACKENDS_MAX, DATABASES_MAX, NAMED_NAMESPACES_MAX, VALUE_BYTES_CEILING};
 use crate::units::{DAY, GB, HOUR, KB, MB, MILLISECOND, MINUTE, Measure, SECOND, TB};
 use crate::value::Kind;
 use crate::words::{
@@ -342,8 +342,12 @@ Connections "Connections" {
         Parameter::int("backends", "0", 0, BACKENDS_MAX as u64).at_start().extremes(&["1"]),
         "Backend processes; 0 is as many as there are cores, at least 2.";
     Databases: int databases =
-        Parameter::int("databases", "16", 1, 1024).at_start(),
+        Parameter::int("databases", "16", 1, DATABASES_MAX as u64).at_start().extremes(&["1"]),
         "Databases that SELECT can name, counted from 0.";
+    MaxNamespaces: int max_namespaces =
+        Parameter::int("max_namespaces", "64", 0, NAMED_NAMESPACES_MAX as u64)
+            .extremes(&["1"]),
+        "Namespaces that NAMESPACE CREATE makes, at most.";
     Timeout: time timeout =
         Parameter::time("timeout", "0", SECOND, 0, 365 * DAY)
             .extremes(&["1s"]).redis("timeout"),

@@ -27,8 +27,9 @@ use crate::txn::visible::{Meta, Seen, visible};
 use crate::txn::write::{self, Committed, Program};
 use crate::work::{Chore, Work};
 use rd_base::{FileNo, Lsn};
+use rd_format::catalog::CATALOG_FILE;
 use rd_format::{NodeRef, OverflowStub};
-use rd_store::namespaces::{Found, NamespaceId};
+use rd_store::namespaces::{Found, Lies, NamespaceId};
 use rd_store::{Snapshot, Store};
 use std::cell::{Cell, RefCell, RefMut};
 use std::sync::Arc;
@@ -173,10 +174,11 @@ impl Engine {
         &mut self.store
     }
 
-    /// The namespace clients call `index`, if there is one.
+    /// The namespace at `index` of the shared table, if there is one.
     pub fn namespace(&self, index: usize) -> Option<NamespaceId> {
-        let id = NamespaceId::new(index)?;
-        self.store.shared.namespaces.entry(id).place().map(|_| id)
+        let namespaces = &self.store.shared.namespaces;
+        let id = NamespaceId::new(index).map(|first| namespaces.id_at(first.index()))?;
+        namespaces.entry(id).place().map(|_| id)
     }
 
     /// Says that no descent is under way and none will be until the next operation: to be called
@@ -335,17 +337,15 @@ impl Engine {
         let entry = self.store.shared.namespaces.entry(namespace);
         loop {
             let (at, snapshot) = self.snapshot_for(view)?;
-            let place = entry.place().ok_or(EngineError::NoNamespace)?;
-            let since = if place.since <= at {
-                place.since
-            } else {
-                Lsn::ZERO
-            };
-            let file = match place.at(at) {
-                Found::File(file) => Some(file),
-                Found::Nothing => None,
+            let (file, since) = match entry.at(at) {
+                Found::At(place) if place.lies == Lies::Absent => {
+                    return Err(EngineError::NoNamespace);
+                }
+                Found::At(place) => (place.lies.file(), place.content_since),
+                Found::Nothing => (None, Lsn::ZERO),
+                Found::Gone => return Err(EngineError::NoNamespace),
                 Found::Replaced if snapshot.is_none() => return Err(EngineError::Replaced),
-                // Two changes since the snapshot was taken, a moment ago: take a new one.
+                // All these changes since the snapshot was taken, a moment ago: take a new one.
                 Found::Replaced => continue,
             };
             return Ok(Fixed {
@@ -421,16 +421,29 @@ impl Engine {
     ) -> Result<Shown<Lsn>> {
         let wal = &self.store.shared.wal;
         let entry = self.store.shared.namespaces.entry(namespace);
-        let before = entry.place().ok_or(EngineError::NoNamespace)?;
         let at = if newest { Lsn::MAX } else { wal.durable_lsn() };
-        let file = match before.at(at) {
-            Found::File(file) => file,
+        let place = match entry.at(at) {
+            Found::At(place) => place,
             Found::Nothing => {
                 answer(None, None);
                 return Ok(Shown::Answer(Lsn::ZERO));
             }
-            // The LSN was loaded before two changes became durable.
+            Found::Gone => return Err(EngineError::NoNamespace),
+            // The LSN was loaded before these changes became durable.
             Found::Replaced => return Ok(Shown::Moved),
+        };
+        let since = if newest {
+            place.content_since
+        } else {
+            Lsn::ZERO
+        };
+        let file = match place.lies {
+            Lies::In(file) => file,
+            Lies::Empty => {
+                answer(None, None);
+                return Ok(Shown::Answer(since));
+            }
+            Lies::Absent => return Err(EngineError::NoNamespace),
         };
         let leaf = Tree {
             store: &self.store,
@@ -439,11 +452,9 @@ impl Engine {
         .leaf_for_read(key, Lsn::MAX)?;
         let at = if newest { Lsn::MAX } else { wal.durable_lsn() };
         // Now that the snapshot is fixed: the file must be the namespace's at that LSN.
-        let place = entry.place().ok_or(EngineError::NoNamespace)?;
-        if place.at(at) != Found::File(file) {
+        if !matches!(entry.at(at), Found::At(now) if now.lies == place.lies) {
             return Ok(Shown::Moved);
         }
-        let since = if newest { place.since } else { Lsn::ZERO };
         let told = match visible(&NodeRef::new(&leaf), key, at, || self.now_ms()) {
             Seen::Inline(value, meta) => {
                 answer(Some(value_of(value, &meta)), Some(meta));
@@ -660,7 +671,8 @@ impl Engine {
         }
         let entry = self.store.shared.namespaces.entry(namespace);
         let place = entry.place().ok_or(EngineError::NoNamespace)?;
-        let result = self.store.shared.files.keys(place.file);
+        let files = &self.store.shared.files;
+        let result = place.lies.file().map_or(0, |file| files.keys(file));
         // Read afterwards: whatever was counted is below.
         let depends_on = self.dependency(self.store.shared.wal.insert_lsn());
         Ok(Read { result, depends_on })
@@ -686,52 +698,40 @@ impl Engine {
             store, work, set, ..
         } = self;
         let entry = store.shared.namespaces.entry(namespace);
-        let held = entry.share();
-        let tree = Tree {
-            store,
-            file: namespace::file_of(entry)?,
+        let committed = loop {
+            let held = entry.share();
+            let file = match entry.lies() {
+                Lies::In(file) => file,
+                Lies::Absent => return Err(EngineError::NoNamespace),
+                Lies::Empty => {
+                    work.begin(store, namespace, CATALOG_FILE);
+                    let done = write::run_on_nothing(store, work, set, keys, program)?;
+                    if let Some(result) = done {
+                        break Committed {
+                            result,
+                            lsn: Lsn::ZERO,
+                            depends_on: not_found_since(store, namespace),
+                        };
+                    }
+                    drop(held);
+                    namespace::give_file(store, work, set, namespace, false)?;
+                    continue;
+                }
+            };
+            let tree = Tree { store, file };
+            work.begin(store, namespace, file);
+            let mut committed = write::run(tree, work, set, keys, program, None)?;
+            if committed.lsn == Lsn::ZERO {
+                let since = not_found_since(store, namespace);
+                committed.depends_on = committed.depends_on.max(since);
+            }
+            finish_splits(store, work);
+            break committed;
         };
-        work.begin(store, namespace);
-        let mut committed = write::run(tree, work, set, keys, program)?;
-        if committed.lsn == Lsn::ZERO
-            && let Some(place) = entry.place()
-            && place.since > store.shared.wal.durable_lsn()
-        {
-            // What the program did not find may have gone with the file before.
-            committed.depends_on = committed.depends_on.max(place.since);
-        }
-        finish_splits(tree, work);
-        drop(held);
         if self.work.chore_count() > 0 {
             self.tidy(CHORES_PER_WRITE);
         }
         Ok(committed)
-    }
-
-    /// Makes the namespace empty. Takes no longer for a large one.
-    ///
-    /// # Errors
-    /// Nothing of it has happened then. [`EngineError::Park`] means: not now.
-    pub fn flush_namespace(&mut self, namespace: NamespaceId) -> Result<Committed<()>> {
-        self.enter();
-        if self.current.is_some() {
-            return Err(EngineError::NotInTransaction("emptying a database"));
-        }
-        let Engine { store, work, .. } = self;
-        work.begin(store, namespace);
-        let lsn = namespace::flush(store, work, namespace)?;
-        finish_splits(
-            Tree {
-                store,
-                file: rd_format::catalog::CATALOG_FILE,
-            },
-            work,
-        );
-        Ok(Committed {
-            result: (),
-            lsn,
-            depends_on: Lsn::ZERO,
-        })
     }
 
     /// Tidies up behind earlier commits, `chores_max` keys at most: gives back the pages of large
@@ -762,7 +762,16 @@ impl Engine {
     /// Does one chore; false if no further one should be begun now.
     fn do_chore(&mut self, chore: Chore) -> bool {
         let Engine { store, work, .. } = self;
-        let entry = store.shared.namespaces.entry(chore.namespace);
+        let namespaces = &store.shared.namespaces;
+        let mut namespace = chore.namespace;
+        if namespaces.entry(namespace).file() != Some(chore.file) {
+            // It may lie in another one now.
+            match namespaces.lying_in(chore.file) {
+                Some(other) => namespace = other,
+                None => return true,
+            }
+        }
+        let entry = namespaces.entry(namespace);
         let _held = entry.share();
         if entry.file() != Some(chore.file) {
             return true;
@@ -771,9 +780,9 @@ impl Engine {
             store,
             file: chore.file,
         };
-        work.begin(store, chore.namespace);
+        work.begin(store, namespace, chore.file);
         let done = merge::tidy(tree, work, &chore.key);
-        finish_splits(tree, work);
+        finish_splits(store, work);
         match done {
             Ok(obstacles) => {
                 work.put_aside(chore, obstacles);
@@ -799,14 +808,31 @@ impl Engine {
 
 /// Tells parents of the splits that the operation made or met. What cannot be told now is left to
 /// whoever meets the mark.
-pub(crate) fn finish_splits(tree: Tree<'_>, work: &mut Work) {
-    while let Some(block) = work.marks.take() {
-        match parent::finish_split(tree, work, block) {
+pub(crate) fn finish_splits(store: &Store, work: &mut Work) {
+    while let Some(tag) = work.marks.take() {
+        let tree = Tree {
+            store,
+            file: tag.file,
+        };
+        work.marks.turn_to(tag.file);
+        match parent::finish_split(tree, work, tag.block) {
             Ok(()) => {}
             Err(EngineError::Park(ParkReason::FileGrowth(_)) | EngineError::DiskFull { .. }) => {}
             Err(EngineError::Park(_)) => return,
-            Err(error) => log::error!("could not finish a split of {}: {error}", tree.tag(block)),
+            Err(error) => log::error!("could not finish a split of {tag}: {error}"),
         }
+    }
+}
+
+/// What a program that found nothing depends on: what it did not find may have gone with what the
+/// namespace held before.
+fn not_found_since(store: &Store, namespace: NamespaceId) -> Lsn {
+    let place = store.shared.namespaces.entry(namespace).place();
+    let since = place.map_or(Lsn::ZERO, |place| place.content_since);
+    if since > store.shared.wal.durable_lsn() {
+        since
+    } else {
+        Lsn::ZERO
     }
 }
 

@@ -69,13 +69,43 @@ pub enum EngineError {
          writes go on after the next one that is complete"
     )]
     ReadOnly,
-    /// No such namespace.
+    /// No such namespace, or none any more.
     #[error("there is no such namespace")]
     NoNamespace,
+    /// There is one of that name already.
+    #[error("there is a namespace '{0}' already")]
+    NamespaceExists(String),
+    /// A name that no namespace can have.
+    #[error(
+        "'{0}' is no name for a namespace: it takes 1 to 64 letters, digits, '_', '-', '.' and \
+         ':', of which the first is a letter or '_'; 'db' with a number is a database of SELECT"
+    )]
+    BadNamespaceName(String),
+    /// A database that SELECT names cannot go, nor have another name.
+    #[error(
+        "'{0}' is a database that SELECT names: it can be emptied and swapped, but not created, \
+         dropped or renamed"
+    )]
+    DatabaseOfSelect(String),
+    /// There are as many namespaces as there may be.
+    #[error("there are as many namespaces as max_namespaces allows, {limit}")]
+    TooManyNamespaces {
+        /// The limit in force.
+        limit: u64,
+    },
+    /// Those that were dropped lately take up all places.
+    #[error(
+        "{limit} namespaces are there or were dropped, and transactions that began before that \
+         may still read them; try again when these have ended"
+    )]
+    NamespacesStillRead {
+        /// Places that there are.
+        limit: usize,
+    },
     /// There are as many relation files as there can be.
     #[error("{0}")]
     TooManyFiles(#[from] TooManyFiles),
-    /// The snapshot is older than the last two changes of the namespace as a whole.
+    /// The snapshot is older than the last few changes of the namespace as a whole.
     #[error("the namespace was emptied or replaced since the snapshot was taken")]
     Replaced,
     /// Somebody else has changed what the transaction relies on. It is over, nothing of it has

@@ -8,13 +8,15 @@ use crate::txn::write::Committed;
 use rd_store::namespaces::NamespaceId;
 
 impl Engine {
-    fn tree_of(&self, namespace: NamespaceId) -> Result<Tree<'_>> {
+    /// The tree of a namespace, if it has a file.
+    fn tree_of(&self, namespace: NamespaceId) -> Result<Option<Tree<'_>>> {
         let place = self.store.shared.namespaces.entry(namespace).place();
-        let file = place.ok_or(EngineError::NoNamespace)?.file;
-        Ok(Tree {
+        let file = place.ok_or(EngineError::NoNamespace)?.lies.file();
+        let tree = |file| Tree {
             store: &self.store,
             file,
-        })
+        };
+        Ok(file.map(tree))
     }
 
     /// Looks for keys that have ended at `now_ms`, from `from` on, as long as `goes_on` says so, at
@@ -30,8 +32,10 @@ impl Engine {
         goes_on: &mut dyn FnMut(&Swept) -> bool,
     ) -> Result<Swept> {
         self.enter();
-        let tree = self.tree_of(namespace)?;
         let mut swept = Swept::default();
+        let Some(tree) = self.tree_of(namespace)? else {
+            return Ok(swept);
+        };
         let mut from = from.to_vec();
         loop {
             tree.sweep_leaf(&from, now_ms, &mut swept)?;
@@ -72,7 +76,9 @@ impl Engine {
     /// When there is no such namespace, or a page cannot be read.
     pub fn random_place(&self, namespace: NamespaceId, random: u64) -> Result<Vec<u8>> {
         self.enter();
-        let key = self.tree_of(namespace)?.random_key(random)?;
-        Ok(key.unwrap_or_default())
+        let Some(tree) = self.tree_of(namespace)? else {
+            return Ok(Vec::new());
+        };
+        Ok(tree.random_key(random)?.unwrap_or_default())
     }
 }

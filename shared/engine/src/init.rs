@@ -37,7 +37,7 @@ use std::sync::Arc;
 pub const VERSION_FILE: &str = "RD_VERSION";
 /// What it says.
 pub const VERSION: &str = "1";
-/// The name of the database that clients begin in.
+/// The name of the database that clients begin in, in the catalog.
 pub const DB0_NAME: &[u8] = b"0";
 /// Blocks that each first file has room for.
 const FIRST_FILE_BLOCKS: u32 = 128;
@@ -246,7 +246,7 @@ fn write_relation(
 /// Adds the catalog's entry of the first database to its root.
 fn add_database(root: &mut PageBytes, file: FileNo, start: Lsn) {
     let value = CatalogValue {
-        file,
+        file: Some(file),
         previous: None,
         index: 0,
     }

@@ -36,6 +36,7 @@ pub use api::{Engine, RangeCursor, Read, Value, View};
 pub use btree::scan::Chunk;
 pub use btree::sweep::Swept;
 pub use error::{EngineError, ParkReason, Result};
+pub use namespace::NamespaceInfo;
 pub use rd_store::namespaces::NamespaceId;
 pub use rd_store::snapshot::Snapshot;
 pub use txn::access::{Access, ProgramError};

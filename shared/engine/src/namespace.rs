@@ -1,30 +1,49 @@
-//! Namespaces: the catalog that names their files, the table that everybody looks at, and FLUSHDB,
-//! which gives a namespace a new, empty file.
+//! Namespaces: the catalog that names them and their files, and all that changes them as a whole.
 //!
-//! A FLUSHDB is one record (`FileCreate`): the new file's first pages whole, and the catalog's new
-//! entry, which names the file before it, too; by the same record that one is dropped. Old
-//! snapshots go on reading it; the checkpointer unlinks it when nobody can any more.
+//! # Files
 //!
-//! Steps, in this order:
-//! 1. The namespace's entry is held exclusively: no commit is under way in it.
-//! 2. The change before must be durable: an entry knows one previous file, and so readers at the
-//!    durable LSN find theirs.
-//! 3. The new file must be there; else the operation parks until the checkpointer has made it.
-//! 4. The catalog's leaf is latched, and kept until step 6 is done: a checkpoint whose redo point
-//!    is behind the record cannot be complete before it has copied that leaf, so it knows of the
-//!    drop.
-//! 5. The change: from before the LSN is reserved, readers of the entry wait.
-//! 6. The entry says the new file, and the old one is noted as dropped.
+//! A namespace that holds no key need not have a file: it is *empty*. The first write gives it one
+//! ([`give_file`]), by a record (`FileCreate`) that holds the file's first pages whole and the
+//! catalog's new entry. What takes content away (FLUSHDB, FLUSHALL, DROP), or gives a namespace that
+//! of another (SWAPDB), or a name, only writes to the catalog: a commit like any other, one record
+//! for all namespaces that it concerns. By the same record the files that no namespace has any more
+//! are dropped; old snapshots go on reading them, and the checkpointer unlinks them when nobody can
+//! any more.
+//!
+//! # Names
+//!
+//! The database that SELECT calls N is `N` in the catalog, and `dbN` to people; it is there without
+//! an entry of the catalog too, and has the index N. Other names begin with a letter or `_`.
+//!
+//! # A change, in this order
+//!
+//! 1. If names change: all names are held. The entries concerned are held alone, in the order of
+//!    their indices: no commit is under way in them.
+//! 2. A snapshot at the durable LSN must find its place afterwards: else the operation parks until
+//!    the log is durable further.
+//! 3. For [`give_file`], the new file must be there; else the operation parks until the
+//!    checkpointer has made it.
+//! 4. The catalog's leaves are latched, and kept until step 6 is done: a checkpoint whose redo point
+//!    is behind the record cannot be complete before it has copied them, so it knows of the drops.
+//! 5. From before the LSN is reserved, readers of the entries wait.
+//! 6. The entries say what is so now, and files are noted as dropped.
 
+mod changes;
+
+pub use changes::NamespaceInfo;
+
+use crate::api::finish_splits;
 use crate::btree::Tree;
 use crate::btree::insert::Room;
 use crate::btree::plan::Arrival;
 use crate::btree::room::Waiter;
-use crate::change::{CriticalChange, credit_of_drop};
+use crate::change::{CriticalChange, credit_of};
 use crate::error::{EngineError, ParkReason, Result};
+use crate::txn::access::WriteSet;
 use crate::txn::commit::refuse_if_read_only;
 use crate::txn::visible::{Seen, seen};
 use crate::work::Work;
+use changes::{CatalogChange, Edit, Step};
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn};
 use rd_format::bitmap::{self, FIRST_BITMAP_BLOCK, META_BLOCK, ROOT_BLOCK};
@@ -36,10 +55,14 @@ use rd_format::{NodeMut, NodeRef, Payload};
 use rd_store::Store;
 use rd_store::buffer::PinnedWrite;
 use rd_store::files::{FileState, Growth};
-use rd_store::namespaces::{NAMESPACE_NAME_BYTES_MAX, NamespaceEntry, NamespaceId};
+use rd_store::namespaces::{
+    DATABASES_MAX, Lies, NAMESPACE_NAME_BYTES_MAX, NAMESPACES_MAX, NamespaceEntry, NamespaceId,
+};
 
 /// Blocks that a new file is asked to have room for.
 const NEW_FILE_BLOCKS: u32 = 16;
+/// What the name of a database of SELECT begins with, for people.
+const DATABASE_PREFIX: &[u8] = b"db";
 
 /// The first pages of a relation file, in the order of their blocks: meta, bitmap, root.
 pub(crate) fn first_pages(system_identifier: u64, file: FileNo) -> [Box<PageBytes>; 3] {
@@ -62,93 +85,207 @@ pub(crate) fn first_pages(system_identifier: u64, file: FileNo) -> [Box<PageByte
 /// Their blocks.
 pub(crate) const FIRST_BLOCKS: [BlockNo; 3] = [META_BLOCK, FIRST_BITMAP_BLOCK, ROOT_BLOCK];
 
-/// Fills the shared table from the catalog; for the startup process, once redo is done. Returns the
-/// namespaces' files.
+// ---- names ------------------------------------------------------------------------------------
+
+/// The number that `digits` are, if they are written without leading zeros.
+fn number_of(digits: &[u8]) -> Option<usize> {
+    let is_plain = digits.iter().all(u8::is_ascii_digit)
+        && (digits.len() == 1 || digits.first() != Some(&b'0'));
+    let text = std::str::from_utf8(digits).ok()?;
+    text.parse().ok().filter(|_| is_plain)
+}
+
+/// What people call the namespace that is `name` in the catalog.
+pub fn shown_name(name: &[u8]) -> Vec<u8> {
+    match number_of(name) {
+        Some(_) => [DATABASE_PREFIX, name].concat(),
+        None => name.to_vec(),
+    }
+}
+
+/// The name in the catalog of what people call `shown`.
+///
+/// # Errors
+/// When no namespace can have that name.
+fn catalog_name(shown: &[u8]) -> Result<Vec<u8>> {
+    let digits = shown.strip_prefix(DATABASE_PREFIX);
+    if let Some(digits) = digits.filter(|digits| number_of(digits).is_some()) {
+        return Ok(digits.to_vec());
+    }
+    let is_first = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'_';
+    let is_further = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(byte);
+    let is_good = shown.len() <= NAMESPACE_NAME_BYTES_MAX
+        && shown.first().is_some_and(is_first)
+        && shown.iter().all(is_further);
+    match is_good {
+        true => Ok(shown.to_vec()),
+        false => Err(EngineError::BadNamespaceName(text_of(shown))),
+    }
+}
+
+/// A name for a message.
+fn text_of(name: &[u8]) -> String {
+    let shown = &name[..name.len().min(NAMESPACE_NAME_BYTES_MAX)];
+    shown.escape_ascii().to_string()
+}
+
+/// The name in the catalog of a namespace that can be created and dropped.
+fn free_name(shown: &[u8]) -> Result<Vec<u8>> {
+    let name = catalog_name(shown)?;
+    match number_of(&name) {
+        Some(_) => Err(EngineError::DatabaseOfSelect(text_of(shown))),
+        None => Ok(name),
+    }
+}
+
+// ---- start-up ---------------------------------------------------------------------------------
+
+/// Fills the shared table from the catalog, and with the databases that it does not name; for the
+/// startup process, once redo is done. Returns the namespaces' files.
 ///
 /// # Errors
 /// When the catalog cannot be read, or says what no server wrote.
 pub fn load_namespaces(store: &Store) -> Result<Vec<FileNo>> {
-    let tree = Tree {
-        store,
-        file: CATALOG_FILE,
-    };
+    let namespaces = &store.shared.namespaces;
     let mut files = Vec::new();
+    read_catalog(store, &mut |name, value, since| {
+        let index = usize::from(value.index);
+        let belongs = match number_of(name) {
+            Some(number) => number == index && index < DATABASES_MAX,
+            None => (DATABASES_MAX..NAMESPACES_MAX).contains(&index),
+        };
+        let id = NamespaceId::new(index).filter(|_| belongs && is_name(name));
+        let lies = value.file.map_or(Lies::Empty, Lies::In);
+        files.extend(value.file);
+        if let Some(id) = id {
+            namespaces.load(id, name, lies, since);
+        }
+        id.is_some()
+    })?;
+    for number in 0..store.config.databases() as usize {
+        let id = NamespaceId::database(number).expect("the parameter's bound");
+        if namespaces.entry(id).lies() == Lies::Absent {
+            namespaces.load_unnamed(id, number.to_string().as_bytes());
+        }
+    }
+    Ok(files)
+}
+
+fn is_name(name: &[u8]) -> bool {
+    (1..=NAMESPACE_NAME_BYTES_MAX).contains(&name.len())
+}
+
+/// Visits the newest entries of the catalog: name, value, stamp. `visit` says whether an entry
+/// makes sense.
+fn read_catalog(
+    store: &Store,
+    visit: &mut dyn FnMut(&[u8], &CatalogValue, Lsn) -> bool,
+) -> Result<()> {
+    let tree = catalog(store);
     let mut leaf = tree.leaf_for_read(&[], Lsn::MAX)?;
+    let mut before: Option<Vec<u8>> = None;
     loop {
         let node = NodeRef::new(&leaf);
-        let mut before: Option<&[u8]> = None;
         for slot in 0..node.count() {
             let entry = node.leaf_entry(slot);
-            let newest = before != Some(entry.key);
-            before = Some(entry.key);
-            if !newest {
+            if before.as_deref() == Some(entry.key) {
                 continue;
             }
+            before = Some(entry.key.to_vec());
             let Seen::Inline(value, _) = seen(&entry, || 0) else {
                 continue;
             };
-            let block = leaf.pin().tag().block;
-            let wrong = || tree.broken(block, "the catalog has an entry that makes no sense");
-            let value = CatalogValue::decode(value).ok_or_else(wrong)?;
-            let id = NamespaceId::new(usize::from(value.index)).ok_or_else(wrong)?;
-            if entry.key.len() > NAMESPACE_NAME_BYTES_MAX {
-                return Err(wrong());
+            let value = CatalogValue::decode(value);
+            if !value.is_some_and(|value| visit(entry.key, &value, entry.stamp)) {
+                let block = leaf.pin().tag().block;
+                return Err(tree.broken(block, "the catalog has an entry that makes no sense"));
             }
-            store
-                .shared
-                .namespaces
-                .load(id, entry.key, value.file, entry.stamp);
-            files.push(value.file);
         }
         let Some(right) = node.right_link() else {
-            return Ok(files);
+            return Ok(());
         };
         drop(leaf);
         leaf = tree.fetch(right)?.into_read();
     }
 }
 
-/// Gives `namespace` a new, empty file. Returns the end of the record.
+fn catalog(store: &Store) -> Tree<'_> {
+    Tree {
+        store,
+        file: CATALOG_FILE,
+    }
+}
+
+// ---- files ------------------------------------------------------------------------------------
+
+/// Gives `namespace`, which is empty, a file. `is_held`: by the caller, alone. That another has been
+/// faster is no error.
 ///
 /// # Errors
-/// Nothing has happened then.
-pub(crate) fn flush(store: &Store, work: &mut Work, namespace: NamespaceId) -> Result<Lsn> {
+/// Nothing has happened then, or nothing that could be seen.
+pub(crate) fn give_file(
+    store: &Store,
+    work: &mut Work,
+    set: &mut WriteSet,
+    namespace: NamespaceId,
+    is_held: bool,
+) -> Result<()> {
     let entry = store.shared.namespaces.entry(namespace);
     refuse_if_read_only(store)?;
-    let held = entry.hold();
-    let place = entry.place().ok_or(EngineError::NoNamespace)?;
-    if place.since > store.shared.wal.durable_lsn() {
-        store.shared.wal.request_flush(place.since);
-        return Err(EngineError::Park(ParkReason::Durable(place.since)));
+    let _held = (!is_held).then(|| entry.hold());
+    match entry.lies() {
+        Lies::Empty => {}
+        Lies::In(_) => return Ok(()),
+        Lies::Absent => return Err(EngineError::NoNamespace),
     }
-    let new_file = entry.next_file(&held).unwrap_or_else(|| {
+    check_change(store, &entry)?;
+    let file = entry.next_file().unwrap_or_else(|| {
         let file = store.shared.files.allocate_number();
-        entry.set_next_file(&held, file);
+        entry.set_next_file(file);
         file
     });
-    wait_for_file(store, work, new_file)?;
-    let value = CatalogValue {
-        file: new_file,
-        previous: Some(place.file),
+    wait_for_file(store, work, file)?;
+    if !entry.in_catalog() {
+        let mut change = CatalogChange::new(store);
+        change.edits.push(Edit {
+            name: entry.name(),
+            value: Some(value_of(namespace, Lies::Empty, None)),
+        });
+        change.steps.push((entry, Step::Enter));
+        change.log(work, set)?;
+    }
+    let done = log_file(store, work, namespace, &entry, file);
+    finish_splits(store, work);
+    done
+}
+
+fn value_of(namespace: NamespaceId, lies: Lies, previous: Option<FileNo>) -> CatalogValue {
+    CatalogValue {
+        file: lies.file(),
+        previous,
         index: namespace.index() as u16,
-    };
-    let (name, value) = (entry.name(), value.encode());
+    }
+}
+
+/// Steps 4 to 6 of [`give_file`].
+fn log_file(
+    store: &Store,
+    work: &mut Work,
+    namespace: NamespaceId,
+    entry: &NamespaceEntry<'_>,
+    file: FileNo,
+) -> Result<()> {
+    work.begin(store, namespace, CATALOG_FILE);
+    let value = value_of(namespace, Lies::In(file), None).encode();
+    let name = entry.name();
     let upsert = Upsert {
         key: &name,
         expiry_ms: None,
         payload: Payload::Inline(&value),
     };
-    let catalog = Tree {
-        store,
-        file: CATALOG_FILE,
-    };
-    let mut leaf = catalog_leaf(catalog, work, &upsert)?;
-
-    let tree = Tree {
-        store,
-        file: new_file,
-    };
-    let images = first_pages(store.shared.wal.system_id(), new_file);
+    let mut leaf = catalog_leaf(catalog(store), work, &upsert)?;
+    let tree = Tree { store, file };
+    let images = first_pages(store.shared.wal.system_id(), file);
     let record = &mut work.record;
     record.start(RecordKind::FileCreate, work.now_us);
     for (block, image) in FIRST_BLOCKS.iter().zip(&images) {
@@ -157,14 +294,14 @@ pub(crate) fn flush(store: &Store, work: &mut Work, namespace: NamespaceId) -> R
     }
     record.block(leaf.tag());
     record.op(&PageOp::Upsert(upsert));
-    record.file(new_file);
-    let credit = credit_of_drop(store, record)?;
+    record.file(file);
+    let credit = credit_of(store, record)?;
     let mut pages = FIRST_BLOCKS.map(|block| tree.fetch_new(block).into_write());
 
     let mut change = CriticalChange::begin(store);
     pages.iter().for_each(|page| change.mark(page));
     change.mark(&leaf);
-    let new_place = entry.begin_change(&held);
+    let place = entry.begin_change();
     let end = change.insert(record, credit, |_| {});
     for (page, image) in pages.iter_mut().zip(&images) {
         page.copy_from_slice(&image[..]);
@@ -173,11 +310,20 @@ pub(crate) fn flush(store: &Store, work: &mut Work, namespace: NamespaceId) -> R
     let added = NodeMut::new(&mut leaf).insert_leaf(&upsert.stamped(end));
     added.expect("room was made under this latch");
     change.stamp(&mut leaf);
-    new_place.finish(new_file, end);
-    let epoch = store.shared.procs.bump_epoch();
-    store.shared.files.drop_file(place.file, end, epoch);
+    place.give_file(file, end);
+    drop(place);
     change.finish();
-    Ok(end)
+    Ok(())
+}
+
+/// Step 2 of a change.
+fn check_change(store: &Store, entry: &NamespaceEntry<'_>) -> Result<()> {
+    entry
+        .can_change(store.shared.wal.durable_lsn())
+        .map_err(|lsn| {
+            store.shared.wal.request_flush(lsn);
+            EngineError::Park(ParkReason::Durable(lsn))
+        })
 }
 
 /// Sees to it that `file` is there.
@@ -220,7 +366,32 @@ fn catalog_leaf<'s>(
     }
 }
 
-/// The entry of `namespace` and its file, for an operation that holds the entry shared.
-pub(crate) fn file_of(entry: &NamespaceEntry) -> Result<FileNo> {
-    entry.file().ok_or(EngineError::NoNamespace)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_databases_and_others_do_not_meet() {
+        for (shown, name) in [
+            ("db0", "0"),
+            ("db10", "10"),
+            ("users", "users"),
+            ("_x", "_x"),
+        ] {
+            let found = catalog_name(shown.as_bytes()).expect("a good name");
+            assert_eq!(found, name.as_bytes());
+            assert_eq!(shown_name(&found), shown.as_bytes());
+        }
+        for odd in ["db01", "db", "dbx1"] {
+            let found = catalog_name(odd.as_bytes()).expect("a name like any other");
+            assert_eq!(found, odd.as_bytes());
+        }
+        let long = "x".repeat(NAMESPACE_NAME_BYTES_MAX + 1);
+        for bad in ["", "0", "7x", "a b", "-a", "a/b", "\u{e9}t\u{e9}", &long] {
+            let error = catalog_name(bad.as_bytes()).expect_err(bad);
+            assert!(matches!(error, EngineError::BadNamespaceName(_)), "{error}");
+        }
+        let error = free_name(b"db3").expect_err("of SELECT");
+        assert!(error.to_string().contains("SELECT"), "{error}");
+    }
 }

@@ -9,8 +9,9 @@
 use crate::btree::room::RoomWaits;
 use crate::btree::search::MarksMet;
 use rd_base::limits::PAGE_BYTES;
-use rd_base::{BlockNo, FileNo, Lsn};
+use rd_base::{BlockNo, FileNo, Lsn, PageTag};
 use rd_format::NodeRef;
+use rd_format::catalog::CATALOG_FILE;
 use rd_format::page::PageBytes;
 use rd_format::wal_record::RecordBuilder;
 use rd_store::files::GrowthTicket;
@@ -23,11 +24,9 @@ const MARKS_MAX: usize = 256;
 /// Bytes of chores that are remembered; when there are more the oldest are forgotten.
 const CHORE_BYTES_MAX: usize = 4 << 20;
 /// Growths that are remembered; more than there are namespaces, and few of them grow at a time.
-const GROWTHS_MAX: usize = 128;
+const GROWTHS_MAX: usize = 2 * NAMESPACES_MAX;
 /// A record buffer larger than this is given back after use.
 const RECORD_BYTES_KEPT: usize = 1 << 20;
-
-const _: () = assert!(GROWTHS_MAX > NAMESPACES_MAX);
 
 /// Something to be tidied up around a key, once the log is durable up to an LSN.
 #[derive(Clone, Debug)]
@@ -45,29 +44,31 @@ impl Chore {
     }
 }
 
-/// Pages of the tree under work that have the mark of an unfinished split.
-#[derive(Default)]
+/// Pages of the trees under work that have the mark of an unfinished split.
 pub(crate) struct Marks {
-    blocks: Vec<BlockNo>,
+    /// The tree in which pages are met.
+    file: FileNo,
+    met: Vec<PageTag>,
 }
 
 impl MarksMet for Marks {
     fn met(&mut self, block: BlockNo) {
-        if self.blocks.len() < MARKS_MAX && !self.blocks.contains(&block) {
-            self.blocks.push(block);
+        let tag = PageTag::new(self.file, block);
+        if self.met.len() < MARKS_MAX && !self.met.contains(&tag) {
+            self.met.push(tag);
         }
     }
 }
 
 impl Marks {
     /// Takes one out.
-    pub(crate) fn take(&mut self) -> Option<BlockNo> {
-        self.blocks.pop()
+    pub(crate) fn take(&mut self) -> Option<PageTag> {
+        self.met.pop()
     }
 
-    /// Forgets all: another tree comes under work.
-    pub(crate) fn clear(&mut self) {
-        self.blocks.clear();
+    /// The pages met from now on are of `file`.
+    pub(crate) fn turn_to(&mut self, file: FileNo) {
+        self.file = file;
     }
 }
 
@@ -135,7 +136,10 @@ impl Work {
             left_image: page(),
             right_image: page(),
             root_image: page(),
-            marks: Marks::default(),
+            marks: Marks {
+                file: CATALOG_FILE,
+                met: Vec::new(),
+            },
             room_waits: RoomWaits::default(),
             chores: VecDeque::new(),
             waiting: Vec::new(),
@@ -147,11 +151,12 @@ impl Work {
         }
     }
 
-    /// Begins with an operation on `namespace`.
-    pub(crate) fn begin(&mut self, store: &Store, namespace: NamespaceId) {
+    /// Begins with an operation on `namespace`, which lies in `file`.
+    pub(crate) fn begin(&mut self, store: &Store, namespace: NamespaceId, file: FileNo) {
         self.namespace = namespace;
         self.now_us = store.clock.wall_us();
-        self.marks.clear();
+        self.marks.met.clear();
+        self.marks.turn_to(file);
     }
 
     /// Takes out what was asked for to make `file` longer, by an operation that was parked then.

@@ -308,10 +308,10 @@ impl World {
         let is_exact =
             open.transaction.isolation() == Isolation::Snapshot || open.read_ranges.is_empty();
         let engine = &mut self.engines[at];
-        let mut done = engine.commit(&open.transaction, None);
+        let mut done = engine.commit(&open.transaction, &[]);
         while let Err(EngineError::Park(reason)) = done {
             self.rig.unpark(reason);
-            done = engine.commit(&open.transaction, None);
+            done = engine.commit(&open.transaction, &[]);
         }
         match done {
             Ok(done) => {

@@ -13,23 +13,25 @@ pub const FIRST_FILE: FileNo = FileNo::new(2);
 on_disk! {
     /// Value of a catalog entry; its key is the namespace's name.
     pub struct CatalogValueBytes: 16 {
-        /// The relation file that the namespace lies in.
+        /// The relation file that the namespace lies in; 0 if it has none.
         0 file: U32,
         /// The file that it lay in before this entry was written: dropped by the same record. 0 is
         /// none.
         4 previous: U32,
         /// The namespace's place in the table in shared memory.
         8 index: U16,
+        /// 1 if the namespace is empty and has no file, else 0.
+        10 is_empty: u8,
         /// Zero.
-        10 reserved: [u8; 6],
+        11 reserved: [u8; 5],
     }
 }
 
 /// What the catalog says of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CatalogValue {
-    /// The relation file that the namespace lies in.
-    pub file: FileNo,
+    /// The relation file that the namespace lies in; none if it is empty.
+    pub file: Option<FileNo>,
     /// The file that it lay in before this entry was written: dropped by the same record.
     pub previous: Option<FileNo>,
     /// The namespace's place in the table in shared memory.
@@ -40,10 +42,11 @@ impl CatalogValue {
     /// The value as it stands in the leaf.
     pub fn encode(&self) -> [u8; CatalogValueBytes::BYTES] {
         let value = CatalogValueBytes {
-            file: U32::new(self.file.get()),
+            file: U32::new(self.file.map_or(0, FileNo::get)),
             previous: U32::new(self.previous.map_or(0, FileNo::get)),
             index: U16::new(self.index),
-            reserved: [0; 6],
+            is_empty: u8::from(self.file.is_none()),
+            reserved: [0; 5],
         };
         let mut bytes = [0; CatalogValueBytes::BYTES];
         bytes.copy_from_slice(value.as_bytes());
@@ -54,8 +57,11 @@ impl CatalogValue {
     pub fn decode(bytes: &[u8]) -> Option<CatalogValue> {
         let value = CatalogValueBytes::read_from_bytes(bytes).ok()?;
         let file = |number: U32| Some(FileNo::new(number.get())).filter(|file| file.get() != 0);
+        if file(value.file).is_none() != (value.is_empty == 1) || value.is_empty > 1 {
+            return None;
+        }
         Some(CatalogValue {
-            file: file(value.file)?,
+            file: file(value.file),
             previous: file(value.previous),
             index: value.index.get(),
         })
@@ -68,9 +74,13 @@ mod tests {
 
     #[test]
     fn a_value_reads_back_and_others_do_not() {
-        for previous in [None, Some(FileNo::new(7))] {
+        let files = [None, Some(FileNo::new(7))];
+        for (file, previous) in files
+            .iter()
+            .flat_map(|file| files.map(|other| (*file, other)))
+        {
             let value = CatalogValue {
-                file: FileNo::new(9),
+                file,
                 previous,
                 index: 3,
             };

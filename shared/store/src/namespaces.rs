@@ -4,18 +4,8 @@
 //!
 //! # Namespaces
 //!
-//! An entry says in which relation file a namespace lies, since which LSN, and in which file it
-//! lay before. Commits hold the entry shared from before their first leaf until their LSN is
-//! reserved; what gives the namespace another file holds it exclusively. Readers hold nothing:
-//! they look the file up, read, and look again once their snapshot is fixed.
-//!
-//! The change of an entry, and a reader's look:
-//! 1. The changer holds the entry exclusively and makes its version odd, *before* it reserves the
-//!    LSN of the change.
-//! 2. It reserves, then stores previous file, LSN and file, and makes the version even.
-//! 3. A reader loads version, words, version. If the version was odd or has changed he waits for
-//!    the latch, shared, and begins anew. So whoever fixed a snapshot at or above the change's LSN
-//!    before he looks finds the change.
+//! The names of all namespaces change under one latch, [`Namespaces::hold_names`], which comes before
+//! the entries. An entry is described in `namespaces/entry.rs`.
 //!
 //! # Resting blocks
 //!
@@ -35,11 +25,16 @@
 //! between. Between the claim and step 1 the block that lay there before seems to rest again, which
 //! delays its use by one search at most.
 
+mod entry;
+
+pub use entry::{Found, Lies, NamespaceChange, NamespaceEntry, PAST, Place};
+
 use crate::procs::Procs;
+use entry::Row;
 use rd_base::{FileNo, Lsn, PageTag};
-use rd_sys::latch::{ReadGuard, RwLatch, WriteGuard};
+use rd_sys::latch::{RwLatch, WriteGuard};
 use rd_sys::{Area, One, Plan, Region, Segment};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Lets a test step in between two steps of a protocol.
@@ -50,198 +45,66 @@ fn between_steps() {}
 #[cfg(test)]
 use tests::between_steps;
 
-/// Namespaces that exist at a time.
-pub const NAMESPACES_MAX: usize = 64;
+/// Databases that `SELECT` can name, at most; their indices are their numbers.
+pub const DATABASES_MAX: usize = rd_base::limits::DATABASES_MAX;
+/// Namespaces that exist at a time, the databases of `SELECT` included. Those that were created by
+/// name have the indices from [`DATABASES_MAX`] on.
+pub const NAMESPACES_MAX: usize = DATABASES_MAX + rd_base::limits::NAMED_NAMESPACES_MAX;
 /// Longest name of a namespace, in bytes.
 pub const NAMESPACE_NAME_BYTES_MAX: usize = 64;
 /// Places for resting blocks.
 const RESTING_MAX: usize = 4096;
 
-const NAME_WORDS: usize = NAMESPACE_NAME_BYTES_MAX / 8;
-const _: () = assert!(NAMESPACE_NAME_BYTES_MAX.is_multiple_of(8));
 const _: () = assert!(RESTING_MAX.is_power_of_two());
+const _: () = assert!(NAMESPACES_MAX < u16::MAX as usize);
 
-/// Index of a namespace in the shared table; 0 is the database that clients begin in.
+/// A namespace, by its place in the shared table. That of one that was dropped never means another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NamespaceId(u16);
+pub struct NamespaceId {
+    index: u16,
+    generation: u32,
+}
 
 impl NamespaceId {
-    /// The namespace that clients begin in.
-    pub const DB0: NamespaceId = NamespaceId(0);
+    /// The database that clients begin in.
+    pub const DB0: NamespaceId = NamespaceId {
+        index: 0,
+        generation: 0,
+    };
 
-    /// The namespace at `index` of the table; `None` if the table is not that long.
+    /// The first namespace at `index` of the table; `None` if the table is not that long.
     pub fn new(index: usize) -> Option<NamespaceId> {
-        (index < NAMESPACES_MAX).then_some(NamespaceId(index as u16))
+        (index < NAMESPACES_MAX).then_some(NamespaceId {
+            index: index as u16,
+            generation: 0,
+        })
+    }
+
+    /// The database that `SELECT number` names; `None` if there are not so many.
+    pub fn database(number: usize) -> Option<NamespaceId> {
+        Self::new(number).filter(|_| number < DATABASES_MAX)
+    }
+
+    /// The number by which `SELECT` names it, if it can.
+    pub fn database_number(self) -> Option<usize> {
+        Some(self.index()).filter(|index| *index < DATABASES_MAX)
     }
 
     /// The index.
     pub fn index(self) -> usize {
-        usize::from(self.0)
+        usize::from(self.index)
     }
 }
 
-/// One namespace, on cache lines of its own.
-#[repr(C, align(128))]
-#[derive(FromBytes, KnownLayout)]
-pub struct NamespaceEntry {
-    /// guard: itself.
-    latch: RwLatch,
-    /// Odd while the words below change. atomic: SeqCst; written under `latch`, exclusively.
-    version: AtomicU32,
-    /// The relation file; 0 if there is no such namespace. guard: `latch`, or `version`.
-    file: AtomicU32,
-    /// The file it lay in before; 0 if none. guard: as `file`.
-    previous: AtomicU32,
-    /// End LSN of the record that gave it its file. guard: as `file`.
-    since: AtomicU64,
-    /// End LSN of the record that gave it the file before. guard: as `file`.
-    previous_since: AtomicU64,
-    /// A file that was asked for, to be its next; 0 if none. guard: `latch`, exclusively.
-    next: AtomicU32,
-    /// Bytes in `name`. guard: as `file`.
-    name_bytes: AtomicU32,
-    /// Its name. guard: as `file`.
-    name: [AtomicU64; NAME_WORDS],
-}
-
-/// Where a namespace lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Its relation file.
-    pub file: FileNo,
-    /// End LSN of the record that gave it this file.
-    pub since: Lsn,
-    /// The file it lay in before, and since when.
-    pub previous: Option<(FileNo, Lsn)>,
-}
-
-/// What a snapshot finds under a namespace's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// This file.
-    File(FileNo),
-    /// Nothing: the namespace is younger.
-    Nothing,
-    /// The namespace has got another file twice since: the one of that time is not known any more.
-    Replaced,
-}
-
-impl Place {
-    /// Where a snapshot at `lsn` finds the namespace.
-    #[inline]
-    pub fn at(&self, lsn: Lsn) -> Found {
-        if self.since <= lsn {
-            return Found::File(self.file);
-        }
-        match self.previous {
-            None => Found::Nothing,
-            Some((file, since)) if since <= lsn => Found::File(file),
-            Some(_) => Found::Replaced,
-        }
-    }
-}
-
-impl NamespaceEntry {
-    /// Shares the entry, as a commit does.
-    pub fn share(&self) -> ReadGuard<'_> {
-        self.latch.read()
-    }
-
-    /// Has the entry alone, to change it.
-    pub fn hold(&self) -> WriteGuard<'_> {
-        self.latch.write()
-    }
-
-    /// The file, for those who hold the entry; `None` if there is no such namespace.
-    pub fn file(&self) -> Option<FileNo> {
-        match self.file.load(Ordering::Acquire) {
-            0 => None,
-            file => Some(FileNo::new(file)),
-        }
-    }
-
-    /// Where the namespace lies, for those who hold nothing; `None` if there is none.
-    pub fn place(&self) -> Option<Place> {
-        loop {
-            let before = self.version.load(Ordering::SeqCst);
-            let place = Place {
-                file: FileNo::new(self.file.load(Ordering::Acquire)),
-                since: Lsn::new(self.since.load(Ordering::Acquire)),
-                previous: match self.previous.load(Ordering::Acquire) {
-                    0 => None,
-                    file => {
-                        let since = self.previous_since.load(Ordering::Acquire);
-                        Some((FileNo::new(file), Lsn::new(since)))
-                    }
-                },
-            };
-            // The loads above are acquires, so this one comes after them.
-            if before.is_multiple_of(2) && self.version.load(Ordering::SeqCst) == before {
-                return (place.file.get() != 0).then_some(place);
-            }
-            drop(self.latch.read());
-        }
-    }
-
-    /// The namespace's name, for those who hold the entry.
-    pub fn name(&self) -> Vec<u8> {
-        let words = self
-            .name
-            .iter()
-            .map(|word| word.load(Ordering::Relaxed).to_le_bytes());
-        let mut name: Vec<u8> = words.flatten().collect();
-        name.truncate(self.name_bytes.load(Ordering::Relaxed) as usize);
-        name
-    }
-
-    /// The file that was asked for, to be the next.
-    pub fn next_file(&self, _held: &WriteGuard<'_>) -> Option<FileNo> {
-        match self.next.load(Ordering::Relaxed) {
-            0 => None,
-            file => Some(FileNo::new(file)),
-        }
-    }
-
-    /// Notes that `file` was asked for, to be the next.
-    pub fn set_next_file(&self, _held: &WriteGuard<'_>, file: FileNo) {
-        self.next.store(file.get(), Ordering::Relaxed);
-    }
-
-    /// Begins to give the namespace another file: from now on readers wait. To be called before
-    /// the LSN of the change is reserved.
-    pub fn begin_change<'a>(&'a self, held: &'a WriteGuard<'_>) -> NamespaceChange<'a> {
-        self.version.fetch_add(1, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        NamespaceChange {
-            entry: self,
-            _held: held,
-        }
-    }
-}
-
-/// An entry that is being changed; readers wait until [`NamespaceChange::finish`].
-#[must_use = "readers of the namespace wait until it is finished"]
-pub struct NamespaceChange<'a> {
-    entry: &'a NamespaceEntry,
-    _held: &'a WriteGuard<'a>,
-}
-
-impl NamespaceChange<'_> {
-    /// The namespace lies in `file` since `since`.
-    pub fn finish(self, file: FileNo, since: Lsn) {
-        let entry = self.entry;
-        entry
-            .previous
-            .store(entry.file.load(Ordering::Relaxed), Ordering::Release);
-        entry
-            .previous_since
-            .store(entry.since.load(Ordering::Relaxed), Ordering::Release);
-        entry.since.store(since.get(), Ordering::Release);
-        entry.file.store(file.get(), Ordering::Release);
-        entry.next.store(0, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        entry.version.fetch_add(1, Ordering::SeqCst);
-    }
+/// A namespace that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its id.
+    pub id: NamespaceId,
+    /// Its name in the catalog.
+    pub name: Vec<u8>,
+    /// Where it lies.
+    pub place: Place,
 }
 
 /// In place of an epoch: the place belongs to somebody, whose block is not out of its tree yet.
@@ -261,6 +124,16 @@ struct Resting {
 
 #[repr(C, align(128))]
 #[derive(FromBytes, KnownLayout)]
+struct NamesWords {
+    /// guard: itself; held while a namespace gets a name, or another, or goes.
+    latch: RwLatch,
+    reserved: AtomicU32,
+    /// End LSN of the last change of names. atomic: Release under `latch`.
+    changed: AtomicU64,
+}
+
+#[repr(C, align(128))]
+#[derive(FromBytes, KnownLayout)]
 struct Totals {
     /// Blocks that rest. atomic: SeqCst.
     resting: AtomicU64,
@@ -273,7 +146,8 @@ struct Totals {
 /// Where the table lies in the segment.
 #[derive(Clone, Copy)]
 pub struct NamespacesRegions {
-    entries: Region<NamespaceEntry>,
+    entries: Region<Row>,
+    names: Region<NamesWords>,
     resting: Region<Resting>,
     totals: Region<Totals>,
 }
@@ -283,6 +157,7 @@ impl NamespacesRegions {
     pub fn plan(plan: &mut Plan) -> NamespacesRegions {
         NamespacesRegions {
             entries: plan.reserve(NAMESPACES_MAX),
+            names: plan.reserve(1),
             resting: plan.reserve(RESTING_MAX),
             totals: plan.reserve(1),
         }
@@ -292,7 +167,8 @@ impl NamespacesRegions {
 /// The table of namespaces, the resting blocks, and the budget of pages.
 #[derive(Clone)]
 pub struct Namespaces {
-    entries: Area<NamespaceEntry>,
+    entries: Area<Row>,
+    names: One<NamesWords>,
     resting: Area<Resting>,
     totals: One<Totals>,
 }
@@ -319,6 +195,7 @@ impl Namespaces {
     pub fn open(segment: &Segment, regions: &NamespacesRegions) -> Namespaces {
         Namespaces {
             entries: segment.area(regions.entries),
+            names: segment.one(regions.names),
             resting: segment.area(regions.resting),
             totals: segment.one(regions.totals),
         }
@@ -326,34 +203,86 @@ impl Namespaces {
 
     /// The entry of `namespace`.
     #[inline]
-    pub fn entry(&self, namespace: NamespaceId) -> &NamespaceEntry {
-        &self.entries[namespace.index()]
-    }
-
-    /// Every namespace that exists, with its file.
-    pub fn all(&self) -> impl Iterator<Item = (NamespaceId, FileNo)> + '_ {
-        let some = |(index, entry): (usize, &NamespaceEntry)| {
-            Some((NamespaceId(index as u16), entry.file()?))
-        };
-        self.entries.iter().enumerate().filter_map(some)
-    }
-
-    /// Fills an entry at start, before anybody else looks.
-    pub fn load(&self, namespace: NamespaceId, name: &[u8], file: FileNo, since: Lsn) {
-        assert!(
-            name.len() <= NAMESPACE_NAME_BYTES_MAX,
-            "the catalog's limit for names"
-        );
-        let entry = self.entry(namespace);
-        for (word, bytes) in entry.name.iter().zip(name.chunks(8)) {
-            let mut padded = [0; 8];
-            padded[..bytes.len()].copy_from_slice(bytes);
-            word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
+    pub fn entry(&self, namespace: NamespaceId) -> NamespaceEntry<'_> {
+        NamespaceEntry {
+            row: &self.entries[namespace.index()],
+            generation: namespace.generation,
         }
-        entry.name_bytes.store(name.len() as u32, Ordering::Relaxed);
-        entry.since.store(since.get(), Ordering::Relaxed);
-        entry.previous.store(0, Ordering::Relaxed);
-        entry.file.store(file.get(), Ordering::Release);
+    }
+
+    fn indexed(&self) -> impl Iterator<Item = (u16, &Row)> {
+        self.entries
+            .iter()
+            .enumerate()
+            .map(|(index, row)| (index as u16, row))
+    }
+
+    /// Every namespace that has a file, with it.
+    pub fn all(&self) -> impl Iterator<Item = (NamespaceId, FileNo)> + '_ {
+        let list = self
+            .indexed()
+            .filter_map(|(index, row)| row.describe(index));
+        list.filter_map(|(id, _, place)| Some((id, place.lies.file()?)))
+    }
+
+    /// Every namespace that exists, in the order of their indices.
+    pub fn list(&self) -> Vec<Named> {
+        let named = |(id, name, place)| Named { id, name, place };
+        let rows = self.indexed();
+        rows.filter_map(|(index, row)| row.describe(index).map(named))
+            .collect()
+    }
+
+    /// The namespace with this name in the catalog.
+    pub fn find(&self, name: &[u8]) -> Option<NamespaceId> {
+        let rows = self.indexed();
+        let mut there = rows.filter_map(|(index, row)| row.describe(index));
+        there.find(|(_, other, _)| other == name).map(|(id, ..)| id)
+    }
+
+    /// The namespace that lies in `file`.
+    pub fn lying_in(&self, file: FileNo) -> Option<NamespaceId> {
+        let is_it = |(_, lies): &(_, FileNo)| *lies == file;
+        self.all().find(is_it).map(|(id, _)| id)
+    }
+
+    /// What id the namespace at `index` has now, or had last.
+    pub fn id_at(&self, index: usize) -> NamespaceId {
+        self.entries[index].id(index as u16)
+    }
+
+    /// Has the entries of `ids` alone; the same one may be named twice.
+    pub fn hold_all(&self, ids: &[NamespaceId]) -> Vec<WriteGuard<'_>> {
+        let mut indices: Vec<usize> = ids.iter().map(|id| id.index()).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        let hold = |index| self.entry(self.id_at(index)).hold();
+        indices.into_iter().map(hold).collect()
+    }
+
+    /// Keeps all names as they are, to change them.
+    pub fn hold_names(&self) -> WriteGuard<'_> {
+        self.names.latch.write()
+    }
+
+    /// Notes that names have changed by the record that ends at `end`; for who holds them.
+    pub fn note_names_changed(&self, end: Lsn) {
+        self.names.changed.store(end.get(), Ordering::Release);
+    }
+
+    /// End LSN of the last change of names: what shows them depends on it.
+    pub fn names_changed(&self) -> Lsn {
+        Lsn::new(self.names.changed.load(Ordering::Acquire))
+    }
+
+    /// Fills an entry from the catalog at start, before anybody else looks.
+    pub fn load(&self, namespace: NamespaceId, name: &[u8], lies: Lies, since: Lsn) {
+        self.entries[namespace.index()].load(name, lies, since, true);
+    }
+
+    /// Enters a database that the catalog does not name yet, at start: it is empty.
+    pub fn load_unnamed(&self, namespace: NamespaceId, name: &[u8]) {
+        self.entries[namespace.index()].load(name, Lies::Empty, Lsn::ZERO, false);
     }
 
     fn place_of(&self, tag: PageTag) -> &Resting {
@@ -474,43 +403,111 @@ mod tests {
         (Namespaces::open(&segment, &regions), procs)
     }
 
-    #[test]
-    fn a_snapshot_finds_the_file_of_its_time() {
-        let (namespaces, _) = shared();
-        assert_eq!(namespaces.entry(NamespaceId::DB0).place(), None);
-        namespaces.load(NamespaceId::DB0, b"0", FileNo::new(2), Lsn::new(10));
-        let entry = namespaces.entry(NamespaceId::DB0);
-        assert_eq!(entry.name(), b"0");
-        let held = entry.hold();
-        entry.set_next_file(&held, FileNo::new(7));
-        assert_eq!(entry.next_file(&held), Some(FileNo::new(7)));
-        entry
-            .begin_change(&held)
-            .finish(FileNo::new(7), Lsn::new(100));
-        assert_eq!(entry.next_file(&held), None);
-        drop(held);
-        let place = entry.place().expect("it exists");
-        assert_eq!(place.at(Lsn::new(9)), Found::Replaced);
-        assert_eq!(place.at(Lsn::new(10)), Found::File(FileNo::new(2)));
-        assert_eq!(place.at(Lsn::new(99)), Found::File(FileNo::new(2)));
-        assert_eq!(place.at(Lsn::new(100)), Found::File(FileNo::new(7)));
-        let all: Vec<_> = namespaces.all().collect();
-        assert_eq!(all, [(NamespaceId::DB0, FileNo::new(7))]);
+    fn found(entry: &NamespaceEntry<'_>, at: u64) -> Option<Lies> {
+        match entry.at(Lsn::new(at)) {
+            Found::At(place) => Some(place.lies),
+            Found::Nothing => None,
+            other => panic!("{other:?} at {at}"),
+        }
     }
 
     #[test]
-    fn a_reader_waits_while_the_file_changes() {
+    fn a_snapshot_finds_the_place_of_its_time() {
         let (namespaces, _) = shared();
-        namespaces.load(NamespaceId::DB0, b"0", FileNo::new(2), Lsn::ZERO);
+        let file = |number| Lies::In(FileNo::new(number));
+        let entry = namespaces.entry(NamespaceId::DB0);
+        assert_eq!(entry.place(), None);
+        namespaces.load(NamespaceId::DB0, b"0", file(2), Lsn::new(10));
+        assert_eq!((entry.name(), entry.in_catalog()), (b"0".to_vec(), true));
+        assert_eq!(namespaces.find(b"0"), Some(NamespaceId::DB0));
+        let held = entry.hold();
+        entry.begin_change().replace(Lies::Empty, Lsn::new(100));
+        entry.set_next_file(FileNo::new(7));
+        assert_eq!(entry.next_file(), Some(FileNo::new(7)));
+        entry
+            .begin_change()
+            .give_file(FileNo::new(7), Lsn::new(110));
+        assert_eq!(entry.next_file(), None);
+        drop(held);
+        for (at, lies) in [
+            (9, None),
+            (10, Some(file(2))),
+            (99, Some(file(2))),
+            (100, Some(Lies::Empty)),
+            (110, Some(file(7))),
+        ] {
+            assert_eq!(found(&entry, at), lies, "at {at}");
+        }
+        let place = entry.place().expect("it exists");
+        assert_eq!(place.since, Lsn::new(110));
+        assert_eq!(place.content_since, Lsn::new(100), "a file is no content");
+        let all: Vec<_> = namespaces.all().collect();
+        assert_eq!(all, [(NamespaceId::DB0, FileNo::new(7))]);
+        assert_eq!(namespaces.lying_in(FileNo::new(7)), Some(NamespaceId::DB0));
+    }
+
+    #[test]
+    fn what_is_durable_is_found_however_often_the_place_changes() {
+        let (namespaces, _) = shared();
+        namespaces.load(NamespaceId::DB0, b"0", Lies::Empty, Lsn::new(10));
+        let entry = namespaces.entry(NamespaceId::DB0);
+        let durable = Lsn::new(15);
+        let mut changes = 0;
+        while entry.can_change(durable).is_ok() {
+            changes += 1;
+            let since = Lsn::new(20 + changes);
+            entry.begin_change().replace(Lies::Empty, since);
+            assert!(matches!(entry.at(durable), Found::At(_)));
+        }
+        assert_eq!(changes, PAST as u64);
+        let wait = entry.can_change(durable).expect_err("the last one");
+        assert!(entry.can_change(wait).is_ok());
+        entry.begin_change().replace(Lies::Empty, Lsn::new(50));
+        assert_eq!(entry.at(durable), Found::Replaced);
+        assert!(matches!(entry.at(wait), Found::At(_)));
+    }
+
+    #[test]
+    fn an_index_that_is_used_again_is_another_namespace() {
+        let (namespaces, _) = shared();
+        let id = namespaces.id_at(DATABASES_MAX);
+        let entry = namespaces.entry(id);
+        entry.begin_change().create(b"first", Lsn::new(10));
+        assert_eq!(entry.place(), None, "the index has a namespace now");
+        let first = namespaces.find(b"first").expect("created");
+        let entry = namespaces.entry(first);
+        assert_eq!(found(&entry, 9), None);
+        assert_eq!(found(&entry, 10), Some(Lies::Empty));
+        entry.begin_change().rename(b"a longer name of it");
+        assert_eq!(namespaces.find(b"first"), None);
+        assert_eq!(namespaces.find(b"a longer name of it"), Some(first));
+        entry.begin_change().replace(Lies::Absent, Lsn::new(20));
+        assert_eq!(entry.place(), None);
+        assert_eq!(found(&entry, 19), Some(Lies::Empty), "before the drop");
+        assert_eq!(found(&entry, 20), Some(Lies::Absent));
+        assert_eq!(namespaces.list(), []);
+        entry.begin_change().create(b"second", Lsn::new(30));
+        assert_eq!(entry.at(Lsn::new(40)), Found::Gone);
+        assert_eq!(entry.lies(), Lies::Absent);
+        let second = namespaces.find(b"second").expect("created");
+        assert!(second != first && second.index() == first.index());
+        assert_eq!(namespaces.entry(second).name(), b"second");
+    }
+
+    #[test]
+    fn a_reader_waits_while_the_place_changes() {
+        let (namespaces, _) = shared();
+        namespaces.load(NamespaceId::DB0, b"0", Lies::Empty, Lsn::ZERO);
         let entry = namespaces.entry(NamespaceId::DB0);
         std::thread::scope(|scope| {
             let held = entry.hold();
-            let change = entry.begin_change(&held);
+            let change = entry.begin_change();
             let reader = scope.spawn(|| entry.place());
-            change.finish(FileNo::new(3), Lsn::new(5));
+            change.replace(Lies::In(FileNo::new(3)), Lsn::new(5));
+            drop(change);
             drop(held);
             let place = reader.join().expect("it ends").expect("it exists");
-            assert_eq!(place.file, FileNo::new(3));
+            assert_eq!(place.lies.file(), Some(FileNo::new(3)));
         });
     }
 

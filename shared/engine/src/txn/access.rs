@@ -179,6 +179,8 @@ pub(crate) enum Base<'a> {
     },
     /// What an open transaction sees.
     Transaction(&'a mut dyn Lookup),
+    /// No key at all.
+    Nothing,
 }
 
 /// How an open transaction sees a key.
@@ -268,6 +270,7 @@ impl Access<'_> {
                 self.told = self.told.max(stamp);
                 return Ok(meta);
             }
+            Base::Nothing => return Ok(None),
         };
         let leaf = leaves.get(state.leaf as usize);
         let Some(entry) = newest_on(leaf, self.keys[index]) else {
@@ -302,6 +305,7 @@ impl Access<'_> {
                 self.told = self.told.max(stamp);
                 return Ok(meta.map(|_| &self.large[..]));
             }
+            Base::Nothing => return Ok(None),
         };
         let leaf = leaves.get(state.leaf as usize);
         let Some(entry) = newest_on(leaf, self.keys[index]) else {

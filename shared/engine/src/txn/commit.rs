@@ -17,7 +17,7 @@ use crate::btree::alloc::Blocks;
 use crate::btree::insert::Room;
 use crate::btree::plan::{Arrival, bytes_of};
 use crate::btree::room::Waiter;
-use crate::change::{CriticalChange, credit_of, pass};
+use crate::change::{CriticalChange, credit_of, credit_of_drop, pass};
 use crate::error::{EngineError, Result};
 use crate::overflow;
 use crate::work::Work;
@@ -30,6 +30,7 @@ use rd_format::wal_record::{FileDelta, RECORD_BLOCKS_MAX, RECORD_BYTES_MAX, Reco
 use rd_format::{NodeMut, NodeRef, OverflowStub, Payload};
 use rd_store::Store;
 use rd_store::buffer::PinnedWrite;
+use rd_store::namespaces::NamespaceId;
 use rd_sys::fault::Fault;
 use std::ops::Range;
 
@@ -84,78 +85,177 @@ impl Pending {
     }
 }
 
-/// Commits what is staged in `set`. Returns the record's end, zero if nothing was staged.
+/// What a commit writes in one tree.
+pub(crate) struct TreePart<'p, 's> {
+    tree: Tree<'s>,
+    /// Whose tree it is, for what is left to be tidied up.
+    namespace: NamespaceId,
+    set: &'p mut WriteSet,
+    keys: &'p [&'p [u8]],
+    leaves: &'p mut Leaves<'s>,
+    /// By how many keys the file grows.
+    key_delta: i64,
+    blocks: Blocks<'s>,
+    /// Frames of large values.
+    large: Vec<PinnedWrite<'s>>,
+}
+
+impl<'p, 's> TreePart<'p, 's> {
+    /// What is staged in `set` for `keys`, which lie on `leaves`.
+    pub(crate) fn new(
+        tree: Tree<'s>,
+        namespace: NamespaceId,
+        set: &'p mut WriteSet,
+        keys: &'p [&'p [u8]],
+        leaves: &'p mut Leaves<'s>,
+    ) -> TreePart<'p, 's> {
+        TreePart {
+            tree,
+            namespace,
+            set,
+            keys,
+            leaves,
+            key_delta: 0,
+            blocks: Blocks::none(tree),
+            large: Vec::new(),
+        }
+    }
+
+    fn pages(&self) -> usize {
+        let pages = self
+            .set
+            .pending
+            .iter()
+            .map(|pending| pending.pages as usize);
+        pages.sum()
+    }
+
+    fn mark(&self, change: &CriticalChange<'_>) {
+        for part in &self.set.parts {
+            change.mark(self.leaves.get(part.leaf));
+        }
+        self.large.iter().for_each(|page| change.mark(page));
+        self.blocks.mark(change);
+    }
+
+    fn apply(&mut self, change: &CriticalChange<'_>, end: Lsn) {
+        for part in &self.set.parts {
+            let leaf = self.leaves.get_mut(part.leaf);
+            let mut node = NodeMut::new(leaf);
+            for pending in &self.set.pending[part.pending.clone()] {
+                let entry = pending.upsert(self.keys, &self.set.arena).stamped(end);
+                node.insert_leaf(&entry)
+                    .expect("room was made under this latch");
+            }
+            change.stamp(leaf);
+            pass(Fault::CommitApplying);
+        }
+        fill_large(self.set, self.blocks.blocks(), &mut self.large, change);
+        std::mem::replace(&mut self.blocks, Blocks::none(self.tree)).apply(change);
+    }
+}
+
+/// What belongs to a commit beside its versions.
+pub(crate) trait Around {
+    /// Nothing can fail any more; the LSN is about to be reserved.
+    fn before(&mut self);
+    /// The record ends at `end`, and the pages are as it says; all leaves are latched still.
+    fn after(&mut self, end: Lsn);
+    /// Whether it gives space back, and so may draw on the log's reserve.
+    fn is_drop(&self) -> bool;
+}
+
+/// Commits what is staged in `parts`, in the order in which their leaves were latched, as one
+/// record. Returns the record's end, zero if nothing was staged.
 ///
 /// # Errors
 /// Nothing of it has happened then.
 pub(crate) fn commit<'s>(
-    tree: Tree<'s>,
+    store: &'s Store,
     work: &mut Work,
-    set: &mut WriteSet,
-    keys: &[&[u8]],
-    leaves: &mut Leaves<'s>,
+    parts: &mut [TreePart<'_, 's>],
     claim: &mut PageClaim<'s>,
+    mut around: Option<&mut dyn Around>,
 ) -> Result<Lsn> {
-    let key_delta = list_pending(set, keys, leaves);
-    if set.pending.is_empty() {
+    for part in parts.iter_mut() {
+        part.key_delta = list_pending(part.set, part.keys, part.leaves);
+    }
+    if parts.iter().all(|part| part.set.pending.is_empty()) {
         return Ok(Lsn::ZERO);
     }
-    refuse_if_read_only(tree.store)?;
-    check_record_size(set)?;
-    make_room(tree, work, set, keys, leaves, claim)?;
-    let pages: usize = set
-        .pending
-        .iter()
-        .map(|pending| pending.pages as usize)
-        .sum();
-    claim.reach((leaves.len() + pages) as u64)?;
-    let blocks = if pages > 0 {
-        Blocks::find(tree, work, pages)?
-    } else {
-        Blocks::none(tree)
+    refuse_if_read_only(store)?;
+    check_record_size(parts)?;
+    prepare(work, parts, claim)?;
+    build_record(work, parts);
+    let credit = match &around {
+        Some(around) if around.is_drop() => credit_of_drop(store, &mut work.record)?,
+        _ => credit_of(store, &mut work.record)?,
     };
-    place_large(set, blocks.blocks());
-    build_record(tree, work, set, keys, leaves, &blocks, key_delta);
-    let credit = credit_of(tree.store, &mut work.record)?;
-    let mut large = frames_for(tree, &blocks);
-
-    let mut change = CriticalChange::begin(tree.store);
-    for part in &set.parts {
-        change.mark(leaves.get(part.leaf));
+    for part in parts.iter_mut() {
+        part.large = frames_for(part.tree, &part.blocks);
     }
-    large.iter().for_each(|page| change.mark(page));
-    blocks.mark(&change);
-    let shared = &tree.store.shared;
+    if let Some(around) = &mut around {
+        around.before();
+    }
+
+    let mut change = CriticalChange::begin(store);
+    parts.iter().for_each(|part| part.mark(&change));
+    let shared = &store.shared;
     let end = change.insert(&mut work.record, credit, |end| {
-        shared
-            .files
-            .add_keys(tree.file, end, key_delta, || shared.wal.insert_lsn());
-    });
-    for part in &set.parts {
-        let leaf = leaves.get_mut(part.leaf);
-        let mut node = NodeMut::new(leaf);
-        for pending in &set.pending[part.pending.clone()] {
-            let entry = pending.upsert(keys, &set.arena).stamped(end);
-            node.insert_leaf(&entry)
-                .expect("room was made under this latch");
+        for part in parts.iter() {
+            let (file, delta) = (part.tree.file, part.key_delta);
+            shared
+                .files
+                .add_keys(file, end, delta, || shared.wal.insert_lsn());
         }
-        change.stamp(leaf);
-        pass(Fault::CommitApplying);
+    });
+    for part in parts.iter_mut() {
+        part.apply(&change, end);
     }
-    fill_large(set, blocks.blocks(), &mut large, &change);
-    blocks.apply(&change);
+    if let Some(around) = around {
+        around.after(end);
+    }
     change.finish();
-    if let Some(soonest) = set.pending.iter().filter_map(|put| put.expiry_ms).min() {
-        shared.expiry.note(&shared.procs, soonest);
-    }
 
-    if !work.room_waits.is_empty() {
-        work.room_waits.done(waiter(&set.pending, keys));
+    store.count(Counter::Commits);
+    for part in parts.iter() {
+        if !work.room_waits.is_empty() && !part.set.pending.is_empty() {
+            work.room_waits.done(waiter(&part.set.pending, part.keys));
+        }
+        let put = part.set.pending.iter();
+        if let Some(soonest) = put.filter_map(|put| put.expiry_ms).min() {
+            shared.expiry.note(&shared.procs, soonest);
+        }
+        store.add(Counter::OverflowPages, part.large.len() as u64);
+        work.namespace = part.namespace;
+        note_chores(part, work, end);
     }
-    tree.store.count(Counter::Commits);
-    tree.store.add(Counter::OverflowPages, large.len() as u64);
-    note_chores(tree, work, set, keys, leaves, end);
     Ok(end)
+}
+
+/// Sees to room on the leaves, and to blocks for large values.
+fn prepare<'s>(
+    work: &mut Work,
+    parts: &mut [TreePart<'_, 's>],
+    claim: &mut PageClaim<'s>,
+) -> Result<()> {
+    let mut pinned: usize = parts.iter().map(|part| part.leaves.len()).sum();
+    for part in parts.iter_mut() {
+        work.marks.turn_to(part.tree.file);
+        let others = pinned - part.leaves.len();
+        make_room(part, work, others, claim)?;
+        pinned = others + part.leaves.len();
+    }
+    pinned += parts.iter().map(TreePart::pages).sum::<usize>();
+    claim.reach(pinned as u64)?;
+    for part in parts.iter_mut() {
+        let pages = part.pages();
+        if pages > 0 {
+            part.blocks = Blocks::find(part.tree, work, pages)?;
+            place_large(part.set, part.blocks.blocks());
+        }
+    }
+    Ok(())
 }
 
 /// Makes the list of versions from what is staged, in key order. Returns by how many keys the file
@@ -235,16 +335,13 @@ pub(crate) fn refuse_if_read_only(store: &Store) -> Result<()> {
 }
 
 /// Whether one record can hold all of it, whatever the parameters allow.
-fn check_record_size(set: &WriteSet) -> Result<()> {
-    let bytes: u64 = set.pending.iter().map(Pending::record_bytes).sum();
-    let pages: usize = set
-        .pending
-        .iter()
-        .map(|pending| pending.pages as usize)
-        .sum();
+fn check_record_size(parts: &[TreePart<'_, '_>]) -> Result<()> {
+    let versions = || parts.iter().flat_map(|part| &part.set.pending);
+    let bytes: u64 = versions().map(Pending::record_bytes).sum();
+    let pages: usize = parts.iter().map(TreePart::pages).sum();
     let limit = RECORD_BYTES_MAX as u64;
     // There are at most as many leaves as versions, and as many bitmap pages as pages taken.
-    if bytes > limit || 2 * pages + set.pending.len() > RECORD_BLOCKS_MAX {
+    if bytes > limit || 2 * pages + versions().count() > RECORD_BLOCKS_MAX {
         let parameter = "the greatest record of the log";
         return Err(EngineError::TransactionTooLarge {
             bytes,
@@ -268,15 +365,16 @@ fn waiter(pending: &[Pending], keys: &[&[u8]]) -> Waiter {
     Waiter::new(keys[pending[0].key as usize], pending.len())
 }
 
-/// Makes room for every version on its leaf, and says which goes where.
+/// Makes room for every version on its leaf, and says which goes where. `others` pages are pinned
+/// besides.
 fn make_room<'s>(
-    tree: Tree<'s>,
+    part: &mut TreePart<'_, 's>,
     work: &mut Work,
-    set: &mut WriteSet,
-    keys: &[&[u8]],
-    leaves: &mut Leaves<'s>,
+    others: usize,
     claim: &mut PageClaim<'s>,
 ) -> Result<()> {
+    let (tree, keys) = (part.tree, part.keys);
+    let (set, leaves) = (&mut *part.set, &mut *part.leaves);
     set.parts.clear();
     let pending = &set.pending;
     let (mut leaf, mut from) = (0, 0);
@@ -295,7 +393,7 @@ fn make_room<'s>(
             .iter()
             .map(|pending| pending.arrival(keys));
         if bytes_of(arrivals.clone()) > node.free_bytes_after_compact() {
-            claim.reach(leaves.len() as u64 + 1)?;
+            claim.reach((others + leaves.len()) as u64 + 1)?;
             match tree.make_room(work, leaves.get_mut(leaf), arrivals, waiter(pending, keys))? {
                 Room::Enough => {}
                 Room::Split(right) => {
@@ -346,35 +444,30 @@ fn large_values<'a>(
     })
 }
 
-fn build_record(
-    tree: Tree<'_>,
-    work: &mut Work,
-    set: &WriteSet,
-    keys: &[&[u8]],
-    leaves: &Leaves<'_>,
-    blocks: &Blocks<'_>,
-    key_delta: i64,
-) {
+fn build_record(work: &mut Work, parts: &[TreePart<'_, '_>]) {
     let record = &mut work.record;
     record.start(RecordKind::Commit, work.now_us);
-    for part in &set.parts {
-        record.block(leaves.get(part.leaf).tag());
-        for pending in &set.pending[part.pending.clone()] {
-            record.upsert(&pending.upsert(keys, &set.arena));
+    for tree_part in parts {
+        let (set, keys) = (&*tree_part.set, tree_part.keys);
+        for part in &set.parts {
+            record.block(tree_part.leaves.get(part.leaf).tag());
+            for pending in &set.pending[part.pending.clone()] {
+                record.upsert(&pending.upsert(keys, &set.arena));
+            }
         }
-    }
-    for (value, mine) in large_values(set, blocks.blocks()) {
-        for (sequence, block, next, data) in overflow::pieces(value, mine) {
-            record.block(tree.tag(block));
-            record.overflow_image(sequence, next, data);
+        for (value, mine) in large_values(set, tree_part.blocks.blocks()) {
+            for (sequence, block, next, data) in overflow::pieces(value, mine) {
+                record.block(tree_part.tree.tag(block));
+                record.overflow_image(sequence, next, data);
+            }
         }
+        tree_part.blocks.log(record);
     }
-    blocks.log(record);
-    if key_delta != 0 {
-        let key_delta = i32::try_from(key_delta).expect("a commit is limited to far fewer keys");
+    for part in parts.iter().filter(|part| part.key_delta != 0) {
+        let key_delta = i32::try_from(part.key_delta);
         record.file_delta(FileDelta {
-            file: tree.file,
-            key_delta,
+            file: part.tree.file,
+            key_delta: key_delta.expect("a commit is limited to far fewer keys"),
         });
     }
 }
@@ -401,29 +494,23 @@ fn fill_large(
 
 /// Notes what the commit leaves behind: versions whose overflow pages are to be freed, and leaves
 /// on which nothing lives any more.
-fn note_chores(
-    tree: Tree<'_>,
-    work: &mut Work,
-    set: &WriteSet,
-    keys: &[&[u8]],
-    leaves: &Leaves<'_>,
-    end: Lsn,
-) {
-    for part in &set.parts {
+fn note_chores(part: &TreePart<'_, '_>, work: &mut Work, end: Lsn) {
+    let (file, set, keys) = (part.tree.file, &*part.set, part.keys);
+    for on_leaf in &set.parts {
         let mut deleted = None;
-        for pending in &set.pending[part.pending.clone()] {
+        for pending in &set.pending[on_leaf.pending.clone()] {
             let key = keys[pending.key as usize];
             if pending.frees {
-                work.note_chore(tree.file, key, end);
+                work.note_chore(file, key, end);
             }
             if pending.value.is_none() {
                 deleted = Some(key);
             }
         }
         if let Some(key) = deleted
-            && is_lifeless(&NodeRef::new(leaves.get(part.leaf)))
+            && is_lifeless(&NodeRef::new(part.leaves.get(on_leaf.leaf)))
         {
-            work.note_chore(tree.file, key, end);
+            work.note_chore(file, key, end);
         }
     }
 }

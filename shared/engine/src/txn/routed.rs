@@ -6,18 +6,22 @@
 //!
 //! Each command stands for itself: one that fails has written nothing, and the transaction goes on.
 
-use super::access::{Access, Base, Broken, Limits, Lookup, Staged};
-use super::commit;
+use super::access::{Access, Base, Broken, Limits, Lookup, Staged, WriteSet};
+use super::commit::{self, TreePart};
 use super::transaction::{Isolation, Space, Transaction, Write};
-use super::validate::{self, Checks};
+use super::validate::{self, Checks, Latched};
 use super::visible::Meta;
 use super::write::{Committed, PageClaim, Program};
 use crate::api::{Engine, Value, View};
 use crate::btree::Tree;
 use crate::error::{EngineError, Result};
+use crate::namespace;
+use crate::work::Work;
 use rd_base::Lsn;
 use rd_base::limits::KEY_BYTES_MAX;
-use rd_store::namespaces::NamespaceId;
+use rd_format::catalog::CATALOG_FILE;
+use rd_store::Store;
+use rd_store::namespaces::{Lies, NamespaceId};
 
 impl Engine {
     /// Begins a transaction that sees what `view` shows now. It holds its snapshot until it is
@@ -51,7 +55,7 @@ impl Engine {
     }
 
     /// Commits `transaction`, which must not be attached. It is not to be used afterwards, unless
-    /// the commit was parked. `alone`: the caller holds this namespace's entry exclusively.
+    /// the commit was parked. `alone`: the caller holds the entries of these namespaces alone.
     ///
     /// # Errors
     /// Nothing of it has happened then. [`EngineError::Conflict`] if others were first;
@@ -59,7 +63,7 @@ impl Engine {
     pub fn commit(
         &mut self,
         transaction: &Transaction,
-        alone: Option<NamespaceId>,
+        alone: &[NamespaceId],
     ) -> Result<Committed<()>> {
         self.enter();
         let lsn = if transaction.has_written() {
@@ -76,62 +80,56 @@ impl Engine {
         })
     }
 
-    fn commit_writes(
-        &mut self,
-        transaction: &Transaction,
-        alone: Option<NamespaceId>,
-    ) -> Result<Lsn> {
+    /// One record, whatever the number of namespaces. The entries are shared in the order of their
+    /// indices, then the leaves of one tree after the other are latched in the same order.
+    fn commit_writes(&mut self, transaction: &Transaction, alone: &[NamespaceId]) -> Result<Lsn> {
+        let Engine {
+            store, work, set, ..
+        } = self;
         let isolation = transaction.isolation();
         let is_part = |space: &Space| {
             !space.writes.is_empty() || isolation.checks_reads() && !space.reads.is_empty()
         };
-        let mut spaces = transaction.spaces().iter();
-        let (&namespace, space) = spaces
-            .find(|(_, space)| is_part(space))
-            .expect("something was written");
-        if spaces.any(|(_, space)| is_part(space)) {
-            return Err(EngineError::NotInTransaction("work in several namespaces"));
-        }
-        let Engine {
-            store, work, set, ..
-        } = self;
-        let entry = store.shared.namespaces.entry(namespace);
-        let held = (alone != Some(namespace)).then(|| entry.share());
-        let place = entry.place().ok_or(EngineError::NoNamespace)?;
-        if place.since > transaction.lsn() {
-            return Err(EngineError::namespace_conflict(place.since));
-        }
-        let tree = Tree {
-            store,
-            file: place.file,
+        let spaces = transaction.spaces().iter();
+        let spaces: Vec<(NamespaceId, &Space)> = spaces
+            .filter(|(_, space)| is_part(space))
+            .map(|(id, space)| (*id, space))
+            .collect();
+        let namespaces = &store.shared.namespaces;
+        let _held = loop {
+            let share = |(id, _): &(NamespaceId, &Space)| {
+                let is_mine = !alone.contains(id);
+                is_mine.then(|| namespaces.entry(*id).share())
+            };
+            let held: Vec<_> = spaces.iter().map(share).collect();
+            let needs_file = |(id, space): &&(NamespaceId, &Space)| {
+                let puts = |write: &Write| matches!(write, Write::Put { .. });
+                namespaces.entry(*id).lies() == Lies::Empty && space.writes.values().any(puts)
+            };
+            let Some(&(id, _)) = spaces.iter().find(needs_file) else {
+                break held;
+            };
+            drop(held);
+            namespace::give_file(store, work, set, id, alone.contains(&id))?;
         };
-        work.begin(store, namespace);
-        let keys: Vec<&[u8]> = space.writes.keys().map(|key| &**key).collect();
-        let checks = Checks {
-            keys: &keys,
-            checks_writes: isolation.checks_writes(),
-            reads: isolation.checks_reads().then_some(&space.reads),
-            at: transaction.lsn(),
-        };
-        set.sort(&keys);
-        set.clear_staged();
-        let mut claim = PageClaim::new(tree);
-        let done = (|| {
-            claim.take_refused(set, keys.len())?;
-            let _pins = validate::bring_in(tree, &checks, &mut claim)?;
-            let mut latched = validate::latch(tree, work, set, &checks)?;
-            claim.reach(latched.len() as u64)?;
-            for (index, write) in space.writes.values().enumerate() {
-                set.stage(index, write);
+        let mut steps: Vec<Step<'_, '_>> = Vec::new();
+        for (namespace, space) in &spaces {
+            let place = namespaces.entry(*namespace).place();
+            let place = place.ok_or(EngineError::NoNamespace)?;
+            if place.content_since > transaction.lsn() {
+                return Err(EngineError::namespace_conflict(place.content_since));
             }
-            commit::commit(tree, work, set, &keys, &mut latched.leaves, &mut claim)
-        })();
-        claim.remember_refused(set, keys.len());
+            if let Lies::In(file) = place.lies {
+                let tree = Tree { store, file };
+                steps.push(Step::new(*namespace, tree, space, transaction));
+            }
+        }
+        let (first, _) = spaces.first().expect("something was written");
+        work.begin(store, *first, CATALOG_FILE);
+        let done = commit_steps(store, work, set, &steps);
         work.shrink();
         set.shrink();
-        drop(claim);
-        crate::api::finish_splits(tree, work);
-        drop(held);
+        crate::api::finish_splits(store, work);
         done
     }
 
@@ -187,7 +185,7 @@ impl Engine {
         &self,
         namespace: NamespaceId,
         keys: &[&[u8]],
-        set: &mut super::access::WriteSet,
+        set: &mut WriteSet,
         program: &mut Program<'_, R>,
     ) -> Result<Committed<R>> {
         let limits = Limits::of(&self.store.config);
@@ -240,6 +238,83 @@ impl Engine {
             depends_on,
         })
     }
+}
+
+/// A transaction's part in one namespace, on its way to the commit.
+struct Step<'t, 's> {
+    namespace: NamespaceId,
+    tree: Tree<'s>,
+    space: &'t Space,
+    keys: Vec<&'t [u8]>,
+    isolation: Isolation,
+    at: Lsn,
+}
+
+impl<'t, 's> Step<'t, 's> {
+    fn new(
+        namespace: NamespaceId,
+        tree: Tree<'s>,
+        space: &'t Space,
+        transaction: &Transaction,
+    ) -> Step<'t, 's> {
+        Step {
+            namespace,
+            tree,
+            space,
+            keys: space.writes.keys().map(|key| &**key).collect(),
+            isolation: transaction.isolation(),
+            at: transaction.lsn(),
+        }
+    }
+
+    fn checks(&self) -> Checks<'_> {
+        Checks {
+            keys: &self.keys,
+            checks_writes: self.isolation.checks_writes(),
+            reads: self.isolation.checks_reads().then_some(&self.space.reads),
+            at: self.at,
+        }
+    }
+}
+
+/// Latches all leaves of all steps, checks and commits them. `set` serves for the first.
+fn commit_steps(
+    store: &Store,
+    work: &mut Work,
+    set: &mut WriteSet,
+    steps: &[Step<'_, '_>],
+) -> Result<Lsn> {
+    let Some(first) = steps.first() else {
+        // Deletes in namespaces that are empty.
+        return Ok(Lsn::ZERO);
+    };
+    let mut claim = PageClaim::new(first.tree);
+    let mut pins = Vec::new();
+    for step in steps.iter() {
+        validate::bring_in(step.tree, &step.checks(), &mut claim, &mut pins)?;
+    }
+    let mut more: Vec<WriteSet> = steps.iter().skip(1).map(|_| WriteSet::default()).collect();
+    let mut latched = Vec::new();
+    let sets = std::iter::once(&mut *set).chain(&mut more);
+    for (step, set) in steps.iter().zip(sets) {
+        set.sort(&step.keys);
+        set.clear_staged();
+        work.marks.turn_to(step.tree.file);
+        latched.push(validate::latch(step.tree, work, set, &step.checks())?);
+        for (index, write) in step.space.writes.values().enumerate() {
+            set.stage(index, write);
+        }
+    }
+    claim.reach(latched.iter().map(Latched::len).sum::<usize>() as u64)?;
+    let sets = std::iter::once(&mut *set).chain(&mut more);
+    let parts = steps.iter().zip(sets).zip(&mut latched);
+    let mut parts: Vec<TreePart<'_, '_>> = parts
+        .map(|((step, set), latched)| {
+            let leaves = &mut latched.leaves;
+            TreePart::new(step.tree, step.namespace, set, &step.keys, leaves)
+        })
+        .collect();
+    commit::commit(store, work, &mut parts, &mut claim, None)
 }
 
 /// A program's view of its keys in a transaction.

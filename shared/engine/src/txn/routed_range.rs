@@ -57,6 +57,10 @@ impl Engine {
             end: end.map(<[u8]>::to_vec),
             done: fixed.file.is_none() || end.is_some_and(|end| end <= start),
         };
+        if fixed.file.is_none() {
+            // There is nothing to be read, and that was read.
+            self.transaction().note_range(namespace, start, end);
+        }
         let merge = Merge {
             namespace,
             start: start.to_vec(),

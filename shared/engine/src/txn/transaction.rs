@@ -149,6 +149,11 @@ impl Transaction {
         self.spaces.values().any(|space| !space.writes.is_empty())
     }
 
+    /// The namespaces in which it has written, or read what its commit checks, ascending.
+    pub fn namespaces(&self) -> Vec<NamespaceId> {
+        self.spaces.keys().copied().collect()
+    }
+
     pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }

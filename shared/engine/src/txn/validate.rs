@@ -142,8 +142,8 @@ impl<'s> Latched<'s> {
     }
 }
 
-/// Brings the leaves of all intervals into memory and pins them, so that nothing is read from disk
-/// under a latch (T7).
+/// Brings the leaves of all intervals into memory and pins them beside the `pins` there are, so that
+/// nothing is read from disk under a latch (T7).
 ///
 /// # Errors
 /// When a page cannot be read, or there are more than a commit may pin.
@@ -151,8 +151,8 @@ pub(crate) fn bring_in<'s>(
     tree: Tree<'s>,
     checks: &Checks<'_>,
     claim: &mut PageClaim<'s>,
-) -> Result<Vec<Pin<'s>>> {
-    let mut pins: Vec<Pin<'s>> = Vec::new();
+    pins: &mut Vec<Pin<'s>>,
+) -> Result<()> {
     for interval in checks.intervals() {
         let (mut key, mut stamp) = (interval.start.to_vec(), Lsn::MAX);
         loop {
@@ -171,7 +171,7 @@ pub(crate) fn bring_in<'s>(
             }
         }
     }
-    Ok(pins)
+    Ok(())
 }
 
 /// The pass from left to right.

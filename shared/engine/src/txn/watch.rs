@@ -5,15 +5,15 @@
 //! snapshot, which keeps later tombstones, from before he looked.
 
 use crate::api::{Engine, Fixed};
-use crate::error::{EngineError, Result};
+use crate::error::Result;
 use rd_base::Lsn;
 use rd_store::Snapshot;
-use rd_store::namespaces::{Found, NamespaceId};
+use rd_store::namespaces::{Found, Lies, NamespaceId};
 
 /// What a watched key was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watched {
-    /// Since when its namespace lay in its file.
+    /// Since when its namespace had the content that it had.
     since: Lsn,
     /// The stamp of its newest version, also of one that deleted it; zero if there was none.
     stamp: Lsn,
@@ -108,14 +108,16 @@ impl Engine {
     ) -> Result<bool> {
         let at = Lsn::new(emptied.get() - 1);
         let entry = self.store.shared.namespaces.entry(namespace);
-        let place = entry.place().ok_or(EngineError::NoNamespace)?;
-        let Found::File(file) = place.at(at) else {
+        let Found::At(place) = entry.at(at) else {
             return Ok(false);
         };
-        if place.since != emptied || place.previous.is_none_or(|(_, since)| since != seen.since) {
+        if place.content_since != seen.since {
             // Emptied more than once: what was in between is not known.
             return Ok(false);
         }
+        let Some(file) = place.lies.file() else {
+            return Ok(place.lies == Lies::Empty);
+        };
         let before = self.watch_at(&Fixed::before(at, file, seen.since), key)?;
         Ok(!before.is_live && before.stamp <= seen.stamp)
     }

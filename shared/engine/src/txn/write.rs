@@ -10,7 +10,7 @@
 use super::access::{
     Access, Base, Broken, KeyState, Leaves, Limits, Loaded, ProgramError, Staged, WriteSet,
 };
-use super::commit;
+use super::commit::{self, Around, TreePart};
 use crate::btree::Tree;
 use crate::btree::search::MarksMet;
 use crate::error::{EngineError, ParkReason, Result};
@@ -21,6 +21,7 @@ use rd_base::Lsn;
 use rd_base::limits::{KEY_BYTES_MAX, PAGE_BYTES};
 use rd_format::NodeRef;
 use rd_format::page::{self, flags};
+use rd_store::Store;
 use rd_store::buffer::Pin;
 use rd_store::namespaces::PageBudget;
 
@@ -59,15 +60,60 @@ pub(crate) fn run<R>(
     set: &mut WriteSet,
     keys: &[&[u8]],
     program: &mut Program<'_, R>,
+    around: Option<&mut dyn Around>,
 ) -> Result<Committed<R>> {
     let mut claim = PageClaim::new(tree);
     let done = claim
         .take_refused(set, keys.len())
-        .and_then(|()| run_until_done(tree, work, set, keys, &mut claim, program));
+        .and_then(|()| run_until_done(tree, work, set, keys, &mut claim, program, around));
     claim.remember_refused(set, keys.len());
     work.shrink();
     set.shrink();
     done
+}
+
+/// Runs `program` on keys of a namespace that has no file: none of them is there. Returns its
+/// result if it puts nothing; else the namespace must get a file, and the program be run there.
+///
+/// # Errors
+/// Nothing has happened then.
+pub(crate) fn run_on_nothing<R>(
+    store: &Store,
+    work: &Work,
+    set: &mut WriteSet,
+    keys: &[&[u8]],
+    program: &mut Program<'_, R>,
+) -> Result<Option<R>> {
+    check_keys(keys)?;
+    set.sort(keys);
+    set.clear_staged();
+    let mut access = Access {
+        base: Base::Nothing,
+        keys,
+        set: &mut *set,
+        limits: Limits::of(&store.config),
+        now_ms: work.now_us / 1000,
+        told: Lsn::ZERO,
+        large: Vec::new(),
+    };
+    let result = program(&mut access).map_err(|error| match error.0 {
+        Broken::Failed(error) => error,
+        Broken::NeedsValue(_) => unreachable!("only asked for under latches"),
+    })?;
+    let puts = |state: &KeyState| matches!(state.staged, Staged::Put { .. });
+    let has_put = set.keys.iter().any(puts);
+    set.shrink();
+    Ok((!has_put).then_some(result))
+}
+
+fn check_keys(keys: &[&[u8]]) -> Result<()> {
+    match keys.iter().find(|key| key.len() > KEY_BYTES_MAX) {
+        Some(key) => Err(EngineError::KeyTooLong {
+            bytes: key.len(),
+            limit: KEY_BYTES_MAX,
+        }),
+        None => Ok(()),
+    }
 }
 
 fn run_until_done<'s, R>(
@@ -77,13 +123,9 @@ fn run_until_done<'s, R>(
     keys: &[&[u8]],
     claim: &mut PageClaim<'s>,
     program: &mut Program<'_, R>,
+    mut around: Option<&mut dyn Around>,
 ) -> Result<Committed<R>> {
-    if let Some(key) = keys.iter().find(|key| key.len() > KEY_BYTES_MAX) {
-        return Err(EngineError::KeyTooLong {
-            bytes: key.len(),
-            limit: KEY_BYTES_MAX,
-        });
-    }
+    check_keys(keys)?;
     set.sort(keys);
     let mut loads = 0;
     loop {
@@ -95,7 +137,10 @@ fn run_until_done<'s, R>(
         let mut leaves = latch(tree, work, set, keys)?;
         match attempt(tree, work, set, keys, &leaves, loads >= LOADS_MAX, program) {
             Ok((result, told)) => {
-                let lsn = commit::commit(tree, work, set, keys, &mut leaves, claim)?;
+                let namespace = work.namespace;
+                let part = TreePart::new(tree, namespace, set, keys, &mut leaves);
+                let around = around.take();
+                let lsn = commit::commit(tree.store, work, &mut [part], claim, around)?;
                 let not_durable = lsn == Lsn::ZERO && told > tree.store.shared.wal.durable_lsn();
                 let depends_on = if not_durable { told } else { Lsn::ZERO };
                 return Ok(Committed {
