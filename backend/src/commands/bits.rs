@@ -121,16 +121,32 @@ fn masked(bytes: &[u8], index: usize, range: &Range<usize>) -> u8 {
     byte & kept as u8
 }
 
+/// What is replied to wrong arguments: as in Redis up to 7.2 they matter only if the key is there.
+fn wrong(call: &mut Call<'_>, if_absent: i64, error: Failure) -> Outcome {
+    if call.meta(call.arg(1))?.is_some() {
+        return Err(error);
+    }
+    call.reply().integer(if_absent);
+    Ok(Flow::Done)
+}
+
+/// BITCOUNT's range.
+fn count_range(call: &Call<'_>) -> Result<(i64, i64, Unit), Failure> {
+    match call.args.len() {
+        2 => Ok((0, -1, Unit::Byte)),
+        4 | 5 => {
+            let (start, end) = (integer(call.arg(2))?, integer(call.arg(3))?);
+            Ok((start, end, Unit::parse(call.args.get(4))?))
+        }
+        _ => Err(texts::SYNTAX.into()),
+    }
+}
+
 /// BITCOUNT key [start end [BYTE|BIT]].
 pub fn bitcount(call: &mut Call<'_>) -> Outcome {
-    let (start, end, unit) = match call.args.len() {
-        2 => (0, -1, Unit::Byte),
-        4 | 5 => (
-            integer(call.arg(2))?,
-            integer(call.arg(3))?,
-            Unit::parse(call.args.get(4))?,
-        ),
-        _ => return Err(texts::SYNTAX.into()),
+    let (start, end, unit) = match count_range(call) {
+        Ok(range) => range,
+        Err(error) => return wrong(call, 0, error),
     };
     let count = call.read(call.arg(1), |value| {
         let bytes = value.map_or(&[][..], |value| value.bytes);
@@ -159,6 +175,17 @@ fn find_bit(bytes: &[u8], range: Range<usize>, wanted: bool) -> Option<usize> {
     None
 }
 
+/// BITPOS's range; without an end it goes on behind the string.
+fn search_range(call: &Call<'_>) -> Result<(i64, Option<i64>, Unit), Failure> {
+    if call.args.len() > 6 {
+        return Err(texts::SYNTAX.into());
+    }
+    let start = call.args.get(3).map_or(Ok(0), integer)?;
+    let unit = Unit::parse(call.args.get(5))?;
+    let end = call.args.get(4).map(integer).transpose()?;
+    Ok((start, end, unit))
+}
+
 /// BITPOS key bit [start [end [BYTE|BIT]]].
 pub fn bitpos(call: &mut Call<'_>) -> Outcome {
     let wanted = match integer(call.arg(2))? {
@@ -166,12 +193,10 @@ pub fn bitpos(call: &mut Call<'_>) -> Outcome {
         1 => true,
         _ => return Err(texts::BIT_ARGUMENT.into()),
     };
-    if call.args.len() > 6 {
-        return Err(texts::SYNTAX.into());
-    }
-    let start = call.args.get(3).map_or(Ok(0), integer)?;
-    let end = call.args.get(4).map(integer).transpose()?;
-    let unit = Unit::parse(call.args.get(5))?;
+    let (start, end, unit) = match search_range(call) {
+        Ok(range) => range,
+        Err(error) => return wrong(call, if wanted { -1 } else { 0 }, error),
+    };
     let place = call.read(call.arg(1), |value| {
         let Some(value) = value else {
             return if wanted { -1 } else { 0 };

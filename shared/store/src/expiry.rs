@@ -60,9 +60,11 @@ impl Expiry {
     pub fn is_remover(&self, slot: SlotNo) -> bool {
         let own = slot.index() as u32 + 1;
         let word = &self.words.remover;
-        match word.compare_exchange(0, own, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => true,
-            Err(there) => there == own,
+        match word.load(Ordering::Relaxed) {
+            0 => word
+                .compare_exchange(0, own, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok(),
+            there => there == own,
         }
     }
 
