@@ -609,7 +609,9 @@ impl EventLoop {
             }
             if matches!(connection.hold, Hold::Free) {
                 let transactions = &mut connection.session.transactions;
-                transactions.end_forgotten(now_ns, idle_ns, &age_limits);
+                if transactions.end_forgotten(now_ns, idle_ns, &age_limits) {
+                    self.server.count(Counter::TransactionsTimedOut);
+                }
             }
             if idle_ns > READER_FOR_NS {
                 self.server.no_reader(connection);

@@ -108,7 +108,8 @@ impl Transactions {
     }
 
     /// Ends what its client has forgotten. `idle_ns`: since its last command. Limits of 0 are none.
-    pub fn end_forgotten(&mut self, now_ns: u64, idle_ns: u64, limits: &AgeLimits) {
+    /// Returns whether a transaction was ended.
+    pub fn end_forgotten(&mut self, now_ns: u64, idle_ns: u64, limits: &AgeLimits) -> bool {
         let exceeds = |ns: u64, limit_ns: u64| limit_ns != 0 && ns > limit_ns;
         if let State::Open(open) = &self.state {
             let age_ns = now_ns.saturating_sub(open.began_ns);
@@ -117,11 +118,12 @@ impl Transactions {
             } else if exceeds(age_ns, limits.snapshot_ns) {
                 "it was open for longer than max_snapshot_age"
             } else {
-                return;
+                return false;
             };
             self.state = State::Ended(format!(
                 "TIMEOUT the transaction was rolled back: {why}; nothing was changed"
             ));
+            return true;
         }
         let age_ns = now_ns.saturating_sub(self.watches.began_ns);
         if self.watches.snapshot.is_some() && exceeds(age_ns, limits.snapshot_ns) {
@@ -130,6 +132,7 @@ impl Transactions {
                 ..Watches::default()
             };
         }
+        false
     }
 }
 
@@ -162,7 +165,7 @@ mod tests {
             idle_ns: 1,
             snapshot_ns: 1,
         };
-        transactions.end_forgotten(100, 100, &limits);
+        assert!(!transactions.end_forgotten(100, 100, &limits));
         assert!(!transactions.watches.is_lost);
         assert!(transactions.is_none());
     }
