@@ -50,6 +50,10 @@ pub fn handle_within(id: CommandId, call: &mut Call<'_>) -> Outcome {
             | CommandId::Reset => dispatch::handle(id, call),
             _ => queue(id, call),
         },
+        // These end it.
+        State::Open(_) if matches!(id, CommandId::Reset | CommandId::Quit) => {
+            dispatch::handle(id, call)
+        }
         State::Open(_) if is_control => dispatch::handle(id, call),
         State::Open(_) => handle_attached(call, |call| dispatch::handle(id, call)),
         State::Ended(why) => {
@@ -257,6 +261,7 @@ pub fn exec(call: &mut Call<'_>) -> Outcome {
 
 fn run_until_committed(call: &mut Call<'_>, queue: &Queue, watches: &Watches) -> Outcome {
     let (mark, wait, proto) = (call.output.mark(), call.wait, call.session.proto);
+    let namespace = call.session.namespace;
     let shared = Arc::clone(&call.server.store.shared);
     let mut run = 1;
     // The namespaces in which nobody else can commit meanwhile.
@@ -288,12 +293,18 @@ fn run_until_committed(call: &mut Call<'_>, queue: &Queue, watches: &Watches) ->
                 call.server.count(Counter::CommitRetries);
                 call.output.bytes().truncate(mark);
                 (call.wait, call.session.proto) = (wait, proto);
+                call.session.namespace = namespace;
                 run += 1;
                 if run > RUNS_BESIDE_OTHERS {
                     alone.extend(used.unwrap_or_default());
                 }
             }
-            outcome => return outcome.map(|()| Flow::Done),
+            outcome => {
+                if outcome.is_err() {
+                    call.session.namespace = namespace;
+                }
+                return outcome.map(|()| Flow::Done);
+            }
         }
     }
 }
