@@ -21,6 +21,9 @@ use std::collections::VecDeque;
 const WORTH_BYTES: usize = NODE_BYTES / 8;
 /// Commits that are remembered to have parked; an older one may park once more.
 const WAITS_MAX: usize = 256;
+/// A commit that has not come again when the log is so much further will not: its client is gone, or
+/// it failed by something else.
+const FORGOTTEN_BYTES: u64 = 16 << 20;
 
 /// Stands for a commit: the same when it is run again, and seldom the same as another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +53,14 @@ impl RoomWaits {
         self.waits.iter().position(|(parked, _)| *parked == waiter)
     }
 
-    /// The commit is done.
-    pub(crate) fn done(&mut self, waiter: Waiter) {
+    /// The commit is done; it ends at `end`.
+    pub(crate) fn done(&mut self, waiter: Waiter, end: Lsn) {
         if let Some(at) = self.place(waiter) {
             self.waits.remove(at);
+        } else if let Some((_, until)) = self.waits.front()
+            && end.get() - until.get() > FORGOTTEN_BYTES
+        {
+            self.waits.pop_front();
         }
     }
 
@@ -114,4 +121,25 @@ fn passing(leaf: &NodeRef<'_>, points: &Points) -> (usize, Lsn) {
         }
     }
     (bytes, until)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_come_again_is_forgotten() {
+        let mut waits = RoomWaits::default();
+        let waiter = |key: &[u8]| Waiter::new(key, 1);
+        for (key, until) in [(b"a", 100), (b"b", 200)] {
+            waits.waits.push_back((waiter(key), Lsn::new(until)));
+        }
+        let near = Lsn::new(FORGOTTEN_BYTES);
+        waits.done(waiter(b"other"), near);
+        assert_eq!(waits.waits.len(), 2);
+        waits.done(waiter(b"b"), near);
+        assert!(waits.place(waiter(b"b")).is_none());
+        waits.done(waiter(b"other"), Lsn::new(FORGOTTEN_BYTES + 101));
+        assert!(waits.is_empty());
+    }
 }

@@ -220,7 +220,8 @@ pub(crate) fn commit<'s>(
     store.count(Counter::Commits);
     for part in parts.iter() {
         if !work.room_waits.is_empty() && !part.set.pending.is_empty() {
-            work.room_waits.done(waiter(&part.set.pending, part.keys));
+            work.room_waits
+                .done(waiter(&part.set.pending, part.keys), end);
         }
         let put = part.set.pending.iter();
         if let Some(soonest) = put.filter_map(|put| put.expiry_ms).min() {
