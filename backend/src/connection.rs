@@ -64,6 +64,10 @@ pub struct Connection {
     pub drained: bool,
     /// Whether the client will send no more.
     pub ended: bool,
+    /// Whether what `input` holds is the beginning of a request whose end has not come.
+    pub is_partial: bool,
+    /// When bytes were last sent, or a stream began, by the monotonic clock.
+    pub progress_at_ns: u64,
     /// Whether the socket took no more at the last attempt.
     pub blocked: bool,
     /// Memory counted for it in the backend's sum.
@@ -91,6 +95,8 @@ impl Connection {
             hold: Hold::Free,
             drained: true,
             ended: false,
+            is_partial: false,
+            progress_at_ns: 0,
             blocked: false,
             accounted_bytes: 0,
             interest: EpollFlags::EPOLLIN,
@@ -155,7 +161,11 @@ impl Connection {
     /// Heap bytes that the connection holds.
     pub fn heap_bytes(&self) -> usize {
         let io = self.input.capacity() + self.output.heap_bytes() + self.parser.heap_bytes();
-        io + self.session.transactions.heap_bytes()
+        let waiting = match &self.hold {
+            Hold::Waiting(waiting) => waiting.heap_bytes(),
+            Hold::Free | Hold::Parked | Hold::Closing => 0,
+        };
+        io + waiting + self.session.heap_bytes()
     }
 
     /// Gives back what an idle connection does not need.
@@ -165,6 +175,14 @@ impl Connection {
             self.parser.shrink();
         }
         self.output.shrink();
+    }
+
+    /// Whether its command under way is a stream that goes on by itself.
+    pub fn has_ready_stream(&self, output_max: usize) -> bool {
+        match &self.hold {
+            Hold::Waiting(waiting) => waiting.is_ready(self.output.unsent(), output_max),
+            Hold::Free | Hold::Parked | Hold::Closing => false,
+        }
     }
 
     /// Whether it waits for nothing, holds nothing and is owed nothing.

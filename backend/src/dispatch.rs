@@ -4,7 +4,7 @@
 use crate::commands::expiry::{self, Base, Unit};
 use crate::commands::{Call, admin, config, connection, exchange, info, keys, ranges, strings};
 use crate::commands::{
-    bitfield, bits, clients, dump, object, replication, scan, substrings, transactions,
+    bitfield, bits, clients, dump, object, replication, scan, several, substrings, transactions,
 };
 use crate::output::Output;
 use crate::server::Server;
@@ -80,9 +80,8 @@ pub fn execute(
     };
     session.last_command = Some(resolved.id);
     session.active_at_ns = server.now_ns;
-    server.count(Counter::CommandsProcessed);
     let mark = output.mark();
-    let output_max = server.config.client_output_max_bytes() as usize;
+    let output_max = server.output_max();
     let mut call = Call {
         server,
         session,
@@ -97,7 +96,12 @@ pub fn execute(
         transactions::handle_within(resolved.id, &mut call)
     };
     let wait = call.wait;
-    conclude(server, session, output, mark, wait, outcome)
+    let flow = conclude(server, session, output, mark, wait, outcome);
+    if !matches!(flow, Flow::Park) {
+        // One that is parked is counted when it has been carried out.
+        server.count(Counter::CommandsProcessed);
+    }
+    flow
 }
 
 /// Goes on with a command that takes several turns.
@@ -109,7 +113,7 @@ pub fn proceed(
 ) -> Flow {
     let mark = output.mark();
     let no_args = rd_wire::RequestBuf::default();
-    let output_max = server.config.client_output_max_bytes() as usize;
+    let output_max = server.output_max();
     let mut call = Call {
         server,
         session,
@@ -130,6 +134,7 @@ pub fn go_on(call: &mut Call<'_>, waiting: Waiting) -> Outcome {
         Waiting::Durable(lsn) => replication::proceed(call, lsn),
         Waiting::Range(stream) => ranges::proceed(call, stream),
         Waiting::Keys(walk) => scan::proceed(call, walk),
+        Waiting::Several(stream) => several::proceed(call, stream),
     }
 }
 
@@ -180,7 +185,7 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
     match id {
         CommandId::Get => strings::get(call),
         CommandId::Set => strings::set(call),
-        CommandId::Mget => strings::mget(call),
+        CommandId::Mget => several::mget(call),
         CommandId::Mset => strings::mset(call),
         CommandId::Strlen => strings::strlen(call),
         CommandId::Append => strings::append(call),

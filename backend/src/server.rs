@@ -125,10 +125,14 @@ impl Server {
         self.config.backend_memory_max_bytes() as usize
     }
 
+    /// Bytes of unsent replies above which a connection's next command is not carried out.
+    pub fn output_max(&self) -> usize {
+        self.config.client_output_max_bytes() as usize
+    }
+
     /// Whether the connection's next command may be carried out now.
     pub fn may_run(&self, connection: &Connection) -> bool {
-        let output_max = self.config.client_output_max_bytes() as usize;
-        matches!(connection.hold, Hold::Free) && connection.output.unsent() <= output_max
+        matches!(connection.hold, Hold::Free) && connection.output.unsent() <= self.output_max()
     }
 
     /// Adds one to `counter`.
@@ -171,10 +175,10 @@ impl Server {
         Lsn::ZERO
     }
 
-    /// A command waits for `reason`; see to it that the wait ends.
+    /// A command waits for `reason`. An LSN is seen to at the turn's end, like those that replies
+    /// wait for; whoever makes another reason go away gives notice.
     pub fn park(&mut self, reason: ParkReason) {
         if let ParkReason::Durable(lsn) = reason {
-            self.store.shared.wal.request_flush(lsn);
             self.parked_until = Some(self.parked_until.map_or(lsn, |least| least.min(lsn)));
         }
     }

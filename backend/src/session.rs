@@ -118,6 +118,12 @@ impl Session {
         }
     }
 
+    /// Heap bytes that it holds.
+    pub fn heap_bytes(&self) -> usize {
+        let names = [&self.name, &self.library_name, &self.library_version];
+        names.iter().map(|name| name.capacity()).sum::<usize>() + self.transactions.heap_bytes()
+    }
+
     /// Back to the state of a fresh connection, as RESET asks.
     pub fn reset(&mut self) {
         self.proto = Proto::Resp2;

@@ -45,6 +45,52 @@ impl Pair {
 }
 
 #[test]
+fn a_long_reply_is_made_as_it_is_read() {
+    const VALUE_BYTES: usize = 1 << 20;
+    const VALUES: usize = 200;
+    let mut pair = Pair::new(&[]);
+    let value = "v".repeat(VALUE_BYTES);
+    pair.write(&["SET", "key", &value]);
+    pair.rig.flush();
+    let mut words = vec!["MGET", "nothing"];
+    words.extend(vec!["key"; VALUES]);
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    let (server, client) = &mut pair.other;
+    client.send(&pair.rig, server, &words);
+    let mut most = 0;
+    for _ in 0..50 {
+        most = most.max(client.connection.heap_bytes());
+        assert!(client.go_on(server), "nobody has read");
+    }
+    assert!(
+        most < 8 * VALUE_BYTES,
+        "{most} bytes for a reply that is not read"
+    );
+    let head = format!("*{}\r\n$-1\r\n", VALUES + 1);
+    let mut received = client.received(server);
+    assert!(received.starts_with(head.as_bytes()));
+    let mut bytes = 0;
+    while client.go_on(server) {
+        bytes += received.len();
+        received = client.received(server);
+    }
+    bytes += received.len() + client.received(server).len();
+    let each = format!("${VALUE_BYTES}\r\n").len() + VALUE_BYTES + 2;
+    assert_eq!(bytes, head.len() + VALUES * each);
+}
+
+#[test]
+fn a_request_about_commands_names_no_more_than_there_are() {
+    let mut pair = Pair::new(&[]);
+    for word in ["INFO", "DOCS"] {
+        let mut words = vec!["COMMAND", word];
+        words.extend(vec!["command"; 1_000]);
+        let reply = pair.ask(&words);
+        assert!(reply.starts_with("-ERR more than "), "{}", &reply[..80]);
+    }
+}
+
+#[test]
 fn an_error_that_shows_a_write_waits_for_it() {
     let refusals: [(&[&str], &str); 3] = [
         (

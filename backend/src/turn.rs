@@ -19,6 +19,7 @@ pub fn run_buffered(server: &mut Server, connection: &mut Connection) {
 /// Carries out the requests at the front of `input` and returns how many bytes they took.
 pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> usize {
     let mut done = 0;
+    connection.is_partial = false;
     while server.may_run(connection) {
         let rest = input.get(done..).unwrap_or(&[]);
         if rest.is_empty() {
@@ -42,6 +43,7 @@ pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> us
                     Flow::Wait(waiting) => {
                         done += consumed;
                         connection.hold = Hold::Waiting(waiting);
+                        connection.progress_at_ns = server.now_ns;
                     }
                     Flow::Close => {
                         done += consumed;
@@ -52,6 +54,7 @@ pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> us
             Parsed::Empty { consumed } => done += consumed,
             Parsed::Incomplete { need } => {
                 connection.need = need;
+                connection.is_partial = true;
                 break;
             }
             Parsed::Error(error) => {

@@ -1,8 +1,11 @@
 //! Commands that take more than one turn of the loop: the client's later commands wait behind
 //! them, everybody else's go on.
+//!
+//! Those whose reply is made piece by piece, in a turn each, are *streams*. Each holds a snapshot.
 
 use crate::commands::ranges::RangeStream;
 use crate::commands::scan::KeysWalk;
+use crate::commands::several::SeveralStream;
 use rd_base::Lsn;
 use rd_store::checkpoint::Ticket;
 
@@ -21,4 +24,34 @@ pub enum Waiting {
     Range(Box<RangeStream>),
     /// For its turn, or for room in the output, to go on with KEYS.
     Keys(Box<KeysWalk>),
+    /// For room in the output, to go on with a reply about several keys.
+    Several(Box<SeveralStream>),
+}
+
+impl Waiting {
+    /// Whether it is a stream.
+    pub fn is_stream(&self) -> bool {
+        !matches!(self, Waiting::Checkpoint { .. } | Waiting::Durable(_))
+    }
+
+    /// Whether it goes on by itself, when `unsent` bytes of replies are unsent of at most
+    /// `output_max`; else somebody's notice or the client's reading brings it on.
+    pub fn is_ready(&self, unsent: usize, output_max: usize) -> bool {
+        match self {
+            Waiting::Checkpoint { .. } | Waiting::Durable(_) => false,
+            Waiting::Range(stream) if stream.is_counting() => true,
+            Waiting::Keys(walk) if walk.is_counting() => true,
+            Waiting::Range(_) | Waiting::Keys(_) | Waiting::Several(_) => unsent <= output_max,
+        }
+    }
+
+    /// Heap bytes that it holds.
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Waiting::Checkpoint { .. } | Waiting::Durable(_) => 0,
+            Waiting::Range(stream) => stream.heap_bytes(),
+            Waiting::Keys(walk) => walk.heap_bytes(),
+            Waiting::Several(stream) => stream.heap_bytes(),
+        }
+    }
 }

@@ -7,7 +7,7 @@ use rd_store::checkpoint::{Flags, Ticket, TicketState};
 use rd_sys::fork::tell_parent;
 use rd_sys::process::Signal;
 use rd_wire::num::is_word;
-use rd_wire::{command as table, texts};
+use rd_wire::{Args, command as table, texts};
 
 /// HELP of a container.
 pub fn help(call: &mut Call<'_>, container: &str) -> Outcome {
@@ -30,16 +30,27 @@ pub fn command_count(call: &mut Call<'_>) -> Outcome {
     Ok(Flow::Done)
 }
 
+/// The names in a request about commands. Each takes kilobytes of reply, so there may be no more of
+/// them than there are commands.
+fn command_names<'a>(call: &Call<'a>) -> Result<Args<'a>, String> {
+    let names = call.args.skip(2);
+    let names_max = table::all().count();
+    if names.len() > names_max {
+        return Err(format!("ERR more than {names_max} names of commands"));
+    }
+    Ok(names)
+}
+
 /// COMMAND DOCS [name …].
 pub fn command_docs(call: &mut Call<'_>) -> Outcome {
-    let names = call.args.skip(2);
+    let names = command_names(call)?;
     table::write_command_docs(&mut call.reply(), names);
     Ok(Flow::Done)
 }
 
 /// COMMAND INFO [name …].
 pub fn command_info(call: &mut Call<'_>) -> Outcome {
-    let names = call.args.skip(2);
+    let names = command_names(call)?;
     table::write_command_info(&mut call.reply(), names);
     Ok(Flow::Done)
 }

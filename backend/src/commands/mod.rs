@@ -18,6 +18,7 @@ pub mod object;
 pub mod ranges;
 pub mod replication;
 pub mod scan;
+pub mod several;
 pub mod strings;
 pub mod substrings;
 pub mod transactions;
@@ -27,7 +28,7 @@ use crate::server::Server;
 use crate::session::Session;
 use rd_base::Lsn;
 use rd_base::counters::Counter;
-use rd_engine::{Committed, EngineError, Meta, NamespaceId, Program, Value};
+use rd_engine::{Committed, EngineError, Meta, NamespaceId, Program, Snapshot, Value, View};
 use rd_wire::{Args, ReplyWriter};
 
 /// One request on its way through a handler.
@@ -60,6 +61,17 @@ impl<'a> Call<'a> {
     /// The namespace that the session uses.
     pub fn namespace(&self) -> NamespaceId {
         NamespaceId::DB0
+    }
+
+    /// Takes a snapshot of what the session may see.
+    ///
+    /// # Errors
+    /// When the process holds too many.
+    pub fn snapshot(&self) -> Result<Snapshot, EngineError> {
+        match self.server.view(self.session) {
+            View::Newest => self.server.engine.snapshot_newest(),
+            _ => self.server.engine.snapshot(),
+        }
     }
 
     /// The reply shows what was written at `lsn`.

@@ -34,6 +34,18 @@ pub struct RangeStream {
     _snapshot: Snapshot,
 }
 
+impl RangeStream {
+    /// Whether its length is not known so far, so that nothing of it was sent.
+    pub fn is_counting(&self) -> bool {
+        self.counter.is_some()
+    }
+
+    /// Heap bytes that it holds.
+    pub fn heap_bytes(&self) -> usize {
+        self.first.capacity()
+    }
+}
+
 /// RANGE start end [LIMIT n].
 pub fn range(call: &mut Call<'_>) -> Outcome {
     let limit = match call.args.len() {
@@ -46,10 +58,7 @@ pub fn range(call: &mut Call<'_>) -> Outcome {
     };
     let (start, end) = (call.arg(1), call.arg(2));
     let end = if end.is_empty() { None } else { Some(end) };
-    let snapshot = match call.server.view(call.session) {
-        View::Newest => call.server.engine.snapshot_newest()?,
-        _ => call.server.engine.snapshot()?,
-    };
+    let snapshot = call.snapshot()?;
     let view = View::At(&snapshot);
     let mut cursor = call
         .server

@@ -208,6 +208,16 @@ pub fn proceed(call: &mut Call<'_>, mut walk: Box<KeysWalk>) -> Outcome {
 }
 
 impl KeysWalk {
+    /// Whether its length is not known so far, so that nothing of it was sent.
+    pub fn is_counting(&self) -> bool {
+        !self.is_sending
+    }
+
+    /// Heap bytes that it holds.
+    pub fn heap_bytes(&self) -> usize {
+        self.pattern.capacity() + self.kept.as_ref().map_or(0, Vec::capacity)
+    }
+
     /// Visits a piece; true if that was the last and the reply is complete.
     fn turn(&mut self, call: &mut Call<'_>) -> Result<bool, EngineError> {
         if self.is_sending {

@@ -3,7 +3,6 @@
 use super::Call;
 use super::expiry::{When, expiry_of, put_until};
 use crate::dispatch::{Flow, Outcome};
-use rd_base::counters::Counter;
 use rd_wire::longdouble::{LongDouble, Parsed};
 use rd_wire::num::{Decimal, is_word, parse_i64};
 use rd_wire::{ReplyWriter, texts};
@@ -31,28 +30,6 @@ pub fn strlen(call: &mut Call<'_>) -> Outcome {
     call.depends_on(read.depends_on);
     call.reply()
         .integer(read.result.map_or(0, |meta| meta.bytes as i64));
-    Ok(Flow::Done)
-}
-
-/// MGET key [key …]: all of one moment.
-pub fn mget(call: &mut Call<'_>) -> Outcome {
-    let view = call.server.view(call.session);
-    let namespace = call.namespace();
-    let keys: Vec<&[u8]> = call.args.skip(1).iter().collect();
-    let mut reply = ReplyWriter::new(call.output.bytes(), call.session.proto);
-    reply.array(keys.len());
-    let mut hits = 0;
-    let depends_on = call
-        .server
-        .engine
-        .multi_get(namespace, &keys, view, &mut |_, value| {
-            hits += u64::from(value.is_some());
-            reply.bulk_or_null(value.map(|value| value.bytes));
-        })?;
-    call.server.add(Counter::KeyspaceHits, hits);
-    call.server
-        .add(Counter::KeyspaceMisses, keys.len() as u64 - hits);
-    call.depends_on(depends_on);
     Ok(Flow::Done)
 }
 

@@ -130,6 +130,11 @@ impl RequestBuf {
         Some(request)
     }
 
+    /// Heap bytes that it holds.
+    pub fn heap_bytes(&self) -> usize {
+        self.data.capacity() + self.spans.capacity() * size_of::<Span>()
+    }
+
     /// The arguments.
     pub fn args(&self) -> Args<'_> {
         Args::new(&self.data, &self.spans)

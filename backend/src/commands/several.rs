@@ -1,0 +1,109 @@
+//! Reads of several keys: MGET, EXISTS. All keys are seen as of one moment. A reply of any size
+//! streams: a piece of it per turn, as the client takes it, so that a short request cannot make
+//! the server hold a long reply.
+
+use super::Call;
+use crate::dispatch::{Flow, Outcome};
+use crate::waiting::Waiting;
+use rd_base::counters::Counter;
+use rd_engine::{EngineError, Snapshot, View};
+use rd_wire::{Args, ReplyWriter, RequestBuf};
+
+/// Keys and bytes of a piece: what a turn of the loop may take.
+const PIECE_KEYS: usize = 1024;
+const PIECE_BYTES: usize = 256 << 10;
+
+/// A reply about several keys on its way to a client.
+pub struct SeveralStream {
+    keys: RequestBuf,
+    reader: Reader,
+    snapshot: Snapshot,
+}
+
+impl SeveralStream {
+    /// Heap bytes that it holds.
+    pub fn heap_bytes(&self) -> usize {
+        self.keys.heap_bytes()
+    }
+}
+
+/// How far a reply has come.
+#[derive(Clone, Copy, Default)]
+struct Reader {
+    /// Keys that were read.
+    done: usize,
+    /// Those of them that are there.
+    found: u64,
+}
+
+/// MGET key [key …].
+pub fn mget(call: &mut Call<'_>) -> Outcome {
+    let keys = call.args.skip(1);
+    let mark = call.output.mark();
+    let (reader, snapshot) = loop {
+        let snapshot = call.snapshot()?;
+        let mut reader = Reader::default();
+        call.reply().array(keys.len());
+        match reader.piece(call, keys, &snapshot) {
+            Ok(()) => break (reader, snapshot),
+            // Emptied twice in between; nothing has been sent, so begin anew.
+            Err(EngineError::Replaced) => call.output.bytes().truncate(mark),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    if reader.done == keys.len() {
+        return Ok(Flow::Done);
+    }
+    let rest = keys.skip(reader.done);
+    let stream = SeveralStream {
+        keys: RequestBuf::new(rest.iter()).ok_or("ERR the keys are too long")?,
+        reader: Reader::default(),
+        snapshot,
+    };
+    Ok(Flow::Wait(Waiting::Several(Box::new(stream))))
+}
+
+/// Goes on with a reply: one piece.
+pub fn proceed(call: &mut Call<'_>, mut stream: Box<SeveralStream>) -> Outcome {
+    if call.output.unsent() <= call.output_max {
+        let keys = stream.keys.args();
+        stream.reader.piece(call, keys, &stream.snapshot)?;
+        if stream.reader.done == keys.len() {
+            return Ok(Flow::Done);
+        }
+    }
+    Ok(Flow::Wait(Waiting::Several(stream)))
+}
+
+impl Reader {
+    /// Reads the next keys and writes their values.
+    fn piece(
+        &mut self,
+        call: &mut Call<'_>,
+        keys: Args<'_>,
+        snapshot: &Snapshot,
+    ) -> Result<(), EngineError> {
+        let (namespace, mark) = (call.namespace(), call.output.mark());
+        let before = *self;
+        for key in keys.skip(self.done).iter().take(PIECE_KEYS) {
+            let mut reply = ReplyWriter::new(call.output.bytes(), call.session.proto);
+            let view = View::At(snapshot);
+            let read = call.server.engine.get(namespace, key, view, |value| {
+                reply.bulk_or_null(value.map(|value| value.bytes));
+                value.is_some()
+            })?;
+            call.depends_on(read.depends_on);
+            self.done += 1;
+            self.found += u64::from(read.result);
+            let written = call.output.mark() - mark;
+            if written >= PIECE_BYTES || call.output.unsent() > call.output_max {
+                break;
+            }
+        }
+        let hits = self.found - before.found;
+        let misses = (self.done - before.done) as u64 - hits;
+        call.server.add(Counter::KeyspaceHits, hits);
+        call.server.add(Counter::KeyspaceMisses, misses);
+        Ok(())
+    }
+}
