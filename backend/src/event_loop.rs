@@ -27,8 +27,12 @@
 //!
 //! # Sleeping
 //!
-//! Before it sleeps the backend publishes the least LSN it waits for and whether it has parked
-//! commands, looks at both once more, and only then waits in epoll (see `rd_store::procs`).
+//! Before it sleeps the backend publishes the least LSN it waits for and whether it has commands
+//! that wait for a notice (parked ones, and those that wait for a checkpoint), looks at the LSN and
+//! tries the commands once more, and only then waits in epoll (see `rd_store::procs`).
+//!
+//! Commands that wait for a notice are tried again when one has come, not in every turn. A stream
+//! (`waiting.rs`) goes on by a piece per turn, and the backend does not sleep while one can.
 
 use crate::connection::{Connection, Hold, Received, take_over};
 use crate::server::Server;
@@ -83,6 +87,12 @@ pub struct EventLoop {
     gated: Vec<u64>,
     /// Connections whose command is parked or under way.
     held: Vec<u64>,
+    /// Connections with requests that could be carried out since their output was sent.
+    again: Vec<u64>,
+    /// Whether the others know that commands here wait for a notice.
+    shows_parked: bool,
+    /// Whether those commands are to be tried in the next turn, notice or not.
+    must_retry: bool,
     scratch: Box<[u8]>,
     gatherings: u32,
     /// Whether this backend did the last flush, or was handed the next: it must do it or pass it on.
@@ -131,6 +141,9 @@ impl EventLoop {
             connections: Slab::new(),
             gated: Vec::new(),
             held: Vec::new(),
+            again: Vec::new(),
+            shows_parked: false,
+            must_retry: false,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             gatherings: 0,
             is_leader: false,
@@ -145,7 +158,7 @@ impl EventLoop {
     pub fn run(mut self) -> ! {
         loop {
             let count = self.wait();
-            self.context.shared.procs.event(self.context.slot()).take();
+            let noticed = self.context.shared.procs.event(self.context.slot()).take();
             self.server.begin_turn();
             for index in 0..count {
                 let Some(event) = self.events.get(index).copied() else {
@@ -156,7 +169,10 @@ impl EventLoop {
             if self.context.shared.clients.take_kills(self.context.slot()) {
                 self.kill_marked();
             }
-            self.retry_held();
+            for token in std::mem::take(&mut self.again) {
+                self.serve(token);
+            }
+            self.retry_held(noticed);
             self.settle();
             self.server.tidy();
             self.server.remove_ended();
@@ -172,11 +188,14 @@ impl EventLoop {
 
     /// Sleeps until something is to be done, and says how many events there are.
     fn wait(&mut self) -> usize {
+        self.show_parked();
+        let has_more = self.must_retry || self.has_more_to_serve();
         let procs = &self.context.shared.procs;
         let slot = self.context.slot();
-        procs.set_parked(slot, !self.held.is_empty());
         let event = procs.event(slot);
-        let awake = !event.prepare_sleep()
+        let may_sleep = event.prepare_sleep();
+        let awake = !may_sleep
+            || has_more
             || self.gatherings > 0
             || self.is_released()
             || self.server.has_chores;
@@ -190,10 +209,40 @@ impl EventLoop {
         let is_calm = std::mem::take(&mut self.is_calm) && !awake;
         let epoll = if is_calm { &self.calm } else { &self.epoll };
         let count = epoll.wait(&mut self.events, timeout);
-        event.finish_sleep();
+        if may_sleep {
+            event.finish_sleep();
+        }
         self.is_leader |= procs.take_nomination(slot);
         // EINTR: a signal came; its descriptor says which.
         count.unwrap_or(0)
+    }
+
+    /// Tells the others whether commands here wait for a notice. What was noticed before they knew
+    /// is lost, so those commands are then tried once more.
+    fn show_parked(&mut self) {
+        let waits = |token: &u64| match self.connections.get(*token).map(|c| &c.hold) {
+            Some(Hold::Parked) => true,
+            Some(Hold::Waiting(waiting)) => !waiting.is_stream(),
+            _ => false,
+        };
+        let is_parked = self.held.iter().any(waits);
+        if is_parked != self.shows_parked {
+            let procs = &self.context.shared.procs;
+            procs.set_parked(self.context.slot(), is_parked);
+            self.shows_parked = is_parked;
+            self.must_retry = is_parked;
+        }
+    }
+
+    /// Whether something can be done for a connection without an event: a stream goes on, or
+    /// requests are there whose turn has come since replies were sent.
+    fn has_more_to_serve(&self) -> bool {
+        let output_max = self.server.output_max();
+        let is_ready = |token: &u64| match self.connections.get(*token) {
+            Some(connection) => connection.has_ready_stream(output_max),
+            None => false,
+        };
+        !self.again.is_empty() || self.held.iter().any(is_ready)
     }
 
     /// Whether a reply that waits has become free since the turn's end.
@@ -243,8 +292,7 @@ impl EventLoop {
             token => {
                 let broken = EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP;
                 if event.events().intersects(broken) {
-                    self.close(token);
-                    return;
+                    return self.hang_up(token);
                 }
                 if event.events().contains(EpollFlags::EPOLLOUT)
                     && let Some(connection) = self.connections.get_mut(token)
@@ -253,6 +301,18 @@ impl EventLoop {
                 }
                 self.serve(token);
             }
+        }
+    }
+
+    /// The client has gone. What it had sent is carried out, as by Redis, as far as that waits for
+    /// nothing; nobody is there to read the replies.
+    fn hang_up(&mut self, token: u64) {
+        self.serve(token);
+        let goes_on = self.connections.get(token).is_some_and(|connection| {
+            !connection.ended && !connection.drained && self.server.may_run(connection)
+        });
+        if !goes_on {
+            self.close(token);
         }
     }
 
@@ -278,10 +338,16 @@ impl EventLoop {
         let Some(connection) = self.connections.get_mut(token) else {
             return;
         };
-        if matches!(connection.hold, Hold::Parked | Hold::Waiting(_)) {
+        let what = match &connection.hold {
+            Hold::Free | Hold::Closing => None,
+            Hold::Parked => Some("the command was not carried out"),
+            Hold::Waiting(waiting) if waiting.is_stream() => Some("the reply is not complete"),
+            Hold::Waiting(_) => Some("this does not wait for the checkpoint's end"),
+        };
+        if let Some(what) = what {
             let proto = connection.session.proto;
             ReplyWriter::new(connection.output.bytes(), proto)
-                .error("ERR Redoubt is shutting down; the command was not carried out");
+                .error(&format!("ERR Redoubt is shutting down; {what}"));
         }
         connection.hold = Hold::Closing;
         self.after_turn(token);
@@ -385,11 +451,19 @@ impl EventLoop {
         let mut sent_bytes = 0;
         let alive = connection.send(&mut sent_bytes);
         self.server.add(Counter::NetOutputBytes, sent_bytes);
+        if sent_bytes > 0 {
+            connection.progress_at_ns = self.server.now_ns;
+        }
+        let has_requests = !connection.input.is_empty() && !connection.is_partial;
         let over = connection.output.is_empty()
             && (matches!(connection.hold, Hold::Closing)
-                || connection.ended && matches!(connection.hold, Hold::Free));
+                || connection.ended && matches!(connection.hold, Hold::Free) && !has_requests);
         if !alive || over {
             return self.close(token);
+        }
+        if has_requests && self.server.may_run(connection) {
+            // They were held up by the replies that have just been sent.
+            self.again.push(token);
         }
         if connection.output.waits_for().is_some() && !connection.is_gated {
             connection.is_gated = true;
@@ -477,17 +551,36 @@ impl EventLoop {
             return;
         };
         self.server.memory_bytes -= connection.accounted_bytes;
+        if let Some(lsn) = connection.output.waits_until() {
+            // Nobody waits for what it wrote any more, but others are to see it.
+            self.server.store.shared.wal.request_lazy_flush(lsn);
+        }
         self.server.forget(&connection);
         self.unreported += 1;
     }
 
-    /// Tries the commands again that could not be carried out, and looks after those under way.
-    fn retry_held(&mut self) {
-        self.server.parked_until = None;
+    /// Goes on with the streams that can; and, if there was a notice, looks after the commands that
+    /// wait for one.
+    fn retry_held(&mut self, noticed: bool) {
+        let durable = self.server.store.shared.wal.durable_lsn();
+        let tries_all = std::mem::take(&mut self.must_retry)
+            || noticed
+            || self.server.parked_until.is_some_and(|lsn| lsn <= durable)
+            || self.server.has_pause_ended()
+            || self.server.now_ns >= self.next_tick_ns;
+        if tries_all {
+            self.server.parked_until = None;
+        }
+        let output_max = self.server.output_max();
         for token in std::mem::take(&mut self.held) {
             let Some(connection) = self.connections.get_mut(token) else {
                 continue;
             };
+            let is_held = matches!(connection.hold, Hold::Parked | Hold::Waiting(_));
+            if is_held && !tries_all && !connection.has_ready_stream(output_max) {
+                self.held.push(token);
+                continue;
+            }
             connection.is_held = false;
             match std::mem::replace(&mut connection.hold, Hold::Free) {
                 Hold::Waiting(waiting) => {
@@ -508,7 +601,10 @@ impl EventLoop {
         loop {
             self.release();
             let until = |token: &u64| self.connections.get(*token)?.output.waits_until();
-            let own = self.gated.iter().filter_map(until).max();
+            let durable = wal.durable_lsn();
+            let parked_until = self.server.parked_until.filter(|lsn| *lsn > durable);
+            let gated = self.gated.iter().filter_map(until);
+            let own = gated.chain(parked_until).max();
             if let Some(lsn) = own {
                 wal.note_request(lsn);
             }
@@ -545,6 +641,9 @@ impl EventLoop {
     /// Whether there is more to serve. If every connection waits for the disk, nobody is likely to
     /// have sent more, and it is not worth a system call to look.
     fn something_is_ready(&mut self) -> bool {
+        if self.has_more_to_serve() {
+            return true;
+        }
         if self.gated.len() == self.connections.len() {
             return false;
         }

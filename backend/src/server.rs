@@ -10,6 +10,7 @@ use rd_engine::{Engine, EngineError, ParkReason, View};
 use rd_store::Store;
 use rd_store::clients::{ClientState, Pause};
 use rd_wire::{CommandId, Flags, Limits};
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -40,6 +41,8 @@ pub struct Server {
     readers: usize,
     /// Removes keys whose time has come.
     expirer: Expirer,
+    /// Whether commands wait for the end of a CLIENT PAUSE.
+    holds_back: Cell<bool>,
 }
 
 impl Server {
@@ -58,6 +61,7 @@ impl Server {
             has_chores: false,
             readers: 0,
             expirer: Expirer::default(),
+            holds_back: Cell::new(false),
         }
     }
 
@@ -266,6 +270,14 @@ impl Server {
         }
     }
 
+    /// Whether a command was held back by a CLIENT PAUSE that is over, since this was last asked.
+    pub fn has_pause_ended(&self) -> bool {
+        let is_on = |pause: Pause| pause.until_ns > self.now_ns;
+        let has_ended =
+            self.holds_back.get() && !self.store.shared.clients.pause().is_some_and(is_on);
+        has_ended && self.holds_back.replace(false)
+    }
+
     #[cold]
     fn is_held_back(&self, pause: Pause, id: CommandId) -> bool {
         if pause.until_ns <= self.store.clock.monotonic_ns() {
@@ -276,7 +288,9 @@ impl Server {
         // A transaction that only reads is held back as well: it is seldom.
         let writes = id.command().flags.contains(Flags::WRITE)
             || matches!(id, CommandId::Exec | CommandId::Commit);
-        !ends_it && (writes || !pause.writes_only)
+        let is_held_back = !ends_it && (writes || !pause.writes_only);
+        self.holds_back.set(self.holds_back.get() || is_held_back);
+        is_held_back
     }
 
     /// Removes keys whose time has come, if this backend is the one to do that.

@@ -1,0 +1,112 @@
+//! Replies that are made in several turns, and requests whose turn comes when their replies are
+//! sent: all of it goes on by itself, at once, whoever else is served.
+
+use rd_tests::support::cluster::Cluster;
+use rd_tests::support::raw::request;
+use rd_tests::support::wait_for;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// A backend that forgets something about a connection thinks of it once a second.
+const TICK: Duration = Duration::from_secs(1);
+
+fn fill(cluster: &Cluster, keys: usize, value: &[u8]) {
+    let mut client = cluster.client();
+    for first in (0..keys).step_by(1000) {
+        let names: Vec<String> = (first..keys.min(first + 1000))
+            .map(|number| format!("key:{number:08}"))
+            .collect();
+        let mut words: Vec<&[u8]> = vec![b"MSET"];
+        for name in &names {
+            words.extend([name.as_bytes(), value]);
+        }
+        assert!(client.cmd(&words).expect("answered").is_ok());
+    }
+}
+
+/// Reads exactly these bytes.
+fn expect(stream: &mut UnixStream, expected: &[u8]) {
+    let mut received = vec![0; expected.len()];
+    stream.read_exact(&mut received).expect("as many bytes");
+    assert!(received == expected, "other bytes");
+}
+
+#[test]
+fn a_long_range_does_not_wait_for_others() {
+    const KEYS: usize = 50_000;
+    let cluster = Cluster::started(&[("backends", "1")]);
+    fill(&cluster, KEYS, b"value");
+    let mut client = cluster.client();
+    let began = Instant::now();
+    let reply = client.call(&["RANGE", "", ""]).expect("answered");
+    let took = began.elapsed();
+    assert_eq!(reply.as_slice().map(<[_]>::len), Some(2 * KEYS));
+    println!("{KEYS} keys in {took:?}");
+    // 112 pieces: with a tick for each, two minutes.
+    assert!(took < 10 * TICK, "{took:?}");
+}
+
+#[test]
+fn requests_that_came_at_once_are_carried_out_as_their_replies_are_sent() {
+    const REQUESTS: usize = 200;
+    let value = vec![b'v'; 4000];
+    let reply = [b"$4000\r\n", &value[..], b"\r\n"].concat();
+    let cluster = Cluster::started(&[("client_output_max", "16kB"), ("backends", "1")]);
+    fill(&cluster, 1, &value);
+    let requests = request(&[b"GET", b"key:00000000"]).repeat(REQUESTS);
+    let mut stream = UnixStream::connect(cluster.socket()).expect("it listens");
+    let began = Instant::now();
+    stream.write_all(&requests).expect("they fit the socket");
+    expect(&mut stream, &reply.repeat(REQUESTS));
+    assert!(began.elapsed() < 10 * TICK, "{:?}", began.elapsed());
+    // The same when it says at once that no more will come.
+    stream.write_all(&requests).expect("they fit the socket");
+    stream.shutdown(Shutdown::Write).expect("connected");
+    expect(&mut stream, &reply.repeat(REQUESTS));
+    assert_eq!(stream.read(&mut [0]).expect("an orderly end"), 0);
+}
+
+#[test]
+fn what_a_client_sent_before_it_left_is_carried_out() {
+    let cluster = Cluster::started(&[]);
+    let mut other = cluster.client();
+    for turn in 0..20 {
+        let key = format!("left:{turn}");
+        let mut stream = UnixStream::connect(cluster.socket()).expect("it listens");
+        stream
+            .write_all(&request(&[b"SET", key.as_bytes(), b"here"]))
+            .expect("connected");
+        drop(stream);
+        wait_for("the write of a client that has left", || {
+            let reply = other.call(&["GET", &key]).expect("answered");
+            reply.as_str().map(|_| ())
+        });
+    }
+}
+
+#[test]
+fn commits_that_wait_for_room_in_the_log_go_on_when_there_is_some() {
+    const COMMITS: usize = 200;
+    let settings = [("wal_buffers", "256kB"), ("backends", "1")];
+    let cluster = Cluster::started(&settings);
+    let value = vec![b'v'; 100_000];
+    let mut stream = UnixStream::connect(cluster.socket()).expect("it listens");
+    let mut writer = stream.try_clone().expect("a descriptor");
+    let thread = std::thread::spawn(move || {
+        for number in 0..COMMITS {
+            let key = format!("key:{number}");
+            let set = request(&[b"SET", key.as_bytes(), &value]);
+            writer.write_all(&set).expect("the server takes bytes");
+        }
+    });
+    let (mut stalls, mut before) = (0, Instant::now());
+    for _ in 0..COMMITS {
+        expect(&mut stream, b"+OK\r\n");
+        stalls += u32::from(before.elapsed() > TICK / 2);
+        before = Instant::now();
+    }
+    thread.join().expect("all was sent");
+    assert!(stalls < 3, "{stalls} commits waited for the next tick");
+}
