@@ -1,14 +1,14 @@
 //! A whole server in one process, on a simulated disk that crashes: engine, log, checkpointer and
 //! recovery, without sockets and processes. A crash is placed at one I/O after another of a random
 //! workload; what the next start finds is held against everything that was ever committed. Some
-//! lives end by a failed sync, some in order; some empty the database all the time, so that many
-//! files are made and dropped. It runs with the double-write area on a disk that tears pages, and
+//! lives end by a failed sync, some in order; some empty and swap databases all the time, so that
+//! many files are made and dropped. It runs with the double-write area on a disk that tears pages, and
 //! without it, and with now one and now the other, on a disk that does not.
 //!
 //! What must hold after every start, whatever was cut off:
 //! - the log ends at or behind everything that was promised;
-//! - the database is exactly what the commits up to that end make of it;
-//! - both trees, their links, values and free blocks are whole, and the keys are counted right.
+//! - the databases are exactly what the commits up to that end make of them;
+//! - all trees, their links, values and free blocks are whole, and the keys are counted right.
 
 use rd_base::limits::{FILES_MAX, PAGE_BYTES};
 use rd_base::{Config, FileNo, Lsn, Role};
@@ -37,15 +37,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const SEGMENT_BYTES: u64 = 1 << 20;
 /// So few that the checkpointer has to supply clean frames.
 const FRAMES: usize = 300;
-const DB0: NamespaceId = NamespaceId::DB0;
+const DATABASES: usize = 3;
 /// Steps of one life of the server.
 const STEPS: usize = 60;
 
-/// What a record did to the database.
+/// What a record did.
 #[derive(Clone)]
 enum Change {
-    Put(Vec<(Vec<u8>, Option<Vec<u8>>)>),
-    Flush,
+    /// To one database.
+    Put(usize, Vec<(Vec<u8>, Option<Vec<u8>>)>),
+    Empty(usize),
+    EmptyAll,
+    Swap(usize, usize),
 }
 
 /// Everything that was ever committed, and up to where it was promised to last.
@@ -55,20 +58,28 @@ struct History {
     promised: Lsn,
 }
 
-type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Of each database.
+type Content = [BTreeMap<Vec<u8>, Vec<u8>>; DATABASES];
 
 impl History {
+    /// Notes what a record that ends at `end` has done; zero is none.
+    fn note(&mut self, end: Lsn, change: Change) {
+        if end > Lsn::ZERO {
+            self.changes.push((end, change));
+        }
+    }
+
     /// What the records up to `end` make.
     fn at(&self, end: Lsn) -> Content {
-        let mut content = Content::new();
-        for (lsn, change) in &self.changes {
-            if *lsn > end {
-                break;
-            }
+        let mut content = Content::default();
+        for (_, change) in self.changes.iter().take_while(|(lsn, _)| *lsn <= end) {
             match change {
-                Change::Flush => content.clear(),
-                Change::Put(pairs) => {
+                Change::Empty(database) => content[*database].clear(),
+                Change::EmptyAll => content = Content::default(),
+                Change::Swap(one, other) => content.swap(*one, *other),
+                Change::Put(database, pairs) => {
                     for (key, value) in pairs {
+                        let content = &mut content[*database];
                         match value {
                             Some(value) => content.insert(key.clone(), value.clone()),
                             None => content.remove(key),
@@ -89,6 +100,11 @@ impl Watcher for Unwatched {
     fn must_stop(&mut self) -> bool {
         false
     }
+}
+
+/// The database that SELECT calls so.
+fn database(number: usize) -> NamespaceId {
+    NamespaceId::database(number).expect("there are so many")
 }
 
 /// A running server.
@@ -177,10 +193,24 @@ impl World {
 
     /// Holds everything against what it should be.
     fn compare(&self, expected: &Content) {
-        let mut content = Content::new();
+        let store = self.engine.store();
+        let mut files = vec![CATALOG_FILE];
+        for (number, expected) in expected.iter().enumerate() {
+            let id = database(number);
+            self.compare_one(id, expected);
+            files.extend(self.shared.namespaces.entry(id).file());
+        }
+        for file in files {
+            let report = verify(&LivePages { store, file });
+            assert!(report.is_clean(), "file {file}: {:#?}", report.problems);
+        }
+    }
+
+    fn compare_one(&self, id: NamespaceId, expected: &BTreeMap<Vec<u8>, Vec<u8>>) {
+        let mut content = BTreeMap::new();
         let mut cursor = self
             .engine
-            .range(DB0, b"", None, u64::MAX, View::Newest)
+            .range(id, b"", None, u64::MAX, View::Newest)
             .expect("a cursor");
         let chunk = Chunk {
             entries: u64::MAX,
@@ -196,20 +226,14 @@ impl World {
         {}
         assert!(
             content == *expected,
-            "{} keys of {}",
+            "{id:?}: {} keys of {}",
             content.len(),
             expected.len()
         );
         assert_eq!(
-            self.engine.count(DB0).expect("a count").result,
+            self.engine.count(id).expect("a count").result,
             expected.len() as u64
         );
-        let store = self.engine.store();
-        let db0 = self.shared.namespaces.entry(DB0).file().expect("db0");
-        for file in [CATALOG_FILE, db0] {
-            let report = verify(&LivePages { store, file });
-            assert!(report.is_clean(), "file {file}: {:#?}", report.problems);
-        }
     }
 
     fn flush(&mut self) {
@@ -235,7 +259,14 @@ impl World {
         }
     }
 
-    fn write(&mut self, history: &mut History, rng: &mut Rng) -> Result<(), EngineError> {
+    /// Writes some pairs to one database.
+    fn write(
+        &mut self,
+        history: &mut History,
+        rng: &mut Rng,
+        number: usize,
+    ) -> Result<(), EngineError> {
+        let id = database(number);
         let count = if rng.below(3) == 0 {
             1 + rng.below(30)
         } else {
@@ -266,7 +297,7 @@ impl World {
         }
         let keys: Vec<&[u8]> = pairs.iter().map(|(key, _)| &key[..]).collect();
         let done = self.run(|engine| {
-            engine.write(DB0, &keys, &mut |access| {
+            engine.write(id, &keys, &mut |access| {
                 for (index, (_, value)) in pairs.iter().enumerate() {
                     match value {
                         Some(value) => access.put(index, value, None)?,
@@ -276,16 +307,41 @@ impl World {
                 Ok(())
             })
         })?;
-        if done.lsn > Lsn::ZERO {
-            history.changes.push((done.lsn, Change::Put(pairs)));
+        history.note(done.lsn, Change::Put(number, pairs));
+        Ok(())
+    }
+
+    /// FLUSHDB of the first database, and a first key in it, for which it gets a new file.
+    fn begin_anew(&mut self, history: &mut History, rng: &mut Rng) -> Result<(), EngineError> {
+        let done = self.run(|engine| engine.flush_namespace(database(0)))?;
+        history.note(done.lsn, Change::Empty(0));
+        // What only deletes needs no file.
+        while self.shared.namespaces.entry(database(0)).file().is_none() {
+            self.write(history, rng, 0)?;
         }
         Ok(())
     }
 
-    /// FLUSHDB.
-    fn empty(&mut self, history: &mut History) -> Result<(), EngineError> {
-        let done = self.run(|engine| engine.flush_namespace(DB0))?;
-        history.changes.push((done.lsn, Change::Flush));
+    /// FLUSHDB, FLUSHALL or SWAPDB.
+    fn change_databases(
+        &mut self,
+        history: &mut History,
+        rng: &mut Rng,
+    ) -> Result<(), EngineError> {
+        let some = |rng: &mut Rng| rng.below(DATABASES as u64) as usize;
+        let (one, other) = (some(rng), some(rng));
+        let (done, change) = match rng.below(8) {
+            0 => (self.run(Engine::flush_all)?, Change::EmptyAll),
+            1..3 => (
+                self.run(|engine| engine.swap_namespaces(database(one), database(other)))?,
+                Change::Swap(one, other),
+            ),
+            _ => (
+                self.run(|engine| engine.flush_namespace(database(one)))?,
+                Change::Empty(one),
+            ),
+        };
+        history.note(done.lsn, change);
         Ok(())
     }
 
@@ -301,18 +357,21 @@ impl World {
         self.checkpointer.turn();
     }
 
-    /// One step; in `empties` of 100 the database is emptied.
+    /// One step; in `changes` of 100 databases are changed as a whole.
     fn step(
         &mut self,
         history: &mut History,
         rng: &mut Rng,
-        empties: u64,
+        changes: u64,
     ) -> Result<(), EngineError> {
-        if rng.below(100) < empties {
-            self.empty(history)?;
+        if rng.below(100) < changes {
+            self.change_databases(history, rng)?;
         }
         match rng.below(98) {
-            0..70 => self.write(history, rng)?,
+            0..70 => {
+                let number = rng.below(2 * DATABASES as u64) as usize;
+                self.write(history, rng, number % DATABASES)?;
+            }
             70..82 => self.promise(history),
             82..88 => self.checkpointer.turn(),
             88..91 => self.checkpoint(),
@@ -360,9 +419,9 @@ fn live(disk: &SimStorage, config: &Arc<Config>, history: &mut History, seed: u6
     let work = || {
         let (mut world, _) = World::start(disk, config);
         let mut rng = Rng::new(seed);
-        let empties = if rng.below(4) == 0 { 30 } else { 2 };
+        let changes = if rng.below(4) == 0 { 30 } else { 2 };
         for _ in 0..STEPS {
-            let done = world.step(history, &mut rng, empties);
+            let done = world.step(history, &mut rng, changes);
             if disk.has_crashed() {
                 return;
             }
@@ -427,7 +486,8 @@ fn end_at_some_io(
     quietly(|| live(disk, config, history, life));
 }
 
-/// A sync fails, of which the kernel takes what it lost for clean: the server must not go on.
+/// A sync fails, of which the kernel takes what it lost for clean, or one of a directory: the server
+/// must not go on.
 fn end_by_failed_sync(
     disk: &SimStorage,
     config: &Arc<Config>,
@@ -435,9 +495,14 @@ fn end_by_failed_sync(
     life: u64,
     rng: &mut Rng,
 ) {
-    let paths = ["wal/", "global/doublewrite", "global/pg_control", "base/"];
+    let files = ["wal/", "global/doublewrite", "global/pg_control", "base/"];
+    let directories = ["wal", "global", "base", ""];
+    let (kind, paths) = match rng.below(4) {
+        0 => (IoKind::SyncDir, directories),
+        _ => (IoKind::Sync, files),
+    };
     disk.inject(Injection {
-        kind: IoKind::Sync,
+        kind,
         path_contains: paths[rng.below(4) as usize].to_owned(),
         skip: rng.below(8),
         times: 1,
@@ -471,7 +536,11 @@ fn simulate(crashes: u64, protections: &[&str]) {
     };
     let crashes: u64 = number("SIMULATION_CRASHES", crashes);
     let seed: u64 = number("SIMULATION_SEED", 1);
-    let configs: Vec<_> = protections.iter().map(|word| config(word)).collect();
+    let sizes = ["8MB", "8MB", "12MB"];
+    let configs: Vec<_> = protections
+        .iter()
+        .flat_map(|word| sizes.map(|size| sized_config(word, size)))
+        .collect();
     let mut records = 0;
     let mut rng = Rng::new(seed);
     let some = |rng: &mut Rng| &configs[rng.below(configs.len() as u64) as usize];
@@ -562,7 +631,7 @@ fn without_double_writes_what_redo_finds_done_is_written_again() {
         let (mut history, mut rng) = (History::default(), Rng::new(seed));
         let (mut world, _) = World::start(&disk, &config);
         for _ in 0..10 {
-            world.write(&mut history, &mut rng).expect("a good disk");
+            world.write(&mut history, &mut rng, 0).expect("a good disk");
         }
         world.promise(&mut history);
         disk.inject(Injection {
@@ -597,17 +666,20 @@ fn the_next_start_makes_the_name_of_a_new_file_durable() {
             times: 1,
             errno: 5,
         });
-        let died = catch_panics(|| drop(world.empty(&mut History::default())));
+        let died = catch_panics(|| {
+            let _ = world.begin_anew(&mut History::default(), &mut Rng::new(seed));
+        });
         assert!(died.expect_err("a PANIC").contains("\"base\""));
         drop(world);
         disk.kill(seed);
         // It gets the same number once more, is found to be there, and is used. A reader keeps the
         // old file: unlinking that would sync the names, too.
         let (mut world, _) = World::start(&disk, &config);
-        let reader = world.engine.range(DB0, b"", None, u64::MAX, View::Newest);
-        world.empty(&mut history).expect("a good disk");
+        let reader = world
+            .engine
+            .range(database(0), b"", None, u64::MAX, View::Newest);
         world
-            .write(&mut history, &mut Rng::new(seed))
+            .begin_anew(&mut history, &mut Rng::new(seed))
             .expect("a good disk");
         world.promise(&mut history);
         world.checkpoint();
@@ -648,7 +720,7 @@ fn the_next_start_makes_the_name_of_a_new_area_durable() {
         disk.kill(seed);
         let (mut world, _) = World::start(&disk, &config);
         for _ in 0..10 {
-            world.write(&mut history, &mut rng).expect("a good disk");
+            world.write(&mut history, &mut rng, 0).expect("a good disk");
         }
         world.promise(&mut history);
         disk.crash_at(Some(disk.io_count() + 2 + rng.below(6)));
@@ -668,8 +740,10 @@ fn drops_that_pg_control_has_not_forgotten_take_no_room() {
     let disk = new_disk(1, &config);
     let mut history = History::default();
     let (mut world, _) = World::start(&disk, &config);
-    for _ in 0..4 {
-        world.empty(&mut history).expect("a good disk");
+    for seed in 0..4 {
+        world
+            .begin_anew(&mut history, &mut Rng::new(seed))
+            .expect("a good disk");
     }
     world.promise(&mut history);
     drop(world);
