@@ -12,6 +12,7 @@
 //! | [`apply`] | what a record does to a page, in redo as when it was made |
 //! | [`verify`] | checking a whole relation file |
 //! | `change` | the recipe of a logged change, as a type |
+//! | `chores` | giving back room behind commits |
 //!
 //! Invariants of the crate:
 //! - Nothing of a transaction touches a page before its commit; there is no undo.
@@ -22,6 +23,7 @@ pub mod api;
 pub mod apply;
 mod btree;
 mod change;
+mod chores;
 pub mod error;
 mod expiry;
 pub mod init;

@@ -32,12 +32,12 @@ mod changes;
 
 pub use changes::NamespaceInfo;
 
-use crate::api::finish_splits;
 use crate::btree::Tree;
 use crate::btree::insert::Room;
 use crate::btree::plan::Arrival;
 use crate::btree::room::Waiter;
 use crate::change::{CriticalChange, credit_of};
+use crate::chores::finish_splits;
 use crate::error::{EngineError, ParkReason, Result};
 use crate::txn::access::WriteSet;
 use crate::txn::commit::refuse_if_read_only;

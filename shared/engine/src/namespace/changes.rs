@@ -2,7 +2,8 @@
 //! their size.
 
 use super::{catalog, catalog_name, check_change, free_name, shown_name, text_of, value_of};
-use crate::api::{Engine, Read, finish_splits};
+use crate::api::{Engine, Read};
+use crate::chores::finish_splits;
 use crate::error::{EngineError, Result};
 use crate::txn::access::{Access, WriteSet};
 use crate::txn::commit::Around;

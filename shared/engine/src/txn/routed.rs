@@ -129,7 +129,7 @@ impl Engine {
         let done = commit_steps(store, work, set, &steps);
         work.shrink();
         set.shrink();
-        crate::api::finish_splits(store, work);
+        crate::chores::finish_splits(store, work);
         done
     }
 
