@@ -4,7 +4,8 @@
 use crate::commands::expiry::{self, Base, Unit};
 use crate::commands::{Call, admin, config, connection, exchange, info, keys, ranges, strings};
 use crate::commands::{
-    bitfield, bits, clients, dump, object, replication, scan, several, substrings, transactions,
+    bitfield, bits, clients, dump, namespaces, object, replication, scan, several, substrings,
+    transactions,
 };
 use crate::output::Output;
 use crate::server::Server;
@@ -240,7 +241,17 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::Persist => expiry::persist(call),
         CommandId::Range => ranges::range(call),
         CommandId::Dbsize => keys::dbsize(call),
-        CommandId::Flushdb | CommandId::Flushall => keys::flush(call),
+        CommandId::Flushdb => keys::flush(call, false),
+        CommandId::Flushall => keys::flush(call, true),
+        CommandId::Swapdb => namespaces::swapdb(call),
+        CommandId::Move => namespaces::move_key(call),
+        CommandId::Use => namespaces::use_namespace(call),
+        CommandId::NamespaceCreate => namespaces::create(call),
+        CommandId::NamespaceDrop => namespaces::drop_namespace(call),
+        CommandId::NamespaceRename => namespaces::rename(call),
+        CommandId::NamespaceList => namespaces::list(call),
+        CommandId::NamespaceInfo => namespaces::info(call),
+        CommandId::NamespaceHelp => admin::help(call, "namespace"),
         CommandId::Multi => transactions::multi(call),
         CommandId::Exec => transactions::exec(call),
         CommandId::Discard => transactions::discard(call),
@@ -257,7 +268,7 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::Reset => connection::reset(call),
         CommandId::Hello => connection::hello(call),
         CommandId::Auth => connection::auth(call),
-        CommandId::Select => connection::select(call),
+        CommandId::Select => namespaces::select(call),
         CommandId::ClientId => connection::client_id(call),
         CommandId::ClientGetname => connection::client_getname(call),
         CommandId::ClientSetname => connection::client_setname(call),

@@ -224,6 +224,7 @@ impl Server {
             connected_at_us: session.connected_at_us,
             proto: session.proto as u8,
             marks: session.marks(),
+            namespace: session.namespace.index() as u32,
         };
         self.store.shared.clients.describe(row, &state);
     }

@@ -3,6 +3,7 @@
 use crate::transaction::Transactions;
 use rd_base::Lsn;
 use rd_base::handover::{Handover, Peer};
+use rd_engine::NamespaceId;
 use rd_wire::{CommandId, Proto};
 
 /// Whether replies are sent, as CLIENT REPLY says.
@@ -29,6 +30,8 @@ pub struct Session {
     pub unix_uid: Option<u32>,
     /// The protocol agreed by HELLO.
     pub proto: Proto,
+    /// The namespace that it uses.
+    pub namespace: NamespaceId,
     /// Name given by CLIENT SETNAME.
     pub name: String,
     /// Library name and version given by CLIENT SETINFO.
@@ -72,6 +75,7 @@ impl Session {
             address: handover.peer.address().to_owned(),
             unix_uid,
             proto: Proto::Resp2,
+            namespace: NamespaceId::DB0,
             name: String::new(),
             library_name: String::new(),
             library_version: String::new(),
@@ -127,6 +131,7 @@ impl Session {
     /// Back to the state of a fresh connection, as RESET asks.
     pub fn reset(&mut self) {
         self.proto = Proto::Resp2;
+        self.namespace = NamespaceId::DB0;
         self.name.clear();
         self.synchronous_commit = None;
         self.transactions.clear();

@@ -1,6 +1,6 @@
 //! The connection itself: PING, HELLO, CLIENT and the like.
 
-use super::Call;
+use super::{Call, namespaces};
 use crate::dispatch::{Flow, Outcome};
 use crate::session::Session;
 use rd_base::REDIS_COMPAT;
@@ -40,16 +40,6 @@ pub fn reset(call: &mut Call<'_>) -> Outcome {
     call.session.reset();
     call.publish();
     call.reply().simple("RESET");
-    Ok(Flow::Done)
-}
-
-/// SELECT index.
-pub fn select(call: &mut Call<'_>) -> Outcome {
-    let index = parse_i64(call.arg(1)).ok_or(texts::DB_NOT_A_NUMBER)?;
-    if index != 0 {
-        return Err(texts::DB_OUT_OF_RANGE.into());
-    }
-    call.reply().ok();
     Ok(Flow::Done)
 }
 
@@ -224,7 +214,7 @@ fn list_clients(call: &mut Call<'_>, wanted: &dyn Fn(&ClientRow) -> bool) -> Out
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "id={} addr={} name={} age={} idle={} flags={} db=0 sub=0 psub=0 multi=-1 cmd={} \
+            "id={} addr={} name={} age={} idle={} flags={} db={} sub=0 psub=0 multi=-1 cmd={} \
              user=default resp={} lib-name={} lib-ver={} backend={}",
             row.id,
             row.address,
@@ -232,6 +222,7 @@ fn list_clients(call: &mut Call<'_>, wanted: &dyn Fn(&ClientRow) -> bool) -> Out
             now_us.saturating_sub(row.connected_at_us) / 1_000_000,
             now_ns.saturating_sub(row.active_at_ns) / 1_000_000_000,
             Session::letters(row.marks),
+            namespaces::name_for_list(call, row.namespace),
             command.unwrap_or("NULL"),
             if row.proto == Proto::Resp3 as u8 {
                 3

@@ -3,9 +3,10 @@
 
 use super::Call;
 use super::expiry::{Base, Unit, When, expiry_of, put_until, set_expiry};
+use super::namespaces::{self, Place};
 use crate::dispatch::{Flow, Outcome};
 use rd_engine::{Access, ProgramError};
-use rd_wire::num::{is_word, parse_i64};
+use rd_wire::num::is_word;
 use rd_wire::texts;
 
 /// GETEX's words: a time, or PERSIST, or neither.
@@ -203,6 +204,8 @@ pub fn renamenx(call: &mut Call<'_>) -> Outcome {
 /// COPY source destination [DB index] [REPLACE].
 pub fn copy(call: &mut Call<'_>) -> Outcome {
     let mut target = Target::Keep;
+    let source = call.namespace();
+    let mut namespace = source;
     let mut at = 3;
     while let Some(word) = call.args.get(at) {
         at += 1;
@@ -211,16 +214,21 @@ pub fn copy(call: &mut Call<'_>) -> Outcome {
         } else if is_word(word, "DB")
             && let Some(index) = call.args.get(at)
         {
-            let index = parse_i64(index).ok_or(texts::NOT_AN_INTEGER)?;
-            if index != 0 {
-                return Err(texts::DB_OUT_OF_RANGE.into());
-            }
+            namespace = namespaces::database_of(call, index)?;
             at += 1;
         } else {
             return Err(texts::SYNTAX.into());
         }
     }
     let keys = [call.arg(1), call.arg(2)];
+    if namespace != source {
+        let place = |namespace, key| Place { namespace, key };
+        let (from, to) = (place(source, keys[0]), place(namespace, keys[1]));
+        let replaced = target == Target::Replace;
+        let done = namespaces::transfer(call, from, to, replaced, false)?;
+        call.reply().integer(i64::from(done));
+        return Ok(Flow::Done);
+    }
     if keys[0] == keys[1] {
         return Err(texts::SAME_OBJECT.into());
     }

@@ -6,7 +6,6 @@ use crate::dispatch::{Flow, Outcome};
 use crate::server::Server;
 use rd_base::counters::{Counter, InfoSection};
 use rd_base::{REDIS_COMPAT, VERSION};
-use rd_engine::NamespaceId;
 use rd_wire::num::is_word;
 use std::fmt::{self, Write};
 
@@ -246,12 +245,11 @@ fn cluster(_: &Server, out: &mut String) -> fmt::Result {
 }
 
 fn keyspace(server: &Server, out: &mut String) -> fmt::Result {
-    let keys = server
-        .engine
-        .count(NamespaceId::DB0)
-        .map_or(0, |count| count.result);
-    if keys > 0 {
-        write!(out, "db0:keys={keys},expires=0,avg_ttl=0\r\n")?;
+    for info in server.engine.namespaces().result {
+        if info.keys > 0 {
+            let name = String::from_utf8_lossy(&info.name);
+            write!(out, "{name}:keys={},expires=0,avg_ttl=0\r\n", info.keys)?;
+        }
     }
     Ok(())
 }

@@ -56,12 +56,17 @@ pub fn dbsize(call: &mut Call<'_>) -> Outcome {
 }
 
 /// FLUSHDB, FLUSHALL [ASYNC|SYNC]: both words mean the same here, for it is instant.
-pub fn flush(call: &mut Call<'_>) -> Outcome {
+pub fn flush(call: &mut Call<'_>, all: bool) -> Outcome {
     let is_known = |word: &[u8]| is_word(word, "ASYNC") || is_word(word, "SYNC");
     if call.args.len() > 2 || call.args.skip(1).iter().any(|word| !is_known(word)) {
         return Err(texts::SYNTAX.into());
     }
-    let committed = call.server.engine.flush_namespace(call.namespace())?;
+    let namespace = call.namespace();
+    let engine = &mut call.server.engine;
+    let committed = match all {
+        true => engine.flush_all()?,
+        false => engine.flush_namespace(namespace)?,
+    };
     call.after(committed);
     call.reply().ok();
     Ok(Flow::Done)

@@ -14,6 +14,7 @@ pub mod exchange;
 pub mod expiry;
 pub mod info;
 pub mod keys;
+pub mod namespaces;
 pub mod object;
 pub mod ranges;
 pub mod replication;
@@ -60,7 +61,7 @@ impl<'a> Call<'a> {
 
     /// The namespace that the session uses.
     pub fn namespace(&self) -> NamespaceId {
-        NamespaceId::DB0
+        self.session.namespace
     }
 
     /// Takes a snapshot of what the session may see.

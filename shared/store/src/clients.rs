@@ -43,6 +43,8 @@ struct Row {
     to_be_killed: AtomicU64,
     /// What it has switched on; see [`ClientState::marks`]. atomic: Relaxed.
     marks: AtomicU32,
+    /// Index of the namespace that it uses. atomic: Relaxed.
+    namespace: AtomicU32,
     _unused: u32,
     /// Address, name, library name and version. guard: `version`.
     text: [AtomicU64; TEXT_WORDS],
@@ -114,6 +116,8 @@ pub struct ClientState<'a> {
     pub proto: u8,
     /// What it has switched on, as the backend numbers it.
     pub marks: u32,
+    /// Index of the namespace that it uses.
+    pub namespace: u32,
 }
 
 /// A row as read.
@@ -129,6 +133,8 @@ pub struct ClientRow {
     pub proto: u8,
     /// What it has switched on, as the backend numbers it.
     pub marks: u32,
+    /// Index of the namespace that it uses.
+    pub namespace: u32,
     /// Monotonic clock of the last command, in nanoseconds.
     pub active_at_ns: u64,
     /// Wall clock of the connection, in microseconds.
@@ -199,6 +205,7 @@ impl Clients {
             .store(state.connected_at_us, Ordering::Relaxed);
         row.proto.store(u32::from(state.proto), Ordering::Relaxed);
         row.marks.store(state.marks, Ordering::Relaxed);
+        row.namespace.store(state.namespace, Ordering::Relaxed);
         row.version
             .store(version.wrapping_add(2), Ordering::Release);
     }
@@ -291,6 +298,7 @@ fn read(row: &Row) -> Option<ClientRow> {
             command: row.command.load(Ordering::Relaxed),
             proto: row.proto.load(Ordering::Relaxed) as u8,
             marks: row.marks.load(Ordering::Relaxed),
+            namespace: row.namespace.load(Ordering::Relaxed),
             active_at_ns: row.active_at_ns.load(Ordering::Relaxed),
             connected_at_us: row.connected_at_us.load(Ordering::Relaxed),
             address: String::new(),

@@ -14,6 +14,10 @@ pub const STRING_TOO_LONG: &str = "ERR string exceeds maximum allowed size (prot
 pub const DB_OUT_OF_RANGE: &str = "ERR DB index is out of range";
 /// SELECT of something that is no number.
 pub const DB_NOT_A_NUMBER: &str = "ERR value is not an integer or out of range";
+/// SWAPDB with a first argument that is no number.
+pub const BAD_FIRST_DB: &str = "ERR invalid first DB index";
+/// SWAPDB with a second argument that is no number.
+pub const BAD_SECOND_DB: &str = "ERR invalid second DB index";
 /// A command that cannot be queued.
 pub const NOT_IN_MULTI: &str = "ERR Command not allowed inside a transaction";
 /// MULTI after MULTI.

@@ -122,6 +122,14 @@ fn rows_are_those_of_redis() {
         "rollback",
         "savepoint",
         "release",
+        "use",
+        "namespace",
+        "namespace|create",
+        "namespace|drop",
+        "namespace|rename",
+        "namespace|list",
+        "namespace|info",
+        "namespace|help",
     ];
     assert_eq!(seen + own.len(), all().count());
     assert!(own.iter().all(|name| all().any(|row| row.name == *name)));

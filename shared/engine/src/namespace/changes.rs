@@ -116,6 +116,11 @@ impl Around for CatalogChange<'_> {
         }
         self.begun.clear();
         let shared = &self.store.shared;
+        let lies_elsewhere = |(_, step): &(_, Step)| matches!(step, Step::Replace(Lies::In(_)));
+        if self.steps.iter().any(lies_elsewhere) {
+            // A sweep under way may have passed the namespace that it lies in now.
+            shared.expiry.note(&shared.procs, 0);
+        }
         let epoch = shared.procs.bump_epoch();
         for file in &self.dropped {
             shared.files.drop_file(*file, end, epoch);

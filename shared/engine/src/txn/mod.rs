@@ -3,9 +3,10 @@
 //!
 //! Those of several commands: what they hold while they are open ([`transaction`], [`reads`]), how
 //! commands work within them ([`routed`], [`routed_range`]), and what their commit latches and checks ([`validate`]).
-//! [`watch`] tells whether a key has changed.
+//! [`watch`] tells whether a key has changed, [`across`] makes one commit out of a few operations.
 
 pub(crate) mod access;
+pub(crate) mod across;
 pub(crate) mod commit;
 mod reads;
 pub(crate) mod routed;

@@ -25,6 +25,8 @@ const EXPIRE_CONDITION: Arg = one_of(
 const BIT_UNIT: Arg = one_of("unit", &[token("byte", "BYTE"), token("bit", "BIT")]).optional();
 const FIELD_GET: Arg = block("get-block", &[text("encoding"), integer("offset")]).after("GET");
 const ON_OR_OFF: Arg = one_of("enabled", &[token("on", "ON"), token("off", "OFF")]);
+/// What changes namespaces as a whole.
+const NAMESPACE: Flags = Flags::WRITE.and(Flags::NO_MULTI).and(Flags::NOSCRIPT);
 const NAMES: &[Arg] = &[text("command-name").optional().multiple()];
 
 macro_rules! commands {
@@ -72,6 +74,12 @@ pub(super) static CONTAINERS: &[Command] = &[
         "A container for commands about connections",
     )
     .categories(&[]),
+    row(
+        "namespace",
+        -2,
+        Group::Server,
+        "A container for commands about namespaces",
+    ),
 ];
 
 commands! {
@@ -250,6 +258,8 @@ commands! {
             token("replace", "REPLACE").optional(),
         ])
         .complexity("O(N) in the length of the value");
+    Move => row("move", 3, Group::Generic, "Moves a key to another database")
+        .flags(WRITE_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY, integer("db")]);
     Randomkey => row("randomkey", 1, Group::Generic, "Returns one of the keys, by chance")
         .flags(Flags::READONLY).complexity("O(log(N))")
         .tips(&["request_policy:all_shards", "nondeterministic_output"]);
@@ -419,7 +429,7 @@ commands! {
         ]).optional()]);
     Auth => row("auth", -2, Group::Connection, "Authenticates the connection")
         .flags(SESSION).args(&[text("username").optional(), text("password")]);
-    Select => row("select", 2, Group::Connection, "Chooses the database; there is number 0")
+    Select => row("select", 2, Group::Connection, "Chooses the database, by its number")
         .flags(ANYTIME.and(Flags::FAST)).args(&[integer("index")]);
     ClientId => row("client|id", 2, Group::Connection, "Returns the connection's number")
         .flags(Flags::NOSCRIPT.and(ANYTIME));
@@ -509,6 +519,36 @@ commands! {
     Flushall => row("flushall", -1, Group::Server, "Removes all keys")
         .flags(Flags::WRITE).categories(&["keyspace", "dangerous"]).args(FLUSH_ARGS)
         .tips(ALL_SHARDS_OK);
+    Swapdb => row("swapdb", 3, Group::Server, "Gives each of two databases the keys of the other")
+        .flags(WRITE_FAST).categories(&["keyspace", "dangerous"])
+        .args(&[integer("index1"), integer("index2")]);
+    Use => row("use", 2, Group::Connection, "Chooses the namespace, by its name")
+        .flags(ANYTIME.and(Flags::FAST)).args(&[text("name")]);
+    NamespaceCreate => row("namespace|create", 3, Group::Server, "Creates an empty namespace")
+        .flags(NAMESPACE).args(&[text("name")]);
+    NamespaceDrop => row(
+            "namespace|drop", 3, Group::Server,
+            "Drops a namespace with all its keys, and gives their room on disk back",
+        )
+        .flags(NAMESPACE).categories(&["dangerous"]).args(&[text("name")]);
+    NamespaceRename => row(
+            "namespace|rename", 4, Group::Server,
+            "Gives a namespace another name; who uses it goes on to",
+        )
+        .flags(NAMESPACE).args(&[text("name"), text("newname")]);
+    NamespaceList => row("namespace|list", 2, Group::Server, "Lists the names of all namespaces")
+        .flags(ANYTIME).complexity("O(N) in the number of namespaces");
+    NamespaceInfo => row(
+            "namespace|info", -2, Group::Server,
+            "Describes a namespace, or the one in use: keys, file, room on disk",
+        )
+        .flags(ANYTIME).args(&[text("name").optional()])
+        .complexity("O(N) in the number of namespaces");
+    NamespaceHelp => row(
+            "namespace|help", 2, Group::Server,
+            "Lists the subcommands of NAMESPACE",
+        )
+        .flags(ANYTIME);
     Info => row("info", -1, Group::Server, "Reports on the server, by sections")
         .flags(ANYTIME).categories(&["dangerous"]).args(&[text("section").optional().multiple()])
         .tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]);

@@ -1,0 +1,219 @@
+//! Namespaces: NAMESPACE …, USE; and what Redis has of them: SELECT, SWAPDB, MOVE, COPY … DB.
+
+use super::Call;
+use crate::dispatch::{Failure, Flow, Outcome};
+use rd_engine::{EngineError, NamespaceId, NamespaceInfo};
+use rd_wire::num::parse_i64;
+use rd_wire::texts;
+
+/// The database that SELECT calls `index`.
+fn database(call: &Call<'_>, index: i64) -> Option<NamespaceId> {
+    let number = usize::try_from(index).ok()?;
+    NamespaceId::database(number).filter(|_| index < i64::from(call.server.config.databases()))
+}
+
+/// The database that an argument of a command names.
+pub fn database_of(call: &Call<'_>, number: &[u8]) -> Result<NamespaceId, &'static str> {
+    let index = parse_i64(number).ok_or(texts::DB_NOT_A_NUMBER)?;
+    database(call, index).ok_or(texts::DB_OUT_OF_RANGE)
+}
+
+/// SELECT index.
+pub fn select(call: &mut Call<'_>) -> Outcome {
+    let namespace = database_of(call, call.arg(1))?;
+    turn_to(call, namespace)
+}
+
+/// From now on the session uses `namespace`.
+fn turn_to(call: &mut Call<'_>, namespace: NamespaceId) -> Outcome {
+    call.session.namespace = namespace;
+    call.publish();
+    call.reply().ok();
+    Ok(Flow::Done)
+}
+
+/// SWAPDB index index.
+pub fn swapdb(call: &mut Call<'_>) -> Outcome {
+    let first = parse_i64(call.arg(1)).ok_or(texts::BAD_FIRST_DB)?;
+    let second = parse_i64(call.arg(2)).ok_or(texts::BAD_SECOND_DB)?;
+    let find = |index| database(call, index).ok_or(texts::DB_OUT_OF_RANGE);
+    let (first, second) = (find(first)?, find(second)?);
+    let swapped = call.server.engine.swap_namespaces(first, second)?;
+    call.after(swapped);
+    call.reply().ok();
+    Ok(Flow::Done)
+}
+
+/// A key, and where it is.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The namespace.
+    pub namespace: NamespaceId,
+    /// The key.
+    pub key: &'a [u8],
+}
+
+/// Gives `to` value and expiry of `from`, which goes if it is `moved`, by one commit; false if
+/// `from` is not there, or `to` is and may not be `replaced`.
+///
+/// # Errors
+/// Nothing has happened then.
+pub fn transfer(
+    call: &mut Call<'_>,
+    from: Place<'_>,
+    to: Place<'_>,
+    replaced: bool,
+    moved: bool,
+) -> Result<bool, EngineError> {
+    let done = call.server.engine.write_across(&mut |engine| {
+        let found = engine.write(from.namespace, &[from.key], &mut |access| {
+            let value = access.newest(0)?.map(<[u8]>::to_vec);
+            let expiry_ms = access.meta(0)?.and_then(|meta| meta.expiry_ms);
+            Ok(value.map(|value| (value, expiry_ms)))
+        })?;
+        let Some((value, expiry_ms)) = found.result else {
+            return Ok((false, found.depends_on));
+        };
+        let put = engine.write(to.namespace, &[to.key], &mut |access| {
+            let is_free = replaced || access.meta(0)?.is_none();
+            if is_free {
+                access.put(0, &value, expiry_ms)?;
+            }
+            Ok(is_free)
+        })?;
+        if put.result && moved {
+            engine.write(from.namespace, &[from.key], &mut |access| access.delete(0))?;
+        }
+        Ok((put.result, found.depends_on.max(put.depends_on)))
+    })?;
+    Ok(call.after(done))
+}
+
+/// MOVE key index.
+pub fn move_key(call: &mut Call<'_>) -> Outcome {
+    let key = call.arg(1);
+    let target = database_of(call, call.arg(2))?;
+    let source = call.namespace();
+    if source == target {
+        return Err(texts::SAME_OBJECT.into());
+    }
+    let place = |namespace| Place { namespace, key };
+    let done = transfer(call, place(source), place(target), false, true)?;
+    call.reply().integer(i64::from(done));
+    Ok(Flow::Done)
+}
+
+/// An error about the namespace called `name`.
+fn about(name: &[u8], error: EngineError) -> Failure {
+    match error {
+        EngineError::NoNamespace => {
+            let shown = name.get(..64).unwrap_or(name);
+            let shown = shown.escape_ascii();
+            format!("ERR there is no namespace '{shown}'").into()
+        }
+        other => other.into(),
+    }
+}
+
+/// The namespace called `name`.
+fn find(call: &mut Call<'_>, name: &[u8]) -> Result<NamespaceId, Failure> {
+    let found = call.server.engine.find_namespace(name)?;
+    call.depends_on(found.depends_on);
+    found
+        .result
+        .ok_or_else(|| about(name, EngineError::NoNamespace))
+}
+
+/// USE name.
+pub fn use_namespace(call: &mut Call<'_>) -> Outcome {
+    let namespace = find(call, call.arg(1))?;
+    turn_to(call, namespace)
+}
+
+/// NAMESPACE CREATE name.
+pub fn create(call: &mut Call<'_>) -> Outcome {
+    let created = call.server.engine.create_namespace(call.arg(2))?;
+    call.after(created);
+    call.reply().ok();
+    Ok(Flow::Done)
+}
+
+/// NAMESPACE DROP name.
+pub fn drop_namespace(call: &mut Call<'_>) -> Outcome {
+    let name = call.arg(2);
+    let dropped = call.server.engine.drop_namespace(name);
+    call.after(dropped.map_err(|error| about(name, error))?);
+    call.reply().ok();
+    Ok(Flow::Done)
+}
+
+/// NAMESPACE RENAME name newname.
+pub fn rename(call: &mut Call<'_>) -> Outcome {
+    let (old, new) = (call.arg(2), call.arg(3));
+    let renamed = call.server.engine.rename_namespace(old, new);
+    call.after(renamed.map_err(|error| about(old, error))?);
+    call.reply().ok();
+    Ok(Flow::Done)
+}
+
+/// Those that people would list: a database that holds nothing only if SELECT names it.
+fn listed(call: &mut Call<'_>) -> Vec<NamespaceInfo> {
+    let all = call.server.engine.namespaces();
+    call.depends_on(all.depends_on);
+    all.result
+}
+
+/// NAMESPACE LIST.
+pub fn list(call: &mut Call<'_>) -> Outcome {
+    let all = listed(call);
+    let mut reply = call.reply();
+    reply.array(all.len());
+    for info in all {
+        reply.bulk(&info.name);
+    }
+    Ok(Flow::Done)
+}
+
+/// NAMESPACE INFO [name]: of the one in use without a name.
+pub fn info(call: &mut Call<'_>) -> Outcome {
+    let namespace = match call.args.get(2) {
+        Some(name) => find(call, name)?,
+        None => call.namespace(),
+    };
+    let all = listed(call);
+    let info = all.into_iter().find(|info| info.id == namespace);
+    let info = info.ok_or(EngineError::NoNamespace)?;
+    let mut reply = call.reply();
+    reply.map(5);
+    reply.bulk(b"name");
+    reply.bulk(&info.name);
+    reply.bulk(b"database");
+    match info.id.database_number() {
+        Some(number) => reply.integer(number as i64),
+        None => reply.null(),
+    }
+    reply.bulk(b"keys");
+    reply.integer(info.keys as i64);
+    reply.bulk(b"file");
+    match info.file {
+        Some(file) => reply.integer(i64::from(file.get())),
+        None => reply.null(),
+    }
+    reply.bulk(b"disk_bytes");
+    reply.integer(info.disk_bytes as i64);
+    Ok(Flow::Done)
+}
+
+/// What CLIENT LIST shows of the namespace at `index`: the number by which SELECT names it, else
+/// its name.
+pub fn name_for_list(call: &Call<'_>, index: u32) -> String {
+    let engine = &call.server.engine;
+    let namespace = engine.namespace(index as usize);
+    match namespace.and_then(NamespaceId::database_number) {
+        Some(number) => number.to_string(),
+        None => {
+            let name = namespace.and_then(|namespace| engine.namespace_name(namespace));
+            String::from_utf8_lossy(&name.unwrap_or_default()).into_owned()
+        }
+    }
+}
