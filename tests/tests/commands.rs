@@ -35,11 +35,16 @@ fn answers_as_redis_does() {
 }
 
 #[test]
+fn transactions_answer_as_those_of_redis() {
+    assert_script("transactions.txt");
+}
+
+#[test]
 fn answers_what_redis_does_not_know() {
     assert_script("redoubt.txt");
 }
 
-/// Writes `redis.txt` anew from a Redis server, when asked to.
+/// Writes what Redis answers anew from a Redis server, when asked to.
 #[test]
 fn freeze() {
     if std::env::var_os("RD_FREEZE").is_none() {
@@ -59,8 +64,11 @@ fn freeze() {
     wait_for("the Redis server", || {
         std::os::unix::net::UnixStream::connect(&socket).ok()
     });
-    let recorded = script("redis.txt").recorded(&socket);
+    let names = ["redis.txt", "transactions.txt"];
+    let recorded = names.map(|name| script(name).recorded(&socket));
     server.kill().expect("it is ours");
     server.wait().expect("it is ours");
-    fs::write(script_path("redis.txt"), recorded.render()).expect("written");
+    for (name, recorded) in names.iter().zip(recorded) {
+        fs::write(script_path(name), recorded.render()).expect("written");
+    }
 }

@@ -100,14 +100,14 @@ pub fn handle_attached(
 /// What is replied to a request that no handler was called for: `error`, unless it was an EXEC. The
 /// transaction that is being queued will not be carried out.
 pub fn refuse(session: &mut Session, args: Args<'_>, error: Vec<u8>) -> Vec<u8> {
-    if !matches!(session.transactions.state, State::Queueing(_)) {
-        return error;
-    }
+    let is_queueing = matches!(session.transactions.state, State::Queueing(_));
     if !is_word(args.name(), "EXEC") {
         session.transactions.spoil();
         return error;
     }
-    session.transactions.clear();
+    if is_queueing {
+        session.transactions.clear();
+    }
     let why = error.strip_prefix(b"ERR ").unwrap_or(&error);
     [&b"EXECABORT Transaction discarded because of: "[..], why].concat()
 }

@@ -57,6 +57,33 @@ impl RawClient {
         received
     }
 
+    /// Sends a request and gives its reply.
+    ///
+    /// # Panics
+    /// When it does not come in time, or something comes behind it.
+    pub fn ask(&mut self, request: &[u8]) -> Vec<u8> {
+        self.send(request);
+        let mut received = Vec::new();
+        let mut chunk = [0; 4096];
+        loop {
+            match reply_len(&received) {
+                Some(len) => {
+                    assert_eq!(
+                        len,
+                        received.len(),
+                        "one reply only: {:?}",
+                        escape(&received)
+                    );
+                    return received;
+                }
+                None => match self.stream.read(&mut chunk) {
+                    Ok(count) if count > 0 => received.extend_from_slice(&chunk[..count]),
+                    other => panic!("{other:?} after {:?}", escape(&received)),
+                },
+            }
+        }
+    }
+
     /// Sends requests and gives all that comes before the reply to an ECHO sent behind them;
     /// or, if the server closes the connection instead, all that came.
     ///
@@ -83,6 +110,29 @@ impl RawClient {
         received.truncate(received.len() - end.len());
         received
     }
+}
+
+/// How long the first whole reply in `bytes` is.
+fn reply_len(bytes: &[u8]) -> Option<usize> {
+    let line = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    let number = || -> Option<i64> {
+        let digits = bytes.get(1..line - 2)?;
+        std::str::from_utf8(digits).ok()?.parse().ok()
+    };
+    let items = match bytes.first()? {
+        b'$' | b'=' | b'!' => {
+            let len = usize::try_from(number()?).map_or(line, |len| line + len + 2);
+            return (len <= bytes.len()).then_some(len);
+        }
+        b'*' | b'~' | b'>' => number()?,
+        b'%' => 2 * number()?,
+        _ => return Some(line),
+    };
+    let mut len = line;
+    for _ in 0..items {
+        len += reply_len(bytes.get(len..)?)?;
+    }
+    Some(len)
 }
 
 /// The bytes of a request.

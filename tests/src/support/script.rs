@@ -12,6 +12,9 @@
 //! -ERR Protocol error: invalid bulk length\r\n
 //! ```
 //!
+//! `?` is a request by its words to which exactly one reply comes, as in a transaction, where an ECHO
+//! behind it would be queued, too.
+//!
 //! `>` is a request by its words; a word `x*5000` stands for so many x. `!` is raw bytes, to which
 //! the server may answer by closing the connection. The line after it is the reply in RESP2 and
 //! RESP3; or one line for each, when they differ.
@@ -44,9 +47,16 @@ struct Step {
 }
 
 impl Step {
+    fn replies_of(&self, client: &mut RawClient) -> Vec<u8> {
+        match self.line.starts_with("? ") {
+            true => client.ask(&self.bytes()),
+            false => client.exchange(&self.bytes()),
+        }
+    }
+
     fn bytes(&self) -> Vec<u8> {
         match self.line.split_at(2) {
-            ("> ", words) => {
+            ("> " | "? ", words) => {
                 let words = split(words);
                 let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
                 request(&words)
@@ -107,7 +117,7 @@ impl Script {
                 continue;
             }
             let section = sections.last_mut().expect("there is one");
-            if line.starts_with("> ") || line.starts_with("! ") {
+            if ["> ", "? ", "! "].iter().any(|kind| line.starts_with(kind)) {
                 replies = 0;
                 section.steps.push(Step {
                     number,
@@ -139,7 +149,7 @@ impl Script {
             }
             let replies = section.steps.iter();
             replies
-                .map(|step| escape(&client.exchange(&step.bytes())))
+                .map(|step| escape(&step.replies_of(&mut client)))
                 .collect()
         };
         self.sections.iter().map(section).collect()

@@ -366,7 +366,9 @@ impl Engine {
     /// # Errors
     /// Nothing of it has happened then. [`EngineError::Park`] means: not now.
     pub fn flush_namespace(&mut self, namespace: NamespaceId) -> Result<Committed<()>> {
-        self.refuse_in_transaction("emptying a database")?;
+        if self.current.is_some() {
+            return self.clear_in_transaction(&[namespace]);
+        }
         self.enter();
         let Engine {
             store, work, set, ..
@@ -392,7 +394,11 @@ impl Engine {
     /// # Errors
     /// As for [`Engine::flush_namespace`].
     pub fn flush_all(&mut self) -> Result<Committed<()>> {
-        self.refuse_in_transaction("emptying all databases")?;
+        if self.current.is_some() {
+            let all = self.store.shared.namespaces.list();
+            let all: Vec<NamespaceId> = all.iter().map(|named| named.id).collect();
+            return self.clear_in_transaction(&all);
+        }
         self.enter();
         let Engine {
             store, work, set, ..

@@ -7,6 +7,7 @@
 
 pub(crate) mod access;
 pub(crate) mod across;
+mod clear;
 pub(crate) mod commit;
 mod reads;
 pub(crate) mod routed;
