@@ -17,7 +17,7 @@ pub const BACKENDS_MAX: usize = 64;
 /// Processes that own a slot in shared memory: startup, checkpointer, walwriter, backends.
 pub const PROCESSES_MAX: usize = BACKENDS_MAX + 3;
 /// Snapshots that one process can hold published at a time.
-pub const SNAPSHOTS_PER_PROCESS: usize = 64;
+pub const SNAPSHOTS_PER_PROCESS: usize = 256;
 /// Relation files that exist at a time, those that wait to be unlinked included.
 pub const FILES_MAX: usize = 2048;
 /// Databases that `SELECT` can name, at most.
