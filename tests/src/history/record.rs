@@ -68,7 +68,7 @@ struct Session {
     number: usize,
     random: u64,
     ids: Arc<AtomicU64>,
-    /// Whether COMMIT or EXEC was sent: what became of the transaction is then for the reply to say.
+    /// Whether COMMIT or EXEC was sent: then only the reply says what became of the transaction.
     is_decided: bool,
     ops: Vec<Op>,
 }

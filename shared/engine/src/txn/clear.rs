@@ -25,10 +25,7 @@ impl Engine {
     /// # Errors
     /// When these are more than a transaction can delete, or it is none of EXEC. Then it has
     /// deleted none.
-    pub(crate) fn clear_in_transaction(
-        &self,
-        namespaces: &[NamespaceId],
-    ) -> Result<Committed<()>> {
+    pub(crate) fn clear_in_transaction(&self, namespaces: &[NamespaceId]) -> Result<Committed<()>> {
         if self.transaction().isolation() != Isolation::Exec {
             return Err(EngineError::NotInTransaction("emptying a database"));
         }

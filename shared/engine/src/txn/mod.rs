@@ -2,7 +2,8 @@
 //! it did becomes one record ([`write`], [`commit`]).
 //!
 //! Those of several commands: what they hold while they are open ([`transaction`], [`reads`]), how
-//! commands work within them ([`routed`], [`routed_range`]), and what their commit latches and checks ([`validate`]).
+//! commands work within them ([`routed`], [`routed_range`], [`clear`]), and what their commit
+//! latches and checks ([`validate`]).
 //! [`watch`] tells whether a key has changed, [`across`] makes one commit out of a few operations.
 
 pub(crate) mod access;
