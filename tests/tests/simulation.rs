@@ -652,6 +652,46 @@ fn without_double_writes_what_redo_finds_done_is_written_again() {
     assert!(skipped > 100, "{skipped} pages were found done");
 }
 
+/// A sync of the log fails; the kernel lets go of its pages while the next start reads them.
+#[test]
+fn new_log_is_never_put_behind_log_that_has_gone() {
+    let config = config("double_write");
+    let mut receded = 0;
+    for seed in 0..100 {
+        let disk = new_disk(seed, &config);
+        let (mut history, mut rng) = (History::default(), Rng::new(seed));
+        let (mut world, _) = World::start(&disk, &config);
+        world.write(&mut history, &mut rng, 0).expect("a good disk");
+        world.promise(&mut history);
+        for _ in 0..40 {
+            world.write(&mut history, &mut rng, 0).expect("a good disk");
+        }
+        disk.inject(Injection {
+            kind: IoKind::Sync,
+            path_contains: "wal/".to_owned(),
+            skip: 0,
+            times: 1,
+            errno: 5,
+        });
+        catch_panics(|| world.flush()).expect_err("a PANIC");
+        drop(world);
+        disk.kill(seed);
+        if World::try_start(&disk, &config).is_none() {
+            receded += 1;
+            check(&disk, &config, &mut history, false);
+        } else {
+            check(&disk, &config, &mut history, true);
+        }
+        let (mut world, _) = World::start(&disk, &config);
+        world.write(&mut history, &mut rng, 0).expect("a good disk");
+        world.promise(&mut history);
+        drop(world);
+        disk.crash(seed);
+        check(&disk, &config, &mut history, true);
+    }
+    assert!(receded > 3, "{receded} logs receded");
+}
+
 #[test]
 fn the_next_start_makes_the_name_of_a_new_file_durable() {
     let config = config("double_write");

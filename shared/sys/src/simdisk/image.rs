@@ -262,7 +262,9 @@ impl Contents {
     /// holds for clean, and reads them again as the disk has them. It may do so later, too.
     pub(super) fn forget_lost(&mut self, rng: &mut Rng, block_pages: usize) {
         self.fades = true;
-        self.let_go(rng, block_pages, 2);
+        if rng.half() {
+            self.let_go(rng, block_pages, 2);
+        }
     }
 
     /// Before a read: the cache may have needed the room of pages that it holds for clean.
