@@ -130,8 +130,14 @@ impl Expirer {
                 server.park(reason);
                 TURN_NS
             }
+            // Dropped in between, with all that was to be removed.
+            Err(EngineError::NoNamespace) => {
+                self.ended.clear();
+                self.next_namespace(server);
+                TURN_NS
+            }
             Err(error) => {
-                log::error!("could not remove keys that have ended: {}", error);
+                log::error!("could not remove keys that have ended: {error}");
                 // All is looked through anew.
                 self.ended.clear();
                 self.sweep = None;

@@ -108,3 +108,19 @@ fn removing_keeps_to_its_rate_and_waits_for_the_clock() {
     let rate = (300 - before) as f64 / begin.elapsed().as_secs_f64();
     assert!(rate < 150.0, "{rate} keys in a second");
 }
+
+#[test]
+fn keys_of_every_database_go_wherever_it_is_swapped_to() {
+    let cluster = Cluster::started(&[("expire_clock_settle", "0")]);
+    let mut client = cluster.client();
+    assert!(client.call(&["SELECT", "3"]).unwrap().is_ok());
+    set_many(&mut client, "goes", 200, &["PX", "200"]);
+    set_many(&mut client, "stays", 7, &[]);
+    assert!(client.call(&["SWAPDB", "3", "5"]).unwrap().is_ok());
+    assert_eq!(int(&mut client, &["DBSIZE"]), 0);
+    assert!(client.call(&["SELECT", "5"]).unwrap().is_ok());
+    wait_for("the keys to be removed", || {
+        (int(&mut client, &["DBSIZE"]) == 7).then_some(())
+    });
+    assert_eq!(expired(&cluster), 200);
+}

@@ -94,7 +94,7 @@ pub fn scan(call: &mut Call<'_>) -> Outcome {
     let mut start = prefix.to_vec();
     if cursor != 0 {
         let resume = shared.cursors.resume(cursor);
-        let resume = resume.filter(|resume| resume.namespace == namespace.index());
+        let resume = resume.filter(|resume| resume.namespace == namespace.number());
         let resume = resume.ok_or_else(|| {
             format!(
                 "ERR cursor {cursor} is not known: its scan has ended, was dropped for newer ones, \
@@ -135,7 +135,7 @@ pub fn scan(call: &mut Call<'_>) -> Outcome {
     } else {
         let key = go_on_at(&walk, last, visited > 0);
         let resume = Resume {
-            namespace: namespace.index(),
+            namespace: namespace.number(),
             key,
         };
         let (now_ns, wall_us) = (call.server.now_ns, call.server.wall_us());

@@ -78,8 +78,8 @@ pub struct Cursors {
 /// Where a cursor goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
-    /// Index of the namespace that is scanned.
-    pub namespace: usize,
+    /// Number of the namespace that is scanned (`NamespaceId::number`).
+    pub namespace: u64,
     /// The next key is this one or behind it.
     pub key: Vec<u8>,
 }
@@ -139,7 +139,7 @@ impl Cursors {
         let row = &self.rows[row];
         let step = row.step(nonce)?;
         Some(Resume {
-            namespace: row.namespace.load(Ordering::Relaxed) as usize,
+            namespace: row.namespace.load(Ordering::Relaxed),
             key: step.key(),
         })
     }
@@ -164,8 +164,7 @@ impl Cursors {
             None => row.before.set(0, &[]),
         }
         row.last.set(next, &resume.key);
-        row.namespace
-            .store(resume.namespace as u64, Ordering::Relaxed);
+        row.namespace.store(resume.namespace, Ordering::Relaxed);
         row.used_at_ns.store(now_ns, Ordering::Relaxed);
         next << ROW_BITS | index as u64
     }

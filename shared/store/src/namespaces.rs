@@ -90,6 +90,11 @@ impl NamespaceId {
         Some(self.index()).filter(|index| *index < DATABASES_MAX)
     }
 
+    /// A number that never means another namespace.
+    pub fn number(self) -> u64 {
+        u64::from(self.generation) << 16 | u64::from(self.index)
+    }
+
     /// The index.
     pub fn index(self) -> usize {
         usize::from(self.index)

@@ -358,7 +358,10 @@ impl Engine {
             });
             change.steps.push((entries[index], Step::Replace(given)));
         }
-        Ok(committed((), change.log(work, set)?))
+        let lsn = change.log(work, set)?;
+        // Whoever is looking for keys that end may have passed by what has changed places.
+        store.shared.expiry.note(&store.shared.procs, 0);
+        Ok(committed((), lsn))
     }
 
     /// Makes the namespace empty. Takes no longer for a large one.

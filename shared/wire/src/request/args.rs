@@ -132,7 +132,8 @@ impl RequestBuf {
 
     /// Heap bytes that it holds.
     pub fn heap_bytes(&self) -> usize {
-        self.data.capacity() + self.spans.capacity() * size_of::<Span>()
+        let spans_bytes = self.spans.capacity().saturating_mul(size_of::<Span>());
+        self.data.capacity().saturating_add(spans_bytes)
     }
 
     /// The arguments.
