@@ -304,6 +304,36 @@ fn a_transaction_that_is_too_large_is_told_the_limit() {
 }
 
 #[test]
+fn exec_may_read_more_than_a_commit_can_latch() {
+    // A quarter of these buffers are 512 pages.
+    let cluster = Cluster::started(&[("shared_buffers", "16MB")]);
+    let mut client = cluster.client();
+    let value = "v".repeat(200);
+    for first in (0..40_000).step_by(1000) {
+        let pair = |number: i32| format!(" key{number} {value}");
+        let pairs: String = (first..first + 1000).map(pair).collect();
+        assert_eq!(ask(&mut client, &format!("MSET{pairs}")), "OK");
+    }
+    for request in [
+        "MULTI",
+        "DBSIZE",
+        "SET more 1",
+        "DBSIZE",
+        "DEL key7",
+        "DBSIZE",
+    ] {
+        ask(&mut client, request);
+    }
+    assert_eq!(ask(&mut client, "EXEC"), "[40000 OK 40001 1 40000]");
+    ask(&mut client, "BEGIN SERIALIZABLE");
+    assert_eq!(ask(&mut client, "DBSIZE"), "40000");
+    ask(&mut client, "SET more 2");
+    let refused = ask(&mut client, "COMMIT");
+    assert!(refused.contains("a quarter of shared_buffers"), "{refused}");
+    assert_eq!(ask(&mut client, "GET more"), "1");
+}
+
+#[test]
 fn exec_never_fails_on_a_hot_key() {
     let cluster = Cluster::started(&[("backends", "3")]);
     let socket = cluster.socket();

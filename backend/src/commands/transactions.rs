@@ -289,13 +289,17 @@ fn run_until_committed(call: &mut Call<'_>, queue: &Queue, watches: &Watches) ->
         };
         drop(held);
         match outcome {
-            Err(Failure::Engine(EngineError::Conflict { .. })) if !is_alone(&alone, &used) => {
+            Err(Failure::Engine(
+                error @ (EngineError::Conflict { .. } | EngineError::TransactionTooLarge { .. }),
+            )) if !is_alone(&alone, &used) => {
                 call.server.count(Counter::CommitRetries);
                 call.output.bytes().truncate(mark);
                 (call.wait, call.session.proto) = (wait, proto);
                 call.session.namespace = namespace;
                 run += 1;
-                if run > RUNS_BESIDE_OTHERS {
+                // Who is alone need not latch what he has read, which may have been too much.
+                let is_too_large = matches!(error, EngineError::TransactionTooLarge { .. });
+                if run > RUNS_BESIDE_OTHERS || is_too_large {
                     alone.extend(used.unwrap_or_default());
                 }
             }

@@ -632,17 +632,7 @@ impl Engine {
     fn walk(&self, cursor: &mut RangeCursor, chunk: Chunk, visit: &mut Visit<'_>) -> Result<bool> {
         self.enter();
         if cursor.merge.is_some() {
-            return self.range_next_in_transaction(cursor, chunk, &mut |key, value| match visit {
-                Visit::Values(visit) => visit(key, value),
-                Visit::Keys(visit) => visit(
-                    key,
-                    &Meta {
-                        stamp: Lsn::ZERO,
-                        bytes: value.len(),
-                        expiry_ms: None,
-                    },
-                ),
-            });
+            return self.walk_in_transaction(cursor, chunk, visit);
         }
         let Some(file) = cursor.file else {
             return Ok(false);

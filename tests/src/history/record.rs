@@ -330,7 +330,9 @@ impl Recorder {
                         if transaction.outcome == Outcome::Committed {
                             committed.fetch_add(1, Ordering::Relaxed);
                         }
-                        history.lock().expect("no client panics").push(transaction);
+                        if !transaction.ops.is_empty() {
+                            history.lock().expect("no client panics").push(transaction);
+                        }
                     }
                 }
             })
