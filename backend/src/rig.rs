@@ -6,7 +6,7 @@ use crate::server::Server;
 use crate::session::Session;
 use crate::turn;
 use rd_base::handover::{Handover, Peer};
-use rd_base::{Config, Role, StartCount};
+use rd_base::{Config, Lsn, Role, StartCount};
 use rd_engine::Engine;
 use rd_engine::init::{InitOptions, init_storage};
 use rd_store::relation::RelationFiles;
@@ -104,6 +104,11 @@ impl Rig {
         let wal = self.shared.wal.clone();
         let mut preparer = Preparer::new(wal, Arc::clone(&self.storage), 4 * SEGMENT_BYTES);
         while preparer.step() == Step::Prepared {}
+    }
+
+    /// Where the log ends.
+    pub fn insert_lsn(&self) -> Lsn {
+        self.shared.wal.insert_lsn()
     }
 
     /// Makes files longer as was asked for.

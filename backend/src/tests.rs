@@ -80,6 +80,30 @@ fn a_long_reply_is_made_as_it_is_read() {
 }
 
 #[test]
+fn the_length_of_a_range_waits_for_what_hides_keys() {
+    let mut pair = Pair::new(&[]);
+    let keys: Vec<String> = (0..600).map(|number| format!("key:{number:03}")).collect();
+    let with = |command, keys: &[String]| {
+        let words = keys.iter().map(String::as_str);
+        [command].into_iter().chain(words).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for key in &keys {
+        pair.write(&["SET", key, "value"]);
+    }
+    pair.rig.flush();
+    // It has written, so it sees what is not durable.
+    assert_eq!(pair.ask(&["SET", "own", "value"]), "");
+    let delete = with("DEL", &keys[520..]);
+    pair.write(&delete.iter().map(String::as_str).collect::<Vec<_>>());
+    let deleted = pair.rig.insert_lsn();
+    assert_eq!(pair.ask(&["RANGE", "key:", ""]), "");
+    let (_, client) = &pair.other;
+    assert_eq!(client.connection.output.waits_until(), Some(deleted));
+    pair.rig.flush();
+    assert!(pair.received().starts_with("+OK\r\n*1042\r\n$7\r\nkey:000\r\n"));
+}
+
+#[test]
 fn a_request_about_commands_names_no_more_than_there_are() {
     let mut pair = Pair::new(&[]);
     for word in ["INFO", "DOCS"] {

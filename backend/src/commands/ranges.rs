@@ -89,6 +89,8 @@ pub fn proceed(call: &mut Call<'_>, mut stream: Box<RangeStream>) -> Outcome {
             .range_next_keys(&mut counter, COUNT_PIECE, &mut |_, _| count += 1)?;
         stream.counted += count;
         if counter.is_done() {
+            // The length shows what hides keys, too.
+            call.depends_on(counter.depends_on());
             let first = std::mem::take(&mut stream.first);
             finish(call, stream.counted, &first);
         } else {
