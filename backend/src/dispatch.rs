@@ -206,7 +206,7 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::Incrbyfloat => strings::incrbyfloat(call),
         CommandId::Lcs => substrings::lcs(call),
         CommandId::Del | CommandId::Unlink => keys::del(call),
-        CommandId::Exists | CommandId::Touch => keys::exists(call),
+        CommandId::Exists | CommandId::Touch => several::exists(call),
         CommandId::Type => keys::kind(call),
         CommandId::Rename => exchange::rename(call),
         CommandId::Renamenx => exchange::renamenx(call),

@@ -85,7 +85,11 @@ fn the_length_of_a_range_waits_for_what_hides_keys() {
     let keys: Vec<String> = (0..600).map(|number| format!("key:{number:03}")).collect();
     let with = |command, keys: &[String]| {
         let words = keys.iter().map(String::as_str);
-        [command].into_iter().chain(words).map(str::to_owned).collect::<Vec<_>>()
+        [command]
+            .into_iter()
+            .chain(words)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     for key in &keys {
         pair.write(&["SET", key, "value"]);
@@ -100,7 +104,32 @@ fn the_length_of_a_range_waits_for_what_hides_keys() {
     let (_, client) = &pair.other;
     assert_eq!(client.connection.output.waits_until(), Some(deleted));
     pair.rig.flush();
-    assert!(pair.received().starts_with("+OK\r\n*1042\r\n$7\r\nkey:000\r\n"));
+    assert!(
+        pair.received()
+            .starts_with("+OK\r\n*1042\r\n$7\r\nkey:000\r\n")
+    );
+}
+
+#[test]
+fn keys_that_are_counted_are_of_one_moment() {
+    let mut pair = Pair::new(&[]);
+    pair.write(&["SET", "first", "value"]);
+    pair.rig.flush();
+    // More than a turn's worth, so that there is time in between.
+    let mut words = vec!["EXISTS", "first"];
+    words.extend(vec!["second"; 3000]);
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    let (server, client) = &mut pair.other;
+    client.send(&pair.rig, server, &words);
+    pair.write(&["MSET", "second", "value", "third", "value"]);
+    pair.rig.flush();
+    let (server, client) = &mut pair.other;
+    while client.go_on(server) {}
+    assert_eq!(pair.received(), ":1\r\n");
+    assert_eq!(
+        pair.ask(&["EXISTS", "first", "second", "second", "none"]),
+        ":3\r\n"
+    );
 }
 
 #[test]

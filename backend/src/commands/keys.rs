@@ -1,4 +1,4 @@
-//! Keys, whatever their values: DEL, EXISTS, DBSIZE, FLUSHDB.
+//! Keys, whatever their values: DEL, TYPE, DBSIZE, FLUSHDB.
 
 use super::Call;
 use crate::dispatch::{Flow, Outcome};
@@ -22,20 +22,6 @@ pub fn del(call: &mut Call<'_>) -> Outcome {
     })?;
     let removed = call.after(committed);
     call.reply().integer(removed);
-    Ok(Flow::Done)
-}
-
-/// EXISTS key [key …]: counts, one named twice twice.
-pub fn exists(call: &mut Call<'_>) -> Outcome {
-    let view = call.server.view(call.session);
-    let namespace = call.namespace();
-    let mut found = 0;
-    for key in call.args.skip(1).iter() {
-        let read = call.server.engine.meta(namespace, key, view)?;
-        call.depends_on(read.depends_on);
-        found += i64::from(read.result.is_some());
-    }
-    call.reply().integer(found);
     Ok(Flow::Done)
 }
 

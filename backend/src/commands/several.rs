@@ -27,9 +27,19 @@ impl SeveralStream {
     }
 }
 
+/// What a reply says of its keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// Their values.
+    Values,
+    /// How many of them are there.
+    Count,
+}
+
 /// How far a reply has come.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Reader {
+    what: What,
     /// Keys that were read.
     done: usize,
     /// Those of them that are there.
@@ -38,12 +48,30 @@ struct Reader {
 
 /// MGET key [key …].
 pub fn mget(call: &mut Call<'_>) -> Outcome {
+    begin(call, What::Values)
+}
+
+/// EXISTS key [key …], TOUCH key [key …]: counts, one named twice twice.
+pub fn exists(call: &mut Call<'_>) -> Outcome {
+    if call.args.len() > 2 {
+        return begin(call, What::Count);
+    }
+    let (view, namespace) = (call.server.view(call.session), call.namespace());
+    let read = call.server.engine.meta(namespace, call.arg(1), view)?;
+    call.depends_on(read.depends_on);
+    call.reply().integer(i64::from(read.result.is_some()));
+    Ok(Flow::Done)
+}
+
+fn begin(call: &mut Call<'_>, what: What) -> Outcome {
     let keys = call.args.skip(1);
     let mark = call.output.mark();
     let (reader, snapshot) = loop {
         let snapshot = call.snapshot()?;
-        let mut reader = Reader::default();
-        call.reply().array(keys.len());
+        let mut reader = Reader::new(what);
+        if what == What::Values {
+            call.reply().array(keys.len());
+        }
         match reader.piece(call, keys, &snapshot) {
             Ok(()) => break (reader, snapshot),
             // Emptied twice in between; nothing has been sent, so begin anew.
@@ -52,12 +80,13 @@ pub fn mget(call: &mut Call<'_>) -> Outcome {
         }
     };
     if reader.done == keys.len() {
+        reader.end(call);
         return Ok(Flow::Done);
     }
     let rest = keys.skip(reader.done);
     let stream = SeveralStream {
         keys: RequestBuf::new(rest.iter()).ok_or("ERR the keys are too long")?,
-        reader: Reader::default(),
+        reader: Reader { done: 0, ..reader },
         snapshot,
     };
     Ok(Flow::Wait(Waiting::Several(Box::new(stream))))
@@ -69,6 +98,7 @@ pub fn proceed(call: &mut Call<'_>, mut stream: Box<SeveralStream>) -> Outcome {
         let keys = stream.keys.args();
         stream.reader.piece(call, keys, &stream.snapshot)?;
         if stream.reader.done == keys.len() {
+            stream.reader.end(call);
             return Ok(Flow::Done);
         }
     }
@@ -76,7 +106,22 @@ pub fn proceed(call: &mut Call<'_>, mut stream: Box<SeveralStream>) -> Outcome {
 }
 
 impl Reader {
-    /// Reads the next keys and writes their values.
+    fn new(what: What) -> Reader {
+        Reader {
+            what,
+            done: 0,
+            found: 0,
+        }
+    }
+
+    /// Writes what comes behind the last key.
+    fn end(&self, call: &mut Call<'_>) {
+        if self.what == What::Count {
+            call.reply().integer(self.found as i64);
+        }
+    }
+
+    /// Reads the next keys, and writes their values if these are asked for.
     fn piece(
         &mut self,
         call: &mut Call<'_>,
@@ -86,19 +131,31 @@ impl Reader {
         let (namespace, mark) = (call.namespace(), call.output.mark());
         let before = *self;
         for key in keys.skip(self.done).iter().take(PIECE_KEYS) {
-            let mut reply = ReplyWriter::new(call.output.bytes(), call.session.proto);
-            let view = View::At(snapshot);
-            let read = call.server.engine.get(namespace, key, view, |value| {
-                reply.bulk_or_null(value.map(|value| value.bytes));
-                value.is_some()
-            })?;
-            call.depends_on(read.depends_on);
+            let (engine, view) = (&call.server.engine, View::At(snapshot));
+            let (is_there, depends_on) = match self.what {
+                What::Values => {
+                    let mut reply = ReplyWriter::new(call.output.bytes(), call.session.proto);
+                    let read = engine.get(namespace, key, view, |value| {
+                        reply.bulk_or_null(value.map(|value| value.bytes));
+                        value.is_some()
+                    })?;
+                    (read.result, read.depends_on)
+                }
+                What::Count => {
+                    let read = engine.meta(namespace, key, view)?;
+                    (read.result.is_some(), read.depends_on)
+                }
+            };
+            call.depends_on(depends_on);
             self.done += 1;
-            self.found += u64::from(read.result);
+            self.found += u64::from(is_there);
             let written = call.output.mark() - mark;
             if written >= PIECE_BYTES || call.output.unsent() > call.output_max {
                 break;
             }
+        }
+        if self.what == What::Count {
+            return Ok(());
         }
         let hits = self.found - before.found;
         let misses = (self.done - before.done) as u64 - hits;
