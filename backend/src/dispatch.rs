@@ -123,9 +123,16 @@ pub fn proceed(
         wait: Lsn::ZERO,
         output_max,
     };
+    let has_begun = waiting.has_begun();
     let outcome = transactions::handle_attached(&mut call, |call| go_on(call, waiting));
     let wait = call.wait;
-    conclude(server, session, output, mark, wait, outcome)
+    let is_cut_off = has_begun && outcome.is_err();
+    let flow = conclude(server, session, output, mark, wait, outcome);
+    if is_cut_off {
+        // The client counts elements: it would take the next replies for those that are missing.
+        return Flow::Close;
+    }
+    flow
 }
 
 /// Goes on with a command under way, whoever runs it.

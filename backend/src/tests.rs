@@ -1,6 +1,7 @@
 //! What clients of two backends see of each other before the log is flushed, and of commands that
 //! take several turns.
 
+use crate::connection::Hold;
 use crate::rig::{Client, Rig};
 use crate::server::Server;
 
@@ -130,6 +131,37 @@ fn keys_that_are_counted_are_of_one_moment() {
         pair.ask(&["EXISTS", "first", "second", "second", "none"]),
         ":3\r\n"
     );
+}
+
+#[test]
+fn an_error_behind_the_first_part_of_a_reply_ends_the_connection() {
+    let mut pair = Pair::new(&[]);
+    pair.write(&["SET", "key", "value"]);
+    pair.rig.flush();
+    let mut words = vec!["MGET"];
+    words.extend(vec!["key"; 3000]);
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    let (server, client) = &mut pair.other;
+    client.send(&pair.rig, server, &words);
+    // After some of these nobody knows any more what it reads.
+    let (server, client) = &mut pair.writer;
+    client.received(server);
+    for _ in 0..20 {
+        pair.write(&["SET", "other", "value"]);
+        pair.write(&["FLUSHDB"]);
+        pair.rig.flush();
+        let (server, client) = &mut pair.writer;
+        assert_eq!(client.received(server), b"+OK\r\n+OK\r\n");
+    }
+    let (server, client) = &mut pair.other;
+    while client.go_on(server) {}
+    assert!(
+        matches!(client.connection.hold, Hold::Closing),
+        "no further reply can be told apart"
+    );
+    let received = pair.received();
+    let error = "-ERR the namespace was emptied or replaced since the snapshot was taken\r\n";
+    assert!(received.starts_with("*3000\r\n$5\r\nvalue\r\n") && received.ends_with(error));
 }
 
 #[test]

@@ -45,6 +45,16 @@ impl Waiting {
         }
     }
 
+    /// Whether a part of its reply has been written.
+    pub fn has_begun(&self) -> bool {
+        match self {
+            Waiting::Checkpoint { .. } | Waiting::Durable(_) => false,
+            Waiting::Range(stream) => !stream.is_counting(),
+            Waiting::Keys(walk) => !walk.is_counting(),
+            Waiting::Several(stream) => stream.has_begun(),
+        }
+    }
+
     /// Heap bytes that it holds.
     pub fn heap_bytes(&self) -> usize {
         match self {

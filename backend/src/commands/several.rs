@@ -21,6 +21,11 @@ pub struct SeveralStream {
 }
 
 impl SeveralStream {
+    /// Whether a part of the reply has been written.
+    pub fn has_begun(&self) -> bool {
+        self.reader.what == What::Values
+    }
+
     /// Heap bytes that it holds.
     pub fn heap_bytes(&self) -> usize {
         self.keys.heap_bytes()
