@@ -165,6 +165,40 @@ fn an_error_behind_the_first_part_of_a_reply_ends_the_connection() {
 }
 
 #[test]
+fn names_and_patterns_have_limits() {
+    let mut pair = Pair::new(&[]);
+    let (most, more) = ("n".repeat(1024), "n".repeat(1025));
+    let refused = "-ERR a name of 1025 bytes is longer than the greatest, 1024 bytes\r\n";
+    for command in [
+        &["CLIENT", "SETNAME"][..],
+        &["CLIENT", "SETINFO", "lib-name"],
+        &["CLIENT", "SETINFO", "LIB-VER"],
+    ] {
+        let with = |name| [command, &[name]].concat();
+        assert_eq!(pair.ask(&with(&more)), refused);
+        assert_eq!(pair.ask(&with(&most)), "+OK\r\n");
+    }
+    assert_eq!(pair.ask(&["HELLO", "2", "SETNAME", &more]), refused);
+    let (_, client) = &pair.other;
+    assert!(
+        client.connection.heap_bytes() >= 3 * most.len(),
+        "names are counted"
+    );
+    assert_eq!(
+        pair.ask(&["CLIENT", "SETINFO", "Lib-Name", "a b"]),
+        "-ERR Lib-Name cannot contain spaces, newlines or special characters.\r\n"
+    );
+    let mut words = vec!["CONFIG", "GET"];
+    words.extend(vec!["*"; 1024]);
+    assert!(pair.ask(&words).starts_with('*'));
+    words.push("*");
+    assert_eq!(
+        pair.ask(&words),
+        "-ERR CONFIG GET takes 1024 patterns at most\r\n"
+    );
+}
+
+#[test]
 fn a_request_about_commands_names_no_more_than_there_are() {
     let mut pair = Pair::new(&[]);
     for word in ["INFO", "DOCS"] {

@@ -8,8 +8,14 @@ use rd_base::config::{SetError, SetErrorReason};
 use rd_base::params::Reach;
 use rd_sys::process::Signal;
 
+/// Greatest number of patterns in a CONFIG GET: each is held against every parameter.
+const PATTERNS_MAX: usize = 1024;
+
 /// CONFIG GET pattern [pattern …].
 pub fn get(call: &mut Call<'_>) -> Outcome {
+    if call.args.len() > PATTERNS_MAX + 2 {
+        return Err(format!("ERR CONFIG GET takes {PATTERNS_MAX} patterns at most").into());
+    }
     let mut found: Vec<(&str, String)> = Vec::new();
     for pattern in call.args.skip(2).iter() {
         let pattern = String::from_utf8_lossy(pattern);

@@ -9,6 +9,9 @@ use rd_wire::num::{is_word, parse_i64};
 use rd_wire::{Proto, texts};
 use std::fmt::Write;
 
+/// Longest name that a connection, or its client's library, can give itself, in bytes.
+const NAME_BYTES_MAX: usize = 1024;
+
 /// PING [message].
 pub fn ping(call: &mut Call<'_>) -> Outcome {
     match call.args.len() {
@@ -57,14 +60,17 @@ pub fn auth(call: &mut Call<'_>) -> Outcome {
     }
 }
 
-/// A name may hold what can be seen, and no space.
-fn clean_name(name: &[u8]) -> Option<&str> {
-    let is_clean = name.iter().all(|byte| (b'!'..=b'~').contains(byte));
-    if is_clean {
-        std::str::from_utf8(name).ok()
-    } else {
-        None
+/// A name may hold what can be seen, and no space; `unclean` is the error if it does not.
+fn checked_name<'a>(name: &'a [u8], unclean: &str) -> Result<&'a str, String> {
+    if name.len() > NAME_BYTES_MAX {
+        let bytes = name.len();
+        return Err(format!(
+            "ERR a name of {bytes} bytes is longer than the greatest, {NAME_BYTES_MAX} bytes"
+        ));
     }
+    let is_clean = name.iter().all(|byte| (b'!'..=b'~').contains(byte));
+    let text = std::str::from_utf8(name).ok().filter(|_| is_clean);
+    text.ok_or_else(|| unclean.to_owned())
 }
 
 /// HELLO [protover [AUTH username password] [SETNAME name]].
@@ -86,7 +92,7 @@ pub fn hello(call: &mut Call<'_>) -> Outcome {
             }
             at += 3;
         } else if is_word(word, "SETNAME") && call.args.len() > at + 1 {
-            name = Some(clean_name(call.arg(at + 1)).ok_or(texts::BAD_CLIENT_NAME)?);
+            name = Some(checked_name(call.arg(at + 1), texts::BAD_CLIENT_NAME)?);
             at += 2;
         } else {
             let word = String::from_utf8_lossy(word);
@@ -138,7 +144,7 @@ pub fn client_getname(call: &mut Call<'_>) -> Outcome {
 
 /// CLIENT SETNAME name.
 pub fn client_setname(call: &mut Call<'_>) -> Outcome {
-    let name = clean_name(call.arg(2)).ok_or(texts::BAD_CLIENT_NAME)?;
+    let name = checked_name(call.arg(2), texts::BAD_CLIENT_NAME)?;
     call.session.name = name.to_owned();
     call.publish();
     call.reply().ok();
@@ -153,11 +159,9 @@ pub fn client_setinfo(call: &mut Call<'_>) -> Outcome {
         let attribute = String::from_utf8_lossy(attribute);
         return Err(format!("ERR Unrecognized option '{attribute}'").into());
     }
-    let Some(text) = clean_name(text) else {
-        let which = if is_name { "lib-name" } else { "lib-ver" };
-        let text = "cannot contain spaces, newlines or special characters.";
-        return Err(format!("ERR {which} {text}").into());
-    };
+    let which = String::from_utf8_lossy(attribute);
+    let unclean = format!("ERR {which} cannot contain spaces, newlines or special characters.");
+    let text = checked_name(text, &unclean)?;
     if is_name {
         call.session.library_name = text.to_owned();
     } else {
@@ -194,8 +198,9 @@ pub fn client_list(call: &mut Call<'_>) -> Outcome {
         Some(word) if is_word(word, "ID") && call.args.len() > 3 => {
             let id = |text| parse_i64(text).filter(|id| *id > 0).map(|id| id as u64);
             let ids: Option<Vec<u64>> = call.args.skip(3).iter().map(id).collect();
-            let ids = ids.ok_or("ERR Invalid client ID")?;
-            list_clients(call, &|row| ids.contains(&row.id))
+            let mut ids = ids.ok_or("ERR Invalid client ID")?;
+            ids.sort_unstable();
+            list_clients(call, &|row| ids.binary_search(&row.id).is_ok())
         }
         Some(_) => Err(texts::SYNTAX.into()),
     }
