@@ -6,7 +6,7 @@
 
 use crate::output::Output;
 use crate::session::Session;
-use crate::waiting::Waiting;
+use crate::waiting::{StreamCount, Waiting};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, send};
@@ -66,6 +66,8 @@ pub struct Connection {
     pub ended: bool,
     /// Whether what `input` holds is the beginning of a request whose end has not come.
     pub is_partial: bool,
+    /// Counts its command under way among the streams, if it is one.
+    pub stream: Option<StreamCount>,
     /// When bytes were last sent, or a stream began, by the monotonic clock.
     pub progress_at_ns: u64,
     /// Whether the socket took no more at the last attempt.
@@ -96,6 +98,7 @@ impl Connection {
             drained: true,
             ended: false,
             is_partial: false,
+            stream: None,
             progress_at_ns: 0,
             blocked: false,
             accounted_bytes: 0,
@@ -183,6 +186,12 @@ impl Connection {
             Hold::Waiting(waiting) => waiting.is_ready(self.output.unsent(), output_max),
             Hold::Free | Hold::Parked | Hold::Closing => false,
         }
+    }
+
+    /// Whether its client has taken nothing of a stream for longer than `limit_ns`.
+    pub fn is_stalled(&self, now_ns: u64, limit_ns: u64) -> bool {
+        let stalled_ns = now_ns.saturating_sub(self.progress_at_ns);
+        self.stream.is_some() && self.blocked && stalled_ns > limit_ns
     }
 
     /// Whether it waits for nothing, holds nothing and is owed nothing.

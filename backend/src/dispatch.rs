@@ -97,6 +97,12 @@ pub fn execute(
         transactions::handle_within(resolved.id, &mut call)
     };
     let wait = call.wait;
+    let begins_stream = matches!(&outcome, Ok(Flow::Wait(waiting)) if waiting.is_stream());
+    if begins_stream && !server.may_stream() {
+        // It gives its snapshot back, and begins anew when another stream has ended.
+        output.bytes().truncate(mark);
+        return Flow::Park;
+    }
     let flow = conclude(server, session, output, mark, wait, outcome);
     if !matches!(flow, Flow::Park) {
         // One that is parked is counted when it has been carried out.

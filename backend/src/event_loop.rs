@@ -242,7 +242,9 @@ impl EventLoop {
             Some(connection) => connection.has_ready_stream(output_max),
             None => false,
         };
-        !self.again.is_empty() || self.held.iter().any(is_ready)
+        !self.again.is_empty()
+            || self.server.has_awaited_stream_room()
+            || self.held.iter().any(is_ready)
     }
 
     /// Whether a reply that waits has become free since the turn's end.
@@ -350,6 +352,7 @@ impl EventLoop {
                 .error(&format!("ERR Redoubt is shutting down; {what}"));
         }
         connection.hold = Hold::Closing;
+        connection.stream = None;
         self.after_turn(token);
     }
 
@@ -567,9 +570,11 @@ impl EventLoop {
             || noticed
             || self.server.parked_until.is_some_and(|lsn| lsn <= durable)
             || self.server.has_pause_ended()
+            || self.server.has_awaited_stream_room()
             || self.server.now_ns >= self.next_tick_ns;
         if tries_all {
             self.server.parked_until = None;
+            self.server.forget_awaited_stream();
         }
         let output_max = self.server.output_max();
         for token in std::mem::take(&mut self.held) {
@@ -693,6 +698,7 @@ impl EventLoop {
         let now_ns = self.server.now_ns;
         self.next_tick_ns = now_ns + TICK_NS;
         let timeout_ns = self.server.config.timeout().as_nanos() as u64;
+        let stall_ns = self.server.config.long_read_stall_timeout().as_nanos() as u64;
         let age_limits = AgeLimits::of(&self.server.config);
         for token in self.connections.tokens() {
             let Some(connection) = self.connections.get_mut(token) else {
@@ -700,6 +706,19 @@ impl EventLoop {
             };
             let idle_ns = now_ns.saturating_sub(connection.session.active_at_ns);
             if connection.is_idle() && timeout_ns != 0 && idle_ns > timeout_ns {
+                self.close(token);
+                continue;
+            }
+            if stall_ns != 0 && connection.is_stalled(now_ns, stall_ns) {
+                let command = connection.session.last_command.map(|id| id.command().name);
+                log::warn!(
+                    "closing connection {} ({}), which has taken nothing of its {} reply for \
+                     longer than long_read_stall_timeout: that holds a snapshot, and with it old \
+                     versions",
+                    connection.session.id,
+                    connection.session.address,
+                    command.unwrap_or("last"),
+                );
                 self.close(token);
                 continue;
             }

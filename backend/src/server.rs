@@ -3,6 +3,7 @@
 use crate::connection::{Connection, Hold};
 use crate::expirer::Expirer;
 use crate::session::Session;
+use crate::waiting::Streams;
 use rd_base::counters::Counter;
 use rd_base::{Config, Lsn, Role};
 use rd_base::{Param, conf_file};
@@ -41,6 +42,10 @@ pub struct Server {
     readers: usize,
     /// Removes keys whose time has come.
     expirer: Expirer,
+    /// Streams under way (see `waiting.rs`).
+    pub streams: Streams,
+    /// Whether commands wait for a stream to end, so that theirs can begin.
+    awaits_stream: Cell<bool>,
     /// Whether commands wait for the end of a CLIENT PAUSE.
     holds_back: Cell<bool>,
 }
@@ -61,6 +66,8 @@ impl Server {
             has_chores: false,
             readers: 0,
             expirer: Expirer::default(),
+            streams: Streams::default(),
+            awaits_stream: Cell::new(false),
             holds_back: Cell::new(false),
         }
     }
@@ -269,6 +276,27 @@ impl Server {
             None => false,
             Some(pause) => self.is_held_back(pause, id),
         }
+    }
+
+    /// Whether a further stream may begin; if not, it is known that one waits.
+    pub fn may_stream(&self) -> bool {
+        let may = self.has_stream_room();
+        self.awaits_stream.set(self.awaits_stream.get() || !may);
+        may
+    }
+
+    fn has_stream_room(&self) -> bool {
+        self.streams.count() < self.config.long_reads_max() as usize
+    }
+
+    /// Whether a stream may begin that a command waits for.
+    pub fn has_awaited_stream_room(&self) -> bool {
+        self.awaits_stream.get() && self.has_stream_room()
+    }
+
+    /// Waiting commands are tried again: who still has to wait for a stream says so anew.
+    pub fn forget_awaited_stream(&self) {
+        self.awaits_stream.set(false);
     }
 
     /// Whether a command was held back by a CLIENT PAUSE that is over, since this was last asked.

@@ -42,6 +42,7 @@ pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> us
                     }
                     Flow::Wait(waiting) => {
                         done += consumed;
+                        connection.stream = waiting.is_stream().then(|| server.streams.begin());
                         connection.hold = Hold::Waiting(waiting);
                         connection.progress_at_ns = server.now_ns;
                     }
@@ -83,7 +84,11 @@ pub fn proceed(server: &mut Server, connection: &mut Connection, waiting: Waitin
     let Connection {
         session, output, ..
     } = connection;
-    match dispatch::proceed(server, session, output, waiting) {
+    let flow = dispatch::proceed(server, session, output, waiting);
+    if !matches!(flow, Flow::Wait(_)) {
+        connection.stream = None;
+    }
+    match flow {
         Flow::Wait(waiting) => Hold::Waiting(waiting),
         Flow::Close => Hold::Closing,
         Flow::Done | Flow::Park => Hold::Free,

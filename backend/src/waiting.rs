@@ -8,6 +8,35 @@ use crate::commands::scan::KeysWalk;
 use crate::commands::several::SeveralStream;
 use rd_base::Lsn;
 use rd_store::checkpoint::Ticket;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// How many streams a backend has under way.
+#[derive(Clone, Default)]
+pub struct Streams(Rc<Cell<usize>>);
+
+/// Counts for one stream until it is dropped.
+pub struct StreamCount(Streams);
+
+impl Streams {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.get()
+    }
+
+    /// One more.
+    pub fn begin(&self) -> StreamCount {
+        self.0.set(self.0.get() + 1);
+        StreamCount(self.clone())
+    }
+}
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        let streams = &self.0.0;
+        streams.set(streams.get() - 1);
+    }
+}
 
 /// A command under way.
 pub enum Waiting {

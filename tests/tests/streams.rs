@@ -110,3 +110,35 @@ fn commits_that_wait_for_room_in_the_log_go_on_when_there_is_some() {
     thread.join().expect("all was sent");
     assert!(stalls < 3, "{stalls} commits waited for the next tick");
 }
+
+#[test]
+fn clients_that_do_not_read_what_they_asked_for() {
+    const STALLED: usize = 100;
+    let settings = [("backends", "1"), ("long_read_stall_timeout", "1s")];
+    let mut cluster = Cluster::started(&settings);
+    cluster.announce("longer than long_read_stall_timeout");
+    let value = vec![b'v'; 100_000];
+    fill(&cluster, 50, &value);
+    let range = request(&[b"RANGE", b"", b""]);
+    let mut stalled = Vec::new();
+    for _ in 0..STALLED {
+        let mut stream = UnixStream::connect(cluster.socket()).expect("it listens");
+        stream.write_all(&range).expect("connected");
+        stalled.push(stream);
+    }
+    // Others are served all the while, also what takes a snapshot.
+    let mut client = cluster.client();
+    wait_for("all that do not read to be closed", || {
+        let reply = client.call(&["GET", "key:00000007"]).expect("served");
+        assert_eq!(reply.as_bytes(), Some(&value[..]));
+        let reply = client.call(&["APPEND", "tail", "x"]).expect("served");
+        assert!(reply.as_int().is_some(), "{reply:?}");
+        let said = cluster
+            .log()
+            .matches("of its range reply for longer")
+            .count();
+        (said == STALLED).then_some(())
+    });
+    let reply = client.call(&["RANGE", "", ""]).expect("served");
+    assert_eq!(reply.as_slice().map(<[_]>::len), Some(2 * 51));
+}

@@ -18,6 +18,8 @@ pub const BACKENDS_MAX: usize = 64;
 pub const PROCESSES_MAX: usize = BACKENDS_MAX + 3;
 /// Snapshots that one process can hold published at a time.
 pub const SNAPSHOTS_PER_PROCESS: usize = 256;
+/// Greatest value of `long_reads_max`: each holds a snapshot, and half are left for others.
+pub const LONG_READS_CEILING: usize = SNAPSHOTS_PER_PROCESS / 2;
 /// Relation files that exist at a time, those that wait to be unlinked included.
 pub const FILES_MAX: usize = 2048;
 /// Databases that `SELECT` can name, at most.

@@ -5,7 +5,9 @@
 //! Invariants, tested below: every default and every extreme value is valid for its own row; names
 //! are unique; a row's getter fits its kind.
 
-use crate::limits::{BACKENDS_MAX, DATABASES_MAX, NAMED_NAMESPACES_MAX, VALUE_BYTES_CEILING};
+use crate::limits::{
+    BACKENDS_MAX, DATABASES_MAX, LONG_READS_CEILING, NAMED_NAMESPACES_MAX, VALUE_BYTES_CEILING,
+};
 use crate::units::{DAY, GB, HOUR, KB, MB, MILLISECOND, MINUTE, Measure, SECOND, TB};
 use crate::value::Kind;
 use crate::words::{
@@ -359,6 +361,10 @@ Connections "Connections" {
     MaxSnapshotAge: time max_snapshot_age =
         Parameter::time("max_snapshot_age", "1h", SECOND, 0, 365 * DAY).extremes(&["1s"]),
         "Roll back a transaction that sees a moment longer ago than this; 0 is never.";
+    LongReadStallTimeout: time long_read_stall_timeout =
+        Parameter::time("long_read_stall_timeout", "1min", SECOND, 0, 365 * DAY)
+            .extremes(&["1s"]),
+        "Close a client that takes nothing of a reply in several parts for this long; 0 is never.";
     TcpKeepalive: time tcp_keepalive =
         Parameter::time("tcp_keepalive", "300s", SECOND, 0, DAY).redis("tcp-keepalive"),
         "Probe a silent TCP client after this long; 0 leaves it to the system.";
@@ -374,6 +380,9 @@ Memory "Memory and limits" {
     ClientOutputMax: size client_output_max_bytes =
         Parameter::size("client_output_max", "1MB", KB, 16 * KB, GB).extremes(&["16kB"]),
         "Unsent replies above which no further command of that connection is run.";
+    LongReadsMax: int long_reads_max =
+        Parameter::int("long_reads_max", "32", 1, LONG_READS_CEILING as u64).extremes(&["1"]),
+        "Replies in several parts that one backend has under way; further ones wait.";
     ClientQueryMax: size client_query_max_bytes =
         Parameter::size("client_query_max", "32MB", KB, MB, GB),
         "Largest query buffer of one connection; a longer command ends the connection.";
