@@ -342,6 +342,7 @@ mod tests {
             connected_at_us: 5,
             proto: 1,
             marks: 2,
+            namespace: 3,
         };
         let first = clients.take(1, SlotNo::new(3)).expect("a row");
         clients.describe(first, &state);
@@ -370,7 +371,7 @@ mod tests {
             ("lib", "1.2")
         );
         assert_eq!((row.command, row.active_at_ns, row.backend), (9, 77, 3));
-        assert_eq!(row.marks, 2);
+        assert_eq!((row.marks, row.namespace), (2, 3));
         assert_eq!(clients.kill(7), None);
         assert_eq!(clients.kill(1), Some(SlotNo::new(3)));
         assert!(!clients.take_kills(SlotNo::new(4)));
