@@ -16,7 +16,8 @@
 //! While one is attached ([`Engine::attach`]) all operations are part of it (`txn::routed`).
 
 use crate::btree::Tree;
-use crate::btree::scan::{self, At, Chunk, Place, Visit};
+use crate::btree::course::Course;
+use crate::btree::scan::{At, Chunk, Visit};
 use crate::chores::finish_splits;
 use crate::error::{EngineError, Result};
 use crate::namespace;
@@ -77,7 +78,7 @@ pub struct RangeCursor {
     /// The file of the namespace at the snapshot; none if there was no such namespace.
     pub(crate) file: Option<FileNo>,
     pub(crate) at: At,
-    pub(crate) place: Place,
+    pub(crate) course: Course,
     /// Entries still to be visited.
     pub(crate) left: u64,
     pub(crate) depends_on: Lsn,
@@ -95,16 +96,19 @@ impl RangeCursor {
     }
 
     /// A key at or before the next one to be visited, for a later walk to go on from; none within a
-    /// transaction, whose own writes lie beside the tree.
+    /// transaction, whose own writes lie beside the tree, and for a walk to smaller keys.
     pub fn resume_key(&self) -> Option<&[u8]> {
-        self.merge.is_none().then_some(&self.place.key)
+        match &self.course {
+            Course::Up(place) if self.merge.is_none() => Some(&place.key),
+            _ => None,
+        }
     }
 
     /// Whether everything was visited.
     pub fn is_done(&self) -> bool {
         let is_at_end = match &self.merge {
             Some(merge) => merge.done,
-            None => self.place.done,
+            None => self.course.is_done(),
         };
         is_at_end || self.left == 0
     }
@@ -566,24 +570,49 @@ impl Engine {
         limit: u64,
         view: View<'_>,
     ) -> Result<RangeCursor> {
+        let course = Course::new(start, end, false);
+        self.begin_walk(namespace, (start, end), course, limit, view)
+    }
+
+    /// Begins a walk through the same keys as [`Engine::range`] does, in descending order.
+    ///
+    /// # Errors
+    /// As for [`Engine::range`].
+    pub fn range_descending(
+        &self,
+        namespace: NamespaceId,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: u64,
+        view: View<'_>,
+    ) -> Result<RangeCursor> {
+        let course = Course::new(start, end, true);
+        self.begin_walk(namespace, (start, end), course, limit, view)
+    }
+
+    fn begin_walk(
+        &self,
+        namespace: NamespaceId,
+        range: (&[u8], Option<&[u8]>),
+        mut course: Course,
+        limit: u64,
+        view: View<'_>,
+    ) -> Result<RangeCursor> {
         self.enter();
         if self.current.is_some() {
-            return self.range_in_transaction(namespace, start, end, limit);
+            return self.range_in_transaction(namespace, range, course, limit);
         }
         let fixed = self.fix(namespace, view)?;
-        let place = Place {
-            key: start.to_vec(),
-            stamp: Lsn::MAX,
-            end: end.map(<[u8]>::to_vec),
-            done: fixed.file.is_none(),
-        };
-        Ok(self.cursor(fixed, place, limit, None))
+        if fixed.file.is_none() {
+            course.end();
+        }
+        Ok(self.cursor(fixed, course, limit, None))
     }
 
     pub(crate) fn cursor(
         &self,
         fixed: Fixed,
-        place: Place,
+        course: Course,
         limit: u64,
         merge: Option<Box<Merge>>,
     ) -> RangeCursor {
@@ -593,7 +622,7 @@ impl Engine {
                 lsn: fixed.at,
                 now_ms: self.now_ms(),
             },
-            place,
+            course,
             left: limit,
             depends_on: self.dependency(fixed.since),
             _snapshot: fixed.snapshot.map(Arc::new),
@@ -645,7 +674,7 @@ impl Engine {
             store: &self.store,
             file,
         };
-        let walked = scan::walk(tree, &mut cursor.place, cursor.at, chunk, visit)?;
+        let walked = cursor.course.walk(tree, cursor.at, chunk, visit)?;
         cursor.left -= walked.entries;
         cursor.depends_on = cursor.depends_on.max(self.dependency(walked.told));
         Ok(!cursor.is_done())

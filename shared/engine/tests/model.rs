@@ -116,6 +116,60 @@ fn check_snapshot(engine: &Engine, view: View<'_>, at: Lsn, model: &Model, rng: 
         .expect("a chunk")
     {}
     assert!(seen[..] == expected[from..until], "the range at {at}");
+    check_descending(engine, view, &expected, rng);
+}
+
+/// A walk to smaller keys shows what one to greater keys would, the other way round.
+fn check_descending(
+    engine: &Engine,
+    view: View<'_>,
+    expected: &[(Vec<u8>, Vec<u8>)],
+    rng: &mut Rng,
+) {
+    let mut place = || rng.below(expected.len() as u64 + 1) as usize;
+    let (from, until) = (place(), place());
+    let start = expected.get(from).map_or(&b"~"[..], |(key, _)| key);
+    let end = expected.get(until).map(|(key, _)| &key[..]);
+    let limit = if rng.one_in(3) {
+        rng.below(20)
+    } else {
+        u64::MAX
+    };
+    let mut cursor = engine
+        .range_descending(DB0, start, end, limit, view)
+        .expect("a cursor");
+    let mut keys = cursor.clone();
+    let chunk = Chunk {
+        entries: 1 + rng.below(100),
+        bytes: 1 + rng.below(100_000) as usize,
+    };
+    let mut seen = Vec::new();
+    while engine
+        .range_next(&mut cursor, chunk, &mut |key, value| {
+            seen.push((key.to_vec(), value.to_vec()));
+        })
+        .expect("a chunk")
+    {}
+    let is_in = |key: &[u8]| key >= start && end.is_none_or(|end| key < end);
+    let wanted = expected.iter().rev().filter(|(key, _)| is_in(key));
+    assert!(
+        seen.iter().eq(wanted.take(limit as usize)),
+        "from {end:?} down to {start:?}"
+    );
+    let mut sizes = Vec::new();
+    while engine
+        .range_next_keys(&mut keys, chunk, &mut |key, meta| {
+            sizes.push((key.to_vec(), meta.bytes));
+        })
+        .expect("a chunk")
+    {}
+    let wanted = seen.iter().map(|(key, value)| (&key[..], value.len()));
+    assert!(
+        sizes
+            .iter()
+            .map(|(key, bytes)| (&key[..], *bytes))
+            .eq(wanted)
+    );
 }
 
 fn run(kind: Kind, seed: u64) {

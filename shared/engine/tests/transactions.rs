@@ -239,13 +239,21 @@ impl World {
         let mut content = seen.clone();
         overlay(&mut content, writes);
         let is_in = |key: &[u8]| key >= &start[..] && end.as_deref().is_none_or(|end| key < end);
-        let expected: Vec<_> = content.into_iter().filter(|(key, _)| is_in(key)).collect();
+        let mut expected: Vec<_> = content.into_iter().filter(|(key, _)| is_in(key)).collect();
+        let descends = self.rng.one_in(2);
+        if descends {
+            expected.reverse();
+        }
         let limit = match self.rng.one_in(2) {
             true => u64::MAX,
             false => self.rng.below(20),
         };
         let engine = &self.engines[at];
-        let cursor = engine.range(DB0, &start, end.as_deref(), limit, View::Durable);
+        let begin = match descends {
+            true => Engine::range_descending,
+            false => Engine::range,
+        };
+        let cursor = begin(engine, DB0, &start, end.as_deref(), limit, View::Durable);
         let mut cursor = cursor.expect("a cursor");
         let mut shown: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         loop {
@@ -263,15 +271,19 @@ impl World {
         let wanted = expected.len().min(limit as usize);
         assert!(
             shown[..] == expected[..wanted],
-            "the range {start:?} to {end:?}"
+            "the range {start:?} to {end:?}, descending: {descends}"
         );
         if limit == u64::MAX {
             read_ranges.push((start, end));
         } else if let Some((last, _)) = shown.last() {
             // More may have been looked at, up to the next that the snapshot has; this at least.
-            let mut end = last.clone();
-            end.push(0);
-            read_ranges.push((start, Some(end)));
+            if descends {
+                read_ranges.push((last.clone(), end));
+            } else {
+                let mut end = last.clone();
+                end.push(0);
+                read_ranges.push((start, Some(end)));
+            }
         }
     }
 

@@ -20,6 +20,8 @@
 //!   seen in memory was evicted in between.
 
 pub(crate) mod alloc;
+pub(crate) mod backward;
+pub(crate) mod course;
 pub(crate) mod insert;
 pub(crate) mod merge;
 pub(crate) mod parent;

@@ -27,7 +27,7 @@ pub(crate) struct Place {
 
 /// Leaves looked at in a chunk, at most: where many keys are deleted, or newer than the snapshot,
 /// there is little to show, and the process has others to serve.
-const LEAVES_PER_CHUNK_MAX: u32 = 32;
+pub(crate) const LEAVES_PER_CHUNK_MAX: u32 = 32;
 
 /// How much of a walk to do at once. It may be less: a chunk also ends after a number of leaves,
 /// whatever they have shown.
@@ -117,12 +117,12 @@ pub(crate) fn walk(
 }
 
 impl Walked {
-    fn add(&mut self, key: &[u8], value_bytes: usize) {
+    pub(crate) fn add(&mut self, key: &[u8], value_bytes: usize) {
         self.entries += 1;
         self.bytes += key.len() + value_bytes;
     }
 
-    fn fills(&self, chunk: Chunk) -> bool {
+    pub(crate) fn fills(&self, chunk: Chunk) -> bool {
         self.entries >= chunk.entries || self.bytes >= chunk.bytes
     }
 }

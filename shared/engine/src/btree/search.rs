@@ -3,9 +3,9 @@
 use super::Tree;
 use crate::error::Result;
 use rd_base::{BlockNo, Lsn};
-use rd_format::NodeRef;
 use rd_format::bitmap::ROOT_BLOCK;
 use rd_format::page::{self, PageBytes, PageKind, flags};
+use rd_format::{Bound, NodeRef, OwnedBound};
 use rd_store::buffer::{PinnedRead, PinnedWrite};
 
 /// A descent that begins anew more often than this meets a tree that contradicts itself.
@@ -37,6 +37,19 @@ enum Step {
     Restart,
 }
 
+/// Whether what comes just before `bound` lies behind `high`, the end of a page.
+fn is_behind(bound: Option<Bound<'_>>, high: &Bound<'_>) -> bool {
+    bound.is_none_or(|bound| bound.is_above(high.key, high.stamp))
+}
+
+/// How many slots of `node` are before `bound`.
+pub(crate) fn slots_before(node: &NodeRef<'_>, bound: Option<Bound<'_>>) -> usize {
+    match bound {
+        Some(bound) => node.lower_bound(bound.key, bound.stamp),
+        None => node.count(),
+    }
+}
+
 impl<'s> Tree<'s> {
     /// Latches the leaf that covers (key, stamp), shared.
     #[inline]
@@ -50,6 +63,54 @@ impl<'s> Tree<'s> {
                 Step::Right(next) | Step::Down(next) => block = next,
                 Step::Restart => block = self.restart(block, &mut restarts)?,
             }
+        }
+    }
+
+    /// Latches, shared, the leaf on which lies what comes just before `bound`; before nothing: the
+    /// last leaf. `low` becomes where that leaf begins, `None` for the first one.
+    ///
+    /// Where a page begins never changes while it is in the tree: splits cut off its end, and of two
+    /// pages that become one the left one stays. So what the descent was told on the way is right,
+    /// although pages do not say it themselves.
+    pub(crate) fn leaf_before(
+        &self,
+        bound: Option<Bound<'_>>,
+        low: &mut Option<OwnedBound>,
+    ) -> Result<PinnedRead<'s>> {
+        let mut restarts = 0;
+        let mut block = ROOT_BLOCK;
+        let mut level = None;
+        *low = None;
+        loop {
+            let page = self.fetch(block)?.into_read();
+            if !self.is_in_tree(&page, block)? {
+                block = self.restart(block, &mut restarts)?;
+                (level, *low) = (None, None);
+                continue;
+            }
+            let node = NodeRef::new(&page);
+            if level.is_some_and(|level| node.level() != level) {
+                let what = format!("level {} where level {level:?} was to be", node.level());
+                return Err(self.broken(block, what));
+            }
+            if let Some(high) = node.high_key().filter(|high| is_behind(bound, high)) {
+                let right = node.right_link();
+                let right = right
+                    .ok_or_else(|| self.broken(block, "a high key without a right sibling"))?;
+                *low = Some(high.to_owned());
+                (block, level) = (right, Some(node.level()));
+                continue;
+            }
+            if node.is_leaf() {
+                return Ok(page);
+            }
+            let slot = slots_before(&node, bound).saturating_sub(1);
+            let (begin, child) = node.inner_entry(slot);
+            if slot > 0 {
+                *low = Some(begin.to_owned());
+            }
+            // A leaf has level 0, an inner page a greater one.
+            (block, level) = (child, Some(node.level().saturating_sub(1)));
         }
     }
 
@@ -120,6 +181,24 @@ impl<'s> Tree<'s> {
         Ok(ROOT_BLOCK)
     }
 
+    /// Whether a page that a descent has come to is part of the tree still.
+    ///
+    /// # Errors
+    /// When it never was.
+    #[inline]
+    fn is_in_tree(&self, page: &PageBytes, block: BlockNo) -> Result<bool> {
+        let header = page::header(page);
+        if header.flags.get() & flags::GONE != 0 {
+            return Ok(false);
+        }
+        let in_tree = header.kind == PageKind::Leaf as u8 || header.kind == PageKind::Inner as u8;
+        if !in_tree {
+            let kind = page::kind(page).map_or("damaged", PageKind::name);
+            return Err(self.broken(block, format!("a {kind} page where the tree goes on")));
+        }
+        Ok(true)
+    }
+
     /// What to do after `page`, on the way to the page at `level` that covers (key, stamp).
     #[inline]
     fn step(
@@ -133,16 +212,10 @@ impl<'s> Tree<'s> {
     ) -> Result<Step> {
         let node = NodeRef::new(page);
         let header = page::header(page);
-        let in_tree = header.kind == PageKind::Leaf as u8 || header.kind == PageKind::Inner as u8;
-        let mark = node.flags();
-        if mark & flags::GONE != 0 {
+        if !self.is_in_tree(page, block)? {
             return Ok(Step::Restart);
         }
-        if !in_tree {
-            let kind = page::kind(page).map_or("damaged", PageKind::name);
-            return Err(self.broken(block, format!("a {kind} page where the tree goes on")));
-        }
-        if mark & flags::SPLIT_INCOMPLETE != 0 {
+        if node.flags() & flags::SPLIT_INCOMPLETE != 0 {
             marks.met(block);
         }
         if !node.covers(key, stamp) {

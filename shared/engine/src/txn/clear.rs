@@ -7,7 +7,7 @@
 use super::access::Limits;
 use super::transaction::{Isolation, Transaction, Write};
 use super::write::Committed;
-use crate::api::Engine;
+use crate::api::{Engine, View};
 use crate::btree::scan::Chunk;
 use crate::error::{EngineError, Result};
 use rd_base::Lsn;
@@ -33,7 +33,7 @@ impl Engine {
         let mut there: Vec<(NamespaceId, Vec<u8>)> = Vec::new();
         let (mut bytes, mut depends_on) = (0, Lsn::ZERO);
         for namespace in namespaces {
-            let mut cursor = self.range_in_transaction(*namespace, &[], None, u64::MAX)?;
+            let mut cursor = self.range(*namespace, &[], None, u64::MAX, View::Newest)?;
             loop {
                 let more = self.range_next_keys(&mut cursor, PIECE, &mut |key, _| {
                     bytes += Transaction::cost_of(key, 0);

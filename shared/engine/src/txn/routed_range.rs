@@ -3,12 +3,14 @@
 use super::transaction::{Transaction, Write};
 use crate::api::{Engine, RangeCursor, Read, View};
 use crate::btree::Tree;
-use crate::btree::scan::{self, Chunk, Place, Visit};
+use crate::btree::course::Course;
+use crate::btree::scan::{Chunk, Visit};
 use crate::error::{EngineError, Result};
 use crate::txn::visible::Meta;
 use rd_base::Lsn;
 use rd_store::Snapshot;
 use rd_store::namespaces::NamespaceId;
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -32,6 +34,9 @@ struct Ahead {
 pub(crate) struct Merge {
     namespace: NamespaceId,
     start: Vec<u8>,
+    end: Option<Vec<u8>>,
+    /// Whether it leads to smaller keys.
+    descends: bool,
     ahead: VecDeque<Ahead>,
     /// The last key that was shown or passed by; none before the first.
     last: Option<Vec<u8>>,
@@ -57,36 +62,33 @@ impl Engine {
     pub(crate) fn range_in_transaction(
         &self,
         namespace: NamespaceId,
-        start: &[u8],
-        end: Option<&[u8]>,
+        (start, end): (&[u8], Option<&[u8]>),
+        mut course: Course,
         limit: u64,
     ) -> Result<RangeCursor> {
         let snapshot = Arc::clone(self.transaction().snapshot());
         let fixed = self.fix_in_transaction(namespace, &snapshot)?;
-        let place = Place {
-            key: start.to_vec(),
-            stamp: Lsn::MAX,
-            end: end.map(<[u8]>::to_vec),
-            done: fixed.file.is_none() || end.is_some_and(|end| end <= start),
-        };
         if fixed.file.is_none() {
             // There is nothing to be read, and that was read.
             self.transaction().note_range(namespace, start, end);
+            course.end();
         }
         let merge = Merge {
             namespace,
             start: start.to_vec(),
+            end: end.map(<[u8]>::to_vec),
+            descends: matches!(course, Course::Down(_)),
             ahead: VecDeque::new(),
             last: None,
             done: false,
             snapshot,
         };
-        Ok(self.cursor(fixed, place, limit, Some(Box::new(merge))))
+        Ok(self.cursor(fixed, course, limit, Some(Box::new(merge))))
     }
 
     /// [`Engine::count`] in a transaction: what it sees, one by one.
     pub(crate) fn count_in_transaction(&self, namespace: NamespaceId) -> Result<Read<u64>> {
-        let mut cursor = self.range_in_transaction(namespace, &[], None, u64::MAX)?;
+        let mut cursor = self.range(namespace, &[], None, u64::MAX, View::Newest)?;
         let chunk = Chunk {
             entries: u64::MAX,
             bytes: usize::MAX,
@@ -135,18 +137,17 @@ impl Engine {
         let now_ms = self.clock_ms();
         let wants_values = matches!(visit, Visit::Values(_));
         while entries < chunk.entries && bytes < chunk.bytes && cursor.left > 0 {
-            if merge.ahead.is_empty() && !cursor.place.done {
+            if merge.ahead.is_empty() && !cursor.course.is_done() {
                 let chunk = Chunk {
                     entries: (chunk.entries - entries).min(cursor.left).min(AHEAD_MAX),
                     bytes: chunk.bytes.min(AHEAD_BYTES_MAX),
                 };
                 self.read_ahead(cursor, merge, chunk, wants_values)?;
-                if merge.ahead.is_empty() && !cursor.place.done {
+                if merge.ahead.is_empty() && !cursor.course.is_done() {
                     return Ok(());
                 }
             }
-            let end = cursor.place.end.as_deref();
-            let next = merge.next(&self.transaction(), end, now_ms, wants_values);
+            let next = merge.next(&self.transaction(), now_ms, wants_values);
             let mut shown = match next {
                 Next::There(shown) | Next::Own(shown) => shown,
                 Next::Gone(key) => {
@@ -202,51 +203,54 @@ impl Engine {
             let (key, value) = (key.to_vec(), value.map(Box::from));
             ahead.push_back(Ahead { key, value, meta });
         };
-        let (at, place) = (cursor.at, &mut cursor.place);
+        let (at, course) = (cursor.at, &mut cursor.course);
         let walked = if wants_values {
             let visit = &mut |key: &[u8], value: &[u8]| {
                 take(key, Some(value), meta_of(value, None));
             };
-            scan::walk(tree, place, at, chunk, &mut Visit::Values(visit))?
+            course.walk(tree, at, chunk, &mut Visit::Values(visit))?
         } else {
             let visit = &mut |key: &[u8], meta: &Meta| take(key, None, *meta);
-            scan::walk(tree, place, at, chunk, &mut Visit::Keys(visit))?
+            course.walk(tree, at, chunk, &mut Visit::Keys(visit))?
         };
         cursor.depends_on = cursor.depends_on.max(self.dependency(walked.told));
         let mut transaction = self.transaction();
-        if cursor.place.done {
-            let end = cursor.place.end.as_deref();
-            transaction.note_range(merge.namespace, &merge.start, end);
-        } else {
-            // The place is at or behind the last key that was looked at.
-            let mut end = cursor.place.key.clone();
-            end.push(0);
-            transaction.note_range(merge.namespace, &merge.start, Some(&end));
-        }
+        let (start, end) = cursor.course.passed(&merge.start, merge.end.as_deref());
+        transaction.note_range(merge.namespace, &start, end.as_deref());
         let limits = super::access::Limits::of(&self.store.config);
         transaction.check_reads(limits.transaction_bytes)
     }
 }
 
 impl Merge {
-    /// Takes the next entry, which ends before `end`.
-    fn next(
-        &mut self,
-        transaction: &Transaction,
-        end: Option<&[u8]>,
-        now_ms: u64,
-        wants_values: bool,
-    ) -> Next {
-        let from = match &self.last {
-            Some(last) => Bound::Excluded(&last[..]),
-            None => Bound::Included(&self.start[..]),
+    /// The transaction's own write that comes next.
+    fn own<'t>(&self, transaction: &'t Transaction) -> Option<(&'t [u8], &'t Write)> {
+        let writes = transaction.writes(self.namespace)?;
+        let last = self.last.as_deref().map(Bound::Excluded);
+        let (key, write) = if self.descends {
+            let end = self.end.as_deref().map(Bound::Excluded);
+            let until = last.or(end).unwrap_or(Bound::Unbounded);
+            let mut below = writes.range::<[u8], _>((Bound::Unbounded, until));
+            below
+                .next_back()
+                .filter(|(key, _)| key[..] >= self.start[..])?
+        } else {
+            let from = last.unwrap_or(Bound::Included(&self.start[..]));
+            let mut above = writes.range::<[u8], _>((from, Bound::Unbounded));
+            let is_in = |key: &[u8]| self.end.as_deref().is_none_or(|end| key < end);
+            above.next().filter(|(key, _)| is_in(key))?
         };
-        let own = transaction.writes(self.namespace).and_then(|writes| {
-            let (key, write) = writes.range::<[u8], _>((from, Bound::Unbounded)).next()?;
-            end.is_none_or(|end| **key < *end).then_some((key, write))
-        });
+        Some((key, write))
+    }
+
+    /// Takes the next entry.
+    fn next(&mut self, transaction: &Transaction, now_ms: u64, wants_values: bool) -> Next {
+        let own = self.own(transaction);
         let there = self.ahead.front();
-        let is_next = |key: &[u8]| there.is_none_or(|there| key <= &there.key[..]);
+        let is_next = |key: &[u8]| match there.map(|there| key.cmp(&there.key[..])) {
+            None | Some(Ordering::Equal) => true,
+            Some(order) => (order == Ordering::Greater) == self.descends,
+        };
         let Some((key, write)) = own.filter(|(key, _)| is_next(key)) else {
             return self.ahead.pop_front().map_or(Next::Nothing, Next::There);
         };
