@@ -19,10 +19,12 @@ const COUNT_DEFAULT: u64 = 10;
 const COUNT_MAX: u64 = 10_000;
 /// Chunks of a SCAN, if there is little to be seen in them.
 const CHUNKS_PER_SCAN: usize = 8;
+/// Bytes of keys that are visited at once: what a pattern costs grows with the keys.
+const PIECE_BYTES: usize = 256 << 10;
 /// Keys that KEYS visits in a turn of the loop.
 const KEYS_PIECE: Chunk = Chunk {
     entries: 4096,
-    bytes: usize::MAX,
+    bytes: PIECE_BYTES,
 };
 /// Turns that KEYS takes before it lets others have theirs.
 const KEYS_TURNS_AT_ONCE: usize = 4;
@@ -39,7 +41,7 @@ fn literal_prefix(pattern: &[u8]) -> &[u8] {
 }
 
 /// The first key behind all that begin with `prefix`; none if there is no such key.
-fn behind(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn behind(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut end = prefix.get(..=last)?.to_vec();
     *end.last_mut()? += 1;
@@ -116,7 +118,7 @@ pub fn scan(call: &mut Call<'_>) -> Outcome {
     {
         let chunk = Chunk {
             entries: scan.count - visited,
-            bytes: usize::MAX,
+            bytes: PIECE_BYTES,
         };
         engine.range_next_keys(&mut walk, chunk, &mut |key, _| {
             visited += 1;

@@ -108,7 +108,7 @@ impl LongDouble {
     pub fn text(&self) -> String {
         // Times 10^17, rounded half to even, as a whole number.
         let mut digits = Natural::of(self.fraction);
-        (0..DECIMALS).for_each(|_| digits.multiply(10, 0));
+        digits.multiply_by_power_of_ten(u64::from(DECIMALS));
         match u32::try_from(self.exponent) {
             Ok(up) => digits.shift_up(up),
             Err(_) => digits.shift_down_rounded(self.exponent.unsigned_abs()),
@@ -168,12 +168,12 @@ fn parse_digits(text: &[u8], base: u32) -> Option<LongDouble> {
         return None;
     }
     if exponent >= 0 {
-        (0..exponent).for_each(|_| digits.multiply(10, 0));
+        digits.multiply_by_power_of_ten(exponent.unsigned_abs());
         return round(&digits, 0, false);
     }
     // So many digits more that the quotient has at least 66.
     let mut divisor = Natural::of(1);
-    (0..exponent.unsigned_abs()).for_each(|_| divisor.multiply(10, 0));
+    divisor.multiply_by_power_of_ten(exponent.unsigned_abs());
     let wanted = divisor.bits().saturating_add(66);
     let up = u32::try_from(wanted.saturating_sub(digits.bits())).ok()?;
     digits.shift_up(up);
@@ -305,6 +305,12 @@ impl Natural {
         if carry > 0 {
             self.words.push(carry as u32);
         }
+    }
+
+    /// Times ten to the `power`.
+    fn multiply_by_power_of_ten(&mut self, power: u64) {
+        (0..power / 9).for_each(|_| self.multiply(1_000_000_000, 0));
+        (0..power % 9).for_each(|_| self.multiply(10, 0));
     }
 
     /// Divides by `divisor`, and returns what is left.
