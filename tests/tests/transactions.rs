@@ -289,6 +289,30 @@ fn a_forgotten_transaction_is_ended_and_its_owner_told() {
 }
 
 #[test]
+fn a_snapshot_that_is_too_old_is_given_up() {
+    let cluster = Cluster::started(&[("max_snapshot_age", "1s"), ("backends", "1")]);
+    let (mut client, mut watcher) = (cluster.client(), cluster.client());
+    ask(&mut client, "SET x 1");
+    assert_eq!(ask(&mut watcher, "WATCH x"), "OK");
+    ask(&mut client, "BEGIN");
+    // However busy it is.
+    let ended = wait_for("the end of the transaction", || {
+        let reply = ask(&mut client, "INCR x");
+        reply.starts_with('-').then_some(reply)
+    });
+    assert!(ended.starts_with("-TIMEOUT "), "{ended}");
+    assert!(ended.contains("max_snapshot_age"), "{ended}");
+    assert_eq!(ask(&mut client, "ROLLBACK"), "OK");
+    assert_eq!(ask(&mut client, "GET x"), "1");
+    // Whether the key has changed is not known any more: EXEC does not guess.
+    ask(&mut watcher, "MULTI");
+    assert_eq!(ask(&mut watcher, "EXEC"), "nil");
+    assert_eq!(ask(&mut watcher, "WATCH x"), "OK");
+    ask(&mut watcher, "MULTI");
+    assert_eq!(ask(&mut watcher, "EXEC"), "[]");
+}
+
+#[test]
 fn a_transaction_that_is_too_large_is_told_the_limit() {
     let cluster = Cluster::started(&[("max_transaction_size", "1MB")]);
     let mut client = cluster.client();
