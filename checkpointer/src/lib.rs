@@ -263,10 +263,6 @@ impl Checkpointer {
         self.redo = newest.redo_lsn;
         self.idle_lsn = handover.end_lsn;
         self.handover = Some(handover);
-        self.store
-            .shared
-            .checkpoint
-            .publish(newest.redo_lsn, newest.checkpoint_us);
         let (has_area, had_area) = (self.area.is_some(), newest.is_double_written());
         self.control = Some(control);
         let now = self.now();

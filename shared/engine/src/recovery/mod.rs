@@ -255,10 +255,10 @@ fn hand_over(store: &Store, control: &ControlFile, end_lsn: Lsn, last_count: Sta
         end_lsn,
         last_count,
     };
-    store
-        .shared
-        .checkpoint
-        .hand_over(&store.shared.procs, &handover);
+    let checkpoint = &store.shared.checkpoint;
+    // By startup, because clients may ask for it before the checkpointer has taken over.
+    checkpoint.publish(control.redo_lsn, control.checkpoint_us);
+    checkpoint.hand_over(&store.shared.procs, &handover);
 }
 
 /// Step 7's first half: from here on records can be inserted.
