@@ -156,7 +156,7 @@ pub fn rename(call: &mut Call<'_>) -> Outcome {
     Ok(Flow::Done)
 }
 
-/// Those that people would list: a database that holds nothing only if SELECT names it.
+/// All namespaces.
 fn listed(call: &mut Call<'_>) -> Vec<NamespaceInfo> {
     let all = call.server.engine.namespaces();
     call.depends_on(all.depends_on);

@@ -42,14 +42,15 @@ use crate::error::{EngineError, ParkReason, Result};
 use crate::txn::access::WriteSet;
 use crate::txn::commit::refuse_if_read_only;
 use crate::txn::visible::{Seen, seen};
+use crate::verify::Pages;
 use crate::work::Work;
 use changes::{CatalogChange, Edit, Step};
 use rd_base::limits::PAGE_BYTES;
-use rd_base::{BlockNo, FileNo, Lsn};
+use rd_base::{BlockNo, FileNo, Lsn, PageTag};
 use rd_format::bitmap::{self, FIRST_BITMAP_BLOCK, META_BLOCK, ROOT_BLOCK};
 use rd_format::catalog::{CATALOG_FILE, CatalogValue};
 use rd_format::meta::{self, Meta};
-use rd_format::page::{PageBytes, flags};
+use rd_format::page::{self, PageBytes, PageKind, flags};
 use rd_format::wal_record::{PageOp, RecordKind, Upsert};
 use rd_format::{NodeMut, NodeRef, Payload};
 use rd_store::Store;
@@ -58,6 +59,7 @@ use rd_store::files::{FileState, Growth};
 use rd_store::namespaces::{
     DATABASES_MAX, Lies, NAMESPACE_NAME_BYTES_MAX, NAMESPACES_MAX, NamespaceEntry, NamespaceId,
 };
+use std::collections::BTreeMap;
 
 /// Blocks that a new file is asked to have room for.
 const NEW_FILE_BLOCKS: u32 = 16;
@@ -207,6 +209,49 @@ fn read_catalog(
         drop(leaf);
         leaf = tree.fetch(right)?.into_read();
     }
+}
+
+/// The files of all namespaces and what people call these, from the pages of the catalog's file;
+/// for programs that look at a data directory whose server is stopped.
+///
+/// # Errors
+/// Why the catalog cannot be read, in words.
+pub fn names_of_files(pages: &dyn Pages) -> std::result::Result<BTreeMap<FileNo, Vec<u8>>, String> {
+    let mut names = BTreeMap::new();
+    let mut block = ROOT_BLOCK;
+    let mut before: Option<Vec<u8>> = None;
+    // Each page is looked at once: links that go in a circle end here, too.
+    for _ in 0..pages.blocks() {
+        let bytes = pages.page(block)?;
+        page::verify(&bytes, PageTag::new(CATALOG_FILE, block))
+            .map_err(|error| error.to_string())?;
+        if !matches!(page::kind(&bytes), Some(PageKind::Leaf | PageKind::Inner)) {
+            return Err(format!("block {block} is no page of a tree"));
+        }
+        let node = NodeRef::new(&bytes);
+        if !node.is_leaf() {
+            block = node.inner_entry(0).1;
+            continue;
+        }
+        for slot in 0..node.count() {
+            let entry = node.leaf_entry(slot);
+            if before.as_deref() == Some(entry.key) {
+                continue;
+            }
+            before = Some(entry.key.to_vec());
+            if let Payload::Inline(value) = entry.payload
+                && let Some(value) = CatalogValue::decode(value)
+                && let Some(file) = value.file
+            {
+                names.insert(file, shown_name(entry.key));
+            }
+        }
+        match node.right_link() {
+            Some(right) => block = right,
+            None => return Ok(names),
+        }
+    }
+    Err("its pages link to each other in a circle".to_owned())
 }
 
 fn catalog(store: &Store) -> Tree<'_> {

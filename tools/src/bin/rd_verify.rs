@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use clap::{ArgAction, Parser};
 use rd_base::{FileNo, PageTag};
+use rd_engine::namespace::names_of_files;
 use rd_engine::verify::{FilePages, Report, verify};
+use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::{ControlFile, DbState, FileRow};
 use rd_format::meta;
 use rd_format::page::PageBytes;
@@ -12,6 +14,7 @@ use rd_sys::lockfile::{LockError, LockFile};
 use rd_sys::storage::{RealStorage, Storage};
 use rd_tools::cli::with_hint;
 use rd_tools::{cli, control, datadir, pidfile};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -85,10 +88,25 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let mut out = io::stdout().lock();
     let mut problems = 0;
+    let names = names(&relations, &control);
     for row in rows {
-        let report = check(&relations, &control, row);
+        let mut report = check(&relations, &control, row);
+        if row.file == CATALOG_FILE {
+            report.problems.extend(check_names(&names, &control));
+        }
         problems += report.problems.len() as u64 + report.problems_more;
-        print(&mut out, row, &report, arguments.quiet)?;
+        let name = match names.as_ref().ok().and_then(|names| names.get(&row.file)) {
+            _ if row.file == CATALOG_FILE => format!("{} (the catalog)", name(row.file)),
+            Some(namespace) => {
+                format!(
+                    "{} ({})",
+                    name(row.file),
+                    String::from_utf8_lossy(namespace)
+                )
+            }
+            None => format!("{} (of no namespace)", name(row.file)),
+        };
+        print(&mut out, &name, row, &report, arguments.quiet)?;
     }
     out.flush()?;
     if problems > 0 {
@@ -96,6 +114,38 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::from(cli::FAILURE));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The namespaces, by their files; or why the catalog cannot be read.
+type Names = Result<BTreeMap<FileNo, Vec<u8>>, String>;
+
+fn names(relations: &RelationFiles, control: &ControlFile) -> Names {
+    let row = control.files.iter().find(|row| row.file == CATALOG_FILE);
+    let row = row.ok_or("pg_control does not name its file")?;
+    names_of_files(&FilePages {
+        relations,
+        file: CATALOG_FILE,
+        blocks: row.blocks,
+    })
+}
+
+/// What is wrong between the catalog and `pg_control`.
+fn check_names(names: &Names, control: &ControlFile) -> Vec<String> {
+    let names = match names {
+        Ok(names) => names,
+        Err(error) => return vec![format!("the catalog cannot be read: {error}")],
+    };
+    let is_known = |file: FileNo| control.files.iter().any(|row| row.file == file);
+    // After a crash the log may hold the creation.
+    let is_clean = control.state == DbState::ShutDown;
+    let lost = names
+        .iter()
+        .filter(|(file, _)| is_clean && !is_known(**file));
+    lost.map(|(file, namespace)| {
+        let namespace = String::from_utf8_lossy(namespace);
+        format!("namespace {namespace} lies in file {file}, which pg_control does not name")
+    })
+    .collect()
 }
 
 /// Keeps servers out while the files are read.
@@ -172,8 +222,13 @@ fn failed(problem: String) -> Report {
     }
 }
 
-fn print(out: &mut impl Write, row: &FileRow, report: &Report, quiet: bool) -> io::Result<()> {
-    let name = name(row.file);
+fn print(
+    out: &mut impl Write,
+    name: &str,
+    row: &FileRow,
+    report: &Report,
+    quiet: bool,
+) -> io::Result<()> {
     if report.is_clean() && quiet {
         return Ok(());
     }
