@@ -294,6 +294,7 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::ClientUnpause => clients::unpause(call),
         CommandId::ClientNoEvict => clients::no_evict(call),
         CommandId::ClientNoTouch => clients::no_touch(call),
+        CommandId::ClientSynchronousCommit => connection::client_synchronous_commit(call),
         CommandId::ClientReply => clients::reply(call),
         CommandId::ClientTrackinginfo => clients::trackinginfo(call),
         CommandId::ClientGetredir => clients::getredir(call),

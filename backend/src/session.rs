@@ -38,7 +38,8 @@ pub struct Session {
     pub library_name: String,
     /// See `library_name`.
     pub library_version: String,
-    /// Whether replies to writes wait for the disk; `None`: as the parameter says.
+    /// Whether replies to writes wait for the disk, by CLIENT SYNCHRONOUS-COMMIT; `None`: as the
+    /// parameter says.
     pub synchronous_commit: Option<bool>,
     /// Wall clock of the connection, in microseconds.
     pub connected_at_us: u64,

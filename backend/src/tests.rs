@@ -165,6 +165,34 @@ fn an_error_behind_the_first_part_of_a_reply_ends_the_connection() {
 }
 
 #[test]
+fn a_connection_says_for_itself_whether_its_replies_wait_for_the_disk() {
+    let mut pair = Pair::new(&[]);
+    let set = |pair: &mut Pair, setting| pair.ask(&["CLIENT", "SYNCHRONOUS-COMMIT", setting]);
+    assert_eq!(pair.ask(&["SET", "key", "1"]), "", "nothing is durable");
+    pair.rig.flush();
+    assert_eq!(pair.received(), "+OK\r\n");
+    assert_eq!(set(&mut pair, "off"), "+OK\r\n");
+    assert_eq!(pair.ask(&["SET", "key", "2"]), "+OK\r\n");
+    assert_eq!(pair.ask(&["GET", "key"]), "$1\r\n2\r\n", "its own writes");
+    pair.rig.flush();
+    for setting in ["ON", "Default"] {
+        assert_eq!(set(&mut pair, setting), "+OK\r\n");
+        assert_eq!(pair.ask(&["SET", "key", "3"]), "");
+        pair.rig.flush();
+        assert_eq!(pair.received(), "+OK\r\n");
+        assert_eq!(set(&mut pair, "OFF"), "+OK\r\n");
+    }
+    assert_eq!(pair.ask(&["RESET"]), "+RESET\r\n");
+    assert_eq!(pair.ask(&["SET", "key", "4"]), "");
+    pair.rig.flush();
+    assert_eq!(pair.received(), "+OK\r\n");
+    assert_eq!(set(&mut pair, "perhaps"), "-ERR syntax error\r\n");
+    // For everybody it is the owner's to say, over the unix socket.
+    let refusal = pair.ask(&["CONFIG", "SET", "synchronous_commit", "off"]);
+    assert!(refusal.starts_with("-ERR CONFIG SET failed"), "{refusal}");
+}
+
+#[test]
 fn names_and_patterns_have_limits() {
     let mut pair = Pair::new(&[]);
     let (most, more) = ("n".repeat(1024), "n".repeat(1025));

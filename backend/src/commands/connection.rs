@@ -172,6 +172,23 @@ pub fn client_setinfo(call: &mut Call<'_>) -> Outcome {
     Ok(Flow::Done)
 }
 
+/// CLIENT SYNCHRONOUS-COMMIT ON|OFF|DEFAULT: whether replies to this connection's writes wait for
+/// the disk; by default as the parameter says.
+pub fn client_synchronous_commit(call: &mut Call<'_>) -> Outcome {
+    let setting = call.arg(2);
+    call.session.synchronous_commit = if is_word(setting, "ON") {
+        Some(true)
+    } else if is_word(setting, "OFF") {
+        Some(false)
+    } else if is_word(setting, "DEFAULT") {
+        None
+    } else {
+        return Err(texts::SYNTAX.into());
+    };
+    call.reply().ok();
+    Ok(Flow::Done)
+}
+
 /// CLIENT INFO.
 pub fn client_info(call: &mut Call<'_>) -> Outcome {
     let id = call.session.id;

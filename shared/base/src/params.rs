@@ -407,7 +407,7 @@ Expiry "Expiry" {
 }
 Wal "Write-ahead log" {
     SynchronousCommit: bool synchronous_commit =
-        Parameter::bool("synchronous_commit", "on").context(Context::Session)
+        Parameter::bool("synchronous_commit", "on").context(Context::Session).local()
             .extremes(&["off"]),
         "Reply only when the commit is durable; off makes it so within wal_writer_delay.";
     WalSyncMethod: WalSyncMethod wal_sync_method =

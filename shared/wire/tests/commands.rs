@@ -116,6 +116,7 @@ fn rows_are_those_of_redis() {
         "checkpoint",
         "client|setinfo",
         "client|no-touch",
+        "client|synchronous-commit",
         "waitaof",
         "begin",
         "commit",

@@ -493,6 +493,14 @@ commands! {
             "Is noted; reads are not recorded",
         )
         .flags(Flags::NOSCRIPT.and(ANYTIME)).args(&[ON_OR_OFF]);
+    ClientSynchronousCommit => row(
+            "client|synchronous-commit", 3, Group::Connection,
+            "Says whether replies to this connection's writes wait for the disk",
+        )
+        .flags(Flags::NOSCRIPT.and(ANYTIME))
+        .args(&[one_of("setting", &[
+            token("on", "ON"), token("off", "OFF"), token("default", "DEFAULT"),
+        ])]);
     ClientReply => row("client|reply", 3, Group::Connection, "Says whether replies are sent")
         .flags(Flags::NOSCRIPT.and(ANYTIME))
         .args(&[one_of("action", &[
