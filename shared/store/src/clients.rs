@@ -100,7 +100,7 @@ pub struct Pause {
 }
 
 /// What a connection shows of itself; see [`Clients::describe`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct ClientState<'a> {
     /// The peer's address.
     pub address: &'a str,
@@ -178,6 +178,8 @@ impl Clients {
 
     /// Gives a row back.
     pub fn give_back(&self, index: usize) {
+        // Whoever takes it next shows nothing of this one until it describes itself.
+        self.describe(index, &ClientState::default());
         let row = &self.rows[index];
         row.command.store(0, Ordering::Relaxed);
         row.id.store(0, Ordering::Release);
@@ -381,5 +383,10 @@ mod tests {
         assert!(!clients.is_to_be_killed(second, 1 + ROWS as u64));
         clients.give_back(first);
         assert_eq!(clients.list().len(), 1);
+        let next = clients.take(1, SlotNo::new(3)).expect("a row");
+        assert_eq!(next, first, "the row is used again");
+        let rows = clients.list();
+        let row = rows.iter().find(|row| row.id == 1).expect("the next");
+        assert_eq!((row.address.as_str(), row.name.as_str()), ("", ""));
     }
 }
