@@ -3,6 +3,7 @@
 use rd_base::Config;
 use rd_engine::{NamespaceId, Snapshot, Transaction, Watched};
 use rd_wire::{CommandId, RequestBuf};
+use std::collections::BTreeMap;
 
 /// A command that waits for EXEC.
 pub struct Queued {
@@ -45,21 +46,13 @@ pub enum State {
     Ended(String),
 }
 
-/// A watched key.
-pub struct Watch {
-    /// Its namespace.
-    pub namespace: NamespaceId,
-    /// The key.
-    pub key: Box<[u8]>,
-    /// What it was.
-    pub seen: Watched,
-}
-
 /// The keys that a connection watches.
 #[derive(Default)]
 pub struct Watches {
-    /// Keys.
-    pub keys: Vec<Watch>,
+    /// Keys by namespace, with what they were.
+    pub keys: BTreeMap<(NamespaceId, Box<[u8]>), Watched>,
+    /// Heap bytes of `keys`.
+    pub bytes: usize,
     /// Keeps tombstones of later changes; none while nothing is watched.
     pub snapshot: Option<Snapshot>,
     /// Monotonic clock of the first WATCH, in nanoseconds.
@@ -103,8 +96,7 @@ impl Transactions {
             State::Queueing(queue) => queue.bytes,
             State::Open(open) => open.transaction.heap_bytes(),
         };
-        let watched = |watch: &Watch| size_of::<Watch>() + watch.key.len();
-        state + self.watches.keys.iter().map(watched).sum::<usize>()
+        state + self.watches.bytes
     }
 
     /// Ends what its client has forgotten. `idle_ns`: since its last command. Limits of 0 are none.

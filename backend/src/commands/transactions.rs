@@ -18,19 +18,22 @@
 use super::Call;
 use crate::dispatch::{self, Failure, Flow, Outcome};
 use crate::session::Session;
-use crate::transaction::{Open, Queue, Queued, State, Watch, Watches};
+use crate::transaction::{Open, Queue, Queued, State, Watches};
 use rd_base::Lsn;
 use rd_base::counters::Counter;
 use rd_engine::{EngineError, Isolation, NamespaceId, View};
 use rd_wire::command::{Flags, Group};
 use rd_wire::num::is_word;
 use rd_wire::{Args, CommandId, RequestBuf, texts};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// EXEC runs so often beside others before it keeps them out.
 const RUNS_BESIDE_OTHERS: u32 = 3;
 /// What a queued command takes beside its bytes.
 const QUEUED_BYTES: usize = 128;
+/// What a watched key takes beside its bytes.
+const WATCHED_BYTES: usize = 128;
 /// Greatest number of keys that a connection watches.
 const WATCHES_MAX: usize = 1 << 16;
 
@@ -187,16 +190,19 @@ pub fn watch(call: &mut Call<'_>) -> Outcome {
     if watches.keys.len() + call.args.len() > WATCHES_MAX {
         return Err(format!("ERR a connection can watch {WATCHES_MAX} keys at most").into());
     }
-    let mut seen: Vec<Watch> = Vec::new();
+    let mut seen = BTreeMap::new();
     let mut depends_on = Lsn::ZERO;
-    let mut snapshot = call.server.engine.snapshot_newest()?;
+    // The first is kept: what changes from before the first look on must stay to be seen.
+    let first = call.server.engine.snapshot_newest()?;
+    let mut later = None;
     for key in call.args.skip(1).iter() {
-        let is_same = |watch: &Watch| *watch.key == *key && watch.namespace == namespace;
-        let watches = &call.session.transactions.watches;
-        if watches.keys.iter().chain(&seen).any(is_same) {
+        let place: (_, Box<[u8]>) = (namespace, key.into());
+        let watched = &call.session.transactions.watches.keys;
+        if watched.contains_key(&place) || seen.contains_key(&place) {
             continue;
         }
-        let mut watched = call.server.engine.watch(namespace, key, &snapshot)?;
+        let snapshot = later.as_ref().unwrap_or(&first);
+        let mut watched = call.server.engine.watch(namespace, key, snapshot)?;
         if watched.has_expired() {
             // It goes for good now, so that whatever comes later is a change.
             let remove = &mut |access: &mut rd_engine::Access<'_>| match access.meta(0)? {
@@ -204,23 +210,21 @@ pub fn watch(call: &mut Call<'_>) -> Outcome {
                 None => access.delete(0).map(drop),
             };
             call.server.engine.write(namespace, &[key], remove)?;
-            snapshot = call.server.engine.snapshot_newest()?;
-            watched = call.server.engine.watch(namespace, key, &snapshot)?;
+            let snapshot = later.insert(call.server.engine.snapshot_newest()?);
+            watched = call.server.engine.watch(namespace, key, snapshot)?;
         }
         depends_on = depends_on.max(watched.stamp());
-        seen.push(Watch {
-            namespace,
-            key: key.into(),
-            seen: watched,
-        });
+        seen.insert(place, watched);
     }
     // What the client reads from now on is no older than what it watches.
     call.depends_on(not_durable(call, depends_on));
     let now_ns = call.server.now_ns;
     let watches = &mut call.session.transactions.watches;
+    let bytes = |(_, key): &(_, Box<[u8]>)| WATCHED_BYTES + key.len();
+    watches.bytes += seen.keys().map(bytes).sum::<usize>();
     watches.keys.append(&mut seen);
     if watches.snapshot.is_none() {
-        watches.snapshot = Some(snapshot);
+        watches.snapshot = Some(first);
         watches.began_ns = now_ns;
     }
     call.reply().ok();
@@ -322,13 +326,8 @@ fn is_alone(alone: &[NamespaceId], used: &Option<Vec<NamespaceId>>) -> bool {
 /// Runs all queued commands in the transaction that is attached, if no watched key has changed.
 /// False if one has: the reply says so.
 fn run_all(call: &mut Call<'_>, queue: &Queue, watches: &Watches) -> Result<bool, Failure> {
-    for watch in &watches.keys {
-        let (namespace, key) = (watch.namespace, &watch.key);
-        if let Some(change) = call
-            .server
-            .engine
-            .changed_since(namespace, key, &watch.seen)?
-        {
+    for ((namespace, key), seen) in &watches.keys {
+        if let Some(change) = call.server.engine.changed_since(*namespace, key, seen)? {
             call.depends_on(not_durable(call, change));
             call.reply().null_array();
             return Ok(false);
