@@ -18,8 +18,8 @@
 //!
 //! Whoever has flushed goes on flushing while others ask for it: it sends its own replies, serves
 //! what has come in meanwhile, and flushes again. It is the *leader*; the others only raise their
-//! requests. When it stops (nothing is asked for, or it has got a reader) it hands over to a backend
-//! that sleeps and waits, or else to the walwriter.
+//! requests. When it stops (nothing is asked for, or it has got a reader) it hands over to a
+//! backend that sleeps and waits, or else to the walwriter.
 //!
 //! A follower without readers does not look at its sockets until the flush that it waits for is
 //! done, as the leader cannot: what comes in meanwhile could become durable only with the next one,
@@ -95,7 +95,8 @@ pub struct EventLoop {
     must_retry: bool,
     scratch: Box<[u8]>,
     gatherings: u32,
-    /// Whether this backend did the last flush, or was handed the next: it must do it or pass it on.
+    /// Whether this backend did the last flush, or was handed the next: it must do it or pass it
+    /// on.
     is_leader: bool,
     /// Whether somebody else sees to the flush that replies wait for, and nobody would suffer if
     /// the sockets were left alone until then.

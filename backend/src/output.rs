@@ -6,8 +6,8 @@
 //! Invariants:
 //! * Gates stand in ascending order of both place and LSN: a gate whose LSN an earlier one already
 //!   waits for is not kept.
-//! * Every gate stands at a place that is not sent: `sent <= at <= bytes.len()`, also when all bytes
-//!   are sent, since a gate may be set before the bytes that it is to hold back are written.
+//! * Every gate stands at a place that is not sent: `sent <= at <= bytes.len()`, also when all
+//!   bytes are sent, since a gate may be set before the bytes that it holds back are written.
 
 use rd_base::Lsn;
 use std::collections::VecDeque;
