@@ -4,11 +4,11 @@
 //!
 //! A namespace that holds no key need not have a file: it is *empty*. The first write gives it one
 //! ([`give_file`]), by a record (`FileCreate`) that holds the file's first pages whole and the
-//! catalog's new entry. What takes content away (FLUSHDB, FLUSHALL, DROP), or gives a namespace that
-//! of another (SWAPDB), or a name, only writes to the catalog: a commit like any other, one record
-//! for all namespaces that it concerns. By the same record the files that no namespace has any more
-//! are dropped; old snapshots go on reading them, and the checkpointer unlinks them when nobody can
-//! any more.
+//! catalog's new entry. What takes content away (FLUSHDB, FLUSHALL, DROP), or gives a namespace
+//! that of another (SWAPDB), or a name, only writes to the catalog: a commit like any other, one
+//! record for all namespaces that it concerns. By the same record the files that no namespace has
+//! any more are dropped; old snapshots go on reading them, and the checkpointer unlinks them when
+//! nobody can any more.
 //!
 //! # Names
 //!
@@ -23,8 +23,8 @@
 //!    the log is durable further.
 //! 3. For [`give_file`], the new file must be there; else the operation parks until the
 //!    checkpointer has made it.
-//! 4. The catalog's leaves are latched, and kept until step 6 is done: a checkpoint whose redo point
-//!    is behind the record cannot be complete before it has copied them, so it knows of the drops.
+//! 4. The catalog's leaves are latched, and kept until step 6 is done: a checkpoint whose redo
+//!    point is behind the record cannot be complete before it has copied them, so it knows of the drops.
 //! 5. From before the LSN is reserved, readers of the entries wait.
 //! 6. The entries say what is so now, and files are noted as dropped.
 
@@ -263,8 +263,8 @@ fn catalog(store: &Store) -> Tree<'_> {
 
 // ---- files ------------------------------------------------------------------------------------
 
-/// Gives `namespace`, which is empty, a file. `is_held`: by the caller, alone. That another has been
-/// faster is no error.
+/// Gives `namespace`, which is empty, a file. `is_held`: by the caller, alone. That another has
+/// been faster is no error.
 ///
 /// # Errors
 /// Nothing has happened then, or nothing that could be seen.

@@ -185,7 +185,7 @@ fn what_is_written_together_is_seen_together_whatever_becomes_of_the_namespaces(
             let content = value.file.map(|file| disk.content(&rig, file));
             (name, content.unwrap_or_default())
         });
-    let contents: BTreeMap<Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>> = contents.collect();
+    let contents: BTreeMap<_, _> = contents.collect();
     let twins = [&b"1"[..], b"2"].map(|name| contents.get(name).cloned().unwrap_or_default());
     let [one, other] = twins.map(|content| content.into_iter().collect::<BTreeMap<_, _>>());
     assert!(one.keys().eq(other.keys()), "after redo");

@@ -4,8 +4,8 @@
 //!
 //! # Namespaces
 //!
-//! The names of all namespaces change under one latch, [`Namespaces::hold_names`], which comes before
-//! the entries. An entry is described in `namespaces/entry.rs`.
+//! The names of all namespaces change under one latch, [`Namespaces::hold_names`], which comes
+//! before the entries. An entry is described in `namespaces/entry.rs`.
 //!
 //! # Resting blocks
 //!

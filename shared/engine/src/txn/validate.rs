@@ -142,8 +142,8 @@ impl<'s> Latched<'s> {
     }
 }
 
-/// Brings the leaves of all intervals into memory and pins them beside the `pins` there are, so that
-/// nothing is read from disk under a latch (T7).
+/// Brings the leaves of all intervals into memory and pins them beside the `pins` there are, so
+/// that nothing is read from disk under a latch (T7).
 ///
 /// # Errors
 /// When a page cannot be read, or there are more than a commit may pin.

@@ -1,4 +1,4 @@
-//! One namespace in shared memory: in which relation file it lies, in which it lay before, its name.
+//! One namespace in shared memory: in which relation file it lies and lay before, and its name.
 //!
 //! Commits hold the entry shared from before their first leaf until their LSN is reserved; whoever
 //! changes it holds it alone. Who needs several holds them in the order of their indices. Readers
