@@ -55,8 +55,10 @@ fn pass(cluster: &Cluster, fault: Fault, action: &str) -> Acknowledged {
     load.wait_for(300);
     let text = format!("{}={action}", fault.name());
     let mut client = cluster.client();
-    let reply = client.call(&["CONFIG", "SET", "fault_points", &text]);
-    assert!(reply.expect("answered").is_ok(), "{text}");
+    // The point may be passed, and end the server, before the answer is out.
+    if let Ok(reply) = client.call(&["CONFIG", "SET", "fault_points", &text]) {
+        assert!(reply.is_ok(), "{text}");
+    }
     drop(client);
     wait_for(&text, || {
         checkpoint(cluster, &["CHECKPOINT", "NOWAIT", "FAST"]);
