@@ -24,7 +24,8 @@
 //! 3. For [`give_file`], the new file must be there; else the operation parks until the
 //!    checkpointer has made it.
 //! 4. The catalog's leaves are latched, and kept until step 6 is done: a checkpoint whose redo
-//!    point is behind the record cannot be complete before it has copied them, so it knows of the drops.
+//!    point is behind the record cannot be complete before it has copied them, so it knows of the
+//!    drops.
 //! 5. From before the LSN is reserved, readers of the entries wait.
 //! 6. The entries say what is so now, and files are noted as dropped.
 
