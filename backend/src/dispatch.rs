@@ -2,6 +2,7 @@
 //! for.
 
 use crate::commands::expiry::{self, Base, Unit};
+use crate::commands::ranges::Order;
 use crate::commands::{Call, admin, config, connection, exchange, info, keys, ranges, strings};
 use crate::commands::{
     bitfield, bits, clients, dump, namespaces, object, replication, scan, several, substrings,
@@ -252,7 +253,10 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::Expiretime => expiry::ttl(call, Unit::Seconds, Base::Epoch),
         CommandId::Pexpiretime => expiry::ttl(call, Unit::Millis, Base::Epoch),
         CommandId::Persist => expiry::persist(call),
-        CommandId::Range => ranges::range(call),
+        CommandId::Range => ranges::range(call, Order::Ascending),
+        CommandId::Revrange => ranges::range(call, Order::Descending),
+        CommandId::Countrange => ranges::countrange(call),
+        CommandId::Delrange => ranges::delrange(call),
         CommandId::Dbsize => keys::dbsize(call),
         CommandId::Flushdb => keys::flush(call, false),
         CommandId::Flushall => keys::flush(call, true),

@@ -255,7 +255,8 @@ pub fn exec(call: &mut Call<'_>) -> Outcome {
         call.reply().null_array();
         return Ok(Flow::Done);
     }
-    let outcome = run_until_committed(call, &queue, &watches);
+    let run = &mut |call: &mut Call<'_>| run_all(call, &queue, &watches);
+    let outcome = run_until_committed(call, run);
     if matches!(&outcome, Err(Failure::Engine(EngineError::Park(_)))) {
         call.session.transactions.state = State::Queueing(queue);
         call.session.transactions.watches = watches;
@@ -263,7 +264,12 @@ pub fn exec(call: &mut Call<'_>) -> Outcome {
     outcome
 }
 
-fn run_until_committed(call: &mut Call<'_>, queue: &Queue, watches: &Watches) -> Outcome {
+/// Runs `run_once` in a transaction and commits it, again and again until nobody was first. If
+/// `run_once` returns false, nothing is committed. On an error, nothing of it has happened.
+pub fn run_until_committed(
+    call: &mut Call<'_>,
+    run_once: &mut dyn FnMut(&mut Call<'_>) -> Result<bool, Failure>,
+) -> Outcome {
     let (mark, wait, proto) = (call.output.mark(), call.wait, call.session.proto);
     let namespace = call.session.namespace;
     let shared = Arc::clone(&call.server.store.shared);
@@ -277,7 +283,7 @@ fn run_until_committed(call: &mut Call<'_>, queue: &Queue, watches: &Watches) ->
             .engine
             .begin(Isolation::Exec, false, View::Newest)?;
         call.server.engine.attach(Box::new(begun));
-        let outcome = run_all(call, queue, watches);
+        let outcome = run_once(call);
         let transaction = call.server.engine.detach();
         let used = transaction
             .as_ref()

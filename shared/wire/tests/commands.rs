@@ -113,6 +113,9 @@ fn rows_are_those_of_redis() {
     // Redis has all of our commands but these.
     let own = [
         "range",
+        "revrange",
+        "countrange",
+        "delrange",
         "checkpoint",
         "client|setinfo",
         "client|no-touch",
@@ -325,6 +328,7 @@ fn requests_resolve_to_what_can_be_called() {
         (&["command"], CommandId::Command),
         (&["command", "docs"], CommandId::CommandDocs),
         (&["range", "", ""], CommandId::Range),
+        (&["RevRange", "PREFIX", "p", "keys"], CommandId::Revrange),
     ] {
         let resolved = with_args(request, |args| resolve(args).unwrap());
         assert_eq!(resolved.id, id);
@@ -442,7 +446,11 @@ fn synopses_read_as_in_redis() {
         ),
         ("expire", "EXPIRE key seconds [NX | XX | GT | LT]"),
         ("mset", "MSET key value [key value ...]"),
-        ("range", "RANGE start end [LIMIT count]"),
+        (
+            "range",
+            "RANGE <start end | PREFIX prefix> [LIMIT count] [KEYS | VALUES]",
+        ),
+        ("delrange", "DELRANGE <start end | PREFIX prefix>"),
         (
             "hello",
             "HELLO [protover [AUTH username password] [SETNAME clientname]]",

@@ -1,8 +1,8 @@
-//! FLUSHDB and FLUSHALL between MULTI and EXEC.
+//! Deleting ranges of keys, key by key; and FLUSHDB and FLUSHALL between MULTI and EXEC.
 //!
 //! By itself a FLUSHDB only writes to the catalog. As part of a transaction, with reads and writes
-//! before and behind it, it deletes key by key what the transaction sees: so it takes as long as
-//! there are keys, and what it may delete is bounded as for any transaction.
+//! before and behind it, it deletes the range of all keys that the transaction sees: so it takes as
+//! long as there are keys, and what it may delete is bounded as for any transaction.
 
 use super::access::Limits;
 use super::transaction::{Isolation, Transaction, Write};
@@ -19,6 +19,9 @@ const PIECE: Chunk = Chunk {
     bytes: 256 << 10,
 };
 
+/// The keys of a namespace from one to before another; `None`: to the last.
+type KeyRange<'k> = (NamespaceId, &'k [u8], Option<&'k [u8]>);
+
 impl Engine {
     /// Deletes every key of `namespaces` that the transaction which is attached sees.
     ///
@@ -29,11 +32,36 @@ impl Engine {
         if self.transaction().isolation() != Isolation::Exec {
             return Err(EngineError::NotInTransaction("emptying a database"));
         }
+        let all: Vec<KeyRange<'_>> = namespaces.iter().map(|id| (*id, &[][..], None)).collect();
+        let deleted = self.delete_ranges(&all)?;
+        Ok(Committed {
+            result: (),
+            lsn: deleted.lsn,
+            depends_on: deleted.depends_on,
+        })
+    }
+
+    /// Deletes the keys from `start` to before `end` (`None`: to the last) that the transaction
+    /// which must be attached sees, and counts them.
+    ///
+    /// # Errors
+    /// When these are more than a transaction can delete, or a page cannot be read. Then it has
+    /// deleted none.
+    pub fn delete_range(
+        &self,
+        namespace: NamespaceId,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> Result<Committed<u64>> {
+        self.delete_ranges(&[(namespace, start, end)])
+    }
+
+    fn delete_ranges(&self, ranges: &[KeyRange<'_>]) -> Result<Committed<u64>> {
         let limit = Limits::of(&self.store.config).transaction_bytes;
         let mut there: Vec<(NamespaceId, Vec<u8>)> = Vec::new();
         let (mut bytes, mut depends_on) = (0, Lsn::ZERO);
-        for namespace in namespaces {
-            let mut cursor = self.range(*namespace, &[], None, u64::MAX, View::Newest)?;
+        for (namespace, start, end) in ranges {
+            let mut cursor = self.range(*namespace, start, *end, u64::MAX, View::Newest)?;
             loop {
                 let more = self.range_next_keys(&mut cursor, PIECE, &mut |key, _| {
                     bytes += Transaction::cost_of(key, 0);
@@ -47,12 +75,13 @@ impl Engine {
             }
             depends_on = depends_on.max(cursor.depends_on());
         }
+        let result = there.len() as u64;
         let mut transaction = self.transaction();
         for (namespace, key) in there {
             transaction.write(namespace, &key, Write::Delete);
         }
         Ok(Committed {
-            result: (),
+            result,
             lsn: Lsn::ZERO,
             depends_on,
         })

@@ -49,6 +49,11 @@ impl Engine {
         self.current = Some(transaction.into());
     }
 
+    /// Whether operations are part of a transaction.
+    pub fn is_in_transaction(&self) -> bool {
+        self.current.is_some()
+    }
+
     /// The transaction that was attached; operations stand for themselves again.
     pub fn detach(&mut self) -> Option<Box<Transaction>> {
         self.current.take().map(|current| current.into_inner())

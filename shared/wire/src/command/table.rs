@@ -25,6 +25,18 @@ const EXPIRE_CONDITION: Arg = one_of(
 const BIT_UNIT: Arg = one_of("unit", &[token("byte", "BYTE"), token("bit", "BIT")]).optional();
 const FIELD_GET: Arg = block("get-block", &[text("encoding"), integer("offset")]).after("GET");
 const ON_OR_OFF: Arg = one_of("enabled", &[token("on", "ON"), token("off", "OFF")]);
+const RANGE_BOUNDS: Arg = one_of(
+    "range",
+    &[
+        block("bounds", &[text("start"), text("end")]),
+        text("prefix").after("PREFIX"),
+    ],
+);
+const RANGE_ARGS: &[Arg] = &[
+    RANGE_BOUNDS,
+    integer("count").after("LIMIT").optional(),
+    one_of("part", &[token("keys", "KEYS"), token("values", "VALUES")]).optional(),
+];
 /// What changes namespaces as a whole.
 const NAMESPACE: Flags = Flags::WRITE.and(Flags::NO_MULTI).and(Flags::NOSCRIPT);
 const NAMES: &[Arg] = &[text("command-name").optional().multiple()];
@@ -357,12 +369,32 @@ commands! {
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])]).args(&[KEY]);
     Range => row(
             "range", -3, Group::Generic,
-            "Returns keys and values in order from start up to, not including, end; an empty \
-             string leaves that side open",
+            "Returns keys and values in order, from start up to, not including, end; an empty \
+             string leaves that side open. The word PREFIX, in capitals or not, asks for the keys \
+             that begin with a prefix, so a range cannot start at a key of that very name",
         )
-        .flags(Flags::READONLY)
-        .args(&[text("start"), text("end"), integer("count").after("LIMIT").optional()])
+        .flags(Flags::READONLY).args(RANGE_ARGS)
         .complexity("O(log(N)+M) with N keys in all and M returned");
+    Revrange => row(
+            "revrange", -3, Group::Generic,
+            "Returns what RANGE does with the same arguments, start included and end not, in \
+             descending order; LIMIT counts from the greatest key",
+        )
+        .flags(Flags::READONLY).args(RANGE_ARGS)
+        .complexity("O(log(N)+M) with N keys in all and M returned");
+    Countrange => row(
+            "countrange", 3, Group::Generic,
+            "Counts the keys that RANGE would return with the same arguments",
+        )
+        .flags(Flags::READONLY).args(&[RANGE_BOUNDS])
+        .complexity("O(log(N)+M) with N keys in all and M counted");
+    Delrange => row(
+            "delrange", 3, Group::Generic,
+            "Removes the keys that RANGE would return with the same arguments, all or none, and \
+             counts them",
+        )
+        .flags(Flags::WRITE).args(&[RANGE_BOUNDS])
+        .complexity("O(log(N)+M) with N keys in all and M removed");
     Multi => row("multi", 1, Group::Transactions, "Begins to queue commands for EXEC")
         .flags(TRANSACTION.and(Flags::FAST));
     Exec => row(
