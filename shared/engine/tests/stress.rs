@@ -152,18 +152,31 @@ fn audit(rig: &Rig, seed: u64, stop: &AtomicBool, done: &AtomicU64) {
         } else {
             View::Newest
         };
-        let mut cursor = engine
-            .range(DB0, b"account", Some(b"accounu"), u64::MAX, view)
-            .expect("a cursor");
-        let (mut sum, mut accounts) = (0, 0);
+        let descends = rng.one_in(2);
+        let begin = match descends {
+            true => Engine::range_descending,
+            false => Engine::range,
+        };
+        // Also through all that is split and taken out beside them.
+        let (start, end): (&[u8], _) = match rng.one_in(2) {
+            true => (b"account", Some(&b"accounu"[..])),
+            false => (b"", None),
+        };
+        let mut cursor = begin(&engine, DB0, start, end, u64::MAX, view).expect("a cursor");
+        let (mut sum, mut accounts, mut last_key) = (0, 0, None::<Vec<u8>>);
         let chunk = Chunk {
             entries: 1 + rng.below(64),
             bytes: 1 << 20,
         };
         while engine
-            .range_next(&mut cursor, chunk, &mut |_, value| {
-                sum += number(Some(value));
-                accounts += 1;
+            .range_next(&mut cursor, chunk, &mut |key, value| {
+                let is_next = |last: &Vec<u8>| last[..] != *key && (last[..] > *key) == descends;
+                assert!(last_key.as_ref().is_none_or(is_next), "out of order");
+                last_key = Some(key.to_vec());
+                if key.starts_with(b"account") {
+                    sum += number(Some(value));
+                    accounts += 1;
+                }
             })
             .expect("a chunk")
         {}
