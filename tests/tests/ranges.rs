@@ -228,7 +228,7 @@ fn a_range_is_deleted_as_one_beside_writers() {
         let mut client = cluster.client();
         let mut deleted = [0; 2];
         while deleted[1] < 40 && !writer.is_finished() && !reader.is_finished() {
-            let count: usize = ask(&mut client, "DELRANGE PREFIX p:").parse().unwrap();
+            let count: usize = int(call(&mut client, &[b"DELRANGE", b"PREFIX", b"p:"])) as usize;
             assert!(count == 0 || count == KEYS, "{count}");
             deleted[usize::from(count > 0)] += 1;
         }
