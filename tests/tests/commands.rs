@@ -53,7 +53,7 @@ fn freeze() {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("redis.sock");
     let mut server = Command::new("redis-server")
-        .args(["--port", "0", "--save", "", "--databases", "1"])
+        .args(["--port", "0", "--save", ""])
         .args(["--proto-max-bulk-len", "16mb"])
         .arg("--unixsocket")
         .arg(&socket)

@@ -227,9 +227,9 @@ mod tests {
     #[test]
     fn hints_shrink_as_words_are_typed() {
         for (line, hint_text) in [
-            ("set ", Some("key value [NX | XX] [GET]")),
-            ("SET k ", Some("value [NX | XX] [GET]")),
-            ("set k v ", Some("[NX | XX] [GET]")),
+            ("expire ", Some("key seconds [NX | XX | GT | LT]")),
+            ("EXPIRE k ", Some("seconds [NX | XX | GT | LT]")),
+            ("expire k 9 ", Some("[NX | XX | GT | LT]")),
             ("mset a 1 ", Some("key value [key value ...]")),
             ("get k ", None),
             ("set", None),
@@ -244,8 +244,8 @@ mod tests {
     #[test]
     fn completion_knows_commands_subcommands_words_and_parameters() {
         let whole = |line: &str| complete(line).1;
-        assert_eq!(whole("ge"), ["get"]);
-        assert_eq!(whole("GE"), ["GET"]);
+        assert_eq!(whole("ap"), ["append"]);
+        assert_eq!(whole("AP"), ["APPEND"]);
         assert!(whole("config ").contains(&"REWRITE".to_owned()));
         assert!(whole("config get wal_seg").contains(&"wal_segment_size".to_owned()));
         assert!(whole("set k v ").contains(&"NX".to_owned()));
@@ -257,7 +257,8 @@ mod tests {
 
     #[test]
     fn help_is_the_tables() {
-        assert!(text(&["set"]).contains("SET key value [NX | XX] [GET]\n  summary: "));
+        let expire = text(&["expire"]);
+        assert!(expire.contains("EXPIRE key seconds [NX | XX | GT | LT]\n  summary: "));
         assert!(text(&["config", "get"]).starts_with("\n  CONFIG GET "));
         assert!(text(&["config"]).contains("CONFIG REWRITE"));
         assert!(text(&["@string"]).contains("\n  APPEND key value\n"));
