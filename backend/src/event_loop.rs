@@ -625,23 +625,30 @@ impl EventLoop {
             }
             self.gatherings = 0;
             self.is_leader = true;
-            if !matches!(self.flusher.flush_once(), FlushOutcome::Flushed(_)) {
-                // Whoever is at it looks at the request; or the walwriter is woken for it.
-                return self.follow(own);
+            match self.flusher.flush_once() {
+                FlushOutcome::Flushed(_) => {}
+                // Whoever ends the insertion that is in the way wakes the walwriter. To hand the
+                // flush over would send it round among those who can do no more.
+                FlushOutcome::Stalled => {
+                    self.is_leader = false;
+                    return;
+                }
+                // Whoever is at it looks at the request; or somebody is woken for it.
+                _ => return self.follow(own),
             }
         }
     }
 
-    /// Leaves flushing to others, who see to `own`, what this backend waits for.
+    /// Leaves flushing to others, who see to `own`, what this backend waits for and has asked for.
     fn follow(&mut self, own: Option<Lsn>) {
         let wal = &self.server.store.shared.wal;
         if std::mem::take(&mut self.is_leader) {
+            // For itself and for the others alike: one of them is woken, not the walwriter too.
             wal.pass_flush_on();
-        }
-        if let Some(lsn) = own {
+        } else if let Some(lsn) = own {
             wal.request_flush(lsn);
-            self.is_calm = !self.server.has_readers();
         }
+        self.is_calm = own.is_some() && !self.server.has_readers();
     }
 
     /// Whether there is more to serve. If every connection waits for the disk, nobody is likely to

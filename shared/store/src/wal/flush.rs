@@ -150,7 +150,7 @@ impl Flusher {
 
     /// One round of flushing, unless somebody else is at it. The caller must do the second half of
     /// F5 afterwards: flush again if more was asked for meanwhile, or pass it on
-    /// ([`Wal::pass_flush_on`]).
+    /// ([`Wal::pass_flush_on`]). Not after [`FlushOutcome::Stalled`], which nobody else can better.
     ///
     /// Does not wait for latches or other processes, only for the disk.
     pub fn flush_once(&mut self) -> FlushOutcome {
