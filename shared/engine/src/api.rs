@@ -570,8 +570,7 @@ impl Engine {
         limit: u64,
         view: View<'_>,
     ) -> Result<RangeCursor> {
-        let course = Course::new(start, end, false);
-        self.begin_walk(namespace, (start, end), course, limit, view)
+        self.begin_walk(namespace, (start, end), false, limit, view)
     }
 
     /// Begins a walk through the same keys as [`Engine::range`] does, in descending order.
@@ -586,18 +585,18 @@ impl Engine {
         limit: u64,
         view: View<'_>,
     ) -> Result<RangeCursor> {
-        let course = Course::new(start, end, true);
-        self.begin_walk(namespace, (start, end), course, limit, view)
+        self.begin_walk(namespace, (start, end), true, limit, view)
     }
 
     fn begin_walk(
         &self,
         namespace: NamespaceId,
         range: (&[u8], Option<&[u8]>),
-        mut course: Course,
+        descending: bool,
         limit: u64,
         view: View<'_>,
     ) -> Result<RangeCursor> {
+        let mut course = Course::new(range.0, range.1, descending);
         self.enter();
         if self.current.is_some() {
             return self.range_in_transaction(namespace, range, course, limit);

@@ -359,8 +359,6 @@ impl Engine {
             change.steps.push((entries[index], Step::Replace(given)));
         }
         let lsn = change.log(work, set)?;
-        // Whoever is looking for keys that end may have passed by what has changed places.
-        store.shared.expiry.note(&store.shared.procs, 0);
         Ok(committed((), lsn))
     }
 

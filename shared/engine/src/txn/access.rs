@@ -24,6 +24,16 @@ pub(crate) enum Broken {
     NeedsValue(usize),
 }
 
+impl ProgramError {
+    /// Why a program failed that ran where no value is to be brought in first.
+    pub(crate) fn without_latches(self) -> EngineError {
+        match self.0 {
+            Broken::Failed(error) => error,
+            Broken::NeedsValue(_) => unreachable!("only asked for under latches"),
+        }
+    }
+}
+
 impl From<EngineError> for ProgramError {
     fn from(error: EngineError) -> Self {
         ProgramError(Broken::Failed(error))

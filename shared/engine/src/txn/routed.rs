@@ -6,7 +6,7 @@
 //!
 //! Each command stands for itself: one that fails has written nothing, and the transaction goes on.
 
-use super::access::{Access, Base, Broken, Limits, Lookup, Staged, WriteSet};
+use super::access::{Access, Base, Limits, Lookup, ProgramError, Staged, WriteSet};
 use super::commit::{self, TreePart};
 use super::transaction::{Isolation, Space, Transaction, Write};
 use super::validate::{self, Checks, Latched};
@@ -208,10 +208,7 @@ impl Engine {
             told: Lsn::ZERO,
             large: Vec::new(),
         };
-        let result = program(&mut access).map_err(|error| match error.0 {
-            Broken::Failed(error) => error,
-            Broken::NeedsValue(_) => unreachable!("only asked for under latches"),
-        })?;
+        let result = program(&mut access).map_err(ProgramError::without_latches)?;
         let depends_on = self.dependency(access.told);
         let mut transaction = self.transaction();
         let staged = |index: &usize| set.keys[*index].staged != Staged::Nothing;

@@ -96,10 +96,7 @@ pub(crate) fn run_on_nothing<R>(
         told: Lsn::ZERO,
         large: Vec::new(),
     };
-    let result = program(&mut access).map_err(|error| match error.0 {
-        Broken::Failed(error) => error,
-        Broken::NeedsValue(_) => unreachable!("only asked for under latches"),
-    })?;
+    let result = program(&mut access).map_err(ProgramError::without_latches)?;
     let puts = |state: &KeyState| matches!(state.staged, Staged::Put { .. });
     let has_put = set.keys.iter().any(puts);
     set.shrink();
