@@ -6,7 +6,7 @@
 use rd_tests::support::cluster::Cluster;
 use rd_tests::support::wait_for;
 use rd_wire::Client;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 fn int(client: &mut Client, words: &[&str]) -> i64 {
     let reply = client.call(words).unwrap();
@@ -32,6 +32,16 @@ fn expired(cluster: &Cluster) -> u64 {
     cluster.info("stats", "expired_keys").parse().unwrap()
 }
 
+/// Waits until it is later than what PEXPIRETIME has said of a key: milliseconds since 1970, or that
+/// the key has ended by now.
+fn wait_until_wall_ms(end: i64) {
+    assert_ne!(end, -1, "the key was to end");
+    wait_for("the time to come", || {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        (i64::try_from(since.as_millis()).ok()? > end).then_some(())
+    });
+}
+
 #[test]
 fn what_has_ended_is_invisible_at_once_and_removed_soon() {
     let mut cluster = Cluster::started(&[("expire_clock_settle", "0"), ("backends", "2")]);
@@ -48,7 +58,8 @@ fn what_has_ended_is_invisible_at_once_and_removed_soon() {
     let large = "x".repeat(50_000);
     let set = client.call(&["SET", "large", &large, "PX", "700"]);
     assert!(set.unwrap().is_ok());
-    std::thread::sleep(Duration::from_millis(750));
+    let end = int(&mut client, &["PEXPIRETIME", "large"]);
+    wait_until_wall_ms(end);
     // Not one is seen, removed or not.
     let keys = client.call(&["KEYS", "goes:*"]).unwrap();
     assert_eq!(keys.as_slice().unwrap().len(), 0);
@@ -80,9 +91,10 @@ fn what_ended_while_the_server_was_down_is_removed() {
     let mut cluster = Cluster::started(&[("expire_clock_settle", "0")]);
     let mut client = cluster.client();
     set_many(&mut client, "goes", 500, &["PX", "300"]);
+    let end = int(&mut client, &["PEXPIRETIME", "goes:000499"]);
     set_many(&mut client, "stays", 5, &[]);
     cluster.kill_all();
-    std::thread::sleep(Duration::from_millis(350));
+    wait_until_wall_ms(end);
     cluster.start();
     let mut client = cluster.client();
     assert!(client.call(&["GET", "goes:000001"]).unwrap().is_null());
@@ -97,9 +109,11 @@ fn removing_keeps_to_its_rate_and_waits_for_the_clock() {
     let mut client = cluster.client();
     set_many(&mut client, "goes", 300, &["PX", "1"]);
     assert!(client.call(&["GET", "goes:000001"]).unwrap().is_null());
-    std::thread::sleep(Duration::from_millis(300));
-    // The clock has not been seen for an hour.
-    assert_eq!(int(&mut client, &["DBSIZE"]), 300);
+    // The clock has not been seen for an hour. Long enough for a remover that would not care.
+    let until = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < until {
+        assert_eq!(int(&mut client, &["DBSIZE"]), 300);
+    }
     let change = ["CONFIG", "SET", "expire_clock_settle", "0"];
     assert!(client.call(&change).unwrap().is_ok());
     wait_for("the first", || (expired(&cluster) > 0).then_some(()));

@@ -2,51 +2,9 @@
 //! whom, what is there after a crash, and who is ended for having been forgotten.
 
 use rd_tests::support::cluster::Cluster;
+use rd_tests::support::conversation::{ask, play};
 use rd_tests::support::wait_for;
-use rd_wire::{Client, Reply};
-
-/// A request of words parted by spaces, and its reply as one line.
-fn ask(client: &mut Client, request: &str) -> String {
-    let words: Vec<&str> = request.split(' ').collect();
-    show(&client.call(&words).expect("a reply"))
-}
-
-fn show(reply: &Reply) -> String {
-    match reply {
-        Reply::Simple(text) => text.clone(),
-        Reply::Error(text) => format!("-{text}"),
-        Reply::Int(number) => number.to_string(),
-        Reply::Null => "nil".to_owned(),
-        Reply::Array(items) => {
-            let items: Vec<String> = items.iter().map(show).collect();
-            format!("[{}]", items.join(" "))
-        }
-        other => String::from_utf8_lossy(other.as_bytes().unwrap_or(b"?")).into_owned(),
-    }
-}
-
-/// Runs lines `who request -> reply`; connections are made as they are named.
-fn play(cluster: &Cluster, script: &str) {
-    let mut clients: Vec<(String, Client)> = Vec::new();
-    for line in script
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-    {
-        let (left, expected) = line.split_once(" -> ").expect("a reply");
-        let (who, request) = left.split_once(' ').expect("a request");
-        if !clients.iter().any(|(name, _)| name == who) {
-            clients.push((who.to_owned(), cluster.client()));
-        }
-        let client = clients.iter_mut().find(|(name, _)| name == who);
-        let found = ask(&mut client.expect("it was made").1, request);
-        let is_right = match expected.strip_suffix('*') {
-            Some(start) => found.starts_with(start),
-            None => found == expected,
-        };
-        assert!(is_right, "{line}\n  found {found}");
-    }
-}
+use rd_wire::Client;
 
 #[test]
 fn a_transaction_sees_one_moment_and_its_own_writes() {

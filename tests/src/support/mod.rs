@@ -1,6 +1,7 @@
 //! Servers to test, and waiting for what must come true.
 
 pub mod cluster;
+pub mod conversation;
 pub mod load;
 pub mod log;
 pub mod process;
