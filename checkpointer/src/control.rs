@@ -3,8 +3,9 @@
 //! Invariants:
 //! - Its redo point never lies above a change that is not in its file.
 //! - A write that fails ends the process: nobody knows what is in that slot.
-//! - The redo point moves with full checkpoints only; between them a heartbeat takes up the
-//!   durable LSN, the state, and the first unsynced batch.
+//! - Whatever moves the redo point writes both slots, so that no file's header is ahead of either
+//!   by more than the advance under way. A heartbeat that only takes up the durable LSN, the
+//!   state, or the first unsynced batch writes one.
 
 use rd_base::{BatchNo, FileNo, Lsn, StartCount};
 use rd_format::control::{
@@ -12,6 +13,7 @@ use rd_format::control::{
 };
 use rd_store::checkpoint::{Flags, Handover};
 use rd_store::control_file::{CONTROL_PATH, ControlFileError, ControlStore};
+use rd_store::recovery_time::{Measured, RedoWork, Speeds};
 use rd_sys::crash::panic_abort;
 use rd_sys::storage::Storage;
 
@@ -31,18 +33,29 @@ pub struct Now {
     pub next_file: FileNo,
     /// Files whose drop is durable, and that are not unlinked.
     pub pending_drops: Vec<PendingDrop>,
+    /// How long recovery would take, and what was counted for it.
+    pub estimate: Estimate,
 }
 
-/// What a full checkpoint puts into `pg_control`.
+/// An estimate of the time that recovery would take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// What it would find to do.
+    pub work: RedoWork,
+    /// Microseconds.
+    pub us: u64,
+}
+
+/// What an advance of the redo point puts into `pg_control`.
 pub struct Advance {
     /// The redo point.
     pub redo_lsn: Lsn,
-    /// Start of the checkpoint's record.
-    pub checkpoint_lsn: Lsn,
-    /// Its kinds and causes.
-    pub flags: Flags,
-    /// A row for each file, with its keys as of the redo point.
+    /// If a full checkpoint brings it: the start of its record, its kinds and causes.
+    pub full: Option<(Lsn, Flags)>,
+    /// A row for each file that redo can meet, with its keys as of `keys_lsn`.
     pub files: Vec<FileRow>,
+    /// See [`ControlFile::keys_lsn`].
+    pub keys_lsn: Lsn,
     /// Whether pages are written by way of the double-write area.
     pub is_double_written: bool,
 }
@@ -51,6 +64,9 @@ pub struct Advance {
 pub struct Control {
     slots: ControlStore,
     handover: Handover,
+    speeds: Speeds,
+    /// The last recovery of this start: how long it took and was expected to take, milliseconds.
+    recovered: Option<(u64, u64)>,
 }
 
 impl Control {
@@ -62,10 +78,24 @@ impl Control {
         storage: &dyn Storage,
         handover: Handover,
     ) -> Result<Control, ControlFileError> {
+        let slots = ControlStore::open(storage)?;
         Ok(Control {
-            slots: ControlStore::open(storage)?,
+            speeds: Speeds::of(slots.newest()),
+            slots,
             handover,
+            recovered: None,
         })
+    }
+
+    /// How fast recovery is here.
+    pub fn speeds(&self) -> &Speeds {
+        &self.speeds
+    }
+
+    /// Learns from the recovery of this start.
+    pub fn learn(&mut self, measured: &Measured, predicted_us: u64) {
+        self.speeds = self.speeds.corrected(measured);
+        self.recovered = Some((measured.total_us / 1000, predicted_us / 1000));
     }
 
     /// The newest content.
@@ -92,6 +122,12 @@ impl Control {
     /// succeeded, so that no file's header gets ahead by more than one.
     pub fn next_count(&self) -> u64 {
         self.newest().checkpoint_count + 1
+    }
+
+    /// Whether the redo point may move to `lsn`: it is known which start wrote the last record
+    /// before it.
+    pub fn can_advance_to(&self, lsn: Lsn) -> bool {
+        lsn >= self.handover.end_lsn
     }
 
     /// The start count of the last record before `lsn`, which is at or above the end of the log
@@ -121,6 +157,14 @@ impl Control {
         next.first_unsynced_batch = now.first_unsynced_batch;
         next.next_file = next.next_file.max(now.next_file);
         next.pending_drops = now.pending_drops.clone();
+        next.estimated_recovery_ms = now.estimate.us / 1000;
+        next.estimated_redo_bytes = now.estimate.work.bytes;
+        next.estimated_redo_pages = now.estimate.work.pages;
+        if let Some((took_ms, predicted_ms)) = self.recovered {
+            self.speeds.store(&mut next);
+            next.last_recovery_ms = took_ms;
+            next.last_recovery_estimate_ms = predicted_ms;
+        }
         next
     }
 
@@ -177,20 +221,27 @@ impl Control {
         );
         next.redo_predecessor_count = self.predecessor_count(redo, now);
         next.previous_redo_lsn = next.redo_lsn;
-        next.previous_checkpoint_lsn = next.checkpoint_lsn;
         next.redo_lsn = redo;
-        next.checkpoint_lsn = advance.checkpoint_lsn;
         next.checkpoint_count = self.next_count();
-        next.checkpoint_us = now.now_us;
-        next.checkpoint_flags = advance.flags.bits();
+        // All that was written without the area is synced, or the redo point is below it.
         next.protection = if advance.is_double_written {
             PROTECTION_DOUBLE_WRITE
         } else {
             0
         };
         next.files = advance.files;
-        if advance.flags.has(Flags::SHUTDOWN) {
-            next.state = DbState::ShutDown;
+        next.keys_lsn = advance.keys_lsn;
+        match advance.full {
+            None => next.incremental_us = now.now_us,
+            Some((checkpoint_lsn, flags)) => {
+                next.previous_checkpoint_lsn = next.checkpoint_lsn;
+                next.checkpoint_lsn = checkpoint_lsn;
+                next.checkpoint_us = now.now_us;
+                next.checkpoint_flags = flags.bits();
+                if flags.has(Flags::SHUTDOWN) {
+                    next.state = DbState::ShutDown;
+                }
+            }
         }
         self.write_both(next, now);
     }

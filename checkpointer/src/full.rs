@@ -1,15 +1,15 @@
 //! The full checkpoint.
 //!
-//! 1. The redo point is the insert position now; nothing is logged for it. The key counts are cut
-//!    at exactly this position.
+//! 1. The redo point is to be the insert position now; nothing is logged for it. If the incremental
+//!    checkpoint gets further meanwhile, it is that one's.
 //! 2. Every page that was dirtied before it is written, in the order of files and blocks, paced.
 //!    A page whose latch is taken is passed over and tried again. Then all descriptors are looked
 //!    at once more, until none is left.
 //! 3. All files that were written and not synced are synced.
 //! 4. Each file of which a page was written gets the checkpoint's number and redo point into its
 //!    header; these are synced.
-//! 5. The checkpoint's record is inserted and flushed. With it everything below the redo point is
-//!    complete, so the key counts are exact.
+//! 5. The checkpoint's record is inserted and flushed. The key counts are cut just before it, so
+//!    that everything below the cut is complete.
 //! 6. `pg_control` is written, both slots, one after the other.
 //! 7. The log below the older slot's redo point is given up.
 //!
@@ -24,7 +24,6 @@ use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{FileNo, Lsn, PageTag};
 use rd_format::bitmap::META_BLOCK;
-use rd_format::control::FileRow;
 use rd_format::doublewrite::DW_BATCH_PAGES_MAX;
 use rd_format::page::{self, PageBytes};
 use rd_format::wal_record::{CheckpointData, RecordBuilder, RecordKind};
@@ -66,12 +65,12 @@ impl Checkpointer {
         self.began_ns = self.now_ns();
         self.report_start(flags);
         let segments_before = shared.stats.get(Counter::WalSegmentsCreated);
-        let cut = shared.files.begin_cut(|| shared.wal.insert_lsn());
-        let redo = cut.boundary;
-        let previous_redo = std::mem::replace(&mut self.redo, redo);
+        let previous_redo = self.redo_in_control();
+        // B4: the position is read before the descriptors are.
+        self.redo = shared.wal.insert_lsn();
         let mut full = Full {
             flags,
-            redo,
+            redo: self.redo,
             began_ns: self.began_ns,
             total: 0,
             done: 0,
@@ -79,14 +78,15 @@ impl Checkpointer {
             cause: pages_cause(flags),
         };
         let finished = self.write_and_log(&mut full);
-        let (inserted, write_us, sync_us) = match finished {
+        let (cut, inserted, write_us, sync_us) = match finished {
             Ok(finished) => finished,
             Err(failure) => {
-                self.abandon(cut, previous_redo);
+                self.redo = self.redo_in_control();
                 return Err(failure);
             }
         };
         self.finish(&full, cut, inserted);
+        let redo = full.redo;
         let distance_bytes = redo.bytes_since(previous_redo);
         self.estimate_bytes = pacing::next_estimate(self.estimate_bytes, distance_bytes);
         let retired = self.retire_log(redo);
@@ -113,8 +113,15 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Steps 2 to 5; gives the record's place, and what writing and syncing took in microseconds.
-    fn write_and_log(&mut self, full: &mut Full) -> Result<(Inserted, u64, u64), Failure> {
+    /// The redo point that `pg_control` has.
+    pub(crate) fn redo_in_control(&self) -> Lsn {
+        let control = self.control.as_ref().expect("after the handover");
+        control.newest().redo_lsn
+    }
+
+    /// Steps 2 to 5; gives the cut of the key counts, the record's place, and what writing and
+    /// syncing took in microseconds.
+    fn write_and_log(&mut self, full: &mut Full) -> Result<(KeyCut, Inserted, u64, u64), Failure> {
         let shared = Arc::clone(&self.store.shared);
         fault::point(Fault::CheckpointBegun)?;
         self.sync_tally = crate::sync::SyncTally::default();
@@ -128,14 +135,17 @@ impl Checkpointer {
         shared.checkpoint.set_phase(CheckpointPhase::Syncing);
         fault::point(Fault::CheckpointSync)?;
         self.sync_all();
-        self.stamp_headers(full)?;
+        full.redo = full.redo.max(self.redo_in_control());
+        self.redo = full.redo;
+        self.stamp_headers(full.redo, full.cause)?;
         self.sync_all();
         let synced_ns = self.now_ns();
         fault::point(Fault::CheckpointSynced)?;
         shared.checkpoint.set_phase(CheckpointPhase::Finishing);
-        let inserted = self.log_checkpoint(full)?;
+        let (cut, inserted) = self.log_checkpoint(full)?;
         let micros = |from, to| (to - from) / 1000;
         Ok((
+            cut,
             inserted,
             micros(full.began_ns, written_ns),
             micros(written_ns, synced_ns),
@@ -150,7 +160,9 @@ impl Checkpointer {
         self.finish_batch(full.cause)?;
         loop {
             dirty.clear();
-            shared.pool.dirty_before(full.redo, &mut dirty);
+            if full.redo > self.redo_in_control() {
+                shared.pool.dirty_before(full.redo, &mut dirty);
+            }
             if dirty.is_empty() {
                 return Ok(());
             }
@@ -168,6 +180,8 @@ impl Checkpointer {
             while !rest.is_empty() {
                 self.supply_beside();
                 self.serve_files();
+                self.incremental();
+                self.heartbeat();
                 self.rest_if_ahead(full);
                 let mut outcome = self.write_frames(rest, full.cause)?;
                 full.written += outcome.written as u64;
@@ -197,6 +211,7 @@ impl Checkpointer {
             let elapsed = Duration::from_nanos(self.now_ns() - full.began_ns);
             let wal_bytes = shared.wal.insert_lsn().bytes_since(full.redo);
             if hurries
+                || full.redo <= self.redo_in_control()
                 || !self
                     .pace
                     .is_ahead(full.done, full.total, elapsed, wal_bytes)
@@ -207,13 +222,14 @@ impl Checkpointer {
             self.absorb();
             self.serve_files();
             self.supply();
+            self.incremental();
             self.heartbeat();
         }
     }
 
     /// Step 4. A file whose creation is not below the redo point has no header yet that would
     /// last: redo would make it anew. Its meta page's LSN says so.
-    fn stamp_headers(&mut self, full: &Full) -> Result<(), Failure> {
+    pub(crate) fn stamp_headers(&mut self, redo: Lsn, cause: Counter) -> Result<(), Failure> {
         let shared = Arc::clone(&self.store.shared);
         let control = self.control.as_ref().expect("after the handover");
         let count = control.next_count();
@@ -234,19 +250,19 @@ impl Checkpointer {
                 continue;
             }
             self.relations.read_page(tag, &mut header)?;
-            if page::page_lsn(&header) > full.redo {
+            if page::page_lsn(&header) > redo {
                 continue;
             }
             let mut meta = meta::read(&header);
             meta.checkpoint_count = count;
-            meta.checkpoint_scn = full.redo;
+            meta.checkpoint_scn = redo;
             meta::write(&mut header, &meta);
             stamped.push((tag, header));
         }
         for batch in stamped.chunks(DW_BATCH_PAGES_MAX) {
-            self.write_pages(batch, full.cause)?;
+            self.write_pages(batch, cause)?;
             for (tag, _) in batch {
-                shared.files.set_covered(tag.file, count, full.redo);
+                shared.files.set_covered(tag.file, count, redo);
                 self.touched.remove(&tag.file);
             }
         }
@@ -254,7 +270,7 @@ impl Checkpointer {
     }
 
     /// Step 5.
-    fn log_checkpoint(&mut self, full: &Full) -> Result<Inserted, Failure> {
+    fn log_checkpoint(&mut self, full: &Full) -> Result<(KeyCut, Inserted), Failure> {
         let shared = Arc::clone(&self.store.shared);
         let mut record = RecordBuilder::new();
         record.start(RecordKind::Checkpoint, self.store.clock.wall_us());
@@ -270,6 +286,8 @@ impl Checkpointer {
         });
         let bytes = record.seal();
         let mut credit = shared.wal.take_reserved_credit(credit_for(bytes))?;
+        // Nothing fails from here on, so the cut is ended.
+        let cut = shared.files.begin_cut(|| shared.wal.insert_lsn());
         let inserted = shared
             .wal
             .insert(self.store.slot, &mut record, &mut credit, |_| ());
@@ -283,7 +301,7 @@ impl Checkpointer {
                 "something was logged during the shutdown"
             );
         }
-        Ok(inserted)
+        Ok((cut, inserted))
     }
 
     /// Step 6.
@@ -291,38 +309,37 @@ impl Checkpointer {
         let shared = Arc::clone(&self.store.shared);
         let is_shutdown = full.flags.has(Flags::SHUTDOWN);
         let stop_scn = if is_shutdown { inserted.end } else { Lsn::ZERO };
-        let mut files = shared.files.end_cut(cut, stop_scn);
-        let known = |row: &FileRow| self.control.as_ref().is_some_and(|c| c.has_row(row.file));
-        // A file whose header was never written is made anew by redo.
-        files.retain(|row| row.checkpoint_count > 0 || known(row));
-        let now = self.now();
-        let advance = Advance {
+        let keys_lsn = cut.boundary;
+        let files = shared.files.end_cut(cut, full.redo, stop_scn);
+        self.move_redo(Advance {
             redo_lsn: full.redo,
-            checkpoint_lsn: inserted.start,
-            flags: full.flags,
+            full: Some((inserted.start, full.flags)),
             files,
+            keys_lsn,
             is_double_written: self.area.is_some(),
-        };
-        let control = self.control.as_mut().expect("after the handover");
-        control.advance(&now, advance);
-        shared.checkpoint.publish(full.redo, now.now_us);
+        });
+        shared.checkpoint.publish_done(self.store.clock.wall_us());
         self.idle_lsn = inserted.end;
-        self.heartbeat_ns = self.now_ns() + nanos(self.store.config.checkpoint_heartbeat());
     }
 
-    /// Ends the cut of a checkpoint that failed: its counts are given up, and the next one counts
-    /// from the old redo point again.
-    fn abandon(&mut self, cut: KeyCut, previous_redo: Lsn) {
-        // A record below the boundary that is still being copied counts itself by it.
-        self.flusher
-            .flush_until(cut.boundary)
-            .expect("the boundary was an insert position");
-        self.store.shared.files.end_cut(cut, Lsn::ZERO);
-        self.redo = previous_redo;
+    /// Moves the redo point in `pg_control`, and lets everybody know.
+    pub(crate) fn move_redo(&mut self, mut advance: Advance) {
+        let redo = advance.redo_lsn;
+        let control = self.control.as_ref().expect("after the handover");
+        // A file whose header was never written is made anew by redo.
+        advance
+            .files
+            .retain(|row| row.checkpoint_count > 0 || control.has_row(row.file));
+        self.estimate_recovery(redo);
+        let now = self.now();
+        let control = self.control.as_mut().expect("after the handover");
+        control.advance(&now, advance);
+        self.store.shared.checkpoint.publish_redo(redo);
+        self.heartbeat_ns = self.now_ns() + nanos(self.heartbeat_interval());
     }
 
     /// Step 7. What cannot be given up now is given up by the next checkpoint.
-    fn retire_log(&mut self, redo: Lsn) -> segments::Retired {
+    pub(crate) fn retire_log(&mut self, redo: Lsn) -> segments::Retired {
         let config = &self.store.config;
         let limit = segments::recycle_limit(
             redo,

@@ -19,6 +19,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `full` | the full checkpoint, step by step |
+//! | `incremental` | the oldest pages, all the time, and the redo point behind them |
 //! | `pacing` | when one is due, how fast it goes; pure |
 //! | `supply` | clean frames ahead of need |
 //! | `writer` | batches of pages: double-write area, then their places |
@@ -30,6 +31,7 @@
 
 mod control;
 mod full;
+mod incremental;
 mod pacing;
 mod report;
 mod requests;
@@ -43,7 +45,8 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use control::Control;
+use control::{Control, Estimate};
+use incremental::Incremental;
 use pacing::Pace;
 use rd_base::words::TornPageProtection;
 use rd_base::{FileNo, Lsn};
@@ -139,6 +142,9 @@ pub struct Checkpointer {
     touched: BTreeSet<FileNo>,
     sync_tally: SyncTally,
     pace: Pace,
+    incremental: Incremental,
+    /// How long recovery would take, as last looked at.
+    estimate: Estimate,
     /// Where log-size checkpoints count from: the redo point chosen last.
     redo: Lsn,
     /// The end of the log after the last checkpoint's own record: nothing has happened if it
@@ -195,6 +201,8 @@ impl Checkpointer {
                 max_wal_bytes: 0,
                 segment_bytes: store.shared.wal.segment_bytes(),
             },
+            incremental: Incremental::default(),
+            estimate: Estimate::default(),
             redo: Lsn::ZERO,
             idle_lsn: Lsn::ZERO,
             estimate_bytes: 0,

@@ -3,6 +3,7 @@
 
 use rd_base::Lsn;
 use rd_format::wal_page::segment_of;
+use rd_store::buffer::Survey;
 use std::time::Duration;
 
 /// What the parameters say of the pace.
@@ -67,6 +68,42 @@ pub fn next_estimate(estimate_bytes: u64, distance_bytes: u64) -> u64 {
     } else {
         (0.9 * estimate_bytes as f64 + 0.1 * distance_bytes as f64) as u64
     }
+}
+
+/// Over how long the speed of the log is smoothed.
+const SMOOTH_S: f64 = 2.0;
+/// Moments ahead, in seconds, at which incremental writing must not have fallen behind.
+const AHEAD_S: [f64; 4] = [1.0, 2.0, 4.0, 8.0];
+
+/// A speed that was `before`, `elapsed_ns` ago, and `now` since.
+pub fn smoothed(before: f64, now: f64, elapsed_ns: u64) -> f64 {
+    let kept = (-(elapsed_ns as f64) / 1e9 / SMOOTH_S).exp();
+    kept * before + (1.0 - kept) * now
+}
+
+/// How much log may lie behind the oldest dirty page, where `allowed_bytes` may lie behind the redo
+/// point, which follows it `lag` later, while `wal_bytes_per_s` come.
+pub fn keep_bytes(allowed_bytes: u64, wal_bytes_per_s: f64, lag: Duration) -> u64 {
+    let comes_bytes = (wal_bytes_per_s * lag.as_secs_f64()) as u64;
+    // With too little room for the lag everything goes out soon; a quarter is left, so that a page
+    // that is changed all the time is not written all the time.
+    allowed_bytes
+        .saturating_sub(comes_bytes)
+        .max(allowed_bytes / 4)
+}
+
+/// How many pages incremental writing must write in a second, oldest first, so that at no moment of
+/// those ahead a page is dirty for more than `keep_bytes` of log, if the log, which ends at
+/// `insert`, goes on at `wal_bytes_per_s`: the least even speed, so that pages which were dirtied
+/// together do not come due together.
+pub fn pages_per_s(survey: &Survey, insert: Lsn, wal_bytes_per_s: f64, keep_bytes: u64) -> f64 {
+    let due = |seconds: f64| {
+        let end = insert
+            .get()
+            .saturating_add((wal_bytes_per_s * seconds) as u64);
+        survey.below(Lsn::new(end.saturating_sub(keep_bytes)).min(insert)) as f64 / seconds
+    };
+    AHEAD_S.into_iter().map(due).fold(0.0, f64::max)
 }
 
 /// How long to wait after the `failures`-th failure in a row: 1 s, doubled each time, up to 30 s.
@@ -186,6 +223,51 @@ mod tests {
         }
         let finished = finished.expect("it ends in time").as_secs_f64();
         assert!((25.0..=27.1).contains(&finished), "{finished}");
+    }
+
+    /// Pages dirtied at these places of the log, `MB` apart from each other.
+    fn survey(at: impl Iterator<Item = u64>, until: u64) -> Survey {
+        Survey::of(
+            Lsn::new(0),
+            Lsn::new(until * MB),
+            at.map(|place| Lsn::new(place * MB)),
+        )
+    }
+
+    #[test]
+    fn pages_that_were_dirtied_together_go_out_over_the_time_that_is_left() {
+        // 4000 pages at 100 MB; the log is at 400 MB, grows by 10 MB/s, and 340 MB may be kept.
+        let burst = survey((0..4000).map(|_| 100), 400);
+        let insert = Lsn::new(400 * MB);
+        let speed = pages_per_s(&burst, insert, 10.0 * MB as f64, 340 * MB);
+        assert_eq!(speed, 500.0, "due in 4 to 8 s");
+        assert_eq!(
+            pages_per_s(&burst, insert, 10.0 * MB as f64, 390 * MB),
+            0.0,
+            "not due yet"
+        );
+        let speed = pages_per_s(&burst, insert, 10.0 * MB as f64, 200 * MB);
+        assert_eq!(speed, 4000.0, "late");
+        assert_eq!(pages_per_s(&burst, insert, 1e9, u64::MAX), 0.0, "no target");
+    }
+
+    #[test]
+    fn an_even_load_is_written_at_the_speed_at_which_it_comes() {
+        // 100 pages in each MB of log, 10 MB of it in a second, all that is older written.
+        let even = survey((0..10_000).map(|index| 100 + index / 100), 200);
+        let insert = Lsn::new(200 * MB);
+        let speed = pages_per_s(&even, insert, 10.0 * MB as f64, 100 * MB);
+        assert!((1000.0..=1100.0).contains(&speed), "{speed}");
+    }
+
+    #[test]
+    fn what_comes_before_the_redo_point_follows_is_allowed_for() {
+        let second = Duration::from_secs(1);
+        assert_eq!(keep_bytes(100, 30.0, second), 70);
+        assert_eq!(keep_bytes(100, 1000.0, second), 25);
+        assert_eq!(keep_bytes(u64::MAX, 1e9, second), u64::MAX - 1_000_000_000);
+        let steady = (0..100).fold(0.0, |before, _| smoothed(before, 50.0, 500_000_000));
+        assert!((49.9..=50.0).contains(&steady), "{steady}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The checkpointer on a disk that crashes, fills up and refuses, held against a model.
 
+mod incremental;
 mod load;
 mod world;
 
@@ -36,7 +37,10 @@ fn control(disk: &SimStorage) -> ControlFile {
 /// Runs a random workload until its end or the crash of the disk.
 fn run(disk: &SimStorage, history: &mut History, seed: u64, steps: usize) {
     let work = || {
-        let (mut world, _) = World::start(disk, history);
+        // Every third one writes as much as it can by itself.
+        let target = if seed % 3 == 2 { "1ms" } else { "10s" };
+        let parameters = [("recovery_time_target", target)];
+        let (mut world, _) = World::start_with(disk, history, &parameters);
         let mut rng = Rng::new(seed);
         for _ in 0..steps {
             world.step(history, &mut rng);

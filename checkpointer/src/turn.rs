@@ -76,6 +76,8 @@ impl Checkpointer {
             panic_abort(&format!("could not take over from startup: {failure}"));
         }
         self.supply();
+        self.learn_of_recovery();
+        self.incremental();
         if let Some(own) = self.due() {
             self.attempt(own);
         }
@@ -177,17 +179,28 @@ impl Checkpointer {
             first_unsynced_batch: self.first_unsynced_batch(),
             next_file: shared.files.next_number(),
             pending_drops,
+            estimate: self.estimate,
         }
     }
 
-    /// Takes the durable LSN up into `pg_control`, and removes dropped files, if it is time.
+    /// Advances the redo point, or at least takes the durable LSN up into `pg_control`, and removes
+    /// dropped files, if it is time.
     pub(crate) fn heartbeat(&mut self) {
         let now_ns = self.now_ns();
         if !self.log_is_written() || now_ns < self.heartbeat_ns {
             return;
         }
-        self.heartbeat_ns = now_ns + nanos(self.store.config.checkpoint_heartbeat());
+        self.heartbeat_ns = now_ns + nanos(self.heartbeat_interval());
         self.unlink_dropped();
+        if self.store.shared.phase() == Phase::Running {
+            match self.advance_redo() {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(failure) => {
+                    log::error!("could not advance the redo point: {failure}");
+                }
+            }
+        }
         let now = self.now();
         let control = self
             .control
@@ -231,6 +244,7 @@ impl Checkpointer {
                 next_ns = next_ns.min(paused_ns);
             }
             next_ns = next_ns.min(self.heartbeat_ns);
+            next_ns = next_ns.min(self.incremental.next_ns().unwrap_or(u64::MAX));
         }
         (next_ns < u64::MAX).then(|| Duration::from_nanos(next_ns.saturating_sub(now_ns)))
     }

@@ -11,7 +11,7 @@
 //!   is written meanwhile does not prolong it.
 
 use rd_base::limits::PAGE_BYTES;
-use rd_base::{BatchNo, FileNo};
+use rd_base::{BatchNo, FileNo, Lsn};
 use rd_sys::storage::StorageFile;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ pub type Piece = (FileNo, u32);
 struct Written {
     descriptors: Vec<Arc<dyn StorageFile>>,
     first_batch: BatchNo,
+    /// The least rec LSN that its pages had.
+    rec_lsn: Lsn,
     pages: u64,
     /// The cycle in which the first of it was written.
     cycle: u64,
@@ -46,22 +48,25 @@ pub struct Unsynced {
 }
 
 impl Unsynced {
-    /// Notes that `pages` are written to `piece` through `descriptor`, with copies in `batch`. To
-    /// be called before they are.
+    /// Notes that `pages` are written to `piece` through `descriptor`, with copies in `batch`, and
+    /// that the least of their rec LSNs was `rec_lsn`. To be called before they are.
     pub fn note(
         &mut self,
         piece: Piece,
         descriptor: &Arc<dyn StorageFile>,
         batch: BatchNo,
         pages: u64,
+        rec_lsn: Lsn,
     ) {
         let written = self.written.entry(piece).or_insert_with(|| Written {
             descriptors: Vec::new(),
             first_batch: batch,
+            rec_lsn,
             pages: 0,
             cycle: self.cycle,
         });
         written.first_batch = written.first_batch.min(batch);
+        written.rec_lsn = written.rec_lsn.min(rec_lsn);
         written.pages += pages;
         if !written
             .descriptors
@@ -123,6 +128,12 @@ impl Unsynced {
         self.all().map(|written| written.first_batch).min()
     }
 
+    /// The least rec LSN of the pages that are not known to be synced: the redo point stays at or
+    /// below it (B5).
+    pub fn least_rec_lsn(&self) -> Option<Lsn> {
+        self.all().map(|written| written.rec_lsn).min()
+    }
+
     /// Bytes written and not synced.
     pub fn bytes(&self) -> u64 {
         self.all().map(|written| written.pages).sum::<u64>() * PAGE_BYTES as u64
@@ -148,7 +159,8 @@ mod tests {
         let storage = SimStorage::new(1);
         let descriptor = storage.open("piece", OpenMode::CreateNew).expect("room");
         let piece = (FileNo::new(file), 0);
-        unsynced.note(piece, &descriptor, BatchNo::new(batch), 1);
+        let rec_lsn = Lsn::new(100 * batch);
+        unsynced.note(piece, &descriptor, BatchNo::new(batch), 1, rec_lsn);
     }
 
     #[test]
@@ -160,10 +172,12 @@ mod tests {
         note(&mut unsynced, 1, 6);
         assert!(unsynced.begin_all().is_empty(), "U3");
         assert_eq!(unsynced.first_batch(), Some(BatchNo::new(5)));
+        assert_eq!(unsynced.least_rec_lsn(), Some(Lsn::new(500)));
         assert_eq!(unsynced.bytes(), 3 * PAGE_BYTES as u64);
         unsynced.finish((FileNo::new(1), 0));
         unsynced.finish((FileNo::new(2), 0));
         assert_eq!(unsynced.first_batch(), Some(BatchNo::new(6)), "U1");
+        assert_eq!(unsynced.least_rec_lsn(), Some(Lsn::new(600)));
         note(&mut unsynced, 1, 7);
         let jobs = unsynced.begin_all();
         assert_eq!(jobs.len(), 1);

@@ -69,6 +69,11 @@ impl Batch {
         }
     }
 
+    /// The least rec LSN of the pages on their way: the redo point stays at or below it (B5).
+    pub fn least_rec_lsn(&self) -> Option<Lsn> {
+        self.copied.iter().map(|copied| copied.rec_lsn).min()
+    }
+
     /// Whether there is nothing on its way.
     pub fn is_empty(&self) -> bool {
         self.tags.is_empty()
@@ -252,7 +257,16 @@ impl Checkpointer {
             let rest = self.batch.tags[from..].iter().enumerate();
             let count = rest.take_while(follows).count();
             let descriptor = self.relations.piece_of(first)?;
-            self.unsynced.note(piece, &descriptor, number, count as u64);
+            // Pages that come from no frame hold nothing that the log does not.
+            let copied = self.batch.copied.iter().skip(from).take(count);
+            let rec_lsn = copied.map(|copied| copied.rec_lsn).min();
+            self.unsynced.note(
+                piece,
+                &descriptor,
+                number,
+                count as u64,
+                rec_lsn.unwrap_or(Lsn::MAX),
+            );
             fault::point(Fault::PageWrite)?;
             let bytes = self.batch.copies[from..from + count].as_flattened();
             let offset = relation::offset_of(first.block);

@@ -191,6 +191,7 @@ fn checkpoint_rows(control: &ControlFile, rows: &mut Vec<Row>) {
         "previous_redo_lsn",
         lsn(control.previous_redo_lsn),
     );
+    push("Location of key counts", "keys_lsn", lsn(control.keys_lsn));
     push(
         "Durable location of the log",
         "durable_lsn",
@@ -236,6 +237,21 @@ fn recovery_rows(control: &ControlFile, rows: &mut Vec<Row>) {
         "Redo rate in pages read",
         "redo_pages_per_s",
         rate(control.redo_pages_per_s, "pages"),
+    );
+    push(
+        "Fixed part of recovery",
+        "recovery_fixed_ms",
+        ms(control.recovery_fixed_us / 1000),
+    );
+    push(
+        "Log that the estimate is for",
+        "estimated_redo_bytes",
+        number(control.estimated_redo_bytes),
+    );
+    push(
+        "Pages that the estimate is for",
+        "estimated_redo_pages",
+        number(control.estimated_redo_pages),
     );
     push(
         "Backup start location",

@@ -150,7 +150,10 @@ fn server(dir: &std::path::Path) -> Server {
     };
     let shared = Shared::anonymous(sizes).expect("memory for a test");
     let control = control_file::read(&*storage).expect("valid").control;
-    shared.files.load(&control.files[0], 4).expect("a free row");
+    shared
+        .files
+        .load(&control.files[0], 4, control.keys_lsn)
+        .expect("a free row");
     shared
         .files
         .raise_next_number(FileNo::new(2 + u32::from(WRITERS)));

@@ -225,7 +225,7 @@ impl World {
                 .expect("a good disk");
             shared
                 .files
-                .load(row, blocks.expect("the file is there"))
+                .load(row, blocks.expect("the file is there"), control.keys_lsn)
                 .expect("a free row");
         }
         for pending in &control.pending_drops {
@@ -291,10 +291,9 @@ impl World {
                 RecordData::File(file) if kind == RecordKind::FileCreate => self.adopt(file),
                 RecordData::File(file) => self.forget(file, record.end),
                 RecordData::Commit(deltas) => {
-                    for delta in deltas.iter() {
-                        let keys = i64::from(delta.key_delta);
-                        self.backend.shared.files.add_keys_in_redo(delta.file, keys);
-                    }
+                    let deltas = deltas.iter();
+                    let deltas = deltas.map(|delta| (delta.file, i64::from(delta.key_delta)));
+                    self.backend.shared.files.count_in_redo(record.end, deltas);
                 }
                 _ => {}
             }

@@ -95,6 +95,7 @@ Checkpoint {
     CheckpointsRecovery "checkpoints_end_of_recovery" "End-of-recovery checkpoints.";
     CheckpointsFailed "checkpoints_failed" "Attempts that failed.";
     Heartbeats "checkpoint_heartbeats" "Times pg_control took up the durable LSN between two.";
+    RedoAdvances "redo_point_advances" "Times the redo point advanced between two checkpoints.";
     CheckpointWriteMicros "checkpoint_write_us" "Microseconds of writing, pauses included.";
     CheckpointSyncMicros "checkpoint_sync_us" "Microseconds of forcing files to disk.";
     PagesWrittenTimed "pages_written_timed" "Pages written for timed checkpoints.";
@@ -102,6 +103,7 @@ Checkpoint {
     PagesWrittenRequested "pages_written_requested" "Pages written for requested ones.";
     PagesWrittenShutdown "pages_written_shutdown" "Pages written for shutdown ones.";
     PagesWrittenRecovery "pages_written_end_of_recovery" "Pages written for those after recovery.";
+    PagesWrittenIncremental "pages_written_incremental" "Pages written for the recovery time.";
     PagesWrittenSupply "pages_written_supply" "Pages written to keep clean frames in supply.";
     PageBytesWritten "page_bytes_written" "Bytes of pages written to their places.";
     DoubleWriteBatches "double_write_batches" "Batches written to the double-write area.";

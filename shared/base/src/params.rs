@@ -446,6 +446,10 @@ Checkpoints "Checkpoints" {
         Parameter::time("checkpoint_heartbeat", "3s", MILLISECOND, 100 * MILLISECOND, MINUTE)
             .extremes(&["100ms"]),
         "How often pg_control takes up the durable LSN and the redo point.";
+    RecoveryTimeTarget: time recovery_time_target =
+        Parameter::time("recovery_time_target", "10s", MILLISECOND, 0, DAY)
+            .extremes(&["0", "500ms"]),
+        "Longest time that recovery after a crash should take; 0 is no limit.";
     CheckpointMinPause: time checkpoint_min_pause =
         Parameter::time("checkpoint_min_pause", "0", SECOND, 0, DAY),
         "Quiet time kept between two checkpoints that are not urgent.";

@@ -311,6 +311,10 @@ fn first_control(options: &InitOptions<'_>, start: Lsn) -> ControlFile {
         backup_end_lsn: Lsn::ZERO,
         max_connections: config.max_connections(),
         backends: config.backends(),
+        keys_lsn: start,
+        recovery_fixed_us: 0,
+        estimated_redo_bytes: 0,
+        estimated_redo_pages: 0,
         files: vec![row(CATALOG_FILE), row(FIRST_FILE)],
         pending_drops: Vec::new(),
     }

@@ -107,8 +107,17 @@ on_disk! {
         232 file_rows: U32,
         /// Number of rows of pending drops.
         236 drop_rows: U32,
+        /// The key counts of the file rows hold what records say that end at or below this; it is
+        /// not below the redo point. 0 stands for the redo point.
+        240 keys_lsn: U64,
+        /// What a start that recovers takes beside redo, measured here, microseconds; 0 is not known.
+        248 recovery_fixed_us: U64,
+        /// Bytes of log that the estimate was made for.
+        256 estimated_redo_bytes: U64,
+        /// Pages to be brought in that the estimate was made for.
+        264 estimated_redo_pages: U64,
         /// Zero.
-        240 reserved: [u8; 80],
+        272 reserved: [u8; 48],
     }
 }
 
@@ -125,7 +134,7 @@ on_disk! {
         16 scn: U64,
         /// The LSN up to which the file is complete, after a clean stop; 0 while in use.
         24 stop_scn: U64,
-        /// Number of keys at the redo point.
+        /// Number of keys, see `keys_lsn`.
         32 key_count: U64,
         /// Blocks that the file has on disk.
         40 blocks: U32,
@@ -261,7 +270,7 @@ pub struct FileRow {
     pub scn: Lsn,
     /// The LSN up to which the file is complete, after a clean stop; zero while in use.
     pub stop_scn: Lsn,
-    /// Number of keys at the redo point.
+    /// Number of keys at [`ControlFile::keys_lsn`].
     pub key_count: u64,
     /// Blocks that the file has on disk.
     pub blocks: u32,
@@ -346,6 +355,15 @@ pub struct ControlFile {
     pub max_connections: u32,
     /// Parameter `backends` of the last start for writing.
     pub backends: u32,
+    /// The key counts of `files` hold what records say that end at or below this; zero stands for
+    /// the redo point.
+    pub keys_lsn: Lsn,
+    /// What a start that recovers takes beside redo, measured here, microseconds; 0 is not known.
+    pub recovery_fixed_us: u64,
+    /// Bytes of log that `estimated_recovery_ms` was computed for.
+    pub estimated_redo_bytes: u64,
+    /// Pages to be brought in that it was computed for.
+    pub estimated_redo_pages: u64,
     /// Every relation file, ascending by number.
     pub files: Vec<FileRow>,
     /// Files that were dropped and are still to be unlinked.
@@ -498,7 +516,11 @@ impl ControlFile {
             backends: U32::new(self.backends),
             file_rows: U32::new(self.files.len() as u32),
             drop_rows: U32::new(self.pending_drops.len() as u32),
-            reserved: [0; 80],
+            keys_lsn: U64::new(self.keys_lsn.get()),
+            recovery_fixed_us: U64::new(self.recovery_fixed_us),
+            estimated_redo_bytes: U64::new(self.estimated_redo_bytes),
+            estimated_redo_pages: U64::new(self.estimated_redo_pages),
+            reserved: [0; 48],
         }
     }
 
@@ -573,6 +595,10 @@ impl ControlFile {
             backup_end_lsn: Lsn::new(fixed.backup_end_lsn.get()),
             max_connections: fixed.max_connections.get(),
             backends: fixed.backends.get(),
+            keys_lsn: Lsn::new(fixed.keys_lsn.get()),
+            recovery_fixed_us: fixed.recovery_fixed_us.get(),
+            estimated_redo_bytes: fixed.estimated_redo_bytes.get(),
+            estimated_redo_pages: fixed.estimated_redo_pages.get(),
             files,
             pending_drops,
         }

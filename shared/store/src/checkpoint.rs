@@ -29,6 +29,7 @@
 //! checkpointer reads the file when it sees the handover and is its only writer from then on.
 
 use crate::procs::Procs;
+use crate::recovery_time::{Measured, RedoWork};
 use rd_base::{Lsn, Role, StartCount};
 use rd_format::control::checkpoint_flags as bits;
 use rd_sys::futex::Condition;
@@ -151,6 +152,41 @@ pub struct CheckpointProgress {
     pub pages_total: u64,
 }
 
+/// How long recovery would take, and why; as the checkpointer last saw it, for display.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryNow {
+    /// How long recovery would take, microseconds.
+    pub estimate_us: u64,
+    /// `recovery_time_target`, microseconds; 0 is none.
+    pub target_us: u64,
+    /// The part of the estimate that there always is, microseconds.
+    pub fixed_us: u64,
+    /// Bytes of log redone in a second.
+    pub bytes_per_s: u64,
+    /// Pages brought in by redo in a second.
+    pub pages_per_s: u64,
+    /// Whether a recovery here has shown the two.
+    pub is_measured: bool,
+    /// Bytes of log from the redo point to the insert position.
+    pub redo_bytes: u64,
+    /// How many the target allows; `u64::MAX` without one.
+    pub redo_bytes_allowed: u64,
+    /// Dirty pages.
+    pub dirty_pages: u64,
+    /// Pages written whose files are not synced yet.
+    pub unsynced_pages: u64,
+    /// Bytes of log that come in a second, smoothed.
+    pub wal_bytes_per_s: u64,
+}
+
+/// [`RecoveryNow`] in shared memory, word by word in its order. atomic: Relaxed, written by the
+/// checkpointer.
+#[repr(C, align(128))]
+#[derive(FromBytes, KnownLayout)]
+struct RecoveryWords {
+    words: [AtomicU64; 11],
+}
+
 /// What startup tells the checkpointer when it hands `pg_control` over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handover {
@@ -233,6 +269,13 @@ struct FromStartup {
     redo_lsn: AtomicU64,
     /// const after the handover.
     end_lsn: AtomicU64,
+    /// 1 when startup has said what recovery took. atomic: Release by startup, after the words
+    /// below; taken by the checkpointer.
+    has_measured: AtomicU32,
+    reserved: AtomicU32,
+    /// What recovery took, and was expected to take: a [`Measured`], microseconds.
+    /// atomic: Relaxed, ordered by `has_measured`.
+    measured: [AtomicU64; 5],
 }
 
 /// The text of the last failure. guard: the latch in [`Words`].
@@ -248,6 +291,7 @@ struct ErrorText {
 pub struct CheckpointRegions {
     words: Region<Words>,
     from_startup: Region<FromStartup>,
+    recovery: Region<RecoveryWords>,
     error: Region<ErrorText>,
 }
 
@@ -257,6 +301,7 @@ impl CheckpointRegions {
         CheckpointRegions {
             words: plan.reserve(1),
             from_startup: plan.reserve(1),
+            recovery: plan.reserve(1),
             error: plan.reserve(1),
         }
     }
@@ -267,6 +312,7 @@ impl CheckpointRegions {
 pub struct CheckpointShared {
     words: One<Words>,
     from_startup: One<FromStartup>,
+    recovery: One<RecoveryWords>,
     error: One<ErrorText>,
 }
 
@@ -276,6 +322,7 @@ impl CheckpointShared {
         CheckpointShared {
             words: segment.one(regions.words),
             from_startup: segment.one(regions.from_startup),
+            recovery: segment.one(regions.recovery),
             error: segment.one(regions.error),
         }
     }
@@ -374,6 +421,24 @@ impl CheckpointShared {
         Lsn::new(self.words.redo_lsn.load(Ordering::Acquire))
     }
 
+    /// How long recovery would take, as last seen.
+    pub fn recovery_now(&self) -> RecoveryNow {
+        let word = |index: usize| self.recovery.words[index].load(Ordering::Relaxed);
+        RecoveryNow {
+            estimate_us: word(0),
+            target_us: word(1),
+            fixed_us: word(2),
+            bytes_per_s: word(3),
+            pages_per_s: word(4),
+            is_measured: word(5) != 0,
+            redo_bytes: word(6),
+            redo_bytes_allowed: word(7),
+            dirty_pages: word(8),
+            unsynced_pages: word(9),
+            wal_bytes_per_s: word(10),
+        }
+    }
+
     /// Whether so many attempts in a row have failed that writes are refused, so that the log does
     /// not grow without end; [`CheckpointShared::last_error`] says why.
     #[inline]
@@ -426,8 +491,45 @@ impl CheckpointShared {
     }
 }
 
+impl CheckpointShared {
+    /// Says what recovery took, and was expected to take; for startup, when all is done but serving.
+    pub fn report_recovery(&self, procs: &Procs, measured: &Measured, expected_us: u64) {
+        let values = [
+            measured.work.bytes,
+            measured.work.pages,
+            measured.total_us,
+            measured.redo_us,
+            expected_us,
+        ];
+        for (word, value) in self.from_startup.measured.iter().zip(values) {
+            word.store(value, Ordering::Relaxed);
+        }
+        self.from_startup.has_measured.store(1, Ordering::Release);
+        procs.notify(Role::Checkpointer);
+    }
+}
+
 /// For the checkpointer.
 impl CheckpointShared {
+    /// What startup has said of recovery, and what it had expected, microseconds; once.
+    pub fn take_recovery(&self) -> Option<(Measured, u64)> {
+        let words = &self.from_startup;
+        if words.has_measured.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        words.has_measured.store(0, Ordering::Relaxed);
+        let value = |index: usize| words.measured[index].load(Ordering::Relaxed);
+        let measured = Measured {
+            work: RedoWork {
+                bytes: value(0),
+                pages: value(1),
+            },
+            total_us: value(2),
+            redo_us: value(3),
+        };
+        Some((measured, value(4)))
+    }
+
     /// What startup has handed over; none before it did.
     pub fn handover(&self) -> Option<Handover> {
         let words = &self.from_startup;
@@ -526,9 +628,39 @@ impl CheckpointShared {
 
     /// Publishes what `pg_control` says: the redo point, and when the last checkpoint was.
     pub fn publish(&self, redo_lsn: Lsn, checkpoint_us: u64) {
+        self.publish_done(checkpoint_us);
+        self.publish_redo(redo_lsn);
+    }
+
+    /// Publishes how long recovery would take.
+    pub fn publish_recovery(&self, now: &RecoveryNow) {
+        let words = [
+            now.estimate_us,
+            now.target_us,
+            now.fixed_us,
+            now.bytes_per_s,
+            now.pages_per_s,
+            u64::from(now.is_measured),
+            now.redo_bytes,
+            now.redo_bytes_allowed,
+            now.dirty_pages,
+            now.unsynced_pages,
+            now.wal_bytes_per_s,
+        ];
+        for (at, word) in self.recovery.words.iter().zip(words) {
+            at.store(word, Ordering::Relaxed);
+        }
+    }
+
+    /// Publishes when the last full checkpoint was complete.
+    pub fn publish_done(&self, checkpoint_us: u64) {
         self.words
             .last_done_us
             .store(checkpoint_us, Ordering::Relaxed);
+    }
+
+    /// Publishes the redo point that `pg_control` has.
+    pub fn publish_redo(&self, redo_lsn: Lsn) {
         self.words.redo_lsn.store(redo_lsn.get(), Ordering::Release);
     }
 }

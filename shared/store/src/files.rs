@@ -13,25 +13,7 @@
 //! | dropped | nothing new touches it, old snapshots may read it | see [`Files::leave`]: leaving |
 //! | leaving | neither redo nor a snapshot can need it | unlinked: free |
 //!
-//! # Key counts, cut exactly
-//!
-//! `pg_control` holds each file's number of keys as of the redo point, and redo adds what records
-//! from there on say. So the checkpointer needs sums over exactly the records below a boundary,
-//! while others are being inserted. Each file has two words; a record's change goes to one of them
-//! by the record's place relative to the boundary:
-//!
-//! 1. The checkpointer notes the word that is not current (nobody adds to it now), marks the cut as
-//!    *choosing*, reads the insert position and proposes it as boundary by compare-and-swap.
-//! 2. An inserter, whose record has its place but does not count as complete yet, looks at the cut.
-//!    None: it adds to the current word (it reserved before the choosing was marked, so it is below
-//!    any boundary). Choosing: it reads the insert position and proposes that itself, so that it
-//!    need not wait; whoever is first has chosen. Boundary: its record's end is at or below it:
-//!    current word, else the other one.
-//! 3. When every record below the boundary is complete, the sum is the noted word plus the current
-//!    one. The checkpointer makes the other word the current one and takes the boundary away.
-//!
-//! Every proposed boundary was read after the choosing was marked, so none is below a record that
-//! found no cut.
+//! How many keys each holds: `keys.rs`.
 
 use crate::checkpoint::Flags;
 use crate::ctx::Store;
@@ -46,20 +28,16 @@ use std::io;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
 
+mod keys;
 #[cfg(test)]
 mod tests;
+
+pub use keys::KeyCut;
 
 /// Least step by which a file grows, in blocks: 1 MiB.
 const STEP_MIN_BLOCKS: u32 = (1 << 20) / PAGE_BYTES as u32;
 /// Greatest step by which a file grows, in blocks: 64 MiB.
 const STEP_MAX_BLOCKS: u32 = (64 << 20) / PAGE_BYTES as u32;
-
-/// In the word of the cut: the current word is the second.
-const SECOND: u64 = 1 << 63;
-/// In the word of the cut: no boundary.
-const NO_CUT: u64 = 0;
-/// In the word of the cut: a boundary is being chosen. No LSN is 1.
-const CHOOSING: u64 = 1;
 
 /// What a row of the table is used for; in memory only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +104,9 @@ struct Row {
     dropped_lsn: AtomicU64,
     /// Epoch that all processes must have passed before the unlinking. const from Dropped on.
     dropped_epoch: AtomicU64,
+    /// `keys` holds what records up to here say already, when redo begins; else 0.
+    /// const after the file was entered.
+    counted_to: AtomicU64,
     /// Number and redo point of the last checkpoint that covered the file, as in its meta page.
     /// atomic: Relaxed; written by startup before service, then by the checkpointer.
     checkpoint_count: AtomicU64,
@@ -158,9 +139,12 @@ struct TableWords {
     /// The next number to be given out. atomic: AcqRel; set by startup before service.
     next_file: AtomicU32,
     reserved: AtomicU32,
-    /// The current word ([`SECOND`]) and [`NO_CUT`], [`CHOOSING`] or the boundary.
-    /// atomic: SeqCst.
+    /// The current word and the boundary, see `keys.rs`. atomic: SeqCst.
     cut: AtomicU64,
+    /// End LSN of the record that redo is counting, or counted last, and of the one that it has
+    /// counted. atomic: SeqCst; written by redo's reader.
+    counting: AtomicU64,
+    counted: AtomicU64,
 }
 
 /// Where the table lies in the segment.
@@ -241,16 +225,6 @@ pub struct FileWork {
     pub to: u32,
 }
 
-/// A cut of the key counts that has begun; see the module.
-#[must_use = "the next cut waits for the end of this one"]
-#[derive(Debug)]
-pub struct KeyCut {
-    /// Counts hold records that end at or below this.
-    pub boundary: Lsn,
-    /// Of each row: its file, and the word that was not current.
-    noted: Vec<(FileNo, i64)>,
-}
-
 impl Files {
     /// Opens the table.
     pub fn open(segment: &Segment, regions: &FilesRegions) -> Files {
@@ -298,7 +272,12 @@ impl Files {
         ] {
             word.store(0, Ordering::Relaxed);
         }
-        for word in [&row.dropped_lsn, &row.checkpoint_count, &row.checkpoint_scn] {
+        for word in [
+            &row.dropped_lsn,
+            &row.counted_to,
+            &row.checkpoint_count,
+            &row.checkpoint_scn,
+        ] {
             word.store(0, Ordering::Relaxed);
         }
         row.dropped_epoch.store(0, Ordering::Relaxed);
@@ -354,15 +333,22 @@ impl Files {
         self.words.next_file.fetch_max(next.get(), Ordering::AcqRel);
     }
 
-    /// Enters a file that is on disk with `blocks` blocks, as `pg_control` knows it; for startup.
+    /// Enters a file that is on disk with `blocks` blocks, as `pg_control` knows it, whose key
+    /// counts hold what records up to `counted_to` say; for startup.
     ///
     /// # Errors
     /// When there are too many files.
-    pub fn load(&self, known: &ControlRow, blocks: u32) -> Result<(), TooManyFiles> {
+    pub fn load(
+        &self,
+        known: &ControlRow,
+        blocks: u32,
+        counted_to: Lsn,
+    ) -> Result<(), TooManyFiles> {
         let row = self.take_row(known.file)?;
         row.allocated.store(blocks, Ordering::Relaxed);
         row.wanted.store(blocks, Ordering::Relaxed);
         row.keys[0].store(known.key_count as i64, Ordering::Relaxed);
+        row.counted_to.store(counted_to.get(), Ordering::Relaxed);
         row.checkpoint_count
             .store(known.checkpoint_count, Ordering::Relaxed);
         row.checkpoint_scn.store(known.scn.get(), Ordering::Relaxed);
@@ -505,119 +491,6 @@ impl Files {
                 Growth::Pending => self.words.grown.wait(moved, None),
             }
         }
-    }
-
-    // ---- keys ---------------------------------------------------------------------------------
-
-    /// Adds `delta` to the number of keys in `file`, for a record that ends at `end`. To be called
-    /// between the record's reservation and its completion, with the insert position at hand.
-    #[inline]
-    pub fn add_keys(&self, file: FileNo, end: Lsn, delta: i64, insert_lsn: impl Fn() -> Lsn) {
-        if delta == 0 {
-            return;
-        }
-        // Orders the reservation before the look at the cut; pairs with `begin_cut`.
-        fence(Ordering::SeqCst);
-        let word = self.words.cut.load(Ordering::SeqCst);
-        let current = usize::from(word & SECOND != 0);
-        let index = match word & !SECOND {
-            NO_CUT => current,
-            CHOOSING => self.side_of(end, self.choose(word, insert_lsn()), current),
-            boundary => self.side_of(end, boundary, current),
-        };
-        self.known(file).keys[index].fetch_add(delta, Ordering::Relaxed);
-    }
-
-    fn side_of(&self, end: Lsn, boundary: u64, current: usize) -> usize {
-        if end.get() <= boundary {
-            current
-        } else {
-            1 - current
-        }
-    }
-
-    /// Proposes `insert` as boundary of the cut `word`; gives the one that was chosen.
-    fn choose(&self, word: u64, insert: Lsn) -> u64 {
-        assert!(
-            insert.get() > CHOOSING && insert.get() < SECOND,
-            "{insert} is no insert position"
-        );
-        let chosen = (word & SECOND) | insert.get();
-        let swap =
-            self.words
-                .cut
-                .compare_exchange(word, chosen, Ordering::SeqCst, Ordering::SeqCst);
-        match swap {
-            Ok(_) => insert.get(),
-            Err(by_another) => by_another & !SECOND,
-        }
-    }
-
-    /// Adds `delta` to the number of keys in `file`, in redo, where nobody else counts.
-    pub fn add_keys_in_redo(&self, file: FileNo, delta: i64) {
-        self.known(file).keys[0].fetch_add(delta, Ordering::Relaxed);
-    }
-
-    /// The number of keys in `file`, commits under way included that have their place in the log.
-    pub fn keys(&self, file: FileNo) -> u64 {
-        let sum = |row: &Row| {
-            row.keys
-                .iter()
-                .map(|word| word.load(Ordering::Relaxed))
-                .sum()
-        };
-        self.row(file).map_or(0, sum).max(0i64) as u64
-    }
-
-    /// Begins a cut of the key counts at a boundary read by `insert_lsn`; for the checkpointer,
-    /// one at a time. The boundary is an insert position (rule B4 of the buffers).
-    pub fn begin_cut(&self, insert_lsn: impl Fn() -> Lsn) -> KeyCut {
-        let word = self.words.cut.load(Ordering::SeqCst);
-        assert_eq!(
-            word & !SECOND,
-            NO_CUT,
-            "a cut begins while another one is under way"
-        );
-        let other = usize::from(word & SECOND == 0);
-        let note = |row: &Row| (row.file(), row.keys[other].load(Ordering::Relaxed));
-        let noted = self.rows.iter().map(note).collect();
-        let choosing = word | CHOOSING;
-        self.words.cut.store(choosing, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        let boundary = Lsn::new(self.choose(choosing, insert_lsn()));
-        KeyCut { boundary, noted }
-    }
-
-    /// Ends a cut when all records below its boundary are complete (it is durable, say); gives each
-    /// file's row for `pg_control`, with its exact count. `stop_scn` is the end of the log at a
-    /// clean stop, and zero else.
-    pub fn end_cut(&self, cut: KeyCut, stop_scn: Lsn) -> Vec<ControlRow> {
-        let word = self.words.cut.load(Ordering::SeqCst);
-        debug_assert_eq!(word & !SECOND, cut.boundary.get());
-        let current = usize::from(word & SECOND != 0);
-        let mut rows = Vec::new();
-        for (row, (file, noted)) in self.rows.iter().zip(cut.noted) {
-            let (number, state) = (row.file(), row.state());
-            // A dropped file stays until redo can no longer meet it.
-            let named = matches!(state, FileState::Live | FileState::Dropped);
-            if number.get() == 0 || !named || self.is_past(row, cut.boundary) {
-                continue;
-            }
-            let noted = if number == file { noted } else { 0 };
-            let keys = noted + row.keys[current].load(Ordering::Relaxed);
-            rows.push(ControlRow {
-                file: number,
-                checkpoint_count: row.checkpoint_count.load(Ordering::Relaxed),
-                scn: Lsn::new(row.checkpoint_scn.load(Ordering::Relaxed)),
-                stop_scn,
-                key_count: keys.max(0) as u64,
-                blocks: row.allocated.load(Ordering::Relaxed),
-            });
-        }
-        let flipped = (word & SECOND) ^ SECOND;
-        self.words.cut.store(flipped | NO_CUT, Ordering::SeqCst);
-        rows.sort_by_key(|row| row.file);
-        rows
     }
 
     // ---- drops --------------------------------------------------------------------------------

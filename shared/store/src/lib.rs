@@ -15,6 +15,7 @@ pub mod expiry;
 pub mod files;
 pub mod namespaces;
 pub mod procs;
+pub mod recovery_time;
 pub mod relation;
 pub mod shared;
 pub mod snapshot;

@@ -83,7 +83,7 @@ pub(super) fn load(store: &Store, control: &ControlFile) -> Result<(), RecoveryE
     let files = &store.shared.files;
     files.raise_next_number(control.next_file);
     for row in &control.files {
-        files.load(row, blocks_on_disk(store, row.file)?)?;
+        files.load(row, blocks_on_disk(store, row.file)?, control.keys_lsn)?;
     }
     let names = store.storage.list(BASE_DIR)?;
     let on_disk: BTreeSet<FileNo> = names

@@ -31,6 +31,7 @@ pub use error::RecoveryError;
 
 use crate::namespace;
 use rd_base::civil::Utc;
+use rd_base::counters::Counter;
 use rd_base::words::EndOfRecoveryCheckpoint;
 use rd_base::{Lsn, StartCount};
 use rd_format::control::{ControlFile, DbState};
@@ -38,6 +39,7 @@ use rd_store::Store;
 use rd_store::checkpoint::{Flags, Handover};
 use rd_store::control_file::{ControlStore, GLOBAL_DIR};
 use rd_store::doublewrite::DoubleWrite;
+use rd_store::recovery_time::{Measured, RedoWork, Speeds};
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
 use rd_store::wal::WalStart;
@@ -130,6 +132,7 @@ fn open_crashed(
     let newest_copy = repair(store, &control)?;
     files::check(store, &control)?;
     let from = read_from(store, &control);
+    let log_began_ns = store.clock.monotonic_ns();
     let end = find_end(store, &control, newest_copy, watcher)?;
     let proved = control.durable_lsn.max(end.durable_seen).min(end.lsn);
     secure_tail(
@@ -152,8 +155,10 @@ fn open_crashed(
         redo::Pages::Unproved
     };
     let redo = redo::redo(store, from, &end, pages, watcher)?;
+    let redo_us = (store.clock.monotonic_ns() - log_began_ns) / 1000;
     take_up_log(store, &control, end.lsn)?;
     finish(store, end.lsn)?;
+    report(store, &control, end.lsn, redo_us);
     let flags = Flags::END_OF_RECOVERY | Flags::IMMEDIATE;
     let ticket = store.shared.checkpoint.request(&store.shared.procs, flags);
     if store.config.end_of_recovery_checkpoint() == EndOfRecoveryCheckpoint::BeforeOpen {
@@ -270,6 +275,36 @@ fn take_up_log(store: &Store, control: &ControlFile, end: Lsn) -> Result<(), Rec
         system_id: control.system_identifier,
     };
     Ok(store.shared.wal.start_at(&store.storage, &start)?)
+}
+
+/// Holds the time that recovery took against what was expected, for people, and for the next
+/// estimate. `redo_us` is the part that reading and applying the log took.
+fn report(store: &Store, control: &ControlFile, end: Lsn, redo_us: u64) {
+    let bytes = end.bytes_since(control.redo_lsn);
+    let expected_us = Speeds::of(control).estimate_us(RedoWork::expected(control, bytes));
+    let total_us = store
+        .clock
+        .wall_us()
+        .saturating_sub(store.shared.made_at_us());
+    let measured = Measured {
+        work: RedoWork {
+            bytes,
+            pages: store.shared.stats.get(Counter::PagesRead),
+        },
+        total_us,
+        redo_us,
+    };
+    log::info!(
+        "recovery took {:.3} s, {:.3} s of it for {} kB of log; {:.3} s were expected",
+        total_us as f64 / 1e6,
+        redo_us as f64 / 1e6,
+        bytes / 1024,
+        expected_us as f64 / 1e6,
+    );
+    let shared = &store.shared;
+    shared
+        .checkpoint
+        .report_recovery(&shared.procs, &measured, expected_us);
 }
 
 /// Step 7's second half.

@@ -148,10 +148,9 @@ impl Redo<'_> {
             self.block(record, &block.map_err(wrong)?)?;
         }
         if let RecordData::Commit(deltas) = data {
-            for delta in deltas.iter() {
-                let count = i64::from(delta.key_delta);
-                self.store.shared.files.add_keys_in_redo(delta.file, count);
-            }
+            let deltas = deltas.iter();
+            let deltas = deltas.map(|delta| (delta.file, i64::from(delta.key_delta)));
+            self.store.shared.files.count_in_redo(record.end, deltas);
         }
         Ok(())
     }

@@ -96,7 +96,10 @@ impl Rig {
             .expect("pg_control")
             .control;
         for row in &control.files {
-            self.shared.files.load(row, row.blocks).expect("few files");
+            self.shared
+                .files
+                .load(row, row.blocks, control.keys_lsn)
+                .expect("few files");
         }
         self.shared.files.raise_next_number(control.next_file);
         let start = WalStart {

@@ -8,6 +8,7 @@ mod clean;
 mod clock;
 mod desc;
 mod pool;
+mod survey;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -16,3 +17,4 @@ pub use clean::{Copied, CopyOutcome, DirtyFrame};
 pub use pool::{
     PageRead, PageReadError, PageSource, PageWrite, Pin, PinnedRead, PinnedWrite, Pool, PoolRegions,
 };
+pub use survey::Survey;

@@ -33,7 +33,8 @@ fn rows_are_found_whatever_their_place() {
     let all = [3, 3 + far, 3 + 2 * far, 4];
     for number in all {
         live(&files, number);
-        files.add_keys_in_redo(FileNo::new(number), i64::from(number));
+        let delta = (FileNo::new(number), i64::from(number));
+        files.count_in_redo(Lsn::new(64), [delta].into_iter());
     }
     for number in all {
         assert_eq!(files.keys(FileNo::new(number)), u64::from(number));
@@ -140,14 +141,14 @@ fn a_dropped_file_leaves_when_nobody_can_need_it() {
     let boundary = |lsn: u64| move || Lsn::new(lsn);
     let cut = files.begin_cut(boundary(999));
     let named: Vec<_> = files
-        .end_cut(cut, Lsn::ZERO)
+        .end_cut(cut, Lsn::new(999), Lsn::ZERO)
         .iter()
         .map(|row| row.file)
         .collect();
     assert_eq!(named, [stays, goes], "redo from 999 meets the drop");
     let cut = files.begin_cut(boundary(1000));
     let named: Vec<_> = files
-        .end_cut(cut, Lsn::ZERO)
+        .end_cut(cut, Lsn::new(1000), Lsn::ZERO)
         .iter()
         .map(|row| row.file)
         .collect();
@@ -222,7 +223,7 @@ fn cuts_hold_exactly_the_records_below_their_boundary() {
                 while !slots.iter().all(past) {
                     thread::yield_now();
                 }
-                let rows = files.end_cut(cut, Lsn::ZERO);
+                let rows = files.end_cut(cut, boundary, Lsn::ZERO);
                 cuts.push((boundary.get(), rows[0].key_count));
             }
             cuts
