@@ -73,6 +73,9 @@ pub fn execute(
             server.count(Counter::ErrorReplies);
             session.was_ungated = true;
             let text = transactions::refuse(session, args, error.reply());
+            if session.transactions.is_none() {
+                output.part();
+            }
             if session.replies == Replies::On {
                 ReplyWriter::new(output.bytes(), session.proto).error_bytes(&text);
             }
@@ -92,7 +95,8 @@ pub fn execute(
         wait: Lsn::ZERO,
         output_max,
     };
-    let outcome = if call.session.transactions.is_none() {
+    let is_in_none = call.session.transactions.is_none();
+    let outcome = if is_in_none {
         handle(resolved.id, &mut call)
     } else {
         transactions::handle_within(resolved.id, &mut call)
@@ -105,6 +109,9 @@ pub fn execute(
         return Flow::Park;
     }
     let flow = conclude(server, session, output, mark, wait, outcome);
+    if !is_in_none && session.transactions.is_none() {
+        output.part();
+    }
     if !matches!(flow, Flow::Park) {
         // One that is parked is counted when it has been carried out.
         server.count(Counter::CommandsProcessed);

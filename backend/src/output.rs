@@ -6,6 +6,9 @@
 //! Invariants:
 //! * Gates stand in ascending order of both place and LSN: a gate whose LSN an earlier one already
 //!   waits for is not kept.
+//! * The replies of a transaction that is queued go out with that of its EXEC if all of them are
+//!   there at the end of a turn: a gate behind the first of them is set before it. Nobody can use
+//!   them alone, and to send twice costs about as much as the transaction does.
 //! * Every gate stands at a place that is not sent: `sent <= at <= bytes.len()`, also when all
 //!   bytes are sent, since a gate may be set before the bytes that it holds back are written.
 
@@ -27,6 +30,8 @@ pub struct Output {
     bytes: Vec<u8>,
     sent: usize,
     gates: VecDeque<Gate>,
+    /// Where the replies begin that go out together with what comes behind them.
+    joined: Option<usize>,
 }
 
 impl Output {
@@ -40,8 +45,19 @@ impl Output {
         self.bytes.len()
     }
 
+    /// From here on, until [`Output::part`], replies are held back together.
+    pub fn join(&mut self) {
+        self.joined = Some(self.bytes.len());
+    }
+
+    /// Replies are held back each by itself again.
+    pub fn part(&mut self) {
+        self.joined = None;
+    }
+
     /// Holds everything from `mark` on back until `lsn` is durable.
     pub fn hold(&mut self, mark: usize, lsn: Lsn) {
+        let mark = self.joined.map_or(mark, |joined| joined.min(mark));
         if self.gates.back().is_none_or(|gate| gate.lsn < lsn) {
             self.gates.push_back(Gate { at: mark, lsn });
         }
@@ -79,6 +95,8 @@ impl Output {
     /// Says that the first `count` sendable bytes have been sent.
     pub fn advance(&mut self, count: usize) {
         self.sent += count;
+        // Some of them are on their way: what is left is held back by itself.
+        self.joined = self.joined.filter(|joined| *joined >= self.sent);
         if self.sent == self.bytes.len() {
             self.bytes.clear();
             self.bytes.shrink_to(KEPT_BYTES_MAX);
@@ -89,6 +107,9 @@ impl Output {
         }
         for gate in &mut self.gates {
             gate.at -= self.sent;
+        }
+        if let Some(joined) = &mut self.joined {
+            *joined -= self.sent;
         }
         self.sent = 0;
     }
@@ -167,6 +188,38 @@ mod tests {
                 _ => b"aaaabbbbccccdddd",
             };
             assert_eq!(seen, expected);
+        }
+    }
+
+    #[test]
+    fn joined_replies_wait_for_each_other_unless_one_is_sent() {
+        for is_sent_between in [false, true] {
+            let mut output = Output::default();
+            output.bytes().extend_from_slice(b"before");
+            output.advance(2);
+            output.join();
+            output.bytes().extend_from_slice(b"queued");
+            if is_sent_between {
+                output.advance(output.sendable().len());
+                output.bytes().extend_from_slice(b"again");
+            }
+            let mark = output.mark();
+            output.bytes().extend_from_slice(b"done");
+            output.hold(mark, Lsn::new(10));
+            output.part();
+            let expected: &[u8] = if is_sent_between { b"again" } else { b"fore" };
+            assert_eq!(output.sendable(), expected);
+            output.advance(expected.len());
+            let mark = output.mark();
+            output.bytes().extend_from_slice(b"alone");
+            output.hold(mark, Lsn::new(11));
+            output.release(Lsn::new(10));
+            let expected: &[u8] = if is_sent_between {
+                b"done"
+            } else {
+                b"queueddone"
+            };
+            assert_eq!(output.sendable(), expected);
         }
     }
 

@@ -160,6 +160,7 @@ pub fn multi(call: &mut Call<'_>) -> Outcome {
         State::Open(_) | State::Ended(_) => return Err(in_begin("MULTI")),
     }
     call.session.transactions.state = State::Queueing(Queue::default());
+    call.output.join();
     call.reply().ok();
     Ok(Flow::Done)
 }

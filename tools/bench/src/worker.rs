@@ -136,6 +136,8 @@ struct Worker {
     groups: Vec<Running>,
     epoll: Epoll,
     timer: TimerFd,
+    /// Connections with something to send.
+    unsent: Vec<usize>,
     /// The last time something came.
     heard: Instant,
 }
@@ -197,6 +199,7 @@ impl Worker {
             groups,
             epoll,
             timer,
+            unsent: Vec::new(),
             heard: times.begin,
         })
     }
@@ -236,6 +239,7 @@ impl Worker {
                     index => self.ready(index as usize, event.events())?,
                 }
             }
+            self.write_all()?;
         }
         Ok(self.finish())
     }
@@ -288,14 +292,12 @@ impl Worker {
                 running.free.pop_front();
                 begun.push((connection, due));
             }
-            for (connection, due) in &begun {
-                self.begin(*connection, *due, now);
-            }
-            for (connection, _) in begun {
-                self.write(connection)?;
+            for (connection, due) in begun {
+                self.begin(connection, due, now);
+                self.unsent.push(connection);
             }
         }
-        Ok(())
+        self.write_all()
     }
 
     /// Sets the timer for what falls due next; the longest that may be waited.
@@ -393,7 +395,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes what has come, and sends what follows from it.
+    /// Takes what has come, and queues what follows from it.
     fn read(&mut self, index: usize) -> Result<()> {
         let connection = &mut self.connections[index];
         connection.make_room();
@@ -411,7 +413,22 @@ impl Worker {
         let now = Instant::now();
         self.heard = now;
         while self.take(index, now)? {}
-        self.write(index)
+        if !self.connections[index].output.is_empty() {
+            self.unsent.push(index);
+        }
+        Ok(())
+    }
+
+    /// Sends what the replies of this round have led to. All are read first: a server that is
+    /// woken once for several requests is what many clients make of it, and one that is woken for
+    /// each by itself measures the waking.
+    fn write_all(&mut self) -> Result<()> {
+        let mut unsent = std::mem::take(&mut self.unsent);
+        for index in unsent.drain(..) {
+            self.write(index)?;
+        }
+        self.unsent = unsent;
+        Ok(())
     }
 
     /// Takes one piece of what has come; whether there was one.

@@ -515,25 +515,40 @@ impl Dialect for PostgresDialect {
         operation: &Operation,
         outcome: &mut Outcome,
     ) -> Result<Option<Piece>> {
-        let Some(header) = Header::parse(input)? else {
-            return Ok(None);
-        };
-        let bytes = 1 + usize::try_from(header.len())?;
-        let Some(body) = input.get(5..bytes) else {
-            return Ok(None);
-        };
-        let is_end = header.tag() == b'Z';
-        match header.tag() {
-            b'Z' => outcome.is_failed_open = body == b"E",
-            b'D' => row(body, operation.wants_numbers(), outcome)?,
-            b'C' if matches!(operation.kind, Kind::Get(_)) && body == b"SELECT 0\0" => {
-                outcome.missing += 1;
+        let mut taken = 0;
+        while let Some(message) = next_message(&input[taken..])? {
+            let (tag, body) = (message[0], &message[5..]);
+            taken += message.len();
+            match tag {
+                b'Z' => {
+                    outcome.is_failed_open = body == b"E";
+                    return Ok(Some(Piece {
+                        bytes: taken,
+                        is_end: true,
+                    }));
+                }
+                b'D' => row(body, operation.wants_numbers(), outcome)?,
+                b'C' if matches!(operation.kind, Kind::Get(_)) && body == b"SELECT 0\0" => {
+                    outcome.missing += 1;
+                }
+                b'E' => outcome.refuse(refusal(message)?),
+                _ => {}
             }
-            b'E' => outcome.refuse(refusal(input.get(..bytes).unwrap_or_default())?),
-            _ => {}
         }
-        Ok(Some(Piece { bytes, is_end }))
+        let piece = Piece {
+            bytes: taken,
+            is_end: false,
+        };
+        Ok((taken > 0).then_some(piece))
     }
+}
+
+/// The first message of the input, if it is whole: a tag, four bytes of length, and its body.
+fn next_message(input: &[u8]) -> Result<Option<&[u8]>> {
+    let Some(header) = Header::parse(input)? else {
+        return Ok(None);
+    };
+    Ok(input.get(..1 + usize::try_from(header.len())?))
 }
 
 /// Walks over the columns of a row.

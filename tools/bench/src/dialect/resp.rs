@@ -529,12 +529,184 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// A decimal integer.
+/// A decimal integer. Each element of a reply announces its length by one, so this is not left to
+/// the standard library, which would look for UTF-8 first.
 fn integer(digits: &[u8]) -> Option<i64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let (is_negative, digits) = match digits.split_first()? {
+        (b'-', rest) => (true, rest),
+        _ => (false, digits),
+    };
+    let (first, rest) = digits.split_first()?;
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| i64::from(byte - b'0'));
+    let mut number = digit(first)?;
+    for byte in rest {
+        number = number.checked_mul(10)?.checked_add(digit(byte)?)?;
+    }
+    Some(if is_negative { -number } else { number })
 }
 
 /// Bytes for people, cut to what is readable.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.get(..200).unwrap_or(bytes)).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dialect(brand: Brand) -> RespDialect {
+        RespDialect {
+            brand,
+            is_serializable: false,
+        }
+    }
+
+    fn transfer(step: Step) -> Operation {
+        let kind = Kind::Transfer(Transfer {
+            from: 1,
+            to: 2,
+            amount: 3,
+            balances: [10, 20],
+        });
+        Operation { kind, step }
+    }
+
+    fn decode(operation: &Operation, input: &[u8]) -> Result<Option<(Piece, Outcome)>> {
+        let mut outcome = Outcome::default();
+        let piece = dialect(Brand::Redoubt).decode(input, operation, &mut outcome)?;
+        Ok(piece.map(|piece| (piece, outcome)))
+    }
+
+    #[test]
+    fn integers_are_whole_or_none() {
+        for (digits, number) in [
+            ("0", Some(0)),
+            ("-12", Some(-12)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("9223372036854775808", None),
+            ("", None),
+            ("-", None),
+            ("+1", None),
+            ("1x", None),
+        ] {
+            assert_eq!(integer(digits.as_bytes()), number, "{digits}");
+        }
+    }
+
+    #[test]
+    fn a_reply_is_taken_whole_however_it_is_cut() {
+        let get = Operation::new(Kind::Range(0, 2), false);
+        let input = b"*4\r\n$3\r\nkey\r\n$-1\r\n:7\r\n*1\r\n$0\r\n\r\n+next";
+        let whole = input.len() - b"+next".len();
+        for cut in 0..whole {
+            assert_eq!(
+                decode(&get, &input[..cut]).expect("no error"),
+                None,
+                "{cut}"
+            );
+        }
+        let (piece, outcome) = decode(&get, input).expect("no error").expect("whole");
+        assert_eq!((piece.bytes, piece.is_end), (whole, true));
+        assert_eq!((outcome.values, outcome.missing), (3, 1));
+    }
+
+    #[test]
+    fn a_partial_reply_leaves_no_trace() {
+        let mut outcome = Outcome::default();
+        let get = Operation::new(Kind::Get(0), false);
+        let partial = dialect(Brand::Redoubt).decode(b"*2\r\n:1\r\n", &get, &mut outcome);
+        assert_eq!(partial.expect("no error"), None);
+        assert_eq!(outcome, Outcome::default());
+    }
+
+    #[test]
+    fn conflicts_are_told_from_other_errors() {
+        let conflict = b"-CONFLICT the key x has changed\r\n";
+        let (_, outcome) = decode(&transfer(Step::Commit), conflict)
+            .expect("read")
+            .expect("whole");
+        assert_eq!(outcome.refusal, Some(Refusal::Conflict));
+        assert!(!outcome.is_failed_open, "COMMIT has ended it");
+        let (_, outcome) = decode(&transfer(Step::ReadFirst), conflict)
+            .expect("read")
+            .expect("whole");
+        assert!(outcome.is_failed_open);
+        let (_, outcome) = decode(&transfer(Step::Commit), b"*-1\r\n")
+            .expect("read")
+            .expect("whole");
+        assert_eq!(
+            outcome.refusal,
+            Some(Refusal::Conflict),
+            "a watched key has changed"
+        );
+        let get = Operation::new(Kind::Get(0), false);
+        let (_, outcome) = decode(&get, b"-ERR no\r\n").expect("read").expect("whole");
+        assert_eq!(outcome.refusal, Some(Refusal::Other("ERR no".to_owned())));
+    }
+
+    #[test]
+    fn what_is_no_reply_is_an_error() {
+        let get = Operation::new(Kind::Get(0), false);
+        let deep = b"*1\r\n".repeat(20);
+        for input in [
+            &b"HTTP/1.1 400\r\n"[..],
+            b"$x\r\n",
+            b"*-2\r\n",
+            b"\r\n",
+            &deep,
+        ] {
+            assert!(decode(&get, input).is_err(), "{:?}", text(input));
+        }
+        // Announced lengths take no room and do not overflow.
+        let endless = format!("%{}\r\n", i64::MAX);
+        assert_eq!(decode(&get, endless.as_bytes()).expect("no error"), None);
+        let long = format!("${}\r\nx", i64::MAX);
+        assert_eq!(decode(&get, long.as_bytes()).expect("no error"), None);
+    }
+
+    #[test]
+    fn trips_are_the_requests_that_a_client_would_send() {
+        let sent = |brand, step| {
+            let mut out = Vec::new();
+            let replies = dialect(brand).encode(&transfer(step), b"", &mut out);
+            let words = String::from_utf8(out).expect("text");
+            let lines = words.split("\r\n");
+            let words: Vec<&str> = lines.filter(|line| !line.starts_with(['*', '$'])).collect();
+            (words.join(" ").trim().to_owned(), replies)
+        };
+        let (redoubt, redis) = (Brand::Redoubt, Brand::Redis);
+        for (brand, step, words, replies) in [
+            (redoubt, Step::Begin, "BEGIN", 1),
+            (redoubt, Step::WriteFirst, "SET account:000000000001 7", 1),
+            (redoubt, Step::Commit, "COMMIT", 1),
+            (
+                redoubt,
+                Step::BeginAndRead,
+                "BEGIN GET account:000000000001 GET account:000000000002",
+                3,
+            ),
+            (
+                redis,
+                Step::WriteAndCommit,
+                "MULTI SET account:000000000001 7 SET account:000000000002 23 EXEC",
+                4,
+            ),
+            (
+                redis,
+                Step::Begin,
+                "WATCH account:000000000001 account:000000000002",
+                1,
+            ),
+        ] {
+            assert_eq!(sent(brand, step), (words.to_owned(), replies));
+        }
+    }
+
+    #[test]
+    fn fields_of_info_are_found_by_their_whole_name() {
+        let info = "# Wal\r\nold_insert_lsn:0/1\r\ninsert_lsn:2/A0\r\nredo_lsn:x\r\n";
+        assert_eq!(lsn(info, "insert_lsn"), Some((2 << 32) + 0xA0));
+        assert_eq!(lsn(info, "redo_lsn"), None);
+        assert_eq!(number(info, "insert_lsn"), None);
+    }
 }
