@@ -64,6 +64,9 @@ const SCRATCH_BYTES: usize = 64 << 10;
 const READS_PER_TURN: usize = 4;
 /// Turns that may join a flush before it is done.
 const GATHERINGS_MAX: u32 = 4;
+/// Bytes of log, written and not asked for, that are worth a flush while more is being served: to
+/// wake the walwriter costs little beside carrying out so much.
+const FLUSH_MEANWHILE_BYTES: u64 = 32 << 10;
 /// A connection that was served without waiting for the disk counts as a reader for so long.
 const READER_FOR_NS: u64 = 10_000_000_000;
 /// How often idle connections are looked at.
@@ -166,6 +169,9 @@ impl EventLoop {
                     break;
                 };
                 self.handle(event);
+                if index + 1 < count {
+                    self.flush_meanwhile();
+                }
             }
             if self.context.shared.clients.take_kills(self.context.slot()) {
                 self.kill_marked();
@@ -636,6 +642,17 @@ impl EventLoop {
                 // Whoever is at it looks at the request; or somebody is woken for it.
                 _ => return self.follow(own),
             }
+        }
+    }
+
+    /// Has what was written in this turn flushed by the walwriter, if it is much, while the turn
+    /// goes on: else the processor would wait for the disk afterwards.
+    fn flush_meanwhile(&self) {
+        let wal = &self.server.store.shared.wal;
+        let insert = wal.insert_lsn();
+        let asked = wal.requested_lsn().max(wal.durable_lsn());
+        if insert.get().saturating_sub(asked.get()) >= FLUSH_MEANWHILE_BYTES && !wal.is_flushing() {
+            wal.request_flush(insert);
         }
     }
 

@@ -4,9 +4,14 @@
 use crate::connection::{Connection, Hold};
 use crate::dispatch::{self, Flow};
 use crate::server::Server;
+use crate::session::Session;
 use crate::waiting::Waiting;
 use rd_base::counters::Counter;
-use rd_wire::{Parsed, ReplyWriter};
+use rd_wire::command::lookup;
+use rd_wire::{Ahead, Parsed, ReplyWriter};
+
+/// How many requests are looked at before they are carried out.
+const REQUESTS_AHEAD_MAX: usize = 16;
 
 /// Carries out what is in the connection's own buffer.
 pub fn run_buffered(server: &mut Server, connection: &mut Connection) {
@@ -19,6 +24,8 @@ pub fn run_buffered(server: &mut Server, connection: &mut Connection) {
 /// Carries out the requests at the front of `input` and returns how many bytes they took.
 pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> usize {
     let mut done = 0;
+    // Requests behind `done` that were looked at.
+    let mut ahead = 0;
     connection.is_partial = false;
     while server.may_run(connection) {
         let rest = input.get(done..).unwrap_or(&[]);
@@ -26,6 +33,10 @@ pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> us
             connection.need = 1;
             break;
         }
+        if ahead == 0 {
+            ahead = look_ahead(server, &connection.session, rest);
+        }
+        ahead = ahead.saturating_sub(1);
         let Connection {
             parser,
             session,
@@ -77,6 +88,28 @@ pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> us
         }
     }
     done
+}
+
+/// Looks at the requests of a pipeline together, before they are carried out one by one; says at
+/// how many.
+fn look_ahead(server: &mut Server, session: &Session, input: &[u8]) -> usize {
+    if !session.transactions.is_none() {
+        return REQUESTS_AHEAD_MAX;
+    }
+    let requests = || Ahead::new(input).take(REQUESTS_AHEAD_MAX);
+    if requests().nth(1).is_none() {
+        // One alone gains nothing. What is behind an odd one is looked at after it.
+        return 1;
+    }
+    let mut seen = 0;
+    let keys = requests()
+        .inspect(|_| seen += 1)
+        .filter_map(|(name, first)| {
+            let keys = lookup(name)?.keys.first()?;
+            first.filter(|_| keys.first == 1)
+        });
+    server.engine.look_ahead(session.namespace, keys);
+    seen
 }
 
 /// Goes on with a command under way.

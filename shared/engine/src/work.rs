@@ -6,6 +6,7 @@
 //! somebody writes to the same keys again: a writer who needs room on a leaf drops what lies there,
 //! and notes a chore for what takes more than that.
 
+use crate::btree::ahead::Ahead;
 use crate::btree::room::RoomWaits;
 use crate::btree::search::MarksMet;
 use rd_base::limits::PAGE_BYTES;
@@ -110,6 +111,8 @@ pub(crate) struct Work {
     pub(crate) root_image: Box<PageBytes>,
     pub(crate) marks: Marks,
     pub(crate) room_waits: RoomWaits,
+    /// Where the keys are that operations will ask for next.
+    pub(crate) ahead: Ahead,
     /// In the order in which they are done.
     chores: VecDeque<Chore>,
     /// Those that snapshots are in the way of; one entry for each snapshot.
@@ -141,6 +144,7 @@ impl Work {
                 met: Vec::new(),
             },
             room_waits: RoomWaits::default(),
+            ahead: Ahead::new(),
             chores: VecDeque::new(),
             waiting: Vec::new(),
             chore_bytes: 0,

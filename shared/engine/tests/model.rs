@@ -181,6 +181,9 @@ fn run(kind: Kind, seed: u64) {
     let mut disk = Disk::new(&rig);
     for step in 0..kind.steps {
         let at = rng.below(engines.len() as u64) as usize;
+        if rng.one_in(20) {
+            look_ahead(&rig, &mut engines, at, &kind, &mut model, &mut rng);
+        }
         let engine = &mut engines[at];
         match rng.below(100) {
             0..50 => write(&rig, engine, &kind, &mut model, &mut rng),
@@ -224,6 +227,43 @@ fn run(kind: Kind, seed: u64) {
     check_redo(&rig, &disk, &model);
 }
 
+/// One process looks ahead at keys, then asks for some of them in that order, while others write
+/// to them, split their leaves and empty them: what it has seen makes no difference.
+fn look_ahead(
+    rig: &Rig,
+    engines: &mut [Engine],
+    at: usize,
+    kind: &Kind,
+    model: &mut Model,
+    rng: &mut Rng,
+) {
+    let keys: Vec<Vec<u8>> = (0..1 + rng.below(20)).map(|_| key_of(kind, rng)).collect();
+    engines[at].look_ahead(DB0, keys.iter().map(|key| &key[..]));
+    for key in &keys {
+        for _ in 0..rng.below(4) {
+            let other = rng.below(engines.len() as u64) as usize;
+            if rng.one_in(4) {
+                rig.flush();
+                engines[other].tidy(10);
+            } else if other == at || rng.one_in(8) {
+                engines[other].rest();
+            } else {
+                write(rig, &mut engines[other], kind, model, rng);
+            }
+        }
+        match rng.below(3) {
+            0 => write_keys(rig, &mut engines[at], kind, vec![key.clone()], model, rng),
+            1 => {
+                let copy = |value: Option<rd_engine::Value<'_>>| value.map(|v| v.bytes.to_vec());
+                let read = engines[at].get(DB0, key, View::Newest, copy);
+                let seen = read.expect("a read").result;
+                assert_eq!(seen.as_ref(), model.at(key, Lsn::MAX), "ahead {key:?}");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// As a checkpointer does, at any time: some pages as they are.
 fn write_pages(rig: &Rig, disk: &mut Disk, rng: &mut Rng) {
     let file = rig.db0_file();
@@ -249,7 +289,18 @@ fn check_redo(rig: &Rig, written: &Disk, model: &Model) {
 
 fn write(rig: &Rig, engine: &mut Engine, kind: &Kind, model: &mut Model, rng: &mut Rng) {
     let count = if rng.one_in(4) { 1 + rng.below(40) } else { 1 };
-    let keys: Vec<Vec<u8>> = (0..count).map(|_| key_of(kind, rng)).collect();
+    let keys = (0..count).map(|_| key_of(kind, rng)).collect();
+    write_keys(rig, engine, kind, keys, model, rng);
+}
+
+fn write_keys(
+    rig: &Rig,
+    engine: &mut Engine,
+    kind: &Kind,
+    keys: Vec<Vec<u8>>,
+    model: &mut Model,
+    rng: &mut Rng,
+) {
     let values: Vec<Option<Vec<u8>>> = keys
         .iter()
         .map(|key| (!rng.one_in(3)).then(|| value_of(kind, key, rng)))

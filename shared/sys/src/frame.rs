@@ -6,6 +6,7 @@
 
 use crate::held;
 use crate::latch::RwLatch;
+use crate::prefetch::{LINE_BYTES, prefetch, prefetch_at};
 use crate::shm::{Area, Place, Region, Segment};
 use rd_base::FrameNo;
 use rd_base::limits::PAGE_BYTES;
@@ -103,6 +104,20 @@ impl Frames {
             .raw()
             .try_write()
             .then(|| self.write_guard(frame, latch))
+    }
+
+    /// Asks for the frame's latch and the first `bytes` of its page to be brought into the
+    /// processor's caches.
+    ///
+    /// # Panics
+    /// If there is no such frame.
+    #[inline]
+    pub fn prefetch(&self, frame: FrameNo, bytes: usize) {
+        prefetch(self.latch(frame));
+        let page = self.page(frame).cast::<u8>().as_ptr();
+        for line in 0..bytes.min(PAGE_BYTES).div_ceil(LINE_BYTES) {
+            prefetch_at(page.wrapping_add(line * LINE_BYTES));
+        }
     }
 
     #[inline]

@@ -3,6 +3,7 @@
 //!
 //! * [`shm`], [`frame`]: the shared segment, its plan, typed areas and page frames;
 //! * [`latch`], [`futex`], [`event`]: waiting and waking across processes;
+//! * [`prefetch`]: hints to the processor's caches;
 //! * [`fork`], [`process`], [`signals`], [`crash`], [`title`], [`fdpass`], [`lockfile`],
 //!   [`deathwatch`]: the life of a process;
 //! * [`storage`], [`clock`], [`random`], [`fault`]: seams that a test can take hold of.
@@ -32,6 +33,7 @@ pub mod latch;
 pub mod lockfile;
 #[cfg(all(test, feature = "loom"))]
 mod model;
+pub mod prefetch;
 pub mod process;
 pub mod random;
 mod rawcondition;

@@ -35,4 +35,4 @@ pub mod texts;
 pub use client::{Client, Reply, ReplyDecoder};
 pub use command::{Command, CommandId, Flags, ResolveError, Resolved, resolve};
 pub use reply::{Proto, ReplyWriter};
-pub use request::{Args, Limits, Parsed, ProtocolError, RequestBuf, RequestParser};
+pub use request::{Ahead, Args, Limits, Parsed, ProtocolError, RequestBuf, RequestParser};

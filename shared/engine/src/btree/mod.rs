@@ -19,6 +19,7 @@
 //! - **T7** Nothing is read from disk under a latch, except by whoever finds that a page he had
 //!   seen in memory was evicted in between.
 
+pub(crate) mod ahead;
 pub(crate) mod alloc;
 pub(crate) mod backward;
 pub(crate) mod course;

@@ -54,8 +54,20 @@ impl<'s> Tree<'s> {
     /// Latches the leaf that covers (key, stamp), shared.
     #[inline]
     pub(crate) fn leaf_for_read(&self, key: &[u8], stamp: Lsn) -> Result<PinnedRead<'s>> {
+        self.leaf_for_read_from(ROOT_BLOCK, key, stamp)
+    }
+
+    /// [`Tree::leaf_for_read`], beginning at the root or at a leaf on which the key was seen in
+    /// this epoch.
+    #[inline]
+    pub(crate) fn leaf_for_read_from(
+        &self,
+        from: BlockNo,
+        key: &[u8],
+        stamp: Lsn,
+    ) -> Result<PinnedRead<'s>> {
         let mut restarts = 0;
-        let mut block = ROOT_BLOCK;
+        let mut block = from;
         loop {
             let page = self.fetch(block)?.into_read();
             match self.step(&page, block, key, stamp, 0, &mut Ignored)? {
@@ -146,10 +158,34 @@ impl<'s> Tree<'s> {
         level: u8,
         marks: &mut impl MarksMet,
     ) -> Result<PinnedWrite<'s>> {
+        self.page_for_write_from(ROOT_BLOCK, None, key, stamp, level, marks)
+    }
+
+    /// Latches the leaf that covers `key`, exclusively, beginning at a leaf on which it was seen in
+    /// this epoch.
+    #[inline]
+    pub(crate) fn leaf_for_write_from(
+        &self,
+        from: BlockNo,
+        key: &[u8],
+        marks: &mut impl MarksMet,
+    ) -> Result<PinnedWrite<'s>> {
+        self.page_for_write_from(from, Some(0), key, Lsn::MAX, 0, marks)
+    }
+
+    /// `known` is the level of the page at `block`, once a page has told it. The root may grow at
+    /// any time.
+    #[inline]
+    fn page_for_write_from(
+        &self,
+        mut block: BlockNo,
+        mut known: Option<u8>,
+        key: &[u8],
+        stamp: Lsn,
+        level: u8,
+        marks: &mut impl MarksMet,
+    ) -> Result<PinnedWrite<'s>> {
         let mut restarts = 0;
-        let mut block = ROOT_BLOCK;
-        // The level of `block`, once a page has told it. The root may grow at any time.
-        let mut known = None;
         loop {
             let pin = self.fetch(block)?;
             let (step, seen) = if known == Some(level) {

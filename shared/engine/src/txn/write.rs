@@ -361,7 +361,14 @@ fn next_leaf<'s>(
             work.marks.met(block);
         }
     }
-    tree.page_for_write(key, Lsn::MAX, 0, &mut work.marks)
+    // Not if a leaf is held: it could be the one on which the key was seen.
+    match last {
+        None => match work.ahead.leaf_of(tree.file, key) {
+            Some(leaf) => tree.leaf_for_write_from(leaf, key, &mut work.marks),
+            None => tree.page_for_write(key, Lsn::MAX, 0, &mut work.marks),
+        },
+        Some(_) => tree.page_for_write(key, Lsn::MAX, 0, &mut work.marks),
+    }
 }
 
 /// The right sibling of a leaf whose parent does not know it.

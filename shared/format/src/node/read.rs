@@ -12,6 +12,9 @@ use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, Lsn};
 use std::cmp::Ordering;
 
+/// How far apart two places are that a processor fetches one by one.
+const CACHE_LINE_BYTES: usize = 64;
+
 /// A leaf or inner page, to be read.
 #[derive(Clone, Copy)]
 pub struct NodeRef<'a> {
@@ -292,6 +295,24 @@ impl<'a> NodeRef<'a> {
             }
         }
         low
+    }
+
+    /// Offsets on the page that a search for `key` will look at behind the slots, or that a new
+    /// version of it will be written to; only the slots are looked at to tell.
+    #[inline]
+    pub fn places_ahead(&self, key: &[u8]) -> [usize; 5] {
+        let header = page::header(self.page);
+        let probe = head_of(key, self.head_skip());
+        let near = self.slots().partition_point(|slot| slot_head(slot) < probe);
+        let cell = self.offset(near);
+        let upper = usize::from(header.upper.get());
+        [
+            usize::from(header.high_key.get()),
+            cell,
+            cell + CACHE_LINE_BYTES,
+            upper.saturating_sub(CACHE_LINE_BYTES),
+            upper.saturating_sub(2 * CACHE_LINE_BYTES),
+        ]
     }
 
     /// Whether (key, stamp) lies below the page's high key. (The lower end is not on the page.)

@@ -133,7 +133,7 @@ impl Pool {
     /// Pins the page `tag` if it is in memory. Sleeps while another process reads it in.
     #[inline]
     pub fn get_resident(&self, tag: PageTag) -> Option<Pin<'_>> {
-        match self.table.pin_quickly(tag) {
+        match self.table.pin_quickly(tag, 1) {
             Some((frame, state)) if state.has(VALID) => Some(Pin { pool: self, frame }),
             Some((frame, _)) => {
                 let pin = Pin { pool: self, frame };
@@ -145,6 +145,35 @@ impl Pool {
             }
             None => self.get_resident_slowly(tag),
         }
+    }
+
+    /// First step of looking at a page ahead: asks for what tells where the page `tag` is to be
+    /// brought into the processor's caches.
+    #[inline]
+    pub fn prefetch_place(&self, tag: PageTag) {
+        self.table.prefetch_bucket(tag);
+    }
+
+    /// Second step, when the first has had its time: asks for the page's descriptor, its latch and
+    /// its first `bytes`.
+    #[inline]
+    pub fn prefetch_page(&self, tag: PageTag, bytes: usize) {
+        if let Some(frame) = self.table.prefetch_descriptor(tag) {
+            self.frames.prefetch(frame, bytes);
+        }
+    }
+
+    /// Third step: lets `look` see the page, unless it is not in memory or that means waiting. It
+    /// does not count as a use of the page.
+    #[inline]
+    pub fn glance<R>(&self, tag: PageTag, look: impl FnOnce(&PageBytes) -> R) -> Option<R> {
+        let (frame, state) = self.table.pin_quickly(tag, 0)?;
+        let pin = Pin { pool: self, frame };
+        if !state.has(VALID) {
+            return None;
+        }
+        let page = pin.try_read()?;
+        Some(look(&page))
     }
 
     #[cold]

@@ -16,9 +16,11 @@
 //! that a wrong length turns data into commands). And a NUL in an inline line is a byte like
 //! any other (Redis drops the rest of the line).
 
+mod ahead;
 mod args;
 mod inline;
 
+pub use ahead::Ahead;
 pub use args::{Args, RequestBuf};
 
 use crate::num;
