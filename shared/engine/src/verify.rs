@@ -13,6 +13,7 @@
 //! or a standalone server; or the files themselves, in a tool.
 
 use crate::overflow as values;
+use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag};
 use rd_format::bitmap::{self, BITMAP_BITS, FIRST_BITMAP_BLOCK, META_BLOCK, ROOT_BLOCK};
 use rd_format::node::entry_order;
@@ -75,7 +76,7 @@ pub struct FilePages<'a> {
 
 impl Pages for FilePages<'_> {
     fn page(&self, block: BlockNo) -> Result<Box<PageBytes>, String> {
-        let mut page = Box::new([0; rd_base::limits::PAGE_BYTES]);
+        let mut page = Box::new([0; PAGE_BYTES]);
         let tag = PageTag::new(self.file, block);
         self.relations
             .read_page(tag, &mut page)
@@ -99,6 +100,8 @@ pub struct Report {
     pub levels: u32,
     /// Leaves.
     pub leaves: u64,
+    /// Bytes of all leaves that entries could still take.
+    pub leaf_bytes_free: u64,
     /// Leaves without an entry.
     pub empty_leaves: u64,
     /// Inner pages.
@@ -119,6 +122,17 @@ impl Report {
     /// Whether nothing is wrong.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
+    }
+
+    /// How full the leaves are, in percent.
+    pub fn leaf_fill_percent(&self) -> f64 {
+        let bytes = self.leaves * PAGE_BYTES as u64;
+        100.0 * (bytes - self.leaf_bytes_free) as f64 / bytes.max(1) as f64
+    }
+
+    /// Versions, tombstones included, by key that has a value.
+    pub fn versions_per_key(&self) -> f64 {
+        self.versions as f64 / self.keys.max(1) as f64
     }
 
     fn problem(&mut self, what: String) {
@@ -331,6 +345,7 @@ impl Check<'_> {
     fn leaf(&mut self, block: BlockNo, page: &PageBytes, low: Option<&OwnedBound>) {
         let node = NodeRef::new(page);
         self.report.leaves += 1;
+        self.report.leaf_bytes_free += node.free_bytes_after_compact() as u64;
         self.report.empty_leaves += u64::from(node.count() == 0);
         for slot in 0..node.count() {
             let entry = node.leaf_entry(slot);

@@ -235,13 +235,16 @@ fn print(
     if report.levels > 0 {
         writeln!(
             out,
-            "{name}: {} blocks: {} keys, {} versions, {} levels, {} leaves ({} empty), {} inner \
-             pages, {} overflow pages, {} free blocks, {} unfinished splits",
+            "{name}: {} blocks: {} keys, {} versions ({:.2} a key), {} levels, {} leaves ({:.0}% \
+             full, {} empty), {} inner pages, {} overflow pages, {} free blocks, {} unfinished \
+             splits",
             row.blocks,
             report.keys,
             report.versions,
+            report.versions_per_key(),
             report.levels,
             report.leaves,
+            report.leaf_fill_percent(),
             report.empty_leaves,
             report.inner_pages,
             report.overflow_pages,
