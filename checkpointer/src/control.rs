@@ -11,7 +11,7 @@ use rd_base::{BatchNo, FileNo, Lsn, StartCount};
 use rd_format::control::{
     ControlFile, DbState, FileRow, PROTECTION_BYPASSED, PROTECTION_DOUBLE_WRITE, PendingDrop,
 };
-use rd_store::checkpoint::{Flags, Handover};
+use rd_store::checkpoint::{EndOfLog, Flags};
 use rd_store::control_file::{CONTROL_PATH, ControlFileError, ControlStore};
 use rd_store::recovery_time::{Measured, RedoWork, Speeds};
 use rd_sys::crash::panic_abort;
@@ -25,6 +25,8 @@ pub struct Now {
     pub durable_lsn: Option<Lsn>,
     /// The count of this start.
     pub start_count: StartCount,
+    /// Where the log ended at this start; none before that is known.
+    pub log_end: Option<EndOfLog>,
     /// Whether clients are served.
     pub is_running: bool,
     /// The first double-write batch not known to be synced.
@@ -63,7 +65,6 @@ pub struct Advance {
 /// The open control file.
 pub struct Control {
     slots: ControlStore,
-    handover: Handover,
     speeds: Speeds,
     /// The last recovery of this start: how long it took and was expected to take, milliseconds.
     recovered: Option<(u64, u64)>,
@@ -74,15 +75,11 @@ impl Control {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn take_over(
-        storage: &dyn Storage,
-        handover: Handover,
-    ) -> Result<Control, ControlFileError> {
+    pub fn take_over(storage: &dyn Storage) -> Result<Control, ControlFileError> {
         let slots = ControlStore::open(storage)?;
         Ok(Control {
             speeds: Speeds::of(slots.newest()),
             slots,
-            handover,
             recovered: None,
         })
     }
@@ -124,19 +121,12 @@ impl Control {
         self.newest().checkpoint_count + 1
     }
 
-    /// Whether the redo point may move to `lsn`: it is known which start wrote the last record
-    /// before it.
-    pub fn can_advance_to(&self, lsn: Lsn) -> bool {
-        lsn >= self.handover.end_lsn
-    }
-
     /// The start count of the last record before `lsn`, which is at or above the end of the log
     /// as it was at this start.
-    fn predecessor_count(&self, lsn: Lsn, now: &Now) -> StartCount {
-        if lsn > self.handover.end_lsn {
-            now.start_count
-        } else {
-            self.handover.last_count
+    fn predecessor_count(lsn: Lsn, now: &Now) -> StartCount {
+        match now.log_end {
+            Some(end) if lsn <= end.lsn => end.last_count,
+            _ => now.start_count,
         }
     }
 
@@ -144,7 +134,7 @@ impl Control {
     fn renewed(&self, now: &Now) -> ControlFile {
         let mut next = self.newest().clone();
         if let Some(durable) = now.durable_lsn.filter(|lsn| *lsn > next.durable_lsn) {
-            next.durable_predecessor_count = self.predecessor_count(durable, now);
+            next.durable_predecessor_count = Self::predecessor_count(durable, now);
             next.durable_lsn = durable;
         }
         if now.is_running && next.state != DbState::InProduction {
@@ -219,7 +209,7 @@ impl Control {
             "the redo point goes from {} to {redo}",
             next.redo_lsn
         );
-        next.redo_predecessor_count = self.predecessor_count(redo, now);
+        next.redo_predecessor_count = Self::predecessor_count(redo, now);
         next.previous_redo_lsn = next.redo_lsn;
         next.redo_lsn = redo;
         next.checkpoint_count = self.next_count();

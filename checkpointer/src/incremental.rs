@@ -215,6 +215,13 @@ impl Checkpointer {
         Duration::from_secs_f64(quarter_s).max(ADVANCE_MIN.min(config))
     }
 
+    /// Whether the redo point may move to `lsn`: it is known which start wrote the last record
+    /// before it.
+    fn can_advance_to(&self, lsn: Lsn) -> bool {
+        let log_end = self.store.shared.checkpoint.end_of_log();
+        log_end.is_some_and(|end| lsn >= end.lsn)
+    }
+
     /// Advances the redo point as far as it goes; false if that is not worth while.
     ///
     /// # Errors
@@ -225,9 +232,8 @@ impl Checkpointer {
         let goes_far = |redo: Lsn| redo.get() >= previous.get() + STEP_BYTES;
         let position = shared.wal.insert_lsn();
         let least_dirty = shared.pool.least_rec_lsn().unwrap_or(Lsn::MAX);
-        let control = self.control.as_ref().expect("the log is written");
         let hoped = position.min(least_dirty);
-        if !goes_far(hoped) || !control.can_advance_to(hoped) {
+        if !goes_far(hoped) || !self.can_advance_to(hoped) {
             return Ok(false);
         }
         self.sync_all();
@@ -239,8 +245,7 @@ impl Checkpointer {
             self.batch.least_rec_lsn(),
         ];
         let redo = redo.into_iter().flatten().min().expect("the first is some");
-        let control = self.control.as_ref().expect("the log is written");
-        if !goes_far(redo) || !control.can_advance_to(redo) {
+        if !goes_far(redo) || !self.can_advance_to(redo) {
             return Ok(false);
         }
         self.stamp_headers(redo, Counter::PagesWrittenIncremental)?;

@@ -51,7 +51,7 @@ use pacing::Pace;
 use rd_base::words::TornPageProtection;
 use rd_base::{FileNo, Lsn};
 use rd_format::control::DbState;
-use rd_store::checkpoint::{Flags, Handover};
+use rd_store::checkpoint::Flags;
 use rd_store::control_file::{ControlFileError, GLOBAL_DIR};
 use rd_store::doublewrite::{self, DOUBLEWRITE_PATH, DoubleWrite};
 use rd_store::files::FileWork;
@@ -132,7 +132,6 @@ pub struct Checkpointer {
     growing: BTreeSet<FileNo>,
     /// `pg_control`, from the handover on.
     control: Option<Control>,
-    handover: Option<Handover>,
     /// The double-write area, from the handover on; none if pages are written without.
     area: Option<DoubleWrite>,
     batch: Batch,
@@ -188,7 +187,6 @@ impl Checkpointer {
             growth: workers.growth,
             growing: BTreeSet::new(),
             control: None,
-            handover: None,
             area: None,
             batch: Batch::default(),
             unsynced: Unsynced::default(),
@@ -235,11 +233,6 @@ impl Checkpointer {
         self.store.clock.monotonic_ns()
     }
 
-    /// The end of the log as startup found it: all before is durable.
-    fn log_end_at_start(&self) -> Lsn {
-        self.handover.map_or(Lsn::ZERO, |handover| handover.end_lsn)
-    }
-
     /// Whether redo is done with the log and records can be inserted.
     fn log_is_written(&self) -> bool {
         self.control.is_some() && self.store.shared.wal.insert_lsn() > Lsn::ZERO
@@ -251,11 +244,11 @@ impl Checkpointer {
     /// When it, or the double-write area, cannot be used.
     fn take_handover(&mut self) -> Result<(), Failure> {
         let handover = self.store.shared.checkpoint.handover();
-        let (None, Some(handover)) = (&self.control, handover) else {
+        let (None, Some(redo_lsn)) = (&self.control, handover) else {
             return Ok(());
         };
         let storage = Arc::clone(&self.store.storage);
-        let control = Control::take_over(&*storage, handover)?;
+        let control = Control::take_over(&*storage)?;
         let newest = control.newest();
         self.area = match self.store.config.torn_page_protection() {
             TornPageProtection::DoubleWrite => Some(self.open_area(&control)?),
@@ -269,8 +262,9 @@ impl Checkpointer {
             self.touched.extend(self.store.shared.files.live());
         }
         self.redo = newest.redo_lsn;
-        self.idle_lsn = handover.end_lsn;
-        self.handover = Some(handover);
+        // Not known before redo, which ends by a checkpoint whether anything has happened or not.
+        let log_end = self.store.shared.checkpoint.end_of_log();
+        self.idle_lsn = log_end.map_or(redo_lsn, |end| end.lsn);
         let (has_area, had_area) = (self.area.is_some(), newest.is_double_written());
         self.control = Some(control);
         let now = self.now();

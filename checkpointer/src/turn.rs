@@ -9,6 +9,7 @@ use crate::{Checkpointer, Failure, Workers, pacing};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
+use rd_base::Lsn;
 use rd_base::counters::Counter;
 use rd_store::ChildContext;
 use rd_store::checkpoint::Flags;
@@ -167,14 +168,18 @@ impl Checkpointer {
     pub(crate) fn now(&self) -> Now {
         let shared = &self.store.shared;
         let durable_lsn = self.log_is_written().then(|| shared.wal.durable_lsn());
-        // A drop whose record a crash could take back has not happened.
-        let lasting = durable_lsn.unwrap_or_default().max(self.log_end_at_start());
+        let log_end = shared.checkpoint.end_of_log();
+        // A drop whose record a crash could take back has not happened. Before the log is taken up
+        // all that are known are from `pg_control`.
+        let found = log_end.map(|end| end.lsn);
+        let lasting = durable_lsn.max(found).unwrap_or(Lsn::MAX);
         let mut pending_drops = shared.files.pending_drops();
         pending_drops.retain(|drop| drop.last_lsn <= lasting);
         Now {
             now_us: self.store.clock.wall_us(),
             durable_lsn,
             start_count: shared.wal.start_count(),
+            log_end,
             is_running: shared.phase() == Phase::Running,
             first_unsynced_batch: self.first_unsynced_batch(),
             next_file: shared.files.next_number(),

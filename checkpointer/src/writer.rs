@@ -185,16 +185,17 @@ impl Checkpointer {
     }
 
     /// B6: makes the log durable up to the highest page LSN in the batch. Before redo is done
-    /// there is nothing to do: startup has made all of it durable that it reads.
+    /// there is nothing to do: startup redoes only what it knows to be durable.
     fn flush_log(&mut self) {
+        if !self.log_is_written() {
+            return;
+        }
         let pages = self.batch.copies.iter().take(self.batch.tags.len());
         let highest = pages.map(page::page_lsn).max().unwrap_or(Lsn::ZERO);
-        let durable = self
-            .store
-            .shared
-            .wal
-            .durable_lsn()
-            .max(self.log_end_at_start());
+        let shared = &self.store.shared;
+        let log_end = shared.checkpoint.end_of_log();
+        let found = log_end.map_or(Lsn::ZERO, |end| end.lsn);
+        let durable = shared.wal.durable_lsn().max(found);
         if highest <= durable {
             return;
         }

@@ -61,6 +61,17 @@ impl Watcher for Teller {
         let _ = rd_sys::fork::tell_parent(Signal::Usr1);
     }
 
+    fn redo_threads(&self) -> usize {
+        /// Above this the one that reads the log cannot keep them busy.
+        const BY_DEFAULT_MAX: usize = 8;
+        match self.context.config.recovery_workers() {
+            0 => std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(BY_DEFAULT_MAX),
+            number => number as usize,
+        }
+    }
+
     fn must_stop(&mut self) -> bool {
         let signals = self.signals.take();
         if signals.contains(Signal::Hup) {

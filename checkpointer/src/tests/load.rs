@@ -9,7 +9,7 @@ use rd_format::control::DbState;
 use rd_format::overflow;
 use rd_format::page;
 use rd_format::wal_record::{FileDelta, RecordBuilder, RecordKind};
-use rd_store::checkpoint::{Flags, Handover, TicketState};
+use rd_store::checkpoint::{EndOfLog, Flags, TicketState};
 use rd_store::control_file;
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
@@ -159,12 +159,12 @@ fn server(dir: &std::path::Path) -> Server {
         .raise_next_number(FileNo::new(2 + u32::from(WRITERS)));
     let end = segments::first_lsn(SEGMENT_BYTES);
     let last_count = StartCount::new(0);
-    let handover = Handover {
-        redo_lsn: control.redo_lsn,
-        end_lsn: end,
+    let log_end = EndOfLog {
+        lsn: end,
         last_count,
     };
-    shared.checkpoint.hand_over(&shared.procs, &handover);
+    shared.checkpoint.set_end_of_log(&log_end);
+    shared.checkpoint.hand_over(&shared.procs, control.redo_lsn);
     let start = WalStart {
         end,
         timeline: TIMELINE,

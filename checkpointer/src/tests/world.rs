@@ -11,7 +11,7 @@ use rd_format::meta::{self, Meta};
 use rd_format::overflow;
 use rd_format::page::{self, PageBytes};
 use rd_format::wal_record::{FileDelta, RecordBuilder, RecordData, RecordKind};
-use rd_store::checkpoint::{Flags, Handover, Ticket, TicketState};
+use rd_store::checkpoint::{EndOfLog, Flags, Ticket, TicketState};
 use rd_store::control_file::{self, ControlStore, GLOBAL_DIR};
 use rd_store::doublewrite::{self, DoubleWrite};
 use rd_store::files::{FileState, Growth};
@@ -234,12 +234,12 @@ impl World {
         let relations = Arc::new(RelationFiles::writer(Arc::clone(&storage)));
         let workers = Workers::in_place(&own, &relations);
         let checkpointer = Checkpointer::new(own, relations, workers);
-        let handover = Handover {
-            redo_lsn: control.redo_lsn,
-            end_lsn: end.lsn,
+        let log_end = EndOfLog {
+            lsn: end.lsn,
             last_count: end.start_count,
         };
-        shared.checkpoint.hand_over(&shared.procs, &handover);
+        shared.checkpoint.set_end_of_log(&log_end);
+        shared.checkpoint.hand_over(&shared.procs, control.redo_lsn);
         let stats = shared.stats.clone();
         let wal = shared.wal.clone();
         let method = config.wal_sync_method();

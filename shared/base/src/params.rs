@@ -471,6 +471,9 @@ Recovery "Crash and recovery" {
     EndOfRecoveryCheckpoint: EndOfRecoveryCheckpoint end_of_recovery_checkpoint =
         Parameter::word::<EndOfRecoveryCheckpoint>("end_of_recovery_checkpoint", "after_open"),
         "Whether clients wait for the checkpoint that follows recovery.";
+    RecoveryWorkers: int recovery_workers =
+        Parameter::int("recovery_workers", "0", 0, 64).at_start().extremes(&["1", "5"]),
+        "Threads that redo pages in recovery, each its own; 0 is one for each core, at most 8.";
     RestartAfterCrash: bool restart_after_crash =
         Parameter::bool("restart_after_crash", "on"),
         "Recover and go on when a process has crashed; off stops the server.";

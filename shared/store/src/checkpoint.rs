@@ -187,13 +187,11 @@ struct RecoveryWords {
     words: [AtomicU64; 11],
 }
 
-/// What startup tells the checkpointer when it hands `pg_control` over.
+/// Where the log goes on after this start, as startup has found it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Handover {
-    /// The redo point: where redo begins to read, or the end of the log after a clean stop.
-    pub redo_lsn: Lsn,
-    /// The end of the log's last record, where the log will go on after redo.
-    pub end_lsn: Lsn,
+pub struct EndOfLog {
+    /// The end of its last record.
+    pub lsn: Lsn,
     /// The start count of that record.
     pub last_count: StartCount,
 }
@@ -256,18 +254,21 @@ struct Words {
     redo_lsn: AtomicU64,
 }
 
-/// What startup tells the checkpointer: a [`Handover`].
+/// What startup tells the checkpointer.
 #[repr(C, align(128))]
 #[derive(FromBytes, KnownLayout)]
 struct FromStartup {
-    /// 1 after the handover. atomic: Release by startup, after the words below; Acquire by the
+    /// 1 after the handover. atomic: Release by startup, after the redo point; Acquire by the
     /// checkpointer.
     is_done: AtomicU32,
-    /// const after the handover.
+    /// 1 when the end of the log is found. atomic: Release by startup, after the words below;
+    /// Acquire by the checkpointer.
+    is_end_found: AtomicU32,
+    /// const after the end is found.
     last_count: AtomicU32,
     /// const after the handover.
     redo_lsn: AtomicU64,
-    /// const after the handover.
+    /// const after the end is found.
     end_lsn: AtomicU64,
     /// 1 when startup has said what recovery took. atomic: Release by startup, after the words
     /// below; taken by the checkpointer.
@@ -465,29 +466,31 @@ impl CheckpointShared {
 
 /// For the startup process.
 impl CheckpointShared {
-    /// Hands `pg_control` over to the checkpointer, before redo: startup has written it for the
-    /// last time, has mended and synced the pages of all double-write batches, has made the log
-    /// durable to its end, and has entered every relation file in [`crate::files::Files`].
+    /// Hands `pg_control` over to the checkpointer, before redo from `redo_lsn`, or after a clean
+    /// stop: startup has written it for the last time, has mended and synced the pages of all
+    /// double-write batches, and has entered every relation file in [`crate::files::Files`].
     ///
-    /// Checkpoints are written from [`crate::wal::Wal::start_at`] on, so the first one is to be
-    /// asked for after that.
-    pub fn hand_over(&self, procs: &Procs, handover: &Handover) {
+    /// Until the log is taken up ([`crate::wal::Wal::start_at`]) every page in memory goes with
+    /// log that startup knows to be durable, so the checkpointer may write it. Checkpoints are
+    /// written from then on, so the first one is to be asked for after that.
+    pub fn hand_over(&self, procs: &Procs, redo_lsn: Lsn) {
         let words = &self.from_startup;
-        words
-            .redo_lsn
-            .store(handover.redo_lsn.get(), Ordering::Relaxed);
-        words
-            .end_lsn
-            .store(handover.end_lsn.get(), Ordering::Relaxed);
-        words
-            .last_count
-            .store(handover.last_count.get(), Ordering::Relaxed);
-        self.words
-            .redo_lsn
-            .store(handover.redo_lsn.get(), Ordering::Release);
+        words.redo_lsn.store(redo_lsn.get(), Ordering::Relaxed);
+        self.words.redo_lsn.store(redo_lsn.get(), Ordering::Release);
         let before = words.is_done.swap(1, Ordering::AcqRel);
         assert_eq!(before, 0, "pg_control is handed over once");
         procs.notify(Role::Checkpointer);
+    }
+
+    /// Tells where the log ends, all of which is durable; before the log is taken up.
+    pub fn set_end_of_log(&self, end: &EndOfLog) {
+        let words = &self.from_startup;
+        words.end_lsn.store(end.lsn.get(), Ordering::Relaxed);
+        words
+            .last_count
+            .store(end.last_count.get(), Ordering::Relaxed);
+        let before = words.is_end_found.swap(1, Ordering::AcqRel);
+        assert_eq!(before, 0, "the end of the log is found once");
     }
 }
 
@@ -530,15 +533,19 @@ impl CheckpointShared {
         Some((measured, value(4)))
     }
 
-    /// What startup has handed over; none before it did.
-    pub fn handover(&self) -> Option<Handover> {
+    /// The redo point with which startup has handed `pg_control` over; none before it did.
+    pub fn handover(&self) -> Option<Lsn> {
         let words = &self.from_startup;
-        if words.is_done.load(Ordering::Acquire) == 0 {
-            return None;
-        }
-        Some(Handover {
-            redo_lsn: Lsn::new(words.redo_lsn.load(Ordering::Relaxed)),
-            end_lsn: Lsn::new(words.end_lsn.load(Ordering::Relaxed)),
+        let is_done = words.is_done.load(Ordering::Acquire) != 0;
+        is_done.then(|| Lsn::new(words.redo_lsn.load(Ordering::Relaxed)))
+    }
+
+    /// The end of the log at this start; none before startup has found it.
+    pub fn end_of_log(&self) -> Option<EndOfLog> {
+        let words = &self.from_startup;
+        let is_found = words.is_end_found.load(Ordering::Acquire) != 0;
+        is_found.then(|| EndOfLog {
+            lsn: Lsn::new(words.end_lsn.load(Ordering::Relaxed)),
             last_count: StartCount::new(words.last_count.load(Ordering::Relaxed)),
         })
     }
@@ -818,14 +825,23 @@ mod tests {
     #[test]
     fn pg_control_is_handed_over_with_what_is_known_of_the_log() {
         let (checkpoints, procs) = checkpoints();
-        assert_eq!(checkpoints.handover(), None);
-        let handover = Handover {
-            redo_lsn: Lsn::new(800),
-            end_lsn: Lsn::new(900),
+        assert_eq!(
+            (checkpoints.handover(), checkpoints.end_of_log()),
+            (None, None)
+        );
+        checkpoints.hand_over(&procs, Lsn::new(800));
+        assert_eq!(checkpoints.handover(), Some(Lsn::new(800)));
+        assert_eq!(
+            checkpoints.end_of_log(),
+            None,
+            "it is not known before redo"
+        );
+        let end = EndOfLog {
+            lsn: Lsn::new(900),
             last_count: StartCount::new(7),
         };
-        checkpoints.hand_over(&procs, &handover);
-        assert_eq!(checkpoints.handover(), Some(handover));
+        checkpoints.set_end_of_log(&end);
+        assert_eq!(checkpoints.end_of_log(), Some(end));
         assert_eq!(checkpoints.redo_lsn(), Lsn::new(800));
     }
 }

@@ -11,10 +11,11 @@
 //!    last.
 //! 4. Repair torn pages, and write back what the kernel may have lost, from the double-write area
 //!    ([`DoubleWrite::repair`]). Hold the files' headers against `pg_control` (`files.rs`).
-//! 5. Find the end of the log. Damage below the highest LSN that is known to have been durable
-//!    stops the start; a torn tail ends the log. Write the tail that is not proved durable again.
-//! 6. Hand `pg_control` over to the checkpointer, and redo (`redo.rs`). That redo comes to the end
-//!    found in step 5 proves that what was written again is what was found.
+//! 5. Hand `pg_control` over to the checkpointer.
+//! 6. Read the log to its end, and redo what is proved durable on the way (`redo.rs`). Damage below
+//!    the highest LSN that is known to have been durable stops the start; a torn tail ends the log.
+//!    Write the tail that is not proved durable again, and redo that too. That redo comes to the end
+//!    that was found proves that what was written again is what was found.
 //! 7. Take the log up at its end and read the namespaces from the catalog.
 //!
 //! Invariants:
@@ -23,9 +24,12 @@
 //!   what the log says.
 //! * What a crash cannot explain stops the start by name; nothing is skipped in silence.
 
+mod batch;
+mod crew;
 mod error;
 mod files;
 mod redo;
+mod worker;
 
 pub use error::RecoveryError;
 
@@ -36,15 +40,16 @@ use rd_base::words::EndOfRecoveryCheckpoint;
 use rd_base::{Lsn, StartCount};
 use rd_format::control::{ControlFile, DbState};
 use rd_store::Store;
-use rd_store::checkpoint::{Flags, Handover};
+use rd_store::checkpoint::{EndOfLog, Flags};
 use rd_store::control_file::{ControlStore, GLOBAL_DIR};
 use rd_store::doublewrite::DoubleWrite;
 use rd_store::recovery_time::{Measured, RedoWork, Speeds};
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
 use rd_store::wal::WalStart;
-use rd_store::wal::read::{LogEnd, ReadFrom, WalReader, secure_tail};
+use rd_store::wal::read::ReadFrom;
 use rd_sys::fault::{self, Fault};
+use redo::Known;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +59,10 @@ pub trait Watcher {
     fn progress(&mut self);
     /// Whether the server is to stop.
     fn must_stop(&mut self) -> bool;
+    /// How many threads redo pages beside the one that reads the log; with none, that one does.
+    fn redo_threads(&self) -> usize {
+        0
+    }
 }
 
 /// What a start came to.
@@ -100,7 +109,8 @@ fn open_clean(store: &Store, mut slots: ControlStore) -> Result<Recovered, Recov
     let end = control.durable_lsn;
     let control = begin_start(store, &mut slots, control, DbState::InProduction)?;
     files::load(store, &control)?;
-    hand_over(store, &control, end, control.durable_predecessor_count);
+    found_end(store, end, control.durable_predecessor_count);
+    hand_over(store, &control);
     take_up_log(store, &control, end)?;
     finish(store, end)?;
     Ok(Recovered { end, redo: None })
@@ -131,20 +141,9 @@ fn open_crashed(
     let control = begin_start(store, &mut slots, control, DbState::InCrashRecovery)?;
     let newest_copy = repair(store, &control)?;
     files::check(store, &control)?;
-    let from = read_from(store, &control);
     let log_began_ns = store.clock.monotonic_ns();
-    let end = find_end(store, &control, newest_copy, watcher)?;
-    let proved = control.durable_lsn.max(end.durable_seen).min(end.lsn);
-    secure_tail(
-        &*store.storage,
-        &ReadFrom {
-            lsn: proved,
-            ..from
-        },
-        end.lsn,
-    )?;
     files::load(store, &control)?;
-    hand_over(store, &control, end.lsn, end.start_count);
+    hand_over(store, &control);
     store.shared.set_phase(Phase::Redo);
     watcher.progress();
     // What is in the kernel's cache may not be on disk. Where the double-write area had no copy to
@@ -154,7 +153,9 @@ fn open_crashed(
     } else {
         redo::Pages::Unproved
     };
-    let redo = redo::redo(store, from, &end, pages, watcher)?;
+    let known = known(&control, newest_copy);
+    let (end, redo) = redo::redo(store, read_from(store, &control), &known, pages, watcher)?;
+    found_end(store, end.lsn, end.start_count);
     let redo_us = (store.clock.monotonic_ns() - log_began_ns) / 1000;
     take_up_log(store, &control, end.lsn)?;
     finish(store, end.lsn)?;
@@ -226,44 +227,34 @@ fn read_from(store: &Store, control: &ControlFile) -> ReadFrom {
     }
 }
 
-/// Reads the log from the redo point to its end, and tells torn tail from damage.
-fn find_end(
-    store: &Store,
-    control: &ControlFile,
-    newest_copy: Lsn,
-    watcher: &mut dyn Watcher,
-) -> Result<LogEnd, RecoveryError> {
-    let mut reader = WalReader::new(Arc::clone(&store.storage), read_from(store, control));
-    let mut records = 0_u64;
-    while let Some(_record) = reader.next()? {
-        records += 1;
-        if records.is_multiple_of(1 << 16) && watcher.must_stop() {
-            return Err(RecoveryError::Stopped);
-        }
-    }
-    let end = reader.finish()?;
-    let (known, witness) = if newest_copy > control.durable_lsn {
+/// What is known of the log before it is read. `newest_copy` is the highest page LSN in the
+/// double-write area.
+fn known(control: &ControlFile, newest_copy: Lsn) -> Known<'static> {
+    let durable = control.durable_lsn;
+    let (promised, witness) = if newest_copy > durable {
         (newest_copy, "a page in the double-write area")
     } else {
-        (control.durable_lsn, "\"global/pg_control\"")
+        (durable, "\"global/pg_control\"")
     };
-    end.check(known, witness)?;
-    log::info!("{end}");
-    Ok(end)
+    Known {
+        durable,
+        promised,
+        witness,
+    }
 }
 
-/// Step 6's first half: from here on the checkpointer alone writes `pg_control`. `last_count` is
-/// the start count of the log's last record.
-fn hand_over(store: &Store, control: &ControlFile, end_lsn: Lsn, last_count: StartCount) {
-    let handover = Handover {
-        redo_lsn: control.redo_lsn,
-        end_lsn,
-        last_count,
-    };
+/// From here on the checkpointer alone writes `pg_control`.
+fn hand_over(store: &Store, control: &ControlFile) {
     let checkpoint = &store.shared.checkpoint;
     // By startup, because clients may ask for it before the checkpointer has taken over.
     checkpoint.publish(control.redo_lsn, control.checkpoint_us);
-    checkpoint.hand_over(&store.shared.procs, &handover);
+    checkpoint.hand_over(&store.shared.procs, control.redo_lsn);
+}
+
+/// Tells the checkpointer where the log ends; `last_count` is the start count of its last record.
+fn found_end(store: &Store, lsn: Lsn, last_count: StartCount) {
+    let end = EndOfLog { lsn, last_count };
+    store.shared.checkpoint.set_end_of_log(&end);
 }
 
 /// Step 7's first half: from here on records can be inserted.

@@ -1,112 +1,352 @@
-//! Redo: every record from the redo point on, applied to each page that does not hold it yet.
+//! Redo: the log read once, from the redo point to its end, and applied to each page that does not
+//! hold it yet.
 //!
 //! A page's first record in any role carries the whole page, so that what is on disk (zeros, a
 //! short file, a torn page) does not matter; every other record needs the page as it was. There is
 //! no undo: what is in the log was committed.
 //!
-//! Redo reads the log a second time, and by then what the first reading found may be gone: pages
-//! that a failed sync left in the kernel's cache only, and that the kernel let go of before they
-//! were written again. So it counts as done only when it has come to the very end that was found.
+//! One reader decodes the log into batches (`batch.rs`), checksums and all; workers redo them page
+//! by page (`crew.rs`, `worker.rs`).
+//!
+//! What has been read may be nowhere on disk: pages that a failed sync left in the kernel's cache
+//! only, and that the kernel may let go of. So a batch is redone only when some durable LSN that
+//! was promised before the crash lies at or behind its end: in `pg_control`, or in the header of a
+//! page of the log, those read since included. Such a header is a flush or two further on, so the
+//! batches that wait are few; if they are more than [`HELD_BYTES_MAX`] they are given up and read
+//! again later.
+//!
+//! When the end is found, damage is told from a torn tail ([`LogEnd::check`]); the tail that
+//! nothing proves is written again and synced ([`secure_tail`]), and only then read again and
+//! redone. Redo counts as done only when it has come to the very end that was found.
 
-use super::{RecoveryError, RedoSummary, Watcher};
-use crate::apply;
-use rd_base::Lsn;
-use rd_format::page;
-use rd_format::wal_record::{BlockView, RecordData};
+use super::batch::{Batch, Need};
+use super::crew::{Crew, UNDER_WAY_MAX};
+use super::{RecoveryError, RedoSummary, Watcher, files};
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{Lsn, StartCount};
 use rd_store::Store;
 use rd_store::shared::RedoProgress;
-use rd_store::wal::read::{LogEnd, ReadFrom, Record, WalReader};
+use rd_store::wal::read::{LogEnd, ReadFrom, WalReader, estimate_end, secure_tail};
 use rd_sys::fault::{self, Fault};
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+pub(super) use super::worker::Pages;
 
 /// Records between two looks at the clock and at signals.
 const RECORDS_PER_LOOK: u64 = 1 << 12;
 /// How often those who wait are told.
 const TELL_EVERY_NS: u64 = 100_000_000;
+/// How long the reader sleeps at most before it looks at signals.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Bytes of records that may wait for a proof that they are durable. More than the ring of any
+/// usual server, so that only very large records and odd logs come to it.
+const HELD_BYTES_MAX: usize = 64 << 20;
 
-/// What is known of pages that need no redo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pages {
-    /// All that may not be on disk were written back and synced.
-    Repaired,
-    /// They may be in the kernel's cache only: killed with their writes not synced, or after a sync
-    /// that failed. So every page that a record names is written again before the redo point moves.
-    Unproved,
+/// Bytes of records in a batch at least and at most, see [`batch_bytes`].
+const BATCH_BYTES_MIN: usize = 256 << 10;
+const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// What is known of the log before it is read.
+pub(super) struct Known<'k> {
+    /// It was synced at least to here, as `pg_control` says.
+    pub durable: Lsn,
+    /// It was durable at least to here, as somebody says.
+    pub promised: Lsn,
+    /// Who says so.
+    pub witness: &'k str,
 }
 
-/// Replays the log from `from` to `end`.
+/// Replays the log from `from` to its end, and gives the end.
+///
+/// # Errors
+/// When the log is damaged below what is known to have been durable, or goes with its pages not.
 pub(super) fn redo(
     store: &Store,
     from: ReadFrom,
-    end: &LogEnd,
+    known: &Known<'_>,
     pages: Pages,
     watcher: &mut dyn Watcher,
-) -> Result<RedoSummary, RecoveryError> {
-    let started_ns = store.clock.monotonic_ns();
-    log::info!("redo starts at {}", from.lsn);
-    let mut redo = Redo {
-        store,
-        end: end.lsn,
-        pages,
-        summary: RedoSummary::default(),
-    };
-    let mut reader = WalReader::new(Arc::clone(&store.storage), from);
-    let mut progress = RedoProgress {
-        from: from.lsn.get(),
-        at: from.lsn.get(),
-        until: end.lsn.get(),
-    };
-    store.shared.set_redo_progress(progress);
-    let (mut told_ns, mut logged_ns) = (started_ns, started_ns);
-    let log_every_ns = store.config.log_startup_progress_interval().as_nanos() as u64;
-    let mut reached = reader.lsn();
-    while let Some(record) = reader.next()? {
-        if record.end > end.lsn {
-            break;
+) -> Result<(LogEnd, RedoSummary), RecoveryError> {
+    thread::scope(|scope| {
+        let crew = Crew::new(scope, store, pages, watcher.redo_threads())?;
+        let mut redo = Redo::new(store, from, crew, watcher)?;
+        let end = redo.first_reading(known)?;
+        redo.tail(known, &end)?;
+        redo.finish(&end)?;
+        Ok((end, redo.summary()))
+    })
+}
+
+/// A place between two records.
+#[derive(Clone, Copy)]
+struct Position {
+    lsn: Lsn,
+    /// The start count of the record before it.
+    start_count: StartCount,
+}
+
+struct Redo<'s, 'w> {
+    store: &'s Store,
+    watcher: &'w mut dyn Watcher,
+    from: ReadFrom,
+    crew: Crew,
+    /// Batches that are not proved to be durable, in the order of the log.
+    held: VecDeque<Batch>,
+    held_bytes: usize,
+    /// Those were too many: what follows `given` is read a second time.
+    is_overfull: bool,
+    /// Everything before was given to the crew.
+    given: Position,
+    /// Everything before is done.
+    applied: Position,
+    records: u64,
+    batch_bytes: usize,
+    progress: RedoProgress,
+    started_ns: u64,
+    told_ns: u64,
+    logged_ns: u64,
+}
+
+impl<'s, 'w> Redo<'s, 'w> {
+    fn new(
+        store: &'s Store,
+        from: ReadFrom,
+        crew: Crew,
+        watcher: &'w mut dyn Watcher,
+    ) -> Result<Redo<'s, 'w>, RecoveryError> {
+        let now_ns = store.clock.monotonic_ns();
+        let start = Position {
+            lsn: from.lsn,
+            start_count: from.start_count,
+        };
+        let progress = RedoProgress {
+            from: from.lsn.get(),
+            at: from.lsn.get(),
+            until: estimate_end(&*store.storage, &from)?.get(),
+        };
+        log::info!("redo starts at {}", from.lsn);
+        store.shared.set_redo_progress(progress);
+        watcher.progress();
+        Ok(Redo {
+            batch_bytes: batch_bytes(store.shared.pool.frame_count()),
+            store,
+            watcher,
+            from,
+            crew,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            is_overfull: false,
+            given: start,
+            applied: start,
+            records: 0,
+            progress,
+            started_ns: now_ns,
+            told_ns: now_ns,
+            logged_ns: now_ns,
+        })
+    }
+
+    /// Reads the log to its end, and redoes what is proved to be durable.
+    fn first_reading(&mut self, known: &Known<'_>) -> Result<LogEnd, RecoveryError> {
+        let mut reader = WalReader::new(Arc::clone(&self.store.storage), self.from);
+        let mut batch = self.crew.batch();
+        let mut read = 0_u64;
+        while let Some(record) = reader.next()? {
+            fault::point(Fault::RecoveryRecord)?;
+            read += 1;
+            if !self.is_overfull {
+                batch.add(&record)?;
+                if batch.bytes() >= self.batch_bytes {
+                    let next = self.crew.batch();
+                    self.hold(std::mem::replace(&mut batch, next));
+                    self.give_proved(known.durable.max(reader.durable_seen()))?;
+                }
+            }
+            if read.is_multiple_of(RECORDS_PER_LOOK) {
+                self.look()?;
+            }
         }
-        fault::point(Fault::RecoveryRecord)?;
-        redo.record(&record)?;
-        reached = record.end;
-        if redo.summary.records.is_multiple_of(RECORDS_PER_LOOK) {
-            if watcher.must_stop() {
-                return Err(RecoveryError::Stopped);
+        self.hold(batch);
+        let end = reader.finish()?;
+        end.check(known.promised, known.witness)?;
+        self.give_proved(known.durable.max(end.durable_seen))?;
+        self.held.clear();
+        log::info!("{end}");
+        self.progress.until = end.lsn.get();
+        Ok(end)
+    }
+
+    fn hold(&mut self, batch: Batch) {
+        if self.is_overfull || batch.is_empty() {
+            self.crew.take_back(batch);
+            return;
+        }
+        self.held_bytes += batch.bytes();
+        self.held.push_back(batch);
+    }
+
+    /// Gives the crew the held batches up to `durable`.
+    fn give_proved(&mut self, durable: Lsn) -> Result<(), RecoveryError> {
+        while let Some(batch) = self.held.pop_front_if(|batch| batch.end <= durable) {
+            self.held_bytes -= batch.bytes();
+            self.give(batch)?;
+        }
+        if self.held_bytes > HELD_BYTES_MAX {
+            self.is_overfull = true;
+            self.held.clear();
+        }
+        Ok(())
+    }
+
+    /// Gives `batch` to the crew, when it has few enough.
+    fn give(&mut self, batch: Batch) -> Result<(), RecoveryError> {
+        for need in &batch.needs {
+            match *need {
+                Need::File(file) => files::adopt(self.store, file)?,
+                Need::Room(tag) => files::make_room(self.store, tag)?,
             }
-            let now_ns = store.clock.monotonic_ns();
-            progress.at = record.end.get();
-            if now_ns - told_ns >= TELL_EVERY_NS {
-                told_ns = now_ns;
-                store.shared.set_redo_progress(progress);
-                watcher.progress();
+        }
+        self.given = Position {
+            lsn: batch.end,
+            start_count: batch.start_count,
+        };
+        self.records += batch.records();
+        self.crew.give(batch);
+        self.wait_until_under_way(UNDER_WAY_MAX)
+    }
+
+    /// Waits until at most `batches` are under way.
+    fn wait_until_under_way(&mut self, batches: usize) -> Result<(), RecoveryError> {
+        self.settle()?;
+        while self.crew.under_way() > batches {
+            self.crew.wait(LOOK_EVERY);
+            self.settle()?;
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of the batches that are done.
+    fn settle(&mut self) -> Result<(), RecoveryError> {
+        self.crew.look();
+        self.crew.check()?;
+        while let Some(batch) = self.crew.next_done() {
+            let files = &self.store.shared.files;
+            for counts in batch.keys.chunk_by(|one, next| one.0 == next.0) {
+                files.count_in_redo(counts[0].0, counts.iter().map(|(_, count)| *count));
             }
-            if log_every_ns > 0 && now_ns - logged_ns >= log_every_ns {
-                logged_ns = now_ns;
-                log_progress(&progress, now_ns - started_ns);
+            files.count_in_redo(batch.end, std::iter::empty());
+            self.applied = Position {
+                lsn: batch.end,
+                start_count: batch.start_count,
+            };
+            self.crew.take_back(batch);
+        }
+        Ok(())
+    }
+
+    /// Makes the unproved tail of the log durable, and redoes it as it can be read then.
+    fn tail(&mut self, known: &Known<'_>, end: &LogEnd) -> Result<(), RecoveryError> {
+        let proved = known.durable.max(end.durable_seen).min(end.lsn);
+        let tail = ReadFrom {
+            lsn: proved,
+            ..self.from
+        };
+        secure_tail(&*self.store.storage, &tail, end.lsn)?;
+        let rest = ReadFrom {
+            lsn: self.given.lsn,
+            start_count: self.given.start_count,
+            ..self.from
+        };
+        let mut reader = WalReader::new(Arc::clone(&self.store.storage), rest);
+        let mut batch = self.crew.batch();
+        while self.given.lsn.max(batch.end) < end.lsn {
+            let Some(record) = reader.next()?.filter(|record| record.end <= end.lsn) else {
+                break;
+            };
+            batch.add(&record)?;
+            if batch.bytes() >= self.batch_bytes {
+                let next = self.crew.batch();
+                self.give(std::mem::replace(&mut batch, next))?;
+                self.look()?;
             }
+        }
+        if !batch.is_empty() {
+            self.give(batch)?;
+        }
+        self.wait_until_under_way(0)?;
+        if self.applied.lsn != end.lsn {
+            return Err(RecoveryError::LogReceded {
+                end: end.lsn,
+                reached: self.applied.lsn,
+            });
+        }
+        Ok(())
+    }
+
+    /// Looks at signals and the clock.
+    fn look(&mut self) -> Result<(), RecoveryError> {
+        if self.watcher.must_stop() {
+            return Err(RecoveryError::Stopped);
+        }
+        let now_ns = self.store.clock.monotonic_ns();
+        self.progress.at = self.applied.lsn.get();
+        if now_ns - self.told_ns >= TELL_EVERY_NS {
+            self.told_ns = now_ns;
+            self.store.shared.set_redo_progress(self.progress);
+            self.watcher.progress();
+        }
+        let log_every = self.store.config.log_startup_progress_interval();
+        let log_every_ns = log_every.as_nanos() as u64;
+        if log_every_ns > 0 && now_ns - self.logged_ns >= log_every_ns {
+            self.logged_ns = now_ns;
+            log_progress(&self.progress, now_ns - self.started_ns);
+        }
+        Ok(())
+    }
+
+    fn summary(&self) -> RedoSummary {
+        RedoSummary {
+            records: self.records,
+            ..self.crew.tally().summary
         }
     }
-    if reached != end.lsn {
-        return Err(RecoveryError::LogReceded {
-            end: end.lsn,
-            reached,
-        });
+
+    /// Says what was done; all of it is.
+    fn finish(&mut self, end: &LogEnd) -> Result<(), RecoveryError> {
+        if let Some((page_lsn, tag)) = self.crew.tally().newest
+            && page_lsn > end.lsn
+        {
+            let end = end.lsn;
+            return Err(RecoveryError::PageBeyondLog { tag, page_lsn, end });
+        }
+        self.progress.at = end.lsn.get();
+        self.store.shared.set_redo_progress(self.progress);
+        self.watcher.progress();
+        let elapsed_ns = self.store.clock.monotonic_ns() - self.started_ns;
+        let RedoSummary {
+            records,
+            pages_changed,
+            pages_skipped,
+        } = self.summary();
+        log::info!(
+            "redo done at {}: {records} records, {} kB of log, {pages_changed} page changes \
+             applied, {pages_skipped} found done; elapsed {:.3} s",
+            end.lsn,
+            end.lsn.bytes_since(self.from.lsn) / 1024,
+            elapsed_ns as f64 / 1e9,
+        );
+        Ok(())
     }
-    progress.at = end.lsn.get();
-    store.shared.set_redo_progress(progress);
-    watcher.progress();
-    let elapsed_ns = store.clock.monotonic_ns() - started_ns;
-    let RedoSummary {
-        records,
-        pages_changed,
-        pages_skipped,
-    } = redo.summary;
-    log::info!(
-        "redo done at {}: {records} records, {} kB of log, {pages_changed} page changes applied, \
-         {pages_skipped} found done; elapsed {:.3} s",
-        end.lsn,
-        end.lsn.bytes_since(from.lsn) / 1024,
-        elapsed_ns as f64 / 1e9,
-    );
-    Ok(redo.summary)
+}
+
+/// Bytes of records in a batch: the more, the more records of one page meet in it; but what waits
+/// in memory must be little beside the shared buffers.
+fn batch_bytes(frames: usize) -> usize {
+    (frames * PAGE_BYTES / 64).clamp(BATCH_BYTES_MIN, BATCH_BYTES_MAX)
 }
 
 fn log_progress(progress: &RedoProgress, elapsed_ns: u64) {
@@ -122,70 +362,6 @@ fn log_progress(progress: &RedoProgress, elapsed_ns: u64) {
         total / 1024,
         done * 100 / total,
     );
-}
-
-struct Redo<'s> {
-    store: &'s Store,
-    end: Lsn,
-    pages: Pages,
-    summary: RedoSummary,
-}
-
-impl Redo<'_> {
-    fn record(&mut self, record: &Record<'_>) -> Result<(), RecoveryError> {
-        self.summary.records += 1;
-        let wrong = |error| RecoveryError::Record {
-            lsn: record.start,
-            error,
-        };
-        let data = record.view.data().map_err(wrong)?;
-        if let RecordData::File(file) = data
-            && record.view.kind() == rd_format::wal_record::RecordKind::FileCreate
-        {
-            super::files::adopt(self.store, file)?;
-        }
-        for block in record.view.blocks() {
-            self.block(record, &block.map_err(wrong)?)?;
-        }
-        if let RecordData::Commit(deltas) = data {
-            let deltas = deltas.iter();
-            let deltas = deltas.map(|delta| (delta.file, i64::from(delta.key_delta)));
-            self.store.shared.files.count_in_redo(record.end, deltas);
-        }
-        Ok(())
-    }
-
-    fn block(&mut self, record: &Record<'_>, block: &BlockView<'_>) -> Result<(), RecoveryError> {
-        let whole_page = block.image.is_some();
-        if whole_page {
-            super::files::make_room(self.store, block.tag)?;
-        }
-        let pool = &self.store.shared.pool;
-        let pin = pool.fetch_for_redo(self.store, block.tag, whole_page)?;
-        let mut bytes = pin.write();
-        let page_lsn = page::page_lsn(&bytes);
-        if page_lsn > self.end {
-            return Err(RecoveryError::PageBeyondLog {
-                tag: block.tag,
-                page_lsn,
-                end: self.end,
-            });
-        }
-        if page_lsn >= record.end {
-            if self.pages == Pages::Unproved {
-                bytes.mark_dirty(record.start);
-            }
-            self.summary.pages_skipped += 1;
-            return Ok(());
-        }
-        bytes.mark_dirty(record.start);
-        apply::redo_block(&mut bytes, block, record.end).map_err(|error| RecoveryError::Apply {
-            lsn: record.start,
-            error,
-        })?;
-        self.summary.pages_changed += 1;
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -251,7 +427,18 @@ mod tests {
             durable_seen: first,
             durable_seen_at: first,
         };
-        redo(store, from, &end, Pages::Repaired, &mut Unwatched)
+        let known = Known {
+            durable: first,
+            promised: first,
+            witness: "nobody",
+        };
+        thread::scope(|scope| {
+            let crew = Crew::new(scope, store, Pages::Repaired, 0).expect("no thread");
+            let mut watcher = Unwatched;
+            let mut redo = Redo::new(store, from, crew, &mut watcher)?;
+            redo.tail(&known, &end)?;
+            Ok(redo.summary())
+        })
     }
 
     #[test]

@@ -158,6 +158,12 @@ impl<'a> RecordView<'a> {
         for block in &mut blocks {
             block?;
         }
+        self.data_behind(&blocks)
+    }
+
+    /// As [`RecordView::data`], for who has been through all `blocks` of this record already.
+    pub fn data_behind(&self, blocks: &Blocks<'a>) -> Result<RecordData<'a>, RecordError> {
+        debug_assert_eq!(blocks.left, 0);
         let rest = self.bytes.get(blocks.at..).unwrap_or(&[]);
         RecordData::decode(self.kind, rest, blocks.at)
     }
@@ -179,6 +185,13 @@ pub struct Blocks<'a> {
     bytes: &'a [u8],
     at: usize,
     left: usize,
+}
+
+impl Blocks<'_> {
+    /// Where in the record the next block begins, for [`BlockView::decode`].
+    pub fn at(&self) -> usize {
+        self.at
+    }
 }
 
 impl<'a> Iterator for Blocks<'a> {
@@ -215,7 +228,10 @@ pub struct BlockView<'a> {
 
 impl<'a> BlockView<'a> {
     /// The block whose reference begins at byte `at` of the record, and where it ends.
-    fn decode(record: &'a [u8], at: usize) -> Result<(Self, usize), RecordError> {
+    ///
+    /// # Errors
+    /// When the bytes there are no block.
+    pub fn decode(record: &'a [u8], at: usize) -> Result<(Self, usize), RecordError> {
         let wrong = |what, at| RecordError::Body { what, at };
         let rest = record.get(at..).unwrap_or(&[]);
         let (reference, rest) = BlockRef::read_from_prefix(rest)

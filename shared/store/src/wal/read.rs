@@ -335,6 +335,11 @@ impl WalReader {
         wal_page::pos_to_end_lsn(self.cursor.pos)
     }
 
+    /// The highest durable LSN in the headers of the pages read so far.
+    pub fn durable_seen(&self) -> Lsn {
+        self.pages.durable_seen
+    }
+
     /// The end of the log, with everything that its files know of it: the pages beyond the end are
     /// looked at too. To be called when [`WalReader::next`] has given none.
     ///
@@ -585,6 +590,42 @@ impl Pages {
         }
         Ok(any)
     }
+}
+
+/// About where the log that begins at `from` ends, by a look at a few page headers: for whoever
+/// wants to know how much there is to do before it is done. A hole in the log may deceive it.
+///
+/// # Errors
+/// When the segments cannot be listed.
+pub fn estimate_end(storage: &dyn Storage, from: &ReadFrom) -> io::Result<Lsn> {
+    let mut bytes = [0; WAL_PAGE_BYTES];
+    let mut is_written = |page: u64| {
+        let address = Lsn::new(page * PAGE);
+        let read = read_page(
+            storage,
+            from.timeline,
+            from.segment_bytes,
+            address,
+            &mut bytes,
+        );
+        read.is_ok() && check_page(&bytes, address, from.timeline, from.system_id).is_ok()
+    };
+    let segment_pages = from.segment_bytes / PAGE;
+    let first = from.lsn.get() / from.segment_bytes;
+    let mut numbers = segments::list(storage, from.timeline, from.segment_bytes)?;
+    numbers.retain(|number| *number > first);
+    let written = numbers.partition_point(|number| is_written(number * segment_pages));
+    let last = written.checked_sub(1).map_or(first, |last| numbers[last]);
+    let (mut low, mut high) = (last * segment_pages, (last + 1) * segment_pages);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if is_written(middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(from.lsn.max(Lsn::new(high * PAGE)))
 }
 
 /// Reads one page of the log.

@@ -1,0 +1,248 @@
+//! The workers, and what is under way with them.
+//!
+//! A batch goes to all workers at once, its parts to each. A page is always the same worker's, and
+//! each takes its parts in the order in which they come: so a page sees its records in the order of
+//! the log, however far one worker is ahead of another. A batch counts as done when all its parts
+//! are, and all batches before it.
+//!
+//! Without threads a part is done when it is given, which is what a simulation needs.
+
+use super::RecoveryError;
+use super::batch::{Batch, Task};
+use super::worker::{Failed, Pages, Tally, Worker};
+use rd_store::Store;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, Scope};
+use std::time::Duration;
+
+/// Batches under way above which the reader waits.
+pub(super) const UNDER_WAY_MAX: usize = 3;
+/// Batches kept to be filled again.
+const SPARE_MAX: usize = 8;
+
+/// A part of a batch.
+struct Job {
+    batch: Arc<Batch>,
+    part: Vec<Task>,
+}
+
+/// What came of a job.
+struct Answer {
+    job: Job,
+    number: u64,
+    done: Result<Tally, Failed>,
+}
+
+enum Hands {
+    Threads(Vec<Sender<(u64, Job)>>),
+    Here(Worker, Sender<Answer>),
+}
+
+/// A batch under way.
+struct Flight {
+    batch: Arc<Batch>,
+    parts_left: usize,
+}
+
+/// The workers.
+pub(super) struct Crew {
+    hands: Hands,
+    workers: usize,
+    answers: Receiver<Answer>,
+    /// Batches that were given and are not done, in the order of the log.
+    flights: VecDeque<Flight>,
+    /// The number of the first of them.
+    first: u64,
+    /// Of batches that were done.
+    spare: Vec<Batch>,
+    spare_parts: Vec<Vec<Task>>,
+    tally: Tally,
+    failed: Option<Failed>,
+}
+
+impl Crew {
+    /// Makes `threads` workers, each a thread in `scope`; or one without a thread, if 0.
+    ///
+    /// # Errors
+    /// When a thread cannot be made.
+    pub fn new<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        store: &Store,
+        pages: Pages,
+        threads: usize,
+    ) -> io::Result<Crew> {
+        let (outbox, answers) = mpsc::channel();
+        let hands = if threads == 0 {
+            Hands::Here(Worker::new(store, pages), outbox)
+        } else {
+            let mut inboxes = Vec::new();
+            for number in 0..threads {
+                let (inbox, jobs) = mpsc::channel();
+                let (worker, outbox) = (Worker::new(store, pages), outbox.clone());
+                thread::Builder::new()
+                    .name(format!("redo {number}"))
+                    .spawn_scoped(scope, move || work(worker, &jobs, &outbox))?;
+                inboxes.push(inbox);
+            }
+            Hands::Threads(inboxes)
+        };
+        Ok(Crew {
+            hands,
+            workers: threads.max(1),
+            answers,
+            flights: VecDeque::new(),
+            first: 0,
+            spare: Vec::new(),
+            spare_parts: Vec::new(),
+            tally: Tally::default(),
+            failed: None,
+        })
+    }
+
+    /// A batch to be filled.
+    pub fn batch(&mut self) -> Batch {
+        let mut batch = self.spare.pop().unwrap_or_default();
+        batch.clear();
+        let part = || self.spare_parts.pop().unwrap_or_default();
+        batch.parts.resize_with(self.workers, part);
+        batch
+    }
+
+    /// Takes back a batch that is not to be redone.
+    pub fn take_back(&mut self, batch: Batch) {
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(batch);
+        }
+    }
+
+    /// Gives `batch`, whose needs are met, to the workers.
+    pub fn give(&mut self, mut batch: Batch) {
+        let parts = std::mem::take(&mut batch.parts);
+        let batch = Arc::new(batch);
+        let number = self.first + self.flights.len() as u64;
+        self.flights.push_back(Flight {
+            batch: Arc::clone(&batch),
+            parts_left: parts.len(),
+        });
+        for (worker, part) in parts.into_iter().enumerate() {
+            let job = Job {
+                batch: Arc::clone(&batch),
+                part,
+            };
+            match &mut self.hands {
+                // A thread that panics takes the process along, so it is there.
+                Hands::Threads(inboxes) => inboxes[worker]
+                    .send((number, job))
+                    .expect("the thread lives as long as this"),
+                Hands::Here(worker, outbox) => outbox
+                    .send(worker.answer(number, job))
+                    .expect("the other end is here"),
+            }
+        }
+    }
+
+    /// How many batches are under way.
+    pub fn under_way(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Waits for some worker to have done something, for at most `timeout`; then takes note of all
+    /// that was done.
+    pub fn wait(&mut self, timeout: Duration) {
+        match self.answers.recv_timeout(timeout) {
+            Ok(answer) => self.note(answer),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+        self.look();
+    }
+
+    /// Takes note of what was done.
+    pub fn look(&mut self) {
+        while let Ok(answer) = self.answers.try_recv() {
+            self.note(answer);
+        }
+    }
+
+    fn note(&mut self, answer: Answer) {
+        let Answer { job, number, done } = answer;
+        let flight = &mut self.flights[(number - self.first) as usize];
+        flight.parts_left -= 1;
+        let Job { batch, mut part } = job;
+        drop(batch);
+        part.clear();
+        self.spare_parts.push(part);
+        match done {
+            Ok(tally) => self.tally.add(&tally),
+            Err(failed) => {
+                // The first in the log is the one to look at.
+                if self
+                    .failed
+                    .as_ref()
+                    .is_none_or(|known| failed.at < known.at)
+                {
+                    self.failed = Some(failed);
+                }
+            }
+        }
+    }
+
+    /// The next batch that is done, together with all before it.
+    pub fn next_done(&mut self) -> Option<Batch> {
+        if self.flights.front()?.parts_left > 0 {
+            return None;
+        }
+        let flight = self.flights.pop_front()?;
+        self.first += 1;
+        Some(Arc::into_inner(flight.batch).expect("all jobs of the batch are answered"))
+    }
+
+    /// What stopped a worker. The others have done then what was under way, so it is the first in
+    /// the log of all that they met.
+    ///
+    /// # Errors
+    /// That.
+    pub fn check(&mut self) -> Result<(), RecoveryError> {
+        if self.failed.is_none() {
+            return Ok(());
+        }
+        while self.flights.iter().any(|flight| flight.parts_left > 0) {
+            match self.answers.recv() {
+                Ok(answer) => self.note(answer),
+                Err(mpsc::RecvError) => break,
+            }
+        }
+        self.failed
+            .take()
+            .map_or(Ok(()), |failed| Err(failed.error))
+    }
+
+    /// All that was done so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+}
+
+/// The life of a worker's thread.
+fn work(mut worker: Worker, jobs: &Receiver<(u64, Job)>, outbox: &Sender<Answer>) {
+    for (number, job) in jobs {
+        if outbox.send(worker.answer(number, job)).is_err() {
+            return;
+        }
+    }
+}
+
+impl Worker {
+    fn answer(&mut self, number: u64, mut job: Job) -> Answer {
+        // Behind a page that could not be redone nothing may be: its later records would hide it.
+        let done = if self.has_failed {
+            Ok(Tally::default())
+        } else {
+            self.redo(&job.batch, &mut job.part)
+        };
+        self.has_failed |= done.is_err();
+        Answer { job, number, done }
+    }
+}
