@@ -279,7 +279,7 @@ fn config_get_knows_both_spellings_and_patterns() {
         ("max_connections", "10000"),
         ("maxclients", "10000"),
         ("max_wal_size", "1GB"),
-        ("wal_sync_method", "fdatasync"),
+        ("wal_sync_method", "open_datasync"),
     ] {
         assert_eq!(
             config_get(&mut client, name).as_deref(),

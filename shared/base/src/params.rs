@@ -411,7 +411,7 @@ Wal "Write-ahead log" {
             .extremes(&["off"]),
         "Reply only when the commit is durable; off makes it so within wal_writer_delay.";
     WalSyncMethod: WalSyncMethod wal_sync_method =
-        Parameter::word::<WalSyncMethod>("wal_sync_method", "fdatasync"),
+        Parameter::word::<WalSyncMethod>("wal_sync_method", "open_datasync"),
         "How the log is forced to disk.";
     WalBuffers: size wal_buffers_bytes =
         Parameter::size("wal_buffers", "0", PAGE, 0, GB).at_start().extremes(&["256kB"]),

@@ -36,9 +36,9 @@ words! {
         Fdatasync "fdatasync",
         /// `fsync` after writing.
         Fsync "fsync",
-        /// Files opened with `O_DSYNC`.
+        /// Files opened with `O_DSYNC`, and `O_DIRECT` where the file system can.
         OpenDatasync "open_datasync",
-        /// Files opened with `O_SYNC`.
+        /// Files opened with `O_SYNC`, and `O_DIRECT` where the file system can.
         OpenSync "open_sync",
     }
     /// What guards against pages of which a power cut wrote only a part.

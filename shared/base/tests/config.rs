@@ -66,7 +66,7 @@ fn the_sample_file_means_the_defaults() {
         config.checkpoint_completion_target().to_bits(),
         0.9_f64.to_bits()
     );
-    assert_eq!(config.wal_sync_method(), WalSyncMethod::Fdatasync);
+    assert_eq!(config.wal_sync_method(), WalSyncMethod::OpenDatasync);
     assert_eq!(
         config.torn_page_protection(),
         TornPageProtection::DoubleWrite

@@ -17,6 +17,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// To what writes past the system's cache are aligned: no disk has larger blocks.
+pub const DIRECT_BYTES: usize = 4096;
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
@@ -26,9 +29,11 @@ pub enum OpenMode {
     ReadWrite,
     /// To read and write one that must not exist yet.
     CreateNew,
-    /// As `ReadWrite`; each write returns when its data is durable (`O_DSYNC`).
+    /// As `ReadWrite`; each write returns when its data is durable (`O_DSYNC`). One whose bytes,
+    /// length and offset are multiples of [`DIRECT_BYTES`] goes past the system's cache where the
+    /// file system can do that (`O_DIRECT`): one request to the disk, and nothing is copied.
     ReadWriteSyncData,
-    /// As `ReadWrite`; each write returns when data and metadata are durable (`O_SYNC`).
+    /// As `ReadWriteSyncData`; the metadata are durable too (`O_SYNC`).
     ReadWriteSync,
 }
 
@@ -134,11 +139,8 @@ impl Storage for RealStorage {
             OpenMode::CreateNew => {
                 options.create_new(true);
             }
-            OpenMode::ReadWriteSyncData => {
-                options.custom_flags(libc::O_DSYNC);
-            }
-            OpenMode::ReadWriteSync => {
-                options.custom_flags(libc::O_SYNC);
+            OpenMode::ReadWriteSyncData | OpenMode::ReadWriteSync => {
+                options.custom_flags(sync_flag(mode));
             }
         }
         let what = if mode == OpenMode::CreateNew {
@@ -147,8 +149,18 @@ impl Storage for RealStorage {
             "open file"
         };
         let file = self.on(what, path, |full| options.open(full))?;
+        let direct = match sync_flag(mode) {
+            0 => None,
+            // A file system that cannot do it says so here; the other descriptor does it all then.
+            sync => self
+                .on(what, path, |full| {
+                    options.custom_flags(sync | libc::O_DIRECT).open(full)
+                })
+                .ok(),
+        };
         Ok(Arc::new(RealFile {
             file,
+            direct,
             path: path.to_owned(),
         }))
     }
@@ -194,8 +206,19 @@ impl Storage for RealStorage {
     }
 }
 
+/// By which writes through a descriptor of this mode are durable when they return.
+fn sync_flag(mode: OpenMode) -> libc::c_int {
+    match mode {
+        OpenMode::Read | OpenMode::ReadWrite | OpenMode::CreateNew => 0,
+        OpenMode::ReadWriteSyncData => libc::O_DSYNC,
+        OpenMode::ReadWriteSync => libc::O_SYNC,
+    }
+}
+
 struct RealFile {
     file: File,
+    /// The same file, for writes past the system's cache.
+    direct: Option<File>,
     path: String,
 }
 
@@ -230,7 +253,13 @@ impl StorageFile for RealFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|error| {
+        let numbers = [bytes.len() as u64, offset, bytes.as_ptr() as u64];
+        let is_aligned = numbers
+            .iter()
+            .all(|number| number.is_multiple_of(DIRECT_BYTES as u64));
+        let direct = self.direct.as_ref().filter(|_| is_aligned);
+        let file = direct.unwrap_or(&self.file);
+        file.write_all_at(bytes, offset).map_err(|error| {
             let what = format!("write {} bytes at offset {offset} of file", bytes.len());
             self.failed(&what, &error)
         })
@@ -350,6 +379,34 @@ mod tests {
                 .contains("1 bytes at offset 7 of file \"wal/1\""),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn writes_that_are_durable_at_once_go_by_either_way_and_are_seen_by_all() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = RealStorage::new(dir.path().to_owned());
+        let plain = disk.open("a", OpenMode::CreateNew).expect("made");
+        plain.write_all_at(&[1; 20_000], 0).expect("written");
+        let memory = [7; 4 * DIRECT_BYTES];
+        let aligned = memory.as_ptr().align_offset(DIRECT_BYTES);
+        let block = &memory[aligned..][..2 * DIRECT_BYTES];
+        for mode in [OpenMode::ReadWriteSyncData, OpenMode::ReadWriteSync] {
+            let file = disk.open("a", mode).expect("opened");
+            file.write_all_at(block, DIRECT_BYTES as u64)
+                .expect("aligned");
+            file.write_all_at(&block[..100], 50).expect("not aligned");
+            file.write_all_at(&memory[aligned + 1..][..DIRECT_BYTES], 0)
+                .expect("in memory neither");
+            file.write_all_at(&[2; 10], 5000).expect("short");
+            let mut seen = vec![0; 20_000];
+            for reader in [&plain, &file] {
+                assert_eq!(reader.read_at(&mut seen, 0).expect("read"), seen.len());
+                assert!(seen[..5000].iter().all(|byte| *byte == 7));
+                assert!(seen[5000..5010].iter().all(|byte| *byte == 2));
+                assert!(seen[5010..12288].iter().all(|byte| *byte == 7));
+                assert!(seen[12288..].iter().all(|byte| *byte == 1));
+            }
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageHeader};
 use rd_sys::clock::monotonic_ns;
 use rd_sys::crash::panic_abort;
 use rd_sys::fault::{self, Fault};
-use rd_sys::storage::{OpenMode, Storage, StorageFile};
+use rd_sys::storage::{DIRECT_BYTES, OpenMode, Storage, StorageFile};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -320,8 +320,10 @@ impl Flusher {
     /// Writes `from_pos` to `to_pos`, which are both in the ring, as whole pages.
     fn write(&mut self, from_pos: u64, to_pos: u64, durable: Lsn) {
         let began_ns = monotonic_ns();
-        self.buffer.resize(WRITE_PAGES * WAL_PAGE_BYTES, 0);
+        self.buffer
+            .resize(WRITE_PAGES * WAL_PAGE_BYTES + DIRECT_BYTES, 0);
         let mut buffer = std::mem::take(&mut self.buffer);
+        let aligned = buffer.as_ptr().align_offset(DIRECT_BYTES);
         let segment_pages = self.wal.segment_bytes() / WAL_PAGE_BYTES as u64;
         let (mut page, end_page) = (from_pos / USABLE, to_pos.div_ceil(USABLE));
         while page < end_page {
@@ -329,7 +331,7 @@ impl Flusher {
             let count = (end_page - page)
                 .min(left_in_segment)
                 .min(WRITE_PAGES as u64);
-            let bytes = &mut buffer[..count as usize * WAL_PAGE_BYTES];
+            let bytes = &mut buffer[aligned..][..count as usize * WAL_PAGE_BYTES];
             for (number, out) in (page..).zip(bytes.chunks_exact_mut(WAL_PAGE_BYTES)) {
                 self.make_page(number, to_pos, durable, out);
             }
@@ -378,11 +380,14 @@ impl Flusher {
     /// F4: `unsynced` says that bytes before this round's were written without a sync.
     fn sync(&mut self, durable: Lsn, target: Lsn, unsynced: bool) {
         if self.syncs_by_write() && !unsynced {
-            return;
+            if let Err(error) = fault::point(Fault::WalSync) {
+                self.give_up("sync", self.segment_before(target), &error);
+            }
+            return self.add(Counter::WalSyncs, 1);
         }
         let began_ns = monotonic_ns();
         let bytes = self.wal.segment_bytes();
-        let last = wal_page::segment_of(Lsn::new(target.get() - 1), bytes);
+        let last = self.segment_before(target);
         for number in wal_page::segment_of(durable, bytes)..=last {
             let file = self.segment(number);
             self.sync_file(number, &file);
@@ -456,6 +461,11 @@ impl Flusher {
     fn place(&self, page: u64) -> (u64, u64) {
         let (lsn, bytes) = (page * WAL_PAGE_BYTES as u64, self.wal.segment_bytes());
         (lsn / bytes, lsn % bytes)
+    }
+
+    /// The segment that holds what comes just before `lsn`.
+    fn segment_before(&self, lsn: Lsn) -> u64 {
+        wal_page::segment_of(Lsn::new(lsn.get() - 1), self.wal.segment_bytes())
     }
 
     fn mode(&self) -> OpenMode {
