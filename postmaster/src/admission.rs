@@ -38,7 +38,7 @@ impl fmt::Display for Refusal {
                 write!(f, "-LOADING Redoubt is starting up ({progress})")
             }
             Refusal::ShuttingDown => f.write_str("-ERR Redoubt is shutting down"),
-            Refusal::Full => f.write_str("-ERR max number of clients reached"),
+            Refusal::Full => f.write_str("-ERR max number of clients reached (max_connections)"),
         }
     }
 }
@@ -185,7 +185,10 @@ mod tests {
                 "-LOADING Redoubt is starting up (redo 42%, about 3 s left)",
             ),
             (Refusal::ShuttingDown, "-ERR Redoubt is shutting down"),
-            (Refusal::Full, "-ERR max number of clients reached"),
+            (
+                Refusal::Full,
+                "-ERR max number of clients reached (max_connections)",
+            ),
         ] {
             assert_eq!(refusal.to_string(), line);
         }

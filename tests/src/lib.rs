@@ -4,5 +4,6 @@
 pub mod churn;
 pub mod history;
 pub mod linear;
+pub mod model;
 pub mod support;
 pub mod torture;

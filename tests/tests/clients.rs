@@ -1,5 +1,5 @@
-//! Programs that people use: redis-py, redis-cli, redis-benchmark. Each test is skipped, with a
-//! message, where the program is not installed.
+//! Programs that people use: redis-py, redis-rs, redis-cli, redis-benchmark. Each test but that of
+//! redis-rs is skipped, with a message, where the program is not installed.
 
 use rd_tests::support::cluster::Cluster;
 use std::io::Write;
@@ -46,10 +46,15 @@ fn redis_py() {
     if !is_there("python3", &["-c", "import redis"]) {
         return;
     }
+    run_script("redis_py.py");
+}
+
+/// Runs a script of `tests/clients` against a server; it says `all right` in the end.
+fn run_script(name: &str) {
     let cluster = Cluster::started(&[]);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/redis_py.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     let output = Command::new("python3")
-        .arg(script)
+        .arg(script.join(name))
         .arg(cluster.socket())
         .stdin(Stdio::null())
         .output()
@@ -58,6 +63,65 @@ fn redis_py() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}{errors}");
     assert_eq!(said.trim(), "all right");
+}
+
+#[test]
+fn redis_cli_at_a_terminal() {
+    if is_there("python3", &["-c", "import pty"]) && is_there("redis-cli", &["--version"]) {
+        run_script("interactive.py");
+    }
+}
+
+/// The client of another author, in Rust: a connection's commands, pipelines, transactions with
+/// their helper, iterators.
+#[test]
+fn redis_rs() -> redis::RedisResult<()> {
+    use redis::Commands;
+    let cluster = Cluster::started(&[]);
+    let address = format!("redis+unix://{}", cluster.socket().display());
+    let mut one = redis::Client::open(address.as_str())?.get_connection()?;
+    let mut other = redis::Client::open(address.as_str())?.get_connection()?;
+    let _: () = one.set("key", &b"value\0\xff"[..])?;
+    assert_eq!(one.get::<_, Vec<u8>>("key")?, b"value\0\xff");
+    assert_eq!(one.get::<_, Option<String>>("nothing")?, None);
+    let _: () = one.mset(&[("a", 1), ("b", 2)])?;
+    let several: (i64, Option<i64>, i64) = one.mget(&["a", "nothing", "b"])?;
+    assert_eq!(several, (1, None, 2));
+    let refused: redis::RedisResult<i64> = one.incr("key", 1);
+    let refused = refused.expect_err("it is a text");
+    assert!(refused.to_string().contains("not an integer"), "{refused}");
+    let _: () = one.set_ex("ends", "x", 100)?;
+    assert!((1..=100).contains(&one.ttl::<_, i64>("ends")?));
+
+    let mut pipe = redis::pipe();
+    for number in 0..1000 {
+        pipe.set(format!("many:{number:04}"), number).ignore();
+    }
+    let done: (i64,) = pipe.incr("a", 41).query(&mut one)?;
+    assert_eq!(done, (42,));
+    let mut found: Vec<String> = one.scan_match("many:*")?.collect::<Result<_, _>>()?;
+    found.sort();
+    assert_eq!(found.len(), 1000);
+    assert_eq!(found[999], "many:0999");
+    let range = redis::cmd("RANGE")
+        .arg("many:0007")
+        .arg("many:0009")
+        .clone();
+    let range: Vec<(String, i64)> = range.query(&mut one)?;
+    assert_eq!(range, [("many:0007".into(), 7), ("many:0008".into(), 8)]);
+
+    // The helper runs again if somebody else changes what it watches.
+    let mut runs = 0;
+    let (new,): (i64,) = redis::transaction(&mut one, &["a"], |one, pipe| {
+        let old: i64 = one.get("a")?;
+        runs += 1;
+        if runs == 1 {
+            let _: () = other.set("a", 100)?;
+        }
+        pipe.set("a", old + 1).ignore().get("a").query(one)
+    })?;
+    assert_eq!((runs, new), (2, 101));
+    Ok(())
 }
 
 #[test]

@@ -337,7 +337,10 @@ fn more_clients_than_allowed_are_turned_away() {
     let mut inside: Vec<Client> = (0..10).map(|_| served()).collect();
     let mut late = cluster.client();
     let reply = late.receive().expect("a refusal");
-    assert_eq!(reply.error(), Some("ERR max number of clients reached"));
+    assert_eq!(
+        reply.error(),
+        Some("ERR max number of clients reached (max_connections)")
+    );
     assert!(late.receive().is_err(), "and the end of the connection");
     inside.pop();
     served();

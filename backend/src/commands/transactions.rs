@@ -21,7 +21,7 @@ use crate::session::Session;
 use crate::transaction::{Open, Queue, Queued, State, Watches};
 use rd_base::Lsn;
 use rd_base::counters::Counter;
-use rd_engine::{EngineError, Isolation, NamespaceId, View};
+use rd_engine::{EngineError, Isolation, MAX_TRANSACTION_SIZE, NamespaceId, View};
 use rd_wire::command::{Flags, Group};
 use rd_wire::num::is_word;
 use rd_wire::{Args, CommandId, RequestBuf, texts};
@@ -300,9 +300,7 @@ pub fn run_until_committed(
         };
         drop(held);
         match outcome {
-            Err(Failure::Engine(
-                error @ (EngineError::Conflict { .. } | EngineError::TransactionTooLarge { .. }),
-            )) if !is_alone(&alone, &used) => {
+            Err(Failure::Engine(error)) if may_help(&error) && !is_alone(&alone, &used) => {
                 call.server.count(Counter::CommitRetries);
                 call.output.bytes().truncate(mark);
                 (call.wait, call.session.proto) = (wait, proto);
@@ -321,6 +319,16 @@ pub fn run_until_committed(
                 return outcome.map(|()| Flow::Done);
             }
         }
+    }
+}
+
+/// Whether what failed with `error` may succeed once nobody else commits beside it. Who is alone
+/// pins less; what it reads and writes stays as large as it is.
+fn may_help(error: &EngineError) -> bool {
+    match error {
+        EngineError::Conflict { .. } => true,
+        EngineError::TransactionTooLarge { parameter, .. } => *parameter != MAX_TRANSACTION_SIZE,
+        _ => false,
     }
 }
 

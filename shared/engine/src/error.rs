@@ -1,6 +1,7 @@
 //! What can go wrong in the engine, and what the caller is to do about it.
 
 use rd_base::error::{Class, Classified};
+use rd_base::limits::SNAPSHOTS_PER_PROCESS;
 use rd_base::{FileNo, Lsn, PageTag};
 use rd_store::TooManySnapshots;
 use rd_store::buffer::PageReadError;
@@ -32,7 +33,9 @@ pub enum EngineError {
     #[error("the operation waits for {0:?}")]
     Park(ParkReason),
     /// A key that no leaf takes.
-    #[error("a key of {bytes} bytes is longer than the greatest, {limit} bytes")]
+    #[error(
+        "a key of {bytes} bytes is longer than a key can be, {limit} bytes; no parameter changes that"
+    )]
     KeyTooLong {
         /// Its length.
         bytes: usize,
@@ -124,8 +127,14 @@ pub enum EngineError {
     #[error("{0} cannot be done within a transaction")]
     NotInTransaction(&'static str),
     /// The process holds as many snapshots as it can.
-    #[error("too many reads of this server process hold a snapshot at the same time")]
-    TooManySnapshots,
+    #[error(
+        "the backend holds {limit} snapshots, as many as it can: for open transactions, watched keys \
+         and long replies; end some of them, or raise backends"
+    )]
+    TooManySnapshots {
+        /// How many that is.
+        limit: usize,
+    },
     /// A page could not be brought into memory.
     #[error("{0}")]
     Page(#[from] PageReadError),
@@ -139,6 +148,8 @@ pub enum EngineError {
     },
 }
 
+/// The parameter that limits the bytes of a transaction.
+pub const MAX_TRANSACTION_SIZE: &str = "max_transaction_size";
 /// A key in a message is shown up to so many bytes.
 const KEY_SHOWN_BYTES: usize = 100;
 
@@ -176,7 +187,9 @@ impl From<NoCredit> for EngineError {
 
 impl From<TooManySnapshots> for EngineError {
     fn from(_: TooManySnapshots) -> Self {
-        EngineError::TooManySnapshots
+        EngineError::TooManySnapshots {
+            limit: SNAPSHOTS_PER_PROCESS,
+        }
     }
 }
 

@@ -37,7 +37,7 @@ mod work;
 pub use api::{Engine, RangeCursor, Read, Value, View};
 pub use btree::scan::Chunk;
 pub use btree::sweep::Swept;
-pub use error::{EngineError, ParkReason, Result};
+pub use error::{EngineError, MAX_TRANSACTION_SIZE, ParkReason, Result};
 pub use namespace::NamespaceInfo;
 pub use rd_store::namespaces::NamespaceId;
 pub use rd_store::snapshot::Snapshot;

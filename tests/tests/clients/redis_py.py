@@ -10,6 +10,71 @@ def check(what, found, expected):
         sys.exit(f"{what}: expected {expected!r}, found {found!r}")
 
 
+def scans(r):
+    found = sorted(r.scan_iter(match="pipe:*", count=17))
+    check("scan_iter", found, sorted(f"pipe:{n}".encode() for n in range(1000)))
+    check("scan_iter", list(r.scan_iter(match="nothing*")), [])
+    check("scan_iter", r.delete(*r.scan_iter(match="pipe:*")), 1000)
+
+
+def transactions(r):
+    with r.pipeline() as pipe:
+        pipe.set("tx", 1).incr("tx").get("tx").expire("tx", 100).ttl("tx")
+        check("multi", pipe.execute(), [True, 2, b"2", True, 100])
+    with r.pipeline() as pipe:
+        pipe.set("tx", "text").incr("tx").set("after", 1)
+        try:
+            pipe.execute()
+            sys.exit("incr of a text gave no error in a transaction")
+        except redis.ResponseError as error:
+            check("exec error", "not an integer" in str(error), True)
+    check("the rest of it was done", r.get("after"), b"1")
+
+    # The helper runs again if somebody else changes what it watches.
+    r.set("tx", 1)
+    runs = []
+
+    def double(pipe):
+        value = int(pipe.get("tx"))
+        if not runs:
+            r.set("tx", 10)
+        runs.append(value)
+        pipe.multi()
+        pipe.set("tx", value * 2)
+
+    check("transaction", r.transaction(double, "tx"), [True])
+    check("transaction ran again", (runs, r.get("tx")), ([1, 10], b"20"))
+
+
+def locks(r):
+    # A lock is SET NX PX; it is let go of by a script, which the server does not run and says so.
+    lock = r.lock("lock", timeout=60, blocking=False)
+    check("lock", lock.acquire(), True)
+    check("lock twice", r.lock("lock", timeout=60, blocking=False).acquire(), False)
+    check("lock ends", 0 < r.pttl("lock") <= 60_000, True)
+    token = lock.local.token
+    try:
+        lock.release()
+        sys.exit("a script was run")
+    except redis.ResponseError as error:
+        check("script", "unknown command" in str(error), True)
+    check("still locked", r.get("lock"), token)
+
+    # What does the same without a script.
+    def release(pipe):
+        owner = pipe.get("lock")
+        pipe.multi()
+        if owner == token:
+            pipe.delete("lock")
+
+    check("release", r.transaction(release, "lock"), [1])
+    short = r.lock("lock", timeout=0.05, blocking=False)
+    check("lock again", short.acquire(), True)
+    late = r.lock("lock", timeout=60, blocking_timeout=30, sleep=0.01)
+    check("a lock that ends is free", late.acquire(), True)
+    r.delete("lock", "tx", "after")
+
+
 def session(socket, protocol):
     r = redis.Redis(unix_socket_path=socket, protocol=protocol)
     check("ping", r.ping(), True)
@@ -54,6 +119,10 @@ def session(socket, protocol):
     large = bytes(range(256)) * 4096
     check("set large", r.set("large", large), True)
     check("get large", r.get("large"), large)
+
+    scans(r)
+    transactions(r)
+    locks(r)
 
     check("info", r.info("server")["redis_mode"], "standalone")
     wal = r.info("wal")

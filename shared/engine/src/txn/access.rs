@@ -3,7 +3,7 @@
 use super::transaction::Write;
 use super::visible::{Meta, Seen, seen};
 use crate::btree::Tree;
-use crate::error::EngineError;
+use crate::error::{EngineError, MAX_TRANSACTION_SIZE};
 use crate::overflow;
 use rd_base::{Config, Lsn};
 use rd_format::NodeRef;
@@ -363,7 +363,7 @@ impl Access<'_> {
             return Err(EngineError::TransactionTooLarge {
                 bytes: (at + value.len()) as u64,
                 limit: self.limits.transaction_bytes as u64,
-                parameter: "max_transaction_size",
+                parameter: MAX_TRANSACTION_SIZE,
             }
             .into());
         }

@@ -7,7 +7,7 @@
 //! - What is read is noted only if the commit will check it.
 
 use super::reads::Reads;
-use crate::error::{EngineError, Result};
+use crate::error::{EngineError, MAX_TRANSACTION_SIZE, Result};
 use rd_base::Lsn;
 use rd_store::Snapshot;
 use rd_store::namespaces::NamespaceId;
@@ -315,6 +315,6 @@ fn check_size(bytes: usize, limit: usize) -> Result<()> {
     Err(EngineError::TransactionTooLarge {
         bytes: bytes as u64,
         limit: limit as u64,
-        parameter: "max_transaction_size",
+        parameter: MAX_TRANSACTION_SIZE,
     })
 }
