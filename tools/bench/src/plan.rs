@@ -34,6 +34,7 @@ REPEATABLE READ. Exit code: 0, or 1 if anything fails, accounts that do not add 
 /// Loads a Redoubt, Redis or PostgreSQL server, and tells how it did.
 #[derive(Clone, Debug, Parser)]
 #[command(name = NAME, version = cli::VERSION, disable_help_flag = true, after_help = NOTES)]
+#[command(args_override_self = true)]
 pub struct Arguments {
     /// What kind of server it is
     #[arg(short = 'S', long, value_enum, default_value = "redoubt")]
@@ -316,6 +317,7 @@ impl Arguments {
                     password: password("PGPASSWORD"),
                 },
                 self.work.data(),
+                self.limit,
                 self.serializable,
                 timeout,
             )),

@@ -29,7 +29,8 @@ const CHUNK_BYTES: usize = 16 * 1024;
 /// Rows made by one statement.
 const LOAD_ROWS: u64 = 100_000;
 
-/// A statement that each session prepares: its name, its text, the types of its parameters.
+/// A statement that each session prepares: its name, its text (with the number of keys of a range
+/// in place of `{limit}`), the types of its parameters.
 type Statement = (&'static str, &'static str, &'static [u32]);
 
 /// For keys with values.
@@ -42,8 +43,9 @@ const OF_VALUES: [Statement; 3] = [
     ),
     (
         "range",
-        "SELECT k, v FROM rd_bench_values WHERE k >= $1 ORDER BY k LIMIT $2",
-        &[INT8, INT8],
+        // A parameter in the place of the limit would leave the planner to guess.
+        "SELECT k, v FROM rd_bench_values WHERE k >= $1 ORDER BY k LIMIT {limit}",
+        &[INT8],
     ),
 ];
 
@@ -86,16 +88,19 @@ pub struct PostgresServer {
     address: Address,
     login: Login,
     data: Data,
+    limit: u32,
     isolation: &'static str,
     timeout: Duration,
 }
 
 impl PostgresServer {
-    /// A server at an address; nothing is done yet. Sessions prepare what `data` asks for.
+    /// A server at an address; nothing is done yet. Sessions prepare what `data` asks for; a range
+    /// has `limit` keys.
     pub fn new(
         address: Address,
         login: Login,
         data: Data,
+        limit: u32,
         is_serializable: bool,
         timeout: Duration,
     ) -> PostgresServer {
@@ -103,6 +108,7 @@ impl PostgresServer {
             address,
             login,
             data,
+            limit,
             isolation: if is_serializable {
                 "serializable"
             } else {
@@ -197,7 +203,8 @@ impl Server for PostgresServer {
             Data::Accounts => &OF_ACCOUNTS,
         };
         for (name, text, types) in statements {
-            session.prepare(name, text, types).map_err(|error| {
+            let text = text.replace("{limit}", &self.limit.to_string());
+            session.prepare(name, &text, types).map_err(|error| {
                 let error = error.context(format!("could not prepare {text:?}"));
                 rd_tools::cli::with_hint(format!("{error:#}"), "Make the tables with --load.")
             })?;
@@ -497,10 +504,7 @@ impl Dialect for PostgresDialect {
             _ if operation.step == Step::Rollback => self.run("rollback", &[]),
             Kind::Get(key) => self.run("get", &[Number(key.cast_signed())]),
             Kind::Set(key) => self.run("set", &[Number(key.cast_signed()), Text(value)]),
-            Kind::Range(key, limit) => {
-                let limit = Number(i64::from(*limit));
-                self.run("range", &[Number(key.cast_signed()), limit]);
-            }
+            Kind::Range(key, _) => self.run("range", &[Number(key.cast_signed())]),
             Kind::Transfer(transfer) => self.transfer(transfer, operation.step),
             Kind::Exec(transfer) => self.exec(transfer),
         }
