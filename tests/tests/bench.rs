@@ -1,0 +1,211 @@
+//! `rd_bench` against real servers: what it writes can be read, what it counts was done, and what
+//! cannot be done is said clearly. Speeds are no matter here.
+
+#![allow(clippy::unwrap_used)]
+
+use nix::sys::signal::Signal;
+use rd_tests::support::cluster::{Cluster, run};
+use std::collections::BTreeMap;
+use std::fs;
+use tempfile::tempdir;
+
+/// Options of a short run.
+const SHORT: [&str; 6] = ["-t", "0.5", "--warm-up", "0.1", "-c", "4"];
+
+/// Runs `rd_bench` on a cluster; whether it succeeded, and what it printed.
+fn bench(cluster: &Cluster, options: &[&str]) -> (bool, String, String) {
+    let socket = cluster.socket();
+    let mut arguments = vec!["-s", socket.to_str().unwrap()];
+    arguments.extend_from_slice(&SHORT);
+    arguments.extend_from_slice(options);
+    let (status, out, err) = run("rd_bench", &arguments);
+    (status.success(), out, err)
+}
+
+/// The operations that a summary speaks of.
+fn operations(summary: &str, work: &str) -> u64 {
+    let prefix = format!("{work}: ");
+    let line = summary.lines().find_map(|line| line.strip_prefix(&prefix));
+    let count = line.and_then(|line| line.split(' ').next());
+    count
+        .and_then(|count| count.parse().ok())
+        .unwrap_or_else(|| panic!("no operations of {work} in:\n{summary}"))
+}
+
+#[test]
+fn every_work_is_done_and_counted() {
+    let cluster = Cluster::started(&[]);
+    let (is_done, out, err) = bench(&cluster, &["--load", "-k", "500", "-t", "0"]);
+    assert!(is_done && out.is_empty(), "{out}{err}");
+    let (_, _, err) = bench(&cluster, &["--load", "-k", "50", "-w", "exec", "-t", "0"]);
+    assert_eq!(err, "");
+    assert_eq!(
+        cluster.client().cmd(&[b"DBSIZE"]).unwrap().as_int(),
+        Some(550)
+    );
+    for (work, options) in [
+        ("get", &["-k", "500"][..]),
+        (
+            "set",
+            &["-k", "500", "-P", "8", "--distribution", "zipfian"],
+        ),
+        ("mixed", &["-k", "500", "--writers", "2", "-j", "2"]),
+        ("range", &["-k", "500", "--limit", "7"]),
+        ("exec", &["-k", "50"]),
+        ("transfer", &["-k", "50"]),
+        ("transfer", &["-k", "50", "--batch", "--serializable"]),
+        ("get", &["-k", "500", "-r", "200"]),
+    ] {
+        let mut all = vec!["-w", work];
+        all.extend_from_slice(options);
+        let (is_done, out, err) = bench(&cluster, &all);
+        assert!(is_done, "{work}: {err}");
+        assert!(operations(&out, work) > 0, "{out}");
+        assert!(
+            !out.contains("not there"),
+            "{work}: every key is there: {out}"
+        );
+    }
+    // Nothing but accounts and keys of the load was written.
+    assert_eq!(
+        cluster.client().cmd(&[b"DBSIZE"]).unwrap().as_int(),
+        Some(550)
+    );
+}
+
+#[test]
+fn conflicts_are_tried_again_and_no_balance_is_lost() {
+    let cluster = Cluster::started(&[]);
+    let options = ["-w", "transfer", "-k", "2", "--load"];
+    let (is_done, out, err) = bench(&cluster, &options);
+    assert!(is_done, "{err}");
+    assert!(out.contains("conflicts tried again"), "{out}");
+    let mut client = cluster.client();
+    let mut balance = |key: &[u8]| -> i64 {
+        let reply = client.cmd(&[b"GET", key]).unwrap();
+        let rd_wire::Reply::Bulk(digits) = reply else {
+            panic!("{reply:?}");
+        };
+        String::from_utf8(digits).unwrap().parse().unwrap()
+    };
+    let sum = balance(b"account:000000000000") + balance(b"account:000000000001");
+    assert_eq!(sum, 2000);
+}
+
+#[test]
+fn what_it_writes_can_be_read() {
+    let cluster = Cluster::started(&[]);
+    let directory = tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (csv, json, svg, html) = (path("a.csv"), path("a.json"), path("a.svg"), path("a.html"));
+    let options = [
+        "-w", "set", "-k", "100", "--load", "-q", "-t", "2.2", "-r", "300",
+    ];
+    let outputs = ["--csv", &csv, "--json", &json, "--report", &svg];
+    let all: Vec<&str> = options.iter().chain(&outputs).copied().collect();
+    let (is_done, out, err) = bench(&cluster, &all);
+    assert!(is_done, "{err}");
+    assert_eq!((out.as_str(), err.as_str()), ("", ""));
+
+    let lines = fs::read_to_string(&csv).unwrap();
+    let mut rows = lines
+        .lines()
+        .map(|line| line.split(',').collect::<Vec<&str>>());
+    let columns = rows.next().unwrap();
+    let rows: Vec<BTreeMap<&str, &str>> = rows
+        .map(|row| {
+            assert_eq!(row.len(), columns.len(), "{row:?}");
+            columns.iter().copied().zip(row).collect()
+        })
+        .collect();
+    assert_eq!(rows.len(), 3, "two whole seconds and a part of one");
+    let number = |row: &BTreeMap<&str, &str>, name: &str| row[name].parse::<f64>().unwrap();
+    // A slow machine may answer nothing, and may not be asked about itself, for a second.
+    for row in rows.iter().filter(|row| row["operations"] != "0") {
+        assert!(number(row, "p50_us") > 0.0, "{row:?}");
+        assert!(number(row, "p50_us") <= number(row, "max_us"), "{row:?}");
+    }
+    let asked: Vec<_> = rows
+        .iter()
+        .filter(|row| !row["wal_bytes"].is_empty())
+        .collect();
+    assert!(!asked.is_empty(), "{lines}");
+    for pair in asked.windows(2) {
+        assert!(number(pair[0], "wal_bytes") <= number(pair[1], "wal_bytes"));
+    }
+    let of_lines: f64 = rows.iter().map(|row| number(row, "operations")).sum();
+    // 300 a second for 2.2 seconds, and what fell due in the warm-up of 0.1.
+    assert!((1.0..=700.0).contains(&of_lines), "{lines}");
+
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let of_series = json["main"]["series"].as_array().unwrap().iter();
+    let sum: u64 = of_series
+        .map(|second| second["operations"].as_u64().unwrap())
+        .sum();
+    assert_eq!(json["main"]["operations"].as_u64(), Some(sum));
+    assert_eq!(sum as f64, of_lines);
+    assert!(json["server"].as_str().unwrap().starts_with("Redoubt "));
+    assert!(!json["samples"].as_array().unwrap().is_empty());
+
+    let picture = fs::read_to_string(&svg).unwrap();
+    assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));
+    for panel in ["operations/s", "response time, ms", "log, MB/s"] {
+        assert!(picture.contains(panel), "{panel}");
+    }
+    let (is_done, _, err) = bench(&cluster, &["-w", "get", "-k", "100", "--report", &html]);
+    assert!(is_done, "{err}");
+    let page = fs::read_to_string(&html).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("<svg") && page.contains("p99.9"));
+}
+
+#[test]
+fn checkpoints_are_marked() {
+    let cluster = Cluster::started(&[]);
+    let options = ["-w", "set", "-k", "1000", "--json", "-", "-t", "2"];
+    let json = std::thread::scope(|scope| {
+        let run = scope.spawn(|| bench(&cluster, &options));
+        let mut client = cluster.client();
+        // Checkpoints one after another, until the run is over: some of them are within it.
+        while !run.is_finished() {
+            client.cmd(&[b"CHECKPOINT"]).unwrap();
+        }
+        let (is_done, out, err) = run.join().unwrap();
+        assert!(is_done, "{err}");
+        serde_json::from_str::<serde_json::Value>(&out).unwrap()
+    });
+    let marks = json["checkpoints"].as_array().unwrap();
+    assert!(!marks.is_empty(), "{json}");
+    for mark in marks {
+        let start_s = mark["start_s"].as_f64().unwrap();
+        assert!((-1.0..=2.0).contains(&start_s), "{mark}");
+    }
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    let mut cluster = Cluster::started(&[("max_value_size", "1kB")]);
+    let refused = |cluster: &Cluster, options: &[&str], texts: &[&str]| {
+        let (is_done, _, err) = bench(cluster, options);
+        assert!(!is_done, "{options:?}");
+        for text in texts {
+            assert!(err.contains(text), "{options:?}: no {text:?} in: {err}");
+        }
+    };
+    let absent = [
+        "account 0 is missing",
+        "hint: Make the accounts with --load",
+    ];
+    refused(&cluster, &["-w", "transfer"], &absent);
+    refused(&cluster, &["-c", "0"], &["--connections"]);
+    refused(&cluster, &["--report", "x.pdf"], &[".svg or .html"]);
+    let unwritable = "/nowhere/at/all.csv";
+    refused(&cluster, &["-k", "9", "--csv", unwritable], &[unwritable]);
+    // What the server refuses is passed on, with the operation that it refused.
+    let large = ["-w", "set", "-k", "9", "-b", "2000"];
+    refused(&cluster, &large, &["Set(", "max_value_size"]);
+    let (is_done, out, err) = bench(&cluster, &[&large[..], &["--keep-going"]].concat());
+    assert!(is_done, "{err}");
+    assert!(out.contains("max_value_size"), "counted by its text: {out}");
+    cluster.stop(Signal::SIGINT);
+    refused(&cluster, &[], &["could not connect to"]);
+}
