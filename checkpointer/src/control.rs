@@ -60,6 +60,8 @@ pub struct Advance {
     pub keys_lsn: Lsn,
     /// Whether pages are written by way of the double-write area.
     pub is_double_written: bool,
+    /// Whether the log is still being redone.
+    pub is_in_redo: bool,
 }
 
 /// The open control file.
@@ -121,12 +123,13 @@ impl Control {
         self.newest().checkpoint_count + 1
     }
 
-    /// The start count of the last record before `lsn`, which is at or above the end of the log
-    /// as it was at this start.
-    fn predecessor_count(lsn: Lsn, now: &Now) -> StartCount {
+    /// The start count of the last record before `lsn`, or one that is not higher if `lsn` lies
+    /// before the end of the log as it was at this start.
+    fn predecessor_count(&self, lsn: Lsn, now: &Now) -> StartCount {
         match now.log_end {
-            Some(end) if lsn <= end.lsn => end.last_count,
-            _ => now.start_count,
+            Some(end) if lsn > end.lsn => now.start_count,
+            Some(end) if lsn == end.lsn => end.last_count,
+            _ => self.newest().redo_predecessor_count,
         }
     }
 
@@ -134,7 +137,7 @@ impl Control {
     fn renewed(&self, now: &Now) -> ControlFile {
         let mut next = self.newest().clone();
         if let Some(durable) = now.durable_lsn.filter(|lsn| *lsn > next.durable_lsn) {
-            next.durable_predecessor_count = Self::predecessor_count(durable, now);
+            next.durable_predecessor_count = self.predecessor_count(durable, now);
             next.durable_lsn = durable;
         }
         if now.is_running && next.state != DbState::InProduction {
@@ -147,9 +150,12 @@ impl Control {
         next.first_unsynced_batch = now.first_unsynced_batch;
         next.next_file = next.next_file.max(now.next_file);
         next.pending_drops = now.pending_drops.clone();
-        next.estimated_recovery_ms = now.estimate.us / 1000;
-        next.estimated_redo_bytes = now.estimate.work.bytes;
-        next.estimated_redo_pages = now.estimate.work.pages;
+        // During redo there is no new estimate.
+        if now.durable_lsn.is_some() {
+            next.estimated_recovery_ms = now.estimate.us / 1000;
+            next.estimated_redo_bytes = now.estimate.work.bytes;
+            next.estimated_redo_pages = now.estimate.work.pages;
+        }
         if let Some((took_ms, predicted_ms)) = self.recovered {
             self.speeds.store(&mut next);
             next.last_recovery_ms = took_ms;
@@ -209,16 +215,23 @@ impl Control {
             "the redo point goes from {} to {redo}",
             next.redo_lsn
         );
-        next.redo_predecessor_count = Self::predecessor_count(redo, now);
+        next.redo_predecessor_count = self.predecessor_count(redo, now);
         next.previous_redo_lsn = next.redo_lsn;
         next.redo_lsn = redo;
         next.checkpoint_count = self.next_count();
-        // All that was written without the area is synced, or the redo point is below it.
-        next.protection = if advance.is_double_written {
-            PROTECTION_DOUBLE_WRITE
-        } else {
-            0
-        };
+        if next.durable_lsn < redo {
+            next.durable_lsn = redo;
+            next.durable_predecessor_count = next.redo_predecessor_count;
+        }
+        // All that was written without the area is synced, or the redo point is below it; but not
+        // what redo has not met yet.
+        if !advance.is_in_redo {
+            next.protection = if advance.is_double_written {
+                PROTECTION_DOUBLE_WRITE
+            } else {
+                0
+            };
+        }
         next.files = advance.files;
         next.keys_lsn = advance.keys_lsn;
         match advance.full {

@@ -317,6 +317,7 @@ impl Checkpointer {
             files,
             keys_lsn,
             is_double_written: self.area.is_some(),
+            is_in_redo: false,
         });
         shared.checkpoint.publish_done(self.store.clock.wall_us());
         self.idle_lsn = inserted.end;
@@ -330,7 +331,9 @@ impl Checkpointer {
         advance
             .files
             .retain(|row| row.checkpoint_count > 0 || control.has_row(row.file));
-        self.estimate_recovery(redo);
+        if !advance.is_in_redo {
+            self.estimate_recovery(redo);
+        }
         let now = self.now();
         let control = self.control.as_mut().expect("after the handover");
         control.advance(&now, advance);

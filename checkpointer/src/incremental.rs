@@ -23,6 +23,7 @@ use crate::{Checkpointer, Failure, pacing};
 use rd_base::Lsn;
 use rd_base::counters::Counter;
 use rd_base::limits::{PAGE_BYTES, WAL_PAGE_BYTES};
+use rd_format::control::FileRow;
 use rd_format::doublewrite::DW_BATCH_PAGES_MAX;
 use rd_store::buffer::{DirtyFrame, Survey};
 use rd_store::checkpoint::RecoveryNow;
@@ -215,11 +216,23 @@ impl Checkpointer {
         Duration::from_secs_f64(quarter_s).max(ADVANCE_MIN.min(config))
     }
 
+    /// Up to where the log is in the pages: the insert position, or what redo has applied. None
+    /// between the end of redo and the first insertion.
+    fn position(&self, is_in_redo: bool) -> Option<Lsn> {
+        let shared = &self.store.shared;
+        let position = if is_in_redo {
+            shared.checkpoint.applied_lsn()
+        } else {
+            shared.wal.insert_lsn()
+        };
+        (position > Lsn::ZERO).then_some(position)
+    }
+
     /// Whether the redo point may move to `lsn`: it is known which start wrote the last record
-    /// before it.
-    fn can_advance_to(&self, lsn: Lsn) -> bool {
+    /// before it. (In redo: that a record follows, see `redo`.)
+    fn can_advance_to(&self, lsn: Lsn, is_in_redo: bool) -> bool {
         let log_end = self.store.shared.checkpoint.end_of_log();
-        log_end.is_some_and(|end| lsn >= end.lsn)
+        is_in_redo || log_end.is_some_and(|end| lsn >= end.lsn)
     }
 
     /// Advances the redo point as far as it goes; false if that is not worth while.
@@ -228,48 +241,70 @@ impl Checkpointer {
     /// When the disk refuses a header; then the redo point is as it was.
     pub(crate) fn advance_redo(&mut self) -> Result<bool, Failure> {
         let shared = Arc::clone(&self.store.shared);
+        let is_in_redo = self.is_redoing();
         let previous = self.redo_in_control();
         let goes_far = |redo: Lsn| redo.get() >= previous.get() + STEP_BYTES;
-        let position = shared.wal.insert_lsn();
+        let Some(position) = self.position(is_in_redo) else {
+            return Ok(false);
+        };
         let least_dirty = shared.pool.least_rec_lsn().unwrap_or(Lsn::MAX);
         let hoped = position.min(least_dirty);
-        if !goes_far(hoped) || !self.can_advance_to(hoped) {
+        if !goes_far(hoped) || !self.can_advance_to(hoped, is_in_redo) {
             return Ok(false);
         }
         self.sync_all();
-        let position = shared.wal.insert_lsn();
+        let position = self.position(is_in_redo);
         let redo = [
-            Some(position),
+            position,
             shared.pool.least_rec_lsn(),
             self.unsynced.least_rec_lsn(),
             self.batch.least_rec_lsn(),
         ];
         let redo = redo.into_iter().flatten().min().expect("the first is some");
-        if !goes_far(redo) || !self.can_advance_to(redo) {
+        if !goes_far(redo) || !self.can_advance_to(redo, is_in_redo) {
             return Ok(false);
         }
         self.stamp_headers(redo, Counter::PagesWrittenIncremental)?;
         self.sync_all();
-        let cut = shared.files.begin_cut(|| shared.wal.insert_lsn());
-        let keys_lsn = cut.boundary;
-        self.flusher
-            .flush_until(keys_lsn)
-            .expect("the boundary was an insert position");
-        let files = shared.files.end_cut(cut, redo, Lsn::ZERO);
+        let (files, keys_lsn) = self.cut_keys(redo, is_in_redo);
         self.move_redo(Advance {
             redo_lsn: redo,
             full: None,
             files,
             keys_lsn,
             is_double_written: self.area.is_some(),
+            is_in_redo,
         });
         self.redo = self.redo.max(redo);
         self.store.count(Counter::RedoAdvances);
-        // So long the log was; the next time it may be as long.
-        let length_bytes = position.bytes_since(previous);
-        self.estimate_bytes = pacing::next_estimate(self.estimate_bytes, length_bytes);
-        self.retire_log(redo);
+        if !is_in_redo {
+            // So long the log was; the next time it may be as long.
+            let length_bytes = position.map_or(0, |position| position.bytes_since(previous));
+            self.estimate_bytes = pacing::next_estimate(self.estimate_bytes, length_bytes);
+            self.retire_log(redo);
+        }
         Ok(true)
+    }
+
+    /// Step 4: the key counts for a redo point at `redo`, and up to where they count.
+    fn cut_keys(&mut self, redo: Lsn, is_in_redo: bool) -> (Vec<FileRow>, Lsn) {
+        let shared = Arc::clone(&self.store.shared);
+        let files = &shared.files;
+        if is_in_redo {
+            let cut = files.begin_cut(|| files.counting_in_redo());
+            // Between its two steps startup waits for nothing.
+            while !files.is_counted_in_redo(cut.boundary) {
+                std::thread::yield_now();
+            }
+            let keys_lsn = cut.boundary;
+            return (files.end_cut(cut, redo, Lsn::ZERO), keys_lsn);
+        }
+        let cut = files.begin_cut(|| shared.wal.insert_lsn());
+        let keys_lsn = cut.boundary;
+        self.flusher
+            .flush_until(keys_lsn)
+            .expect("the boundary was an insert position");
+        (files.end_cut(cut, redo, Lsn::ZERO), keys_lsn)
     }
 }
 

@@ -20,6 +20,7 @@
 //! | --- | --- |
 //! | `full` | the full checkpoint, step by step |
 //! | `incremental` | the oldest pages, all the time, and the redo point behind them |
+//! | `redo` | the same while the log is redone |
 //! | `pacing` | when one is due, how fast it goes; pure |
 //! | `supply` | clean frames ahead of need |
 //! | `writer` | batches of pages: double-write area, then their places |
@@ -33,6 +34,7 @@ mod control;
 mod full;
 mod incremental;
 mod pacing;
+mod redo;
 mod report;
 mod requests;
 mod supply;
@@ -164,6 +166,8 @@ pub struct Checkpointer {
     wants_more_supply: bool,
     /// When the next heartbeat is due.
     heartbeat_ns: u64,
+    /// When the redo point is to advance during redo; 0 before that is known.
+    redo_due_ns: u64,
     /// Sleeps so far: what was looked at before one must be looked at again.
     sleeps: u64,
     outside: Option<turn::Outside>,
@@ -211,6 +215,7 @@ impl Checkpointer {
             supply_retry_ns: 0,
             wants_more_supply: false,
             heartbeat_ns: 0,
+            redo_due_ns: 0,
             sleeps: 0,
             outside: None,
             store,

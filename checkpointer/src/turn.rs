@@ -78,6 +78,7 @@ impl Checkpointer {
         }
         self.supply();
         self.learn_of_recovery();
+        self.beside_redo();
         self.incremental();
         if let Some(own) = self.due() {
             self.attempt(own);
@@ -232,7 +233,9 @@ impl Checkpointer {
         if !self.log_is_written() || self.store.shared.phase() != Phase::Running {
             // Nobody tells when recovery has ended and found nothing to ask for.
             let look_ns = now_ns + nanos(self.store.config.checkpoint_heartbeat());
-            next_ns = next_ns.min(if self.control.is_some() {
+            next_ns = next_ns.min(if self.is_redoing() {
+                self.redo_due_ns
+            } else if self.control.is_some() {
                 look_ns
             } else {
                 u64::MAX

@@ -71,6 +71,7 @@ fn killed_with_log() -> (Cluster, Acknowledged, u64, u64) {
         ("max_wal_size", "1GB"),
         ("min_wal_size", "4MB"),
         ("shared_buffers", "64MB"),
+        ("recovery_workers", "3"),
     ];
     let mut cluster = Cluster::started(&cluster_settings);
     cluster.client().call(&["CHECKPOINT"]).expect("answered");

@@ -37,6 +37,7 @@ use rd_sys::{Latch, One, Plan, Region, Segment};
 use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Longest text of an error that is kept, in bytes; a longer one is cut.
@@ -236,6 +237,8 @@ struct Words {
     failed_count: AtomicU64,
     /// Moves at the end of each attempt.
     end_of_one: Condition,
+    /// Moves when the redo point does between two checkpoints.
+    redo_moved: Condition,
     /// Not 0 while too many attempts in a row have failed: writes are refused.
     /// atomic: Relaxed, written by the checkpointer.
     refuse_writes: AtomicU32,
@@ -270,6 +273,9 @@ struct FromStartup {
     redo_lsn: AtomicU64,
     /// const after the end is found.
     end_lsn: AtomicU64,
+    /// See [`CheckpointShared::applied_lsn`]. atomic: Release by startup, Acquire by the
+    /// checkpointer.
+    applied_lsn: AtomicU64,
     /// 1 when startup has said what recovery took. atomic: Release by startup, after the words
     /// below; taken by the checkpointer.
     has_measured: AtomicU32,
@@ -482,6 +488,20 @@ impl CheckpointShared {
         procs.notify(Role::Checkpointer);
     }
 
+    /// Says how far redo has come, see [`CheckpointShared::applied_lsn`].
+    pub fn set_applied(&self, lsn: Lsn) {
+        let words = &self.from_startup;
+        words.applied_lsn.store(lsn.get(), Ordering::Release);
+    }
+
+    /// Sleeps while the redo point is at `lsn`, for at most `timeout`.
+    pub fn wait_for_redo_point(&self, lsn: Lsn, timeout: Duration) {
+        let moved = self.words.redo_moved.ticket();
+        if self.redo_lsn() == lsn {
+            self.words.redo_moved.wait(moved, Some(timeout));
+        }
+    }
+
     /// Tells where the log ends, all of which is durable; before the log is taken up.
     pub fn set_end_of_log(&self, end: &EndOfLog) {
         let words = &self.from_startup;
@@ -669,6 +689,13 @@ impl CheckpointShared {
     /// Publishes the redo point that `pg_control` has.
     pub fn publish_redo(&self, redo_lsn: Lsn) {
         self.words.redo_lsn.store(redo_lsn.get(), Ordering::Release);
+        self.words.redo_moved.wake_all();
+    }
+
+    /// Up to where redo has applied the log: every record below is in its pages, and one that is
+    /// durable follows. Zero before redo has come anywhere.
+    pub fn applied_lsn(&self) -> Lsn {
+        Lsn::new(self.from_startup.applied_lsn.load(Ordering::Acquire))
     }
 }
 

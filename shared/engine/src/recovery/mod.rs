@@ -240,6 +240,8 @@ fn known(control: &ControlFile, newest_copy: Lsn) -> Known<'static> {
         durable,
         promised,
         witness,
+        // This one counts already.
+        is_repeated: control.unfinished_starts > 1,
     }
 }
 

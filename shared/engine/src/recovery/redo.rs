@@ -49,6 +49,12 @@ const HELD_BYTES_MAX: usize = 64 << 20;
 const BATCH_BYTES_MIN: usize = 256 << 10;
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
+/// Pages made dirty since the redo point has moved, above which redo waits for it if the last start
+/// did not finish: as many as a disk takes in a second or so.
+const DIRTIED_MAX: u64 = (256 << 20) / PAGE_BYTES as u64;
+/// Bytes of a batch at most, if the last start did not finish.
+const REPEATED_BATCH_BYTES_MAX: usize = 4 << 20;
+
 /// What is known of the log before it is read.
 pub(super) struct Known<'k> {
     /// It was synced at least to here, as `pg_control` says.
@@ -57,6 +63,9 @@ pub(super) struct Known<'k> {
     pub promised: Lsn,
     /// Who says so.
     pub witness: &'k str,
+    /// The last start did not finish. Then redo does not get further ahead of the redo point than
+    /// can be written soon, so that even a start that is cut off again and again gets to the end.
+    pub is_repeated: bool,
 }
 
 /// Replays the log from `from` to its end, and gives the end.
@@ -72,7 +81,7 @@ pub(super) fn redo(
 ) -> Result<(LogEnd, RedoSummary), RecoveryError> {
     thread::scope(|scope| {
         let crew = Crew::new(scope, store, pages, watcher.redo_threads())?;
-        let mut redo = Redo::new(store, from, crew, watcher)?;
+        let mut redo = Redo::new(store, from, known, crew, watcher)?;
         let end = redo.first_reading(known)?;
         redo.tail(known, &end)?;
         redo.finish(&end)?;
@@ -86,6 +95,17 @@ struct Position {
     lsn: Lsn,
     /// The start count of the record before it.
     start_count: StartCount,
+}
+
+/// How far redo is ahead of the redo point.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// The redo point.
+    redo: Lsn,
+    /// Pages that had been made dirty when it was seen to be there.
+    dirtied: u64,
+    /// Batches given since.
+    batches: u32,
 }
 
 struct Redo<'s, 'w> {
@@ -104,6 +124,8 @@ struct Redo<'s, 'w> {
     applied: Position,
     records: u64,
     batch_bytes: usize,
+    /// How far redo is ahead of the redo point, if that is bounded.
+    ahead: Option<Ahead>,
     progress: RedoProgress,
     started_ns: u64,
     told_ns: u64,
@@ -114,6 +136,7 @@ impl<'s, 'w> Redo<'s, 'w> {
     fn new(
         store: &'s Store,
         from: ReadFrom,
+        known: &Known<'_>,
         crew: Crew,
         watcher: &'w mut dyn Watcher,
     ) -> Result<Redo<'s, 'w>, RecoveryError> {
@@ -127,11 +150,21 @@ impl<'s, 'w> Redo<'s, 'w> {
             at: from.lsn.get(),
             until: estimate_end(&*store.storage, &from)?.get(),
         };
+        let batch_bytes = batch_bytes(store.shared.pool.frame_count());
         log::info!("redo starts at {}", from.lsn);
         store.shared.set_redo_progress(progress);
         watcher.progress();
         Ok(Redo {
-            batch_bytes: batch_bytes(store.shared.pool.frame_count()),
+            batch_bytes: if known.is_repeated {
+                batch_bytes.min(REPEATED_BATCH_BYTES_MAX)
+            } else {
+                batch_bytes
+            },
+            ahead: known.is_repeated.then_some(Ahead {
+                redo: from.lsn,
+                dirtied: 0,
+                batches: 0,
+            }),
             store,
             watcher,
             from,
@@ -215,7 +248,35 @@ impl<'s, 'w> Redo<'s, 'w> {
         };
         self.records += batch.records();
         self.crew.give(batch);
-        self.wait_until_under_way(UNDER_WAY_MAX)
+        self.wait_until_under_way(UNDER_WAY_MAX)?;
+        self.wait_for_redo_point()
+    }
+
+    /// Waits while redo is further ahead of the redo point than it may be.
+    fn wait_for_redo_point(&mut self) -> Result<(), RecoveryError> {
+        let Some(mut ahead) = self.ahead.take() else {
+            return Ok(());
+        };
+        let checkpoint = &self.store.shared.checkpoint;
+        ahead.batches += 1;
+        loop {
+            let dirtied = self.crew.tally().dirtied;
+            if checkpoint.redo_lsn() != ahead.redo {
+                ahead = Ahead {
+                    redo: checkpoint.redo_lsn(),
+                    dirtied,
+                    batches: 0,
+                };
+            }
+            // With two batches more than at the last advance there is something to advance to.
+            if ahead.batches < 2 || dirtied - ahead.dirtied < DIRTIED_MAX {
+                self.ahead = Some(ahead);
+                return Ok(());
+            }
+            checkpoint.wait_for_redo_point(ahead.redo, LOOK_EVERY);
+            self.settle()?;
+            self.look()?;
+        }
     }
 
     /// Waits until at most `batches` are under way.
@@ -239,6 +300,8 @@ impl<'s, 'w> Redo<'s, 'w> {
                 files.count_in_redo(counts[0].0, counts.iter().map(|(_, count)| *count));
             }
             files.count_in_redo(batch.end, std::iter::empty());
+            // One batch back, so that a record is known to follow.
+            self.store.shared.checkpoint.set_applied(self.applied.lsn);
             self.applied = Position {
                 lsn: batch.end,
                 start_count: batch.start_count,
@@ -431,11 +494,12 @@ mod tests {
             durable: first,
             promised: first,
             witness: "nobody",
+            is_repeated: false,
         };
         thread::scope(|scope| {
             let crew = Crew::new(scope, store, Pages::Repaired, 0).expect("no thread");
             let mut watcher = Unwatched;
-            let mut redo = Redo::new(store, from, crew, &mut watcher)?;
+            let mut redo = Redo::new(store, from, &known, crew, &mut watcher)?;
             redo.tail(&known, &end)?;
             Ok(redo.summary())
         })

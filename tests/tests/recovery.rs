@@ -1,0 +1,89 @@
+//! Recovery goes on where it was cut off, however often; with several workers.
+
+use rd_base::Lsn;
+use rd_tests::support::cluster::Cluster;
+use rd_tests::support::load::{Acknowledged, Load};
+use rd_tests::support::wait_for;
+use rd_wire::Reply;
+
+/// Where the last start began to redo.
+fn redo_start(cluster: &Cluster) -> Lsn {
+    let log = cluster.log_since_start();
+    let line = log.lines().find(|line| line.contains("redo starts at"));
+    let text = line.and_then(|line| line.split_whitespace().last());
+    text.and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| panic!("no start of redo in:\n{log}"))
+}
+
+fn redo_point(cluster: &Cluster) -> Lsn {
+    let text = cluster.control("Latest checkpoint's REDO location");
+    text.parse().expect("an LSN")
+}
+
+fn keys(cluster: &Cluster) -> Reply {
+    cluster.client().call(&["DBSIZE"]).expect("answered")
+}
+
+/// A server that was killed over a log of some ten megabytes, what it has promised, and how many
+/// keys it had.
+fn killed() -> (Cluster, Acknowledged, Reply) {
+    let mut cluster = Cluster::started(&[
+        ("shared_buffers", "32MB"),
+        ("max_wal_size", "1GB"),
+        ("wal_segment_size", "1MB"),
+        ("recovery_time_target", "0"),
+        ("checkpoint_heartbeat", "1min"),
+        ("recovery_workers", "3"),
+    ]);
+    cluster.announce("");
+    let load = Load::start(&cluster.socket(), 4, 700);
+    load.wait_for(20_000);
+    let acknowledged = load.stop();
+    let keys = keys(&cluster);
+    cluster.kill_all();
+    (cluster, acknowledged, keys)
+}
+
+#[test]
+fn each_attempt_begins_where_the_one_before_has_come() {
+    let (mut cluster, acknowledged, before) = killed();
+    let mut last = redo_point(&cluster);
+    for _ in 0..3 {
+        // Far enough for some batches to be redone behind the redo point.
+        cluster.set("fault_points", "recovery_record=pause@6000");
+        cluster.spawn();
+        wait_for("the redo point to advance", || {
+            (redo_point(&cluster) > last).then_some(())
+        });
+        assert_eq!(redo_start(&cluster), last, "it begins at the redo point");
+        cluster.kill_all();
+        last = redo_point(&cluster);
+    }
+    cluster.set("fault_points", "");
+    cluster.start();
+    assert_eq!(redo_start(&cluster), last);
+    acknowledged.assert_there(&mut cluster.client());
+    assert_eq!(keys(&cluster), before, "keys are counted exactly");
+    // And whatever was written meanwhile is whole.
+    cluster.kill_all();
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+    assert_eq!(keys(&cluster), before);
+}
+
+#[test]
+fn killed_again_and_again_it_comes_to_its_end() {
+    let (mut cluster, acknowledged, before) = killed();
+    let records = ["3000", "9000", "1", "14000", "500", "12000", "2"];
+    for record in records {
+        let text = format!("recovery_record=kill@{record}");
+        cluster.set("fault_points", &text);
+        cluster.set("restart_after_crash", "off");
+        cluster.spawn();
+        cluster.wait_exit();
+    }
+    cluster.set("fault_points", "");
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+    assert_eq!(keys(&cluster), before, "keys are counted exactly");
+}
