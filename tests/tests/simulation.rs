@@ -129,6 +129,8 @@ fn sized_config(protection: &str, size: &str) -> Arc<Config> {
         ("checkpoint_timeout", "1h"),
         ("max_wal_size", "1GB"),
         ("torn_page_protection", protection),
+        // So that a sync of the log can fail by itself, after its write.
+        ("wal_sync_method", "fdatasync"),
     ];
     let config = Config::from_pairs(&pairs).expect("valid");
     Arc::new(config.with_wal_segment_size(SEGMENT_BYTES).expect("valid"))
