@@ -36,10 +36,15 @@ fn record(ways: &[Way], seed: u64, count: u64, kills: usize, settings: &[(&str, 
             cluster.kill_all();
             cluster.start();
         } else {
-            send(cluster.child("backend 1"), Signal::SIGKILL);
+            let victim = cluster.child("backend 1");
+            send(victim, Signal::SIGKILL);
+            // Its successor is born when all the others are gone, too.
+            wait_for("another backend", || {
+                (cluster.child("backend 1") != victim).then_some(())
+            });
         }
+        recorder.crash_is_over();
     }
-    // The last to be killed may have been a backend.
     cluster.wait_ready().expect("the server serves");
     recorder.finish()
 }

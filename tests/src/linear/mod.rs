@@ -6,9 +6,10 @@
 //! moments. [`Action`] is what a command does to a key: the model.
 //!
 //! **What a crash leaves open.** A command whose reply never came may have happened or not. If it
-//! has, then before its connection broke: what carries it out dies with that connection. So its
-//! moment, if it has one, is bounded as that of any other is. What the client has sent after it on
-//! the same connection comes after it.
+//! has, then not when its connection broke at the latest: its record may lie in the log, and another
+//! process, not dead yet, makes it durable, which is when readers see it. But all of that is over
+//! once the server serves again, so its moment, if it has one, lies before that. What the client
+//! has sent after it on the same connection comes after it.
 
 pub mod check;
 pub mod record;
@@ -65,7 +66,7 @@ pub struct Op {
     pub session: usize,
     /// When it was sent, in nanoseconds since some moment.
     pub sent: u64,
-    /// When its reply came, or its connection broke.
+    /// When its reply came, or the crash that broke its connection was over.
     pub ended: u64,
     /// What it does.
     pub action: Action,

@@ -18,6 +18,8 @@ const PIPELINE_MAX: u64 = 4;
 const LARGE_ONE_IN: u64 = 12;
 /// Longest of these.
 const LARGE_BYTES_MAX: u64 = 20_000;
+/// The end of a command without a reply, before the crash is over.
+const OPEN: u64 = u64::MAX;
 /// Values lie so far apart that INCR does not make one of another.
 const VALUE_STEP: u64 = 1000;
 /// Commands for which [`Way::Stale`] keeps its snapshot.
@@ -140,7 +142,10 @@ impl Session<'_> {
     }
 
     fn note(&self, key: usize, op: Op) {
-        if op.answer.is_some() {
+        let mut op = op;
+        if op.answer.is_none() {
+            op.ended = OPEN;
+        } else {
             self.shared.answered.fetch_add(1, Ordering::Relaxed);
         }
         self.shared.history.lock().expect("no client panics")[key].push(op);
@@ -318,6 +323,15 @@ impl Recorder {
         self.shared.answered.load(Ordering::Relaxed)
     }
 
+    /// Says that no process is left of those that were there when something was killed.
+    pub fn crash_is_over(&self) {
+        let now = self.shared.begun.elapsed().as_nanos() as u64;
+        let mut history = self.shared.history.lock().expect("no client panics");
+        let all = history.iter_mut().flatten();
+        all.filter(|op| op.ended == OPEN)
+            .for_each(|op| op.ended = now);
+    }
+
     /// Lets the clients come to an end. Returns what they sent and were answered, and a last look
     /// at each key.
     ///
@@ -328,6 +342,7 @@ impl Recorder {
         for thread in self.threads.drain(..) {
             thread.join().expect("a client met what it cannot explain");
         }
+        self.crash_is_over();
         let mut session = Session {
             shared: &self.shared,
             client: Client::connect_unix(&self.shared.socket).expect("the server is there"),
