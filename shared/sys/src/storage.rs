@@ -258,8 +258,15 @@ impl StorageFile for RealFile {
             .iter()
             .all(|number| number.is_multiple_of(DIRECT_BYTES as u64));
         let direct = self.direct.as_ref().filter(|_| is_aligned);
-        let file = direct.unwrap_or(&self.file);
-        file.write_all_at(bytes, offset).map_err(|error| {
+        let written = match direct.map(|direct| direct.write_all_at(bytes, offset)) {
+            // The file system asks for more alignment, or takes the flag and cannot do it.
+            Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.file.write_all_at(bytes, offset)
+            }
+            Some(written) => written,
+            None => self.file.write_all_at(bytes, offset),
+        };
+        written.map_err(|error| {
             let what = format!("write {} bytes at offset {offset} of file", bytes.len());
             self.failed(&what, &error)
         })
