@@ -89,7 +89,7 @@ start() { # data directory, log, further options
     local dir=$1 log=$2
     shift 2
     "$bin/redoubt" -D "$dir" -c "port=$port" -c "shared_buffers=$buffers" \
-        -c checkpoint_timeout=1h -c max_wal_size=100GB \
+        -c checkpoint_timeout=1h -c max_wal_size=100GB -c recovery_time_target=0 \
         "$@" >>"$log" 2>&1 &
     server_pid=$!
     until takes_writes "$dir"; do
@@ -132,6 +132,10 @@ one_run() { # number of workers, or nothing for the default
     crash "$copy"
     local redo_s
     redo_s=$(sed -n 's/.*redo done at .*elapsed \([0-9.]*\) s.*/\1/p' "$log")
+    # Without these the redo point has moved on, and the figure would be of something else.
+    local records
+    records=$(sed -n 's/.*redo done at [^:]*: \([0-9]*\) records.*/\1/p' "$log")
+    [ "$records" -ge "$upserts" ] || { say "only $records records were replayed"; exit 1; }
     say "workers ${1:-default}: redo $redo_s s, first write after $until_write_ms ms"
     echo "$redo_s" >>"$work/redo.${1:-default}"
     echo "$until_write_ms" >>"$work/open.${1:-default}"
