@@ -21,15 +21,13 @@ use crate::session::Session;
 use crate::transaction::{Open, Queue, Queued, State, Watches};
 use rd_base::Lsn;
 use rd_base::counters::Counter;
-use rd_engine::{EngineError, Isolation, MAX_TRANSACTION_SIZE, NamespaceId, View};
+use rd_engine::{EngineError, Isolation, Runs, View};
 use rd_wire::command::{Flags, Group};
 use rd_wire::num::is_word;
 use rd_wire::{Args, CommandId, RequestBuf, texts};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// EXEC runs so often beside others before it keeps them out.
-const RUNS_BESIDE_OTHERS: u32 = 3;
 /// What a queued command takes beside its bytes.
 const QUEUED_BYTES: usize = 128;
 /// What a watched key takes beside its bytes.
@@ -274,68 +272,36 @@ pub fn run_until_committed(
     let (mark, wait, proto) = (call.output.mark(), call.wait, call.session.proto);
     let namespace = call.session.namespace;
     let shared = Arc::clone(&call.server.store.shared);
-    let mut run = 1;
-    // The namespaces in which nobody else can commit meanwhile.
-    let mut alone: Vec<NamespaceId> = Vec::new();
+    let mut runs = Runs::default();
     loop {
-        let held = shared.namespaces.hold_all(&alone);
+        let held = shared.namespaces.hold_all(runs.alone());
         let begun = call
             .server
             .engine
             .begin(Isolation::Exec, false, View::Newest)?;
         call.server.engine.attach(Box::new(begun));
         let outcome = run_once(call);
-        let transaction = call.server.engine.detach();
-        let used = transaction
-            .as_ref()
-            .map(|transaction| transaction.namespaces());
-        let outcome = match (outcome, transaction) {
-            (Ok(true), Some(transaction)) => call
-                .server
-                .engine
-                .commit(&transaction, &alone)
-                .map_err(Failure::Engine)
-                .map(|committed| call.after(committed)),
-            (outcome, _) => outcome.map(drop),
-        };
+        let transaction = call.server.engine.detach().expect("it was attached");
+        let outcome = outcome.and_then(|commits| {
+            if commits {
+                let committed = call.server.engine.commit(&transaction, runs.alone())?;
+                call.after(committed);
+            }
+            Ok(Flow::Done)
+        });
         drop(held);
+        if outcome.is_err() {
+            call.session.namespace = namespace;
+        }
         match outcome {
-            Err(Failure::Engine(error)) if may_help(&error) && !is_alone(&alone, &used) => {
+            Err(Failure::Engine(error)) if runs.goes_on(&error, &transaction.namespaces()) => {
                 call.server.count(Counter::CommitRetries);
                 call.output.bytes().truncate(mark);
                 (call.wait, call.session.proto) = (wait, proto);
-                call.session.namespace = namespace;
-                run += 1;
-                // Who is alone need not latch what he has read, which may have been too much.
-                let is_too_large = matches!(error, EngineError::TransactionTooLarge { .. });
-                if run > RUNS_BESIDE_OTHERS || is_too_large {
-                    alone.extend(used.unwrap_or_default());
-                }
             }
-            outcome => {
-                if outcome.is_err() {
-                    call.session.namespace = namespace;
-                }
-                return outcome.map(|()| Flow::Done);
-            }
+            ended => return ended,
         }
     }
-}
-
-/// Whether what failed with `error` may succeed once nobody else commits beside it. Who is alone
-/// pins less; what it reads and writes stays as large as it is.
-fn may_help(error: &EngineError) -> bool {
-    match error {
-        EngineError::Conflict { .. } => true,
-        EngineError::TransactionTooLarge { parameter, .. } => *parameter != MAX_TRANSACTION_SIZE,
-        _ => false,
-    }
-}
-
-/// Whether all namespaces that were `used` are held alone.
-fn is_alone(alone: &[NamespaceId], used: &Option<Vec<NamespaceId>>) -> bool {
-    let used = used.as_deref().unwrap_or_default();
-    !alone.is_empty() && used.iter().all(|namespace| alone.contains(namespace))
 }
 
 /// Runs all queued commands in the transaction that is attached, if no watched key has changed.

@@ -3,8 +3,9 @@
 mod support;
 
 use rd_base::Lsn;
-use rd_engine::{Chunk, Engine, EngineError, ParkReason, View};
+use rd_engine::{Chunk, Engine, EngineError, NamespaceId, ParkReason, View};
 use rd_store::files::FileState;
+use rd_store::namespaces::PAST;
 use support::{DB0, Rig};
 
 fn set(rig: &Rig, engine: &mut Engine, key: &[u8], value: &[u8]) -> Lsn {
@@ -144,6 +145,37 @@ fn changes_wait_for_the_log_before_one_that_is_durable_would_be_forgotten() {
         rig.run(|| engine.flush_namespace(DB0));
         assert_eq!(get(&engine, b"a", View::Newest), None, "round {round}");
     }
+    rig.flush();
+    rig.verify();
+}
+
+#[test]
+fn who_reads_what_was_replaced_too_often_since_runs_again() {
+    let rig = Rig::new(512, 1 << 20);
+    let (mut engine, mut other) = (rig.engine(0), rig.engine(1));
+    let twins = [1, 2].map(|number| NamespaceId::database(number).expect("there are 16"));
+    for (namespace, value) in twins.into_iter().zip([b"1", b"2"]) {
+        rig.run(|| engine.write(namespace, &[b"a"], &mut |access| access.put(0, value, None)));
+    }
+    let mut runs = 0;
+    let committed = engine.write_across(&mut |engine| {
+        runs += 1;
+        // Afterwards they are held alone.
+        if runs <= 3 {
+            for _ in 0..=PAST {
+                rig.run(|| other.swap_namespaces(twins[0], twins[1]));
+            }
+        }
+        let copied = engine.write(twins[0], &[b"a"], &mut |access| {
+            Ok(access.newest(0)?.map(<[u8]>::to_vec))
+        })?;
+        let value = copied.result.expect("it is there");
+        engine.write(twins[1], &[b"b"], &mut |access| access.put(0, &value, None))?;
+        Ok((value, copied.depends_on))
+    });
+    let committed = committed.expect("nobody is in the way in the end");
+    assert_eq!((runs, &committed.result[..]), (4, &b"2"[..]));
+    assert!(committed.lsn > Lsn::ZERO);
     rig.flush();
     rig.verify();
 }

@@ -6,7 +6,8 @@
 //! * [`prefetch`]: hints to the processor's caches;
 //! * [`fork`], [`process`], [`signals`], [`crash`], [`title`], [`fdpass`], [`lockfile`],
 //!   [`deathwatch`]: the life of a process;
-//! * [`storage`], [`clock`], [`random`], [`fault`]: seams that a test can take hold of.
+//! * [`storage`], [`clock`], [`random`], [`fault`]: seams that a test can take hold of;
+//!   `simdisk`, `watchdog`: for tests.
 //!
 //! Invariants of the whole crate:
 //!
@@ -44,6 +45,8 @@ pub mod signals;
 pub mod simdisk;
 pub mod storage;
 pub mod title;
+#[cfg(feature = "sim")]
+pub mod watchdog;
 
 pub use event::{Event, EventCell};
 pub use frame::{FrameRead, FrameWrite, Frames, FramesRegion, PageBytes};

@@ -1,10 +1,10 @@
 //! One commit out of several operations in several namespaces, which are known beforehand and can
-//! be run again: what EXEC does, for a single command.
+//! be run again: EXEC, and single commands that do likewise.
 
 use super::transaction::Isolation;
 use super::write::Committed;
 use crate::api::{Engine, View};
-use crate::error::{EngineError, Result};
+use crate::error::{EngineError, MAX_TRANSACTION_SIZE, Result};
 use rd_base::Lsn;
 use rd_base::counters::Counter;
 use rd_store::namespaces::NamespaceId;
@@ -12,6 +12,48 @@ use std::sync::Arc;
 
 /// It runs so often beside others before it keeps them out.
 const RUNS_BESIDE_OTHERS: u32 = 3;
+
+/// How often operations have run, and in which namespaces nobody else can commit meanwhile: first
+/// none; after a few runs those that the last one has used, so that operations come to their end.
+#[derive(Debug, Default)]
+pub struct Runs {
+    done: u32,
+    alone: Vec<NamespaceId>,
+}
+
+impl Runs {
+    /// The namespaces that the next run is to hold alone, from before its snapshot to behind its
+    /// commit.
+    pub fn alone(&self) -> &[NamespaceId] {
+        &self.alone
+    }
+
+    /// Whether the operations are to run again after `error`, which has ended a run that had used
+    /// the namespaces `used`: others came in between, or what it took to keep them from that was
+    /// too much.
+    pub fn goes_on(&mut self, error: &EngineError, used: &[NamespaceId]) -> bool {
+        let is_too_large = match error {
+            EngineError::Conflict { .. } => false,
+            // Who is alone pins less; what he reads and writes stays as large as it is.
+            EngineError::TransactionTooLarge { parameter, .. } => {
+                if *parameter == MAX_TRANSACTION_SIZE {
+                    return false;
+                }
+                true
+            }
+            _ => return false,
+        };
+        let was_alone = used.iter().all(|namespace| self.alone.contains(namespace));
+        if was_alone && !self.alone.is_empty() {
+            return false;
+        }
+        self.done += 1;
+        if self.done >= RUNS_BESIDE_OTHERS || is_too_large {
+            self.alone.extend(used);
+        }
+        true
+    }
+}
 
 impl Engine {
     /// Runs `operations` until nobody has changed meanwhile what they have read, and commits what
@@ -33,10 +75,9 @@ impl Engine {
             });
         }
         let shared = Arc::clone(&self.store.shared);
-        let mut alone: Vec<NamespaceId> = Vec::new();
-        let mut runs = 0;
+        let mut runs = Runs::default();
         loop {
-            let held = shared.namespaces.hold_all(&alone);
+            let held = shared.namespaces.hold_all(runs.alone());
             self.attach(Box::new(self.begin(
                 Isolation::Exec,
                 false,
@@ -44,27 +85,24 @@ impl Engine {
             )?));
             let done = operations(self);
             let transaction = self.detach().expect("it was attached");
-            let (result, depends_on) = done?;
-            let committed = self.commit(&transaction, &alone);
+            let committed = done.and_then(|(result, depends_on)| {
+                let lsn = self.commit(&transaction, runs.alone())?.lsn;
+                Ok(Committed {
+                    result,
+                    lsn,
+                    depends_on: if lsn > Lsn::ZERO {
+                        Lsn::ZERO
+                    } else {
+                        depends_on
+                    },
+                })
+            });
             drop(held);
-            let used = transaction.namespaces();
             match committed {
-                Ok(committed) => {
-                    let has_written = committed.lsn > Lsn::ZERO;
-                    return Ok(Committed {
-                        result,
-                        lsn: committed.lsn,
-                        depends_on: if has_written { Lsn::ZERO } else { depends_on },
-                    });
-                }
-                Err(EngineError::Conflict { .. }) if used.iter().any(|id| !alone.contains(id)) => {
+                Err(error) if runs.goes_on(&error, &transaction.namespaces()) => {
                     self.store.count(Counter::CommitRetries);
-                    runs += 1;
-                    if runs >= RUNS_BESIDE_OTHERS {
-                        alone = used;
-                    }
                 }
-                Err(error) => return Err(error),
+                ended => return ended,
             }
         }
     }

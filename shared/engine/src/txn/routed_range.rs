@@ -107,7 +107,10 @@ impl Engine {
     ) -> Result<crate::api::Fixed> {
         self.fix(namespace, View::At(snapshot))
             .map_err(|error| match error {
-                EngineError::Replaced => EngineError::namespace_conflict(snapshot.lsn()),
+                EngineError::Replaced => {
+                    self.transaction().note_use(namespace);
+                    EngineError::namespace_conflict(snapshot.lsn())
+                }
                 other => other,
             })
     }

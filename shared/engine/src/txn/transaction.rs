@@ -149,7 +149,8 @@ impl Transaction {
         self.spaces.values().any(|space| !space.writes.is_empty())
     }
 
-    /// The namespaces in which it has written, or read what its commit checks, ascending.
+    /// The namespaces in which it has written, or read what its commit checks, or in which it could
+    /// not because they are other ones by now; ascending.
     pub fn namespaces(&self) -> Vec<NamespaceId> {
         self.spaces.keys().copied().collect()
     }
@@ -168,6 +169,11 @@ impl Transaction {
 
     pub(crate) fn writes(&self, namespace: NamespaceId) -> Option<&Writes> {
         self.spaces.get(&namespace).map(|space| &space.writes)
+    }
+
+    /// Notes that the namespace is used, whatever comes of it.
+    pub(crate) fn note_use(&mut self, namespace: NamespaceId) {
+        self.spaces.entry(namespace).or_default();
     }
 
     /// Notes that `key` was read.

@@ -19,6 +19,7 @@ use rd_store::{Shared, Sizes, SlotNo, Store, control_file};
 use rd_sys::clock::Clock;
 use rd_sys::simdisk::SimStorage;
 use rd_sys::storage::Storage;
+use rd_sys::watchdog::Watchdog;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -216,6 +217,7 @@ pub struct Helpers {
     rig: Arc<Rig>,
     stop: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
+    _watchdog: Watchdog,
 }
 
 impl Helpers {
@@ -234,6 +236,7 @@ impl Helpers {
             rig: Arc::clone(rig),
             stop,
             threads,
+            _watchdog: Watchdog::start(Duration::from_secs(600)),
         }
     }
 }
