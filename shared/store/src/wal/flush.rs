@@ -3,8 +3,8 @@
 //! Whoever flushes holds the flush latch for one round:
 //! - F1 marks the target as being chosen, not below the durable LSN;
 //! - F2 looks what is complete and stores that as the target: it is announced;
-//! - F3 writes all that is in the ring, whole pages from the start of the page that holds the
-//!   written position, each header stamped with the durable LSN, and gives the ring's room back;
+//! - F3 writes all that is in the ring, in blocks from that on which holds the written position, each
+//!   header among them stamped with the durable LSN, and gives the ring's room back;
 //! - F4 syncs every segment between durable LSN and target, and publishes the target as durable.
 //!   If nothing new is complete (a record larger than the ring is under way), it does not sync,
 //!   but for a segment that it has written and closes;
@@ -43,6 +43,9 @@ use std::sync::atomic::{Ordering, fence};
 
 /// Pages given to the file system by one write at most.
 const WRITE_PAGES: usize = 32;
+
+// A page is written block by block, past the system's cache where that can be.
+const _: () = assert!(WAL_PAGE_BYTES.is_multiple_of(DIRECT_BYTES));
 
 /// What came of an attempt to flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,7 +320,8 @@ impl Flusher {
         }
     }
 
-    /// Writes `from_pos` to `to_pos`, which are both in the ring, as whole pages.
+    /// Writes `from_pos` to `to_pos`, which are both in the ring: of the first page and of the last
+    /// only the blocks in which something is new.
     fn write(&mut self, from_pos: u64, to_pos: u64, durable: Lsn) {
         let began_ns = monotonic_ns();
         self.buffer
@@ -326,6 +330,8 @@ impl Flusher {
         let aligned = buffer.as_ptr().align_offset(DIRECT_BYTES);
         let segment_pages = self.wal.segment_bytes() / WAL_PAGE_BYTES as u64;
         let (mut page, end_page) = (from_pos / USABLE, to_pos.div_ceil(USABLE));
+        let mut known = known_bytes(from_pos);
+        let stamps_last = page + 1 < end_page || known == 0;
         while page < end_page {
             let left_in_segment = segment_pages - page % segment_pages;
             let count = (end_page - page)
@@ -335,12 +341,18 @@ impl Flusher {
             for (number, out) in (page..).zip(bytes.chunks_exact_mut(WAL_PAGE_BYTES)) {
                 self.make_page(number, to_pos, durable, out);
             }
-            self.write_pages(page, bytes);
             page += count;
+            let behind = page * USABLE - to_pos.min(page * USABLE);
+            let unused = behind as usize / DIRECT_BYTES * DIRECT_BYTES;
+            let new = &bytes[known..bytes.len() - unused];
+            self.write_blocks(page - count, known, new);
+            known = 0;
         }
         self.buffer = buffer;
-        let flushing = &self.wal.control().flushing;
-        flushing.stamped_lsn.store(durable.get(), Ordering::Relaxed);
+        if stamps_last {
+            let flushing = &self.wal.control().flushing;
+            flushing.stamped_lsn.store(durable.get(), Ordering::Relaxed);
+        }
         self.add(Counter::WalWriteMicros, (monotonic_ns() - began_ns) / 1000);
     }
 
@@ -365,9 +377,11 @@ impl Flusher {
         .encode()
     }
 
-    fn write_pages(&mut self, page: u64, bytes: &[u8]) {
+    /// Writes `bytes` from byte `first` of `page` on.
+    fn write_blocks(&mut self, page: u64, first: usize, bytes: &[u8]) {
         let (number, offset) = self.place(page);
         let file = self.segment(number);
+        let offset = offset + first as u64;
         let written = fault::point(Fault::WalWrite).and_then(|()| file.write_all_at(bytes, offset));
         if let Err(error) = written {
             self.give_up("write", number, &error);
@@ -441,7 +455,7 @@ impl Flusher {
         let page = (written - 1) / USABLE;
         let remaining = flushing.last_remaining.load(Ordering::Relaxed);
         let header = self.header(page, remaining, durable);
-        self.write_pages(page, &header);
+        self.write_blocks(page, 0, &header);
         // The sync covers the segment of the page; the one of `durable` may not be there yet.
         self.sync(Lsn::new(durable.get() - 1), durable, false);
         flushing.stamped_lsn.store(durable.get(), Ordering::Relaxed);
@@ -533,6 +547,16 @@ impl Flusher {
 
     fn add(&self, counter: Counter, count: u64) {
         self.stats.add(self.slot, counter, count);
+    }
+}
+
+/// Bytes at the start of the page that holds `pos` which are the same in the file already, if all
+/// before `pos` was written: whole blocks. The header is one of the first block's, which is why it
+/// does not learn of each durable LSN.
+fn known_bytes(pos: u64) -> usize {
+    match (pos % USABLE) as usize {
+        0 => 0,
+        used => (WAL_HEADER_BYTES + used) / DIRECT_BYTES * DIRECT_BYTES,
     }
 }
 

@@ -19,7 +19,7 @@
 //!   a lower one. That stays true for ever, so the highest position known to be complete is kept.
 //! - **W3** The durable LSN only ever takes announced targets, and a target is a complete position.
 //! - **W4** The ring keeps every byte from the start of the page that holds the written position:
-//!   that page is written again from its start.
+//!   of that page the block that holds it is written again.
 //! - **W5** Files are written only under the flush latch, and in order. A sync that is to make a
 //!   position durable covers every segment from the last durable one to that position's. What is
 //!   written beyond it, of a record under way, is for a later sync, or for one before its
