@@ -16,7 +16,7 @@ use rd_base::Lsn;
 use std::collections::VecDeque;
 
 /// A buffer that is empty keeps at most so much memory.
-const KEPT_BYTES_MAX: usize = 4096;
+const KEPT_BYTES_MAX: usize = 16 << 10;
 
 struct Gate {
     /// First byte that it holds back, as an index of `bytes`.

@@ -131,12 +131,21 @@ fn begin(
 pub fn range(call: &mut Call<'_>, order: Order) -> Outcome {
     let (limit, shape) = options(call)?;
     let (mut cursor, snapshot) = begin(call, &bounds(call), limit, order)?;
-    let mut first = Vec::new();
-    let counted = piece(call, shape, &mut cursor, &mut first)?;
+    // Most ranges fit one piece: where their reply is to be, with its head put in front at last.
+    let mark = call.output.mark();
+    let mut out = std::mem::take(call.output.bytes());
+    let counted = piece(call, shape, &mut cursor, &mut out);
+    *call.output.bytes() = out;
+    let counted = counted?;
     if cursor.is_done() {
-        finish(call, shape, counted, &first);
+        let end = call.output.mark();
+        head(call, shape, counted);
+        let entries_bytes = end - mark;
+        let reply = call.output.bytes().get_mut(mark..).unwrap_or(&mut []);
+        reply.rotate_left(entries_bytes);
         return Ok(Flow::Done);
     }
+    let first = call.output.bytes().split_off(mark);
     let stream = RangeStream {
         shape,
         counter: Some(cursor.clone()),
@@ -182,8 +191,9 @@ pub fn proceed(call: &mut Call<'_>, mut stream: Box<RangeStream>) -> Outcome {
         }
         // The length shows what hides keys, too.
         call.depends_on(counter.depends_on());
+        head(call, stream.shape, stream.counted);
         let first = std::mem::take(&mut stream.first);
-        finish(call, stream.shape, stream.counted, &first);
+        call.output.bytes().extend_from_slice(&first);
         return Ok(match stream.shape {
             Shape::Count => Flow::Done,
             _ => Flow::Wait(Waiting::Range(stream)),
@@ -228,15 +238,13 @@ fn piece(
     Ok(entries)
 }
 
-/// Writes the head of the reply, and its first entries. Pairs are a map in RESP3, a flat array in
-/// RESP2.
-fn finish(call: &mut Call<'_>, shape: Shape, entries: u64, first: &[u8]) {
+/// Writes the head of the reply. Pairs are a map in RESP3, a flat array in RESP2.
+fn head(call: &mut Call<'_>, shape: Shape, entries: u64) {
     match shape {
         Shape::Pairs => call.reply().map(entries as usize),
         Shape::Keys | Shape::Values => call.reply().array(entries as usize),
         Shape::Count => call.reply().integer(entries as i64),
     }
-    call.output.bytes().extend_from_slice(first);
 }
 
 /// DELRANGE start end | PREFIX p: all of them as one record. By itself it is a transaction of one

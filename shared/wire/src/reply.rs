@@ -224,7 +224,13 @@ impl<'a> ReplyWriter<'a> {
 
     #[inline]
     fn header(&mut self, kind: u8, len: usize) {
-        self.number(kind, Decimal::of_u64(len as u64));
+        let Some((bytes, used)) = short_header(kind, len) else {
+            return self.number(kind, Decimal::of_u64(len as u64));
+        };
+        // Of a known length it is one store; what is too much is taken back.
+        let end = self.out.len().saturating_add(used);
+        self.out.extend_from_slice(&bytes);
+        self.out.truncate(end);
     }
 
     #[inline]
@@ -232,6 +238,27 @@ impl<'a> ReplyWriter<'a> {
         self.out.push(kind);
         self.out.extend_from_slice(decimal.as_bytes());
         self.out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// `kind`, `len` and a line end, for the lengths that most strings have; and how many of the bytes
+/// these are.
+#[inline]
+fn short_header(kind: u8, len: usize) -> Option<([u8; 8], usize)> {
+    // Zero is no unit.
+    let digit = |unit: usize| {
+        let digit = len.checked_div(unit).unwrap_or(0).wrapping_rem(10);
+        b'0'.wrapping_add(digit as u8)
+    };
+    match len {
+        0..10 => Some(([kind, digit(1), b'\r', b'\n', 0, 0, 0, 0], 4)),
+        10..100 => Some(([kind, digit(10), digit(1), b'\r', b'\n', 0, 0, 0], 5)),
+        100..1000 => {
+            let digits = [100, 10, 1].map(digit);
+            let [first, second, third] = digits;
+            Some(([kind, first, second, third, b'\r', b'\n', 0, 0], 6))
+        }
+        _ => None,
     }
 }
 

@@ -9,9 +9,10 @@ use crate::error::Result;
 use crate::overflow;
 use crate::txn::visible::{Meta, Seen, seen};
 use rd_base::{BlockNo, Lsn};
-use rd_format::page::{flags, page_flags};
+use rd_format::page::{PageBytes, flags, page_flags};
 use rd_format::{NodeRef, OverflowStub};
 use rd_store::buffer::PinnedRead;
+use rd_sys::prefetch::{LINE_BYTES, prefetch_byte};
 
 /// Where a walk is.
 #[derive(Clone, Debug)]
@@ -28,6 +29,10 @@ pub(crate) struct Place {
 /// Leaves looked at in a chunk, at most: where many keys are deleted, or newer than the snapshot,
 /// there is little to show, and the process has others to serve.
 pub(crate) const LEAVES_PER_CHUNK_MAX: u32 = 32;
+
+/// Cells that are fetched into the caches before they are looked at, and lines of each.
+const CELLS_AHEAD: usize = 6;
+const LINES_AHEAD: usize = 3;
 
 /// How much of a walk to do at once. It may be less: a chunk also ends after a number of leaves,
 /// whatever they have shown.
@@ -139,7 +144,9 @@ fn walk_leaf(
     // The key that was shown, or found deleted, last: its older versions are passed by.
     let mut decided: Option<&[u8]> = None;
     let mut slot = node.lower_bound(&place.key, place.stamp);
+    (slot..slot + CELLS_AHEAD).for_each(|slot| prefetch_cell(leaf, &node, slot));
     while slot < node.count() {
+        prefetch_cell(leaf, &node, slot + CELLS_AHEAD);
         let entry = node.leaf_entry(slot);
         slot += 1;
         if decided == Some(entry.key) {
@@ -185,6 +192,15 @@ fn walk_leaf(
         _ => {}
     }
     Left::ToRight(block)
+}
+
+/// Cells lie on a page as they came, not in the order of their keys.
+#[inline]
+fn prefetch_cell(leaf: &PageBytes, node: &NodeRef<'_>, slot: usize) {
+    let begin = node.offset(slot);
+    for line in 0..LINES_AHEAD {
+        prefetch_byte(leaf, begin + line * LINE_BYTES);
+    }
 }
 
 impl Place {

@@ -183,8 +183,10 @@ impl<'a> NodeRef<'a> {
             .0
     }
 
+    /// Where the cell in `slot` begins, in bytes from the start of the page; the page's size if there
+    /// is no such slot.
     #[inline]
-    pub(crate) fn offset(&self, slot: usize) -> usize {
+    pub fn offset(&self, slot: usize) -> usize {
         self.slots().get(slot).map_or(PAGE_BYTES, slot_offset)
     }
 
