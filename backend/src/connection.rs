@@ -82,6 +82,12 @@ pub struct Connection {
     pub is_held: bool,
     /// Whether it counts as a reader (see `event_loop`).
     pub is_reader: bool,
+    /// No further command is carried out before, monotonic nanoseconds (see `brake`).
+    pub braked_until_ns: u64,
+    /// Whether the loop has it on its list of those.
+    pub is_braked: bool,
+    /// Whether the client has hung up.
+    pub is_gone: bool,
 }
 
 impl Connection {
@@ -106,6 +112,9 @@ impl Connection {
             is_gated: false,
             is_held: false,
             is_reader: false,
+            braked_until_ns: 0,
+            is_braked: false,
+            is_gone: false,
         }
     }
 

@@ -34,6 +34,7 @@
 //! Commands that wait for a notice are tried again when one has come, not in every turn. A stream
 //! (`waiting.rs`) goes on by a piece per turn, and the backend does not sleep while one can.
 
+use crate::brake::Braked;
 use crate::connection::{Connection, Hold, Received, take_over};
 use crate::server::Server;
 use crate::session::Session;
@@ -90,6 +91,8 @@ pub struct EventLoop {
     gated: Vec<u64>,
     /// Connections whose command is parked or under way.
     held: Vec<u64>,
+    /// Connections that are held back because commits are slowed.
+    braked: Braked,
     /// Connections with requests that could be carried out since their output was sent.
     again: Vec<u64>,
     /// Whether the others know that commands here wait for a notice.
@@ -145,6 +148,7 @@ impl EventLoop {
             connections: Slab::new(),
             gated: Vec::new(),
             held: Vec::new(),
+            braked: Braked::default(),
             again: Vec::new(),
             shows_parked: false,
             must_retry: false,
@@ -177,6 +181,12 @@ impl EventLoop {
                 self.kill_marked();
             }
             for token in std::mem::take(&mut self.again) {
+                self.serve(token);
+            }
+            for token in self
+                .braked
+                .release(&mut self.connections, self.server.now_ns)
+            {
                 self.serve(token);
             }
             self.retry_held(noticed);
@@ -275,6 +285,7 @@ impl EventLoop {
 
     fn timeout(&self) -> EpollTimeout {
         let wake_ns = self.server.wakes_at_ns(!self.held.is_empty());
+        let wake_ns = wake_ns.into_iter().chain(self.braked.first_ns()).min();
         let wake_in = wake_ns.map(|at| at.saturating_sub(self.server.now_ns));
         let has_ticks = !self.connections.is_empty() || self.leave_by_ns != 0;
         let tick_in = self
@@ -316,6 +327,10 @@ impl EventLoop {
     /// The client has gone. What it had sent is carried out, as by Redis, as far as that waits for
     /// nothing; nobody is there to read the replies.
     fn hang_up(&mut self, token: u64) {
+        if let Some(connection) = self.connections.get_mut(token) {
+            connection.is_gone = true;
+            connection.braked_until_ns = 0;
+        }
         self.serve(token);
         let goes_on = self.connections.get(token).is_some_and(|connection| {
             !connection.ended && !connection.drained && self.server.may_run(connection)
@@ -485,6 +500,7 @@ impl EventLoop {
             self.held.push(token);
         }
         self.server.note_turn(connection);
+        self.braked.note(token, connection, self.server.now_ns);
         self.watch(token);
         self.account(token);
     }

@@ -12,6 +12,7 @@
 //! * **What its death means**: by a signal or a non-zero exit, that shared memory may be half
 //!   changed: the server goes through crash recovery.
 
+mod brake;
 mod commands;
 mod connection;
 mod dispatch;

@@ -143,7 +143,9 @@ impl Server {
 
     /// Whether the connection's next command may be carried out now.
     pub fn may_run(&self, connection: &Connection) -> bool {
-        matches!(connection.hold, Hold::Free) && connection.output.unsent() <= self.output_max()
+        matches!(connection.hold, Hold::Free)
+            && connection.output.unsent() <= self.output_max()
+            && connection.braked_until_ns <= self.now_ns
     }
 
     /// Adds one to `counter`.

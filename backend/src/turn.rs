@@ -1,6 +1,7 @@
 //! What a connection's turn is made of: the requests in its input are carried out one after the
 //! other, until one of them holds the connection up, or its replies are to be sent first.
 
+use crate::brake;
 use crate::connection::{Connection, Hold};
 use crate::dispatch::{self, Flow};
 use crate::server::Server;
@@ -45,6 +46,7 @@ pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> us
         } = connection;
         match parser.parse(rest) {
             Parsed::Request { args, consumed } => {
+                let mark = brake::mark(server);
                 match dispatch::execute(server, session, output, args) {
                     Flow::Done => done += consumed,
                     Flow::Park => {
@@ -62,6 +64,7 @@ pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> us
                         connection.hold = Hold::Closing;
                     }
                 }
+                brake::charge(server, connection, mark);
             }
             Parsed::Empty { consumed } => done += consumed,
             Parsed::Incomplete { need } => {

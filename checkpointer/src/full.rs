@@ -16,6 +16,7 @@
 //! Until 6 a failure costs nothing but the time: the redo point is the old one. A crash anywhere
 //! leaves files that recovery from the old redo point mends.
 
+use crate::brake::Progress;
 use crate::control::Advance;
 use crate::report::Outcome;
 use crate::turn::nanos;
@@ -47,6 +48,8 @@ pub(crate) struct Full {
     pub(crate) flags: Flags,
     pub(crate) redo: Lsn,
     began_ns: u64,
+    /// How long it has rested, nanoseconds.
+    rested_ns: u64,
     /// Pages found to be dirty, and dealt with.
     total: u64,
     done: u64,
@@ -72,12 +75,15 @@ impl Checkpointer {
             flags,
             redo: self.redo,
             began_ns: self.began_ns,
+            rested_ns: 0,
             total: 0,
             done: 0,
             written: 0,
             cause: pages_cause(flags),
         };
+        self.progress = Some(Progress::default());
         let finished = self.write_and_log(&mut full);
+        self.progress = None;
         let (cut, inserted, write_us, sync_us) = match finished {
             Ok(finished) => finished,
             Err(failure) => {
@@ -134,12 +140,17 @@ impl Checkpointer {
         let written_ns = self.now_ns();
         shared.checkpoint.set_phase(CheckpointPhase::Syncing);
         fault::point(Fault::CheckpointSync)?;
+        if let Some(progress) = &mut self.progress {
+            progress.syncing_since_ns = Some(written_ns);
+        }
         self.sync_all();
         full.redo = full.redo.max(self.redo_in_control());
         self.redo = full.redo;
         self.stamp_headers(full.redo, full.cause)?;
         self.sync_all();
         let synced_ns = self.now_ns();
+        self.brake
+            .has_synced(Duration::from_nanos(synced_ns - written_ns));
         fault::point(Fault::CheckpointSynced)?;
         shared.checkpoint.set_phase(CheckpointPhase::Finishing);
         let (cut, inserted) = self.log_checkpoint(full)?;
@@ -167,6 +178,7 @@ impl Checkpointer {
                 return Ok(());
             }
             full.total = full.done + dirty.len() as u64;
+            self.note_progress(full);
             dirty.sort_unstable();
             self.write_list(full, &mut dirty)?;
         }
@@ -191,6 +203,7 @@ impl Checkpointer {
                     .shared
                     .checkpoint
                     .set_pages(full.done, full.total);
+                self.note_progress(full);
                 rest = &rest[outcome.taken..];
             }
             if busy.len() == dirty.len() {
@@ -201,24 +214,43 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// Lets the brake know how far the checkpoint has come.
+    fn note_progress(&mut self, full: &Full) {
+        let taken_ns = self.now_ns() - full.began_ns;
+        self.progress = Some(Progress {
+            done: full.done,
+            total: full.total,
+            busy_ns: taken_ns - full.rested_ns,
+            syncing_since_ns: None,
+        });
+        self.look_at_brake();
+    }
+
     /// Rests while the checkpoint is ahead of its schedule; everything else is served meanwhile.
-    fn rest_if_ahead(&mut self, full: &Full) {
+    fn rest_if_ahead(&mut self, full: &mut Full) {
         loop {
             let shared = &self.store.shared;
             let hurries = full.flags.is_immediate()
                 || shared.checkpoint.wanted().is_immediate()
+                || shared.brake.is_on()
                 || self.must_stop();
-            let elapsed = Duration::from_nanos(self.now_ns() - full.began_ns);
+            let now_ns = self.now_ns();
+            let elapsed = Duration::from_nanos(now_ns - full.began_ns);
             let wal_bytes = shared.wal.insert_lsn().bytes_since(full.redo);
-            if hurries
-                || full.redo <= self.redo_in_control()
-                || !self
-                    .pace
-                    .is_ahead(full.done, full.total, elapsed, wal_bytes)
-            {
+            let old_bytes = full.redo.get().saturating_sub(self.redo_in_control().get());
+            let room_bytes = self
+                .brake
+                .paced_room_bytes(&self.pace)
+                .saturating_sub(old_bytes);
+            let is_ahead = self
+                .pace
+                .is_ahead(full.done, full.total, elapsed, wal_bytes, room_bytes);
+            if hurries || full.redo <= self.redo_in_control() || !is_ahead {
                 return;
             }
             self.sleep(Some(NAP));
+            full.rested_ns += self.now_ns() - now_ns;
+            self.look_at_brake();
             self.absorb();
             self.serve_files();
             self.supply();

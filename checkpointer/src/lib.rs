@@ -21,6 +21,7 @@
 //! | `full` | the full checkpoint, step by step |
 //! | `incremental` | the oldest pages, all the time, and the redo point behind them |
 //! | `redo` | the same while the log is redone |
+//! | `brake` | when commits are slowed, and how much |
 //! | `pacing` | when one is due, how fast it goes; pure |
 //! | `supply` | clean frames ahead of need |
 //! | `writer` | batches of pages: double-write area, then their places |
@@ -30,6 +31,7 @@
 //! | `turn` | the loop, and how it sleeps |
 //! | `report` | what the log says of a checkpoint |
 
+mod brake;
 mod control;
 mod full;
 mod incremental;
@@ -144,6 +146,10 @@ pub struct Checkpointer {
     sync_tally: SyncTally,
     pace: Pace,
     incremental: Incremental,
+    brake: brake::Controller,
+    brake_reports: brake::Reports,
+    /// The full checkpoint under way, as the brake sees it.
+    progress: Option<brake::Progress>,
     /// How long recovery would take, as last looked at.
     estimate: Estimate,
     /// Where log-size checkpoints count from: the redo point chosen last.
@@ -204,6 +210,9 @@ impl Checkpointer {
                 segment_bytes: store.shared.wal.segment_bytes(),
             },
             incremental: Incremental::default(),
+            brake: brake::Controller::default(),
+            brake_reports: brake::Reports::default(),
+            progress: None,
             estimate: Estimate::default(),
             redo: Lsn::ZERO,
             idle_lsn: Lsn::ZERO,

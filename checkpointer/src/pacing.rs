@@ -37,15 +37,25 @@ impl Pace {
 
     /// Whether the checkpoint that has dealt with `done` of `total` pages, `elapsed` after it
     /// began and after `wal_bytes` of log, may rest: by that pace it has written everything when
-    /// the completion target's part of the time, and of the log, until the next one has passed.
-    pub fn is_ahead(&self, done: u64, total: u64, elapsed: Duration, wal_bytes: u64) -> bool {
+    /// the completion target's part of the time, and of the log, until the next one has passed, or
+    /// `room_bytes` of log, if those are less.
+    pub fn is_ahead(
+        &self,
+        done: u64,
+        total: u64,
+        elapsed: Duration,
+        wal_bytes: u64,
+        room_bytes: u64,
+    ) -> bool {
         if done == 0 {
             return false;
         }
-        let progress = done as f64 / total as f64 * self.completion_target;
-        let wal = wal_bytes as f64 / (self.wal_segments() * self.segment_bytes) as f64;
-        let time = elapsed.as_secs_f64() / self.timeout.as_secs_f64();
-        progress >= wal && progress >= time
+        let progress = done as f64 / total as f64;
+        let distance = (self.wal_segments() * self.segment_bytes) as f64;
+        let allowed_bytes = (distance * self.completion_target).min(room_bytes as f64);
+        let allowed_s = self.timeout.as_secs_f64() * self.completion_target;
+        progress * allowed_bytes >= wal_bytes as f64
+            && progress * allowed_s >= elapsed.as_secs_f64()
     }
 
     /// The value of `max_wal_size`, bytes, with which checkpoints by log size that came `apart`
@@ -117,6 +127,7 @@ mod tests {
     use super::*;
 
     const MB: u64 = 1 << 20;
+    const ROOM: u64 = u64::MAX;
 
     fn pace() -> Pace {
         Pace {
@@ -183,24 +194,29 @@ mod tests {
         let pace = pace();
         let wal = |part: f64| (part * (33 * 16 * MB) as f64) as u64;
         let time = |part: f64| Duration::from_secs_f64(part * 300.0);
-        assert!(pace.is_ahead(50, 100, time(0.44), wal(0.44)));
+        assert!(pace.is_ahead(50, 100, time(0.44), wal(0.44), ROOM));
         assert!(
-            !pace.is_ahead(50, 100, time(0.46), wal(0.1)),
+            !pace.is_ahead(50, 100, time(0.46), wal(0.1), ROOM),
             "time is nearer"
         );
         assert!(
-            !pace.is_ahead(50, 100, time(0.1), wal(0.46)),
+            !pace.is_ahead(50, 100, time(0.1), wal(0.46), ROOM),
             "the log is nearer"
         );
         assert!(
-            !pace.is_ahead(0, 100, time(0.01), wal(0.0)),
+            !pace.is_ahead(0, 100, time(0.01), wal(0.0), ROOM),
             "it begins at once"
         );
         assert!(
-            !pace.is_ahead(0, 0, time(0.0), 0),
+            !pace.is_ahead(0, 0, time(0.0), 0, ROOM),
             "nothing to write is no reason to rest"
         );
-        assert!(!pace.is_ahead(100, 100, time(0.91), wal(0.0)), "late");
+        assert!(!pace.is_ahead(100, 100, time(0.91), wal(0.0), ROOM), "late");
+        assert!(
+            !pace.is_ahead(50, 100, time(0.1), wal(0.3), wal(0.5)),
+            "there is less room"
+        );
+        assert!(!pace.is_ahead(50, 100, time(0.1), 1, 0), "there is no room");
     }
 
     #[test]
@@ -214,7 +230,7 @@ mod tests {
         let mut finished = None;
         for tick in 0..300u64 {
             let elapsed = Duration::from_millis(100 * tick);
-            while done < total && !pace.is_ahead(done, total, elapsed, 0) {
+            while done < total && !pace.is_ahead(done, total, elapsed, 0, ROOM) {
                 done += 1;
             }
             if done == total && finished.is_none() {

@@ -37,6 +37,7 @@ impl Checkpointer {
         self.supply_retry_ns = 0;
         let mut found: Vec<DirtyFrame> = Vec::new();
         for _ in 0..batches_max {
+            self.look_at_brake();
             if !self.store.shared.pool.wants_supply() {
                 return;
             }

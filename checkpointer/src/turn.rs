@@ -5,7 +5,7 @@
 //! sleep in the middle of a turn may concern what that turn had looked at before.
 
 use crate::control::Now;
-use crate::{Checkpointer, Failure, Workers, pacing};
+use crate::{Checkpointer, Failure, Workers, brake, pacing};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
@@ -80,6 +80,7 @@ impl Checkpointer {
         self.learn_of_recovery();
         self.beside_redo();
         self.incremental();
+        self.look_at_brake();
         if let Some(own) = self.due() {
             self.attempt(own);
         }
@@ -252,7 +253,8 @@ impl Checkpointer {
                 next_ns = next_ns.min(paused_ns);
             }
             next_ns = next_ns.min(self.heartbeat_ns);
-            next_ns = next_ns.min(self.incremental.next_ns().unwrap_or(u64::MAX));
+            let nexts = [self.incremental.next_ns(), self.brake.next_ns()];
+            next_ns = nexts.into_iter().flatten().fold(next_ns, u64::min);
         }
         (next_ns < u64::MAX).then(|| Duration::from_nanos(next_ns.saturating_sub(now_ns)))
     }
@@ -302,11 +304,13 @@ impl Checkpointer {
         })
     }
 
-    /// Sleeps until a worker has done something; serves files meanwhile.
+    /// Sleeps until a worker has done something, or it is time to look at the brake; serves files
+    /// meanwhile.
     pub(crate) fn wait_for_workers(&mut self) {
         self.serve_files();
-        self.sleep(None);
+        self.sleep(Some(brake::TICK));
         self.absorb();
+        self.look_at_brake();
     }
 
     /// Sleeps until the event, a signal, or the end of `timeout`, and takes note of signals.

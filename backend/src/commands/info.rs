@@ -237,6 +237,13 @@ fn checkpoint(server: &Server, out: &mut String) -> fmt::Result {
         "checkpoint_in_progress:{}\r\n",
         u8::from(checkpoint.is_under_way())
     )?;
+    let brake = shared.brake.state();
+    let cause = brake.map_or("off", |brake| brake.cause.name());
+    let bytes_per_s = brake.map_or(0, |brake| brake.bytes_per_s);
+    write!(out, "commit_brake:{cause}\r\n")?;
+    write!(out, "commit_brake_bytes_per_s:{bytes_per_s}\r\n")?;
+    let pages_per_s = shared.brake.pages_per_s();
+    write!(out, "checkpoint_pages_per_s:{pages_per_s}\r\n")?;
     counters(server, out, InfoSection::Checkpoint)
 }
 

@@ -4,6 +4,7 @@
 //! [`shared::Shared`] is the one list of what is in shared memory; [`ctx::Store`] is what one
 //! process holds of it, and the door for everything above.
 
+pub mod brake;
 pub mod buffer;
 pub mod checkpoint;
 pub mod clients;

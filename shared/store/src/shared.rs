@@ -6,6 +6,7 @@
 //!
 //! Invariant: nothing in the segment is a pointer, and all of it is valid when it is all zeros.
 
+use crate::brake::{Brake, BrakeRegions};
 use crate::buffer::{Pool, PoolRegions};
 use crate::checkpoint::{CheckpointRegions, CheckpointShared};
 use crate::clients::{Clients, ClientsRegions};
@@ -107,6 +108,7 @@ struct Regions {
     snapshots: SnapshotRegions,
     wal: WalRegions,
     checkpoint: CheckpointRegions,
+    brake: BrakeRegions,
     files: FilesRegions,
     namespaces: NamespacesRegions,
     clients: ClientsRegions,
@@ -129,6 +131,8 @@ pub struct Shared {
     pub wal: Wal,
     /// Checkpoints asked for and done.
     pub checkpoint: CheckpointShared,
+    /// How fast commits may be.
+    pub brake: Brake,
     /// Relation files.
     pub files: Files,
     /// Namespaces.
@@ -168,6 +172,7 @@ fn plan(sizes: &Sizes) -> (Plan, Regions) {
         snapshots: SnapshotRegions::plan(&mut plan),
         wal: WalRegions::plan(&mut plan, sizes),
         checkpoint: CheckpointRegions::plan(&mut plan),
+        brake: BrakeRegions::plan(&mut plan),
         files: FilesRegions::plan(&mut plan),
         namespaces: NamespacesRegions::plan(&mut plan),
         clients: ClientsRegions::plan(&mut plan),
@@ -212,6 +217,7 @@ impl Shared {
             stats,
             snapshots: Snapshots::open(&segment, &at.snapshots),
             checkpoint: CheckpointShared::open(&segment, &at.checkpoint),
+            brake: Brake::open(&segment, &at.brake),
             files: Files::open(&segment, &at.files),
             namespaces: Namespaces::open(&segment, &at.namespaces),
             clients: Clients::open(&segment, &at.clients),

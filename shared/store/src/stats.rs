@@ -51,6 +51,12 @@ impl Stats {
         self.rows[slot.index()].counts[counter as usize].fetch_add(count, Ordering::Relaxed);
     }
 
+    /// What the process of `slot` has counted since the counters were last reset.
+    #[inline]
+    pub fn of(&self, slot: SlotNo, counter: Counter) -> u64 {
+        self.rows[slot.index()].counts[counter as usize].load(Ordering::Relaxed)
+    }
+
     /// The sum over all processes since the counters were last reset.
     pub fn get(&self, counter: Counter) -> u64 {
         let of = |row: &Row| row.counts[counter as usize].load(Ordering::Relaxed);

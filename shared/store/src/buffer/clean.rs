@@ -161,6 +161,17 @@ impl Pool {
         ahead < self.supply_low() || self.starving()
     }
 
+    /// How short clean frames are: 0 while there are enough ahead of the hand, 1 when there is none.
+    pub fn supply_shortage(&self) -> f64 {
+        if self.starving() {
+            return 1.0;
+        }
+        let hand = self.clock.hand.load(Ordering::Relaxed);
+        let supplied_to = self.clock.supplied_to.load(Ordering::Relaxed);
+        let ahead = supplied_to.saturating_sub(hand).min(self.supply_low());
+        1.0 - ahead as f64 / self.supply_low() as f64
+    }
+
     /// Whether somebody sleeps for want of a clean frame.
     pub fn starving(&self) -> bool {
         self.clock.starving.load(Ordering::SeqCst) > 0

@@ -1,0 +1,110 @@
+//! Commits are slowed before the log outgrows its limit, or clean frames run out: seen from outside,
+//! by clients that write as fast as they are answered.
+
+use rd_tests::support::cluster::Cluster;
+use rd_tests::support::load::Load;
+use rd_tests::support::{DEADLINE, wait_for};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const MB: u64 = 1 << 20;
+
+fn number(cluster: &Cluster, field: &str) -> u64 {
+    cluster.info("checkpoint", field).parse().expect("a number")
+}
+
+/// Bytes of all files of a directory.
+fn bytes_in(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return 0;
+    };
+    // A file may go between two looks.
+    let bytes = entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
+    bytes.sum()
+}
+
+/// Writers that are faster than the checkpoint: the log stays within its limit all the same, nobody
+/// is refused, and the log says why.
+#[test]
+fn a_checkpoint_that_is_too_slow_slows_commits_and_stops_nobody() {
+    const WAL_MAX_MB: u64 = 24;
+    const VALUE_BYTES: usize = 1500;
+    let cluster = Cluster::started(&[
+        ("wal_segment_size", "1MB"),
+        ("max_wal_size", "24MB"),
+        ("min_wal_size", "2MB"),
+        ("shared_buffers", "64MB"),
+        ("recovery_time_target", "0"),
+        ("checkpoint_warning", "0"),
+    ]);
+    let wal = cluster.path("wal");
+    let load = Load::start(&cluster.socket(), 8, VALUE_BYTES);
+    let (mut most, mut longest_gap) = (0, Duration::ZERO);
+    let (mut last, mut last_at) = (0, Instant::now());
+    let deadline = Instant::now() + 3 * DEADLINE;
+    // Until the brake was seen at work, and five times the limit was written.
+    while number(&cluster, "commits_slowed_wal") == 0
+        || load.acknowledged() * (VALUE_BYTES as u64) < 5 * WAL_MAX_MB * MB
+    {
+        most = most.max(bytes_in(&wal));
+        let now = load.acknowledged();
+        if now != last {
+            longest_gap = longest_gap.max(last_at.elapsed());
+            (last, last_at) = (now, Instant::now());
+        }
+        assert!(Instant::now() < deadline, "{} writes in vain", now);
+        // Between two looks.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    cluster.wait_log("log comes faster than the checkpoint gets done within max_wal_size = 24MB");
+    let acknowledged = load.stop();
+    println!(
+        "most {} MB of {WAL_MAX_MB}, {} slowed, {} ms in all, longest gap {longest_gap:?}",
+        most >> 20,
+        number(&cluster, "commits_slowed_wal"),
+        number(&cluster, "commits_slowed_wal_us") / 1000,
+    );
+    assert!(
+        most <= WAL_MAX_MB * MB * 5 / 4,
+        "{most} bytes of log with max_wal_size = {WAL_MAX_MB}MB"
+    );
+    assert!(
+        longest_gap < DEADLINE / 2,
+        "service goes on: {longest_gap:?}"
+    );
+    assert!(number(&cluster, "commits_slowed_wal_us") > 0);
+    let log = cluster.log_since_start();
+    let advice = log
+        .lines()
+        .find(|line| line.contains("commits were slowed"));
+    let advice = advice.expect("a report");
+    assert!(advice.contains("would be enough for this load"), "{advice}");
+    acknowledged.assert_there(&mut cluster.client());
+    // Without load nobody is slowed.
+    wait_for("the brake to be lifted", || {
+        (cluster.info("checkpoint", "commit_brake") == "off").then_some(())
+    });
+}
+
+/// Few writes, slowly: no commit is slowed.
+#[test]
+fn without_pressure_no_commit_is_slowed() {
+    let cluster = Cluster::started(&[
+        ("wal_segment_size", "1MB"),
+        ("max_wal_size", "16MB"),
+        ("min_wal_size", "2MB"),
+    ]);
+    let mut client = cluster.client();
+    for number in 0..500 {
+        let key = format!("key{number}");
+        let reply = client.call(&["SET", &key, "value"]).expect("answered");
+        assert!(reply.is_ok(), "{reply:?}");
+    }
+    let reply = client.call(&["CHECKPOINT"]).expect("answered");
+    assert!(reply.error().is_none(), "{reply:?}");
+    assert_eq!(cluster.info("checkpoint", "commit_brake"), "off");
+    for counter in ["commits_slowed_wal", "commits_slowed_frames"] {
+        assert_eq!(number(&cluster, counter), 0, "{counter}");
+    }
+}
