@@ -9,9 +9,9 @@ use crate::session::Session;
 use crate::waiting::{StreamCount, Waiting};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, getsockname, send};
 use nix::unistd::read;
-use rd_base::handover::{HANDOVER_BYTES, Handover};
+use rd_base::handover::{HANDOVER_BYTES, Handover, Peer};
 use rd_sys::fdpass::Channel;
 use rd_wire::{Limits, RequestParser};
 use std::io;
@@ -218,6 +218,15 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Received {
             Err(Errno::EAGAIN) => Received::Nothing,
             Err(_) => Received::Closed,
         };
+    }
+}
+
+/// The server's address that a client came by, as Redis shows it; empty if the kernel does not say.
+pub fn local_address(socket: &OwnedFd, peer: &Peer) -> String {
+    match peer {
+        Peer::Unix { path, .. } => path.clone(),
+        Peer::Tcp(_) => getsockname::<SockaddrStorage>(socket.as_raw_fd())
+            .map_or_else(|_| String::new(), |address| address.to_string()),
     }
 }
 

@@ -35,7 +35,7 @@
 //! (`waiting.rs`) goes on by a piece per turn, and the backend does not sleep while one can.
 
 use crate::brake::Braked;
-use crate::connection::{Connection, Hold, Received, take_over};
+use crate::connection::{Connection, Hold, Received, local_address, take_over};
 use crate::server::Server;
 use crate::session::Session;
 use crate::slab::Slab;
@@ -386,8 +386,9 @@ impl EventLoop {
         loop {
             match take_over(&self.postmaster) {
                 Ok(Some((socket, handover))) => {
-                    let mut session =
-                        Session::new(handover, self.server.wall_us(), self.server.now_ns);
+                    let local = local_address(&socket, &handover.peer);
+                    let (wall_us, now_ns) = (self.server.wall_us(), self.server.now_ns);
+                    let mut session = Session::new(handover, local, wall_us, now_ns);
                     self.server.enlist(&mut session);
                     let limits = self.server.request_limits();
                     let connection = Connection::new(socket, limits, session);

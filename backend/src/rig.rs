@@ -143,7 +143,12 @@ impl Client {
             connection: 1,
             peer: Peer::Tcp("127.0.0.1:1".to_owned()),
         };
-        let session = Session::new(handover, server.wall_us(), server.now_ns);
+        let session = Session::new(
+            handover,
+            "127.0.0.1:2".to_owned(),
+            server.wall_us(),
+            server.now_ns,
+        );
         let limits = server.request_limits();
         Client {
             connection: Connection::new(OwnedFd::from(ours), limits, session),

@@ -227,6 +227,7 @@ impl Server {
     pub fn publish(&self, row: usize, session: &Session) {
         let state = ClientState {
             address: &session.address,
+            local_address: &session.local_address,
             name: &session.name,
             library_name: &session.library_name,
             library_version: &session.library_version,
@@ -249,13 +250,13 @@ impl Server {
                 self.readers -= 1;
             }
         }
-        if let Some(row) = connection.session.row {
-            let session = &connection.session;
-            let command = session.last_command.map_or(0, |id| id as u32 + 1);
-            self.store
-                .shared
-                .clients
-                .note(row, command, session.active_at_ns);
+        self.note_session(&connection.session);
+    }
+
+    /// Shows what a session has done last to `CLIENT LIST`.
+    pub fn note_session(&self, session: &Session) {
+        if let Some(row) = session.row {
+            self.store.shared.clients.note(row, session.turn());
         }
     }
 

@@ -4,6 +4,7 @@ use crate::transaction::Transactions;
 use rd_base::Lsn;
 use rd_base::handover::{Handover, Peer};
 use rd_engine::NamespaceId;
+use rd_store::clients::ClientTurn;
 use rd_wire::{CommandId, Proto};
 
 /// Whether replies are sent, as CLIENT REPLY says.
@@ -26,6 +27,8 @@ pub struct Session {
     pub id: u64,
     /// The peer's address as text.
     pub address: String,
+    /// The server's address that it came by, as text.
+    pub local_address: String,
     /// The user at the other end of a unix socket.
     pub unix_uid: Option<u32>,
     /// The protocol agreed by HELLO.
@@ -65,8 +68,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// A fresh connection.
-    pub fn new(handover: Handover, wall_us: u64, now_ns: u64) -> Session {
+    /// A fresh connection, which came by `local_address`.
+    pub fn new(handover: Handover, local_address: String, wall_us: u64, now_ns: u64) -> Session {
         let unix_uid = match handover.peer {
             Peer::Unix { uid, .. } => Some(uid),
             Peer::Tcp(_) => None,
@@ -74,6 +77,7 @@ impl Session {
         Session {
             id: handover.connection,
             address: handover.peer.address().to_owned(),
+            local_address,
             unix_uid,
             proto: Proto::Resp2,
             namespace: NamespaceId::DB0,
@@ -94,19 +98,36 @@ impl Session {
         }
     }
 
+    /// What it has done last, for the table of clients.
+    pub fn turn(&self) -> ClientTurn {
+        ClientTurn {
+            command: self.last_command.map_or(0, |id| id as u32 + 1),
+            active_at_ns: self.active_at_ns,
+            queued: self.transactions.queued().map(|count| count as u32),
+            watched: self.transactions.watches.keys.len() as u32,
+        }
+    }
+
     /// What it has switched on, as a number for the table of clients.
     pub fn marks(&self) -> u32 {
         u32::from(self.no_evict) | u32::from(self.no_touch) << 1
     }
 
-    /// [`Session::marks`] in the letters of `CLIENT LIST`.
-    pub fn letters(marks: u32) -> &'static str {
-        match marks & 3 {
-            0 => "N",
-            1 => "e",
-            2 => "T",
-            _ => "eT",
+    /// [`Session::marks`], and whether commands are being queued, in the letters of `CLIENT LIST`.
+    pub fn letters(marks: u32, is_queueing: bool) -> String {
+        let letters = [
+            ('x', is_queueing),
+            ('e', marks & 1 != 0),
+            ('T', marks & 2 != 0),
+        ];
+        let mut text: String = letters
+            .iter()
+            .filter_map(|(letter, is_shown)| is_shown.then_some(*letter))
+            .collect();
+        if text.is_empty() {
+            text.push('N');
         }
+        text
     }
 
     /// A command begins: whether its reply is skipped is decided now.

@@ -77,6 +77,14 @@ impl Transactions {
         matches!(self.state, State::None)
     }
 
+    /// How many commands are queued since MULTI; none outside of it.
+    pub fn queued(&self) -> Option<usize> {
+        match &self.state {
+            State::Queueing(queue) => Some(queue.commands.len()),
+            State::None | State::Open(_) | State::Ended(_) => None,
+        }
+    }
+
     /// Ends everything; nothing was changed.
     pub fn clear(&mut self) {
         *self = Transactions::default();

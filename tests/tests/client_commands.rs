@@ -49,6 +49,22 @@ fn connections_of_every_backend_are_killed() {
             .all(|other| other.call(&["PING"]).is_err());
         closed.then_some(())
     });
+    // All came by the one address: those of another are spared, the own one too.
+    let mut late = cluster.client();
+    let info = ask(&mut late, &["CLIENT", "INFO"]);
+    let info = info.as_str().unwrap().to_owned();
+    let came_by = |text: &str| {
+        let rest = text.split_once(" laddr=").unwrap().1;
+        rest.split(' ').next().unwrap().to_owned()
+    };
+    let elsewhere = ask(&mut killer, &["CLIENT", "KILL", "LADDR", "192.0.2.1:1"]);
+    assert_eq!(elsewhere.as_int(), Some(0));
+    assert!(late.call(&["PING"]).is_ok());
+    let killed = ask(&mut killer, &["CLIENT", "KILL", "LADDR", &came_by(&info)]);
+    assert_eq!(killed.as_int(), Some(1));
+    wait_for("the late one to be closed", || {
+        late.call(&["PING"]).is_err().then_some(())
+    });
     // The own one is closed behind the reply.
     let last = ask(&mut killer, &["CLIENT", "KILL", "ID", &own, "SKIPME", "no"]);
     assert_eq!(last.as_int(), Some(1));

@@ -93,6 +93,59 @@ fn the_first_committer_wins() {
 }
 
 #[test]
+fn flushing_in_a_transaction_deletes_what_it_sees() {
+    let cluster = Cluster::started(&[]);
+    play(
+        &cluster,
+        "a MSET x 1 y 1 -> OK
+         a BEGIN -> OK
+         a SET z 1 -> OK
+         b SET later 1 -> OK
+         a SAVEPOINT s -> OK
+         a FLUSHDB -> OK
+         a DBSIZE -> 0
+         a MGET x y z -> [nil nil nil]
+         a ROLLBACK TO s -> OK
+         a MGET x y z -> [1 1 1]
+         a FLUSHDB -> OK
+         a SET new 1 -> OK
+         b MGET x y z -> [1 1 nil]
+         a COMMIT -> OK
+         b MGET x y z later new -> [nil nil nil 1 1]
+         a BEGIN SERIALIZABLE -> OK
+         a FLUSHALL -> OK
+         b SET more 1 -> OK
+         a COMMIT -> -CONFLICT key \"more\"*
+         a BEGIN -> OK
+         a FLUSHDB -> OK
+         b SET later 2 -> OK
+         a COMMIT -> -CONFLICT key \"later\"*
+         a BEGIN READ ONLY -> OK
+         a FLUSHDB -> -ERR this transaction is READ ONLY
+         a ROLLBACK -> OK
+         a DBSIZE -> 3",
+    );
+}
+
+#[test]
+fn client_list_tells_of_queued_commands_and_watched_keys() {
+    let cluster = Cluster::started(&[]);
+    play(
+        &cluster,
+        "a CLIENT INFO -> ~ multi=-1 watch=0 ~
+         a WATCH x y -> OK
+         a CLIENT INFO -> ~ multi=-1 watch=2 ~
+         a MULTI -> OK
+         b CLIENT LIST -> ~ flags=x db=0 sub=0 psub=0 multi=0 watch=2 ~
+         a SET x 1 -> QUEUED
+         a SET y 1 -> QUEUED
+         b CLIENT LIST -> ~ multi=2 watch=2 ~
+         a EXEC -> [OK OK]
+         b CLIENT LIST TYPE normal -> ~ multi=-1 watch=0 cmd=exec ~",
+    );
+}
+
+#[test]
 fn savepoints_go_back_and_forth() {
     let cluster = Cluster::started(&[]);
     play(

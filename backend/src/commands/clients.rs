@@ -13,7 +13,8 @@ use rd_wire::texts;
 struct Filter<'a> {
     id: Option<u64>,
     address: Option<&'a [u8]>,
-    /// Of the wanted kind, by which address they came, and of the wanted user there may be none.
+    local_address: Option<&'a [u8]>,
+    /// Of the wanted kind there are none.
     fits_none: bool,
     spares_own: bool,
 }
@@ -26,6 +27,9 @@ impl Filter<'_> {
             && self
                 .address
                 .is_none_or(|address| row.address.as_bytes() == address)
+            && self
+                .local_address
+                .is_none_or(|address| row.local_address.as_bytes() == address)
     }
 }
 
@@ -34,6 +38,7 @@ fn filter<'a>(call: &Call<'a>) -> Result<Filter<'a>, String> {
     let mut filter = Filter {
         id: None,
         address: None,
+        local_address: None,
         fits_none: false,
         spares_own: true,
     };
@@ -58,8 +63,7 @@ fn filter<'a>(call: &Call<'a>) -> Result<Filter<'a>, String> {
         } else if is_word(word, "ADDR") {
             filter.address = Some(value);
         } else if is_word(word, "LADDR") {
-            // By which of the server's addresses a connection came is not kept.
-            filter.fits_none = true;
+            filter.local_address = Some(value);
         } else if is_word(word, "USER") {
             if value != b"default" {
                 let user = String::from_utf8_lossy(value);
@@ -84,6 +88,7 @@ pub fn kill(call: &mut Call<'_>) -> Outcome {
         Filter {
             id: None,
             address: Some(call.arg(2)),
+            local_address: None,
             fits_none: false,
             spares_own: false,
         }

@@ -225,26 +225,31 @@ pub fn client_list(call: &mut Call<'_>) -> Outcome {
 
 fn list_clients(call: &mut Call<'_>, wanted: &dyn Fn(&ClientRow) -> bool) -> Outcome {
     let (now_us, now_ns) = (call.server.wall_us(), call.server.now_ns);
+    call.server.note_session(call.session);
     let mut text = String::new();
     let mut rows = call.server.store.shared.clients.list();
     rows.sort_by_key(|row| row.id);
     for row in rows.iter().filter(|row| wanted(row)) {
         let command = row
+            .turn
             .command
             .checked_sub(1)
             .and_then(rd_wire::command::name_of);
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "id={} addr={} name={} age={} idle={} flags={} db={} sub=0 psub=0 multi=-1 cmd={} \
-             user=default resp={} lib-name={} lib-ver={} backend={}",
+            "id={} addr={} laddr={} name={} age={} idle={} flags={} db={} sub=0 psub=0 multi={} \
+             watch={} cmd={} user=default resp={} lib-name={} lib-ver={} backend={}",
             row.id,
             row.address,
+            row.local_address,
             row.name,
             now_us.saturating_sub(row.connected_at_us) / 1_000_000,
-            now_ns.saturating_sub(row.active_at_ns) / 1_000_000_000,
-            Session::letters(row.marks),
+            now_ns.saturating_sub(row.turn.active_at_ns) / 1_000_000_000,
+            Session::letters(row.marks, row.turn.queued.is_some()),
             namespaces::name_for_list(call, row.namespace),
+            row.turn.queued.map_or(-1, i64::from),
+            row.turn.watched,
             command.unwrap_or("NULL"),
             if row.proto == Proto::Resp3 as u8 {
                 3

@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, KnownLayout};
 /// Connections that can be listed; more are served, but not listed.
 const ROWS: usize = 16_384;
 /// Words of text in a row.
-const TEXT_WORDS: usize = 24;
+const TEXT_WORDS: usize = 31;
 const TEXT_BYTES: usize = TEXT_WORDS * 8;
 /// Between the parts of a row's text; no part can hold it.
 const SEPARATOR: char = '\n';
@@ -45,8 +45,12 @@ struct Row {
     marks: AtomicU32,
     /// Index of the namespace that it uses. atomic: Relaxed.
     namespace: AtomicU32,
+    /// Commands queued since MULTI, and one; 0: it is in no MULTI. atomic: Relaxed.
+    queued: AtomicU32,
+    /// Keys that it watches. atomic: Relaxed.
+    watched: AtomicU32,
     _unused: u32,
-    /// Address, name, library name and version. guard: `version`.
+    /// Addresses, name, library name and version. guard: `version`.
     text: [AtomicU64; TEXT_WORDS],
 }
 
@@ -104,6 +108,8 @@ pub struct Pause {
 pub struct ClientState<'a> {
     /// The peer's address.
     pub address: &'a str,
+    /// The server's address that it came by.
+    pub local_address: &'a str,
     /// The connection's name.
     pub name: &'a str,
     /// Name and version of the client's library.
@@ -120,6 +126,19 @@ pub struct ClientState<'a> {
     pub namespace: u32,
 }
 
+/// What a connection has done last; see [`Clients::note`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientTurn {
+    /// Number of the last command in the command table, and one; 0: none so far.
+    pub command: u32,
+    /// Monotonic clock of it, in nanoseconds.
+    pub active_at_ns: u64,
+    /// How many commands are queued since MULTI; none outside.
+    pub queued: Option<u32>,
+    /// Keys that it watches.
+    pub watched: u32,
+}
+
 /// A row as read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRow {
@@ -127,20 +146,20 @@ pub struct ClientRow {
     pub id: u64,
     /// Slot of the backend that serves it.
     pub backend: u32,
-    /// Number of the last command in the command table, and one; 0: none so far.
-    pub command: u32,
+    /// What it has done last.
+    pub turn: ClientTurn,
     /// The protocol, as the wire layer numbers it.
     pub proto: u8,
     /// What it has switched on, as the backend numbers it.
     pub marks: u32,
     /// Index of the namespace that it uses.
     pub namespace: u32,
-    /// Monotonic clock of the last command, in nanoseconds.
-    pub active_at_ns: u64,
     /// Wall clock of the connection, in microseconds.
     pub connected_at_us: u64,
     /// The peer's address.
     pub address: String,
+    /// The server's address that it came by.
+    pub local_address: String,
     /// The connection's name.
     pub name: String,
     /// Name of the client's library.
@@ -180,8 +199,8 @@ impl Clients {
     pub fn give_back(&self, index: usize) {
         // Whoever takes it next shows nothing of this one until it describes itself.
         self.describe(index, &ClientState::default());
+        self.note(index, ClientTurn::default());
         let row = &self.rows[index];
-        row.command.store(0, Ordering::Relaxed);
         row.id.store(0, Ordering::Release);
     }
 
@@ -190,6 +209,7 @@ impl Clients {
         let row = &self.rows[index];
         let parts = [
             state.address,
+            state.local_address,
             state.name,
             state.library_name,
             state.library_version,
@@ -212,11 +232,14 @@ impl Clients {
             .store(version.wrapping_add(2), Ordering::Release);
     }
 
-    /// Shows the last command of a connection and when it came.
-    pub fn note(&self, index: usize, command: u32, active_at_ns: u64) {
+    /// Shows what a connection has done last.
+    pub fn note(&self, index: usize, turn: ClientTurn) {
         let row = &self.rows[index];
-        row.command.store(command, Ordering::Relaxed);
-        row.active_at_ns.store(active_at_ns, Ordering::Relaxed);
+        row.command.store(turn.command, Ordering::Relaxed);
+        row.active_at_ns.store(turn.active_at_ns, Ordering::Relaxed);
+        let queued = turn.queued.map_or(0, |count| count.saturating_add(1));
+        row.queued.store(queued, Ordering::Relaxed);
+        row.watched.store(turn.watched, Ordering::Relaxed);
     }
 
     /// Asks for connection `id` to be closed. Returns the slot of its backend, which is to be woken;
@@ -297,13 +320,18 @@ fn read(row: &Row) -> Option<ClientRow> {
         let mut read = ClientRow {
             id,
             backend: row.slot.load(Ordering::Relaxed),
-            command: row.command.load(Ordering::Relaxed),
+            turn: ClientTurn {
+                command: row.command.load(Ordering::Relaxed),
+                active_at_ns: row.active_at_ns.load(Ordering::Relaxed),
+                queued: row.queued.load(Ordering::Relaxed).checked_sub(1),
+                watched: row.watched.load(Ordering::Relaxed),
+            },
             proto: row.proto.load(Ordering::Relaxed) as u8,
             marks: row.marks.load(Ordering::Relaxed),
             namespace: row.namespace.load(Ordering::Relaxed),
-            active_at_ns: row.active_at_ns.load(Ordering::Relaxed),
             connected_at_us: row.connected_at_us.load(Ordering::Relaxed),
             address: String::new(),
+            local_address: String::new(),
             name: String::new(),
             library_name: String::new(),
             library_version: String::new(),
@@ -318,6 +346,7 @@ fn read(row: &Row) -> Option<ClientRow> {
             .split(SEPARATOR)
             .map(str::to_owned);
         read.address = parts.next().unwrap_or_default();
+        read.local_address = parts.next().unwrap_or_default();
         read.name = parts.next().unwrap_or_default();
         read.library_name = parts.next().unwrap_or_default();
         read.library_version = parts.next().unwrap_or_default();
@@ -338,6 +367,7 @@ mod tests {
         let clients = Clients::open(&segment, &regions);
         let state = ClientState {
             address: "127.0.0.1:4711",
+            local_address: "127.0.0.1:7432",
             name: "worker",
             library_name: "lib",
             library_version: "1.2",
@@ -348,7 +378,13 @@ mod tests {
         };
         let first = clients.take(1, SlotNo::new(3)).expect("a row");
         clients.describe(first, &state);
-        clients.note(first, 9, 77);
+        let turn = ClientTurn {
+            command: 9,
+            active_at_ns: 77,
+            queued: Some(0),
+            watched: 2,
+        };
+        clients.note(first, turn);
         // The same home, so the next place.
         let second = clients
             .take(1 + ROWS as u64, SlotNo::new(4))
@@ -365,14 +401,14 @@ mod tests {
         assert_eq!((clients.count(), rows.len()), (2, 2));
         let row = rows.iter().find(|row| row.id == 1).expect("the first");
         assert_eq!(
-            (row.address.as_str(), row.name.as_str()),
-            ("127.0.0.1:4711", "worker")
+            [&row.address, &row.local_address, &row.name],
+            ["127.0.0.1:4711", "127.0.0.1:7432", "worker"]
         );
         assert_eq!(
             (row.library_name.as_str(), row.library_version.as_str()),
             ("lib", "1.2")
         );
-        assert_eq!((row.command, row.active_at_ns, row.backend), (9, 77, 3));
+        assert_eq!((row.turn, row.backend), (turn, 3));
         assert_eq!((row.marks, row.namespace), (2, 3));
         assert_eq!(clients.kill(7), None);
         assert_eq!(clients.kill(1), Some(SlotNo::new(3)));
@@ -388,5 +424,6 @@ mod tests {
         let rows = clients.list();
         let row = rows.iter().find(|row| row.id == 1).expect("the next");
         assert_eq!((row.address.as_str(), row.name.as_str()), ("", ""));
+        assert_eq!(row.turn, ClientTurn::default());
     }
 }

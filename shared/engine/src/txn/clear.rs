@@ -1,15 +1,15 @@
-//! Deleting ranges of keys, key by key; and FLUSHDB and FLUSHALL between MULTI and EXEC.
+//! Deleting ranges of keys, key by key; and FLUSHDB and FLUSHALL inside a transaction.
 //!
 //! By itself a FLUSHDB only writes to the catalog. As part of a transaction, with reads and writes
 //! before and behind it, it deletes the range of all keys that the transaction sees: so it takes as
 //! long as there are keys, and what it may delete is bounded as for any transaction.
 
 use super::access::Limits;
-use super::transaction::{Isolation, Transaction, Write};
+use super::transaction::{Transaction, Write};
 use super::write::Committed;
 use crate::api::{Engine, View};
 use crate::btree::scan::Chunk;
-use crate::error::{EngineError, Result};
+use crate::error::Result;
 use rd_base::Lsn;
 use rd_store::namespaces::NamespaceId;
 
@@ -26,12 +26,8 @@ impl Engine {
     /// Deletes every key of `namespaces` that the transaction which is attached sees.
     ///
     /// # Errors
-    /// When these are more than a transaction can delete, or it is none of EXEC. Then it has
-    /// deleted none.
+    /// When these are more than a transaction can delete. Then it has deleted none.
     pub(crate) fn clear_in_transaction(&self, namespaces: &[NamespaceId]) -> Result<Committed<()>> {
-        if self.transaction().isolation() != Isolation::Exec {
-            return Err(EngineError::NotInTransaction("emptying a database"));
-        }
         let all: Vec<KeyRange<'_>> = namespaces.iter().map(|id| (*id, &[][..], None)).collect();
         let deleted = self.delete_ranges(&all)?;
         Ok(Committed {
