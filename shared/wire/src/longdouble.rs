@@ -19,7 +19,7 @@ const EXPONENT_MIN: i64 = -16_445 - 63;
 const DECIMALS: u32 = 17;
 /// A decimal exponent beyond this is beyond the format whatever the digits, which are no more than
 /// the text has bytes.
-const DECIMAL_EXPONENT_MAX: i64 = 4_960 + TEXT_BYTES_MAX as i64;
+const DECIMAL_EXPONENT_MAX: u64 = 4_960 + TEXT_BYTES_MAX as u64;
 
 /// A number with 64 binary digits: `fraction` times two to the `exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +164,8 @@ fn parse_digits(text: &[u8], base: u32) -> Option<LongDouble> {
         return round(&digits, exponent, false);
     }
     let exponent = scale.saturating_add(exponent);
-    if exponent.abs() > DECIMAL_EXPONENT_MAX {
+    // The least number of all has no positive one: a text can come to it.
+    if exponent.unsigned_abs() > DECIMAL_EXPONENT_MAX {
         return None;
     }
     if exponent >= 0 {
@@ -471,6 +472,10 @@ mod tests {
             ("3", "-1.5", "1.5"),
             ("1", "-1", "0"),
             ("-0.0", "0", "0"),
+            ("0", "-0.0", "0"),
+            ("-0", "-0", "0"),
+            ("-0e99999999999999999999", "-0.0", "0"),
+            ("-0x0p0", "1", "1"),
             ("0", "1e-17", "0.00000000000000001"),
             ("0", "1e-18", "0"),
             ("0", "-1e-30", "0"),
@@ -490,6 +495,20 @@ mod tests {
             "nan", "1e5000", "-1e4933", "1e-5000", "e5", "infi",
         ] {
             assert_eq!(LongDouble::parse(text.as_bytes()), None, "{text:?}");
+        }
+        // Exponents beyond what any word holds, with digits that move them further.
+        for digits in ["1", "0.1", ".00001", "100000", "0x1.8", "0x.0001"] {
+            for exponent in [
+                "9223372036854775807",
+                "9223372036854775808",
+                "99999999999999999999999",
+            ] {
+                for sign in ["", "-", "+"] {
+                    let letter = if digits.starts_with("0x") { 'p' } else { 'e' };
+                    let text = format!("-{digits}{letter}{sign}{exponent}");
+                    assert_eq!(LongDouble::parse(text.as_bytes()), None, "{text}");
+                }
+            }
         }
         for text in ["inf", "-INF", "+Infinity"] {
             assert_eq!(LongDouble::parse(text.as_bytes()), Some(Parsed::Infinite));

@@ -212,7 +212,8 @@ fn read_string(value: &[u8], bytes_max: usize) -> Result<Vec<u8>, RestoreError> 
 /// further up, and how much of what is there comes again.
 fn decompress(bytes: &[u8], length: usize) -> Result<Vec<u8>, RestoreError> {
     let mut rest = Rest(bytes);
-    let mut out: Vec<u8> = Vec::with_capacity(length);
+    // The length is only announced: room is taken as bytes come.
+    let mut out: Vec<u8> = Vec::with_capacity(length.min(bytes.len().saturating_mul(4)));
     while !rest.0.is_empty() {
         let control = usize::from(rest.byte()?);
         if control < 32 {
