@@ -4,9 +4,15 @@
 //! and a comment may follow. A value is a bare word, or stands in single quotes, where `''` is one
 //! quote. `include`, `include_if_exists` and `include_dir` take a path relative to their own file.
 //! Later lines win. All errors of all files are collected.
+//!
+//! Reading is bounded however the files are made: in the size of a file and of all together, in how
+//! deep and how often they include each other, in settings and in problems. What is no regular file
+//! is refused, as a pipe could be waited for without end.
 
-use crate::config::{Place, Problem};
-use crate::limits::{CONFIG_FILE_BYTES_MAX, CONFIG_INCLUDE_DEPTH_MAX};
+use crate::config::{Place, Problem, note};
+use crate::limits::{
+    CONFIG_ASSIGNMENTS_MAX, CONFIG_FILE_BYTES_MAX, CONFIG_FILES_MAX, CONFIG_INCLUDE_DEPTH_MAX,
+};
 use crate::params::Param;
 use std::fs;
 use std::io::{self, Read};
@@ -105,6 +111,12 @@ pub(crate) struct Assignment {
 pub(crate) struct Reading {
     pub(crate) assignments: Vec<Assignment>,
     pub(crate) problems: Vec<Problem>,
+    /// Files that were included so far.
+    files: usize,
+    /// Their bytes.
+    bytes: u64,
+    /// A bound on all files together is reached: nothing more is read.
+    is_full: bool,
 }
 
 impl Reading {
@@ -118,7 +130,7 @@ impl Reading {
                     "could not read configuration file: {error}; rd_initdb makes a data directory"
                 );
                 let place = Place::File(path.into(), 0);
-                reading.problems.push(Problem::new(place, None, message));
+                reading.problem(&place, message);
             }
         }
         reading
@@ -129,6 +141,9 @@ impl Reading {
         let file: Arc<Path> = path.into();
         let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text);
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+            if self.is_full {
+                return;
+            }
             let place = Place::File(Arc::clone(&file), index + 1);
             let statement = match std::str::from_utf8(line) {
                 Ok(line) => parse_line(line.trim_end_matches('\r')),
@@ -138,52 +153,83 @@ impl Reading {
                 Ok(None) => {}
                 Ok(Some(statement)) => match IncludeKind::find(statement.name) {
                     Some(kind) => self.include(kind, path, &statement.value, place, depth),
+                    None if self.assignments.len() == CONFIG_ASSIGNMENTS_MAX => self.stop(
+                        &place,
+                        format!("there are more than {CONFIG_ASSIGNMENTS_MAX} settings"),
+                    ),
                     None => self.assignments.push(Assignment {
                         name: statement.name.to_owned(),
                         value: statement.value,
                         place,
                     }),
                 },
-                Err(message) => self.problems.push(Problem::new(place, None, message)),
+                Err(message) => self.problem(&place, message),
             }
         }
     }
 
+    fn problem(&mut self, place: &Place, message: String) {
+        note(&mut self.problems, || {
+            Problem::new(place.clone(), None, message)
+        });
+    }
+
+    /// Reads no further, and says why.
+    fn stop(&mut self, place: &Place, message: String) {
+        self.is_full = true;
+        self.problem(place, message);
+    }
+
     fn include(&mut self, kind: IncludeKind, from: &Path, value: &str, place: Place, depth: usize) {
-        let mut fail = |message| {
-            let problem = Problem::new(place.clone(), None, message);
-            self.problems.push(problem);
-        };
         if depth + 1 > CONFIG_INCLUDE_DEPTH_MAX {
-            return fail(format!(
-                "files include each other more than {CONFIG_INCLUDE_DEPTH_MAX} deep"
-            ));
+            let message =
+                format!("files include each other more than {CONFIG_INCLUDE_DEPTH_MAX} deep");
+            return self.problem(&place, message);
         }
         let path = from.parent().unwrap_or(Path::new("")).join(value);
         let files = match kind {
             IncludeKind::Dir => match directory_files(&path) {
                 Ok(files) => files,
                 Err(error) => {
-                    return fail(format!(
-                        "could not read directory \"{}\": {error}",
-                        path.display()
-                    ));
+                    let path = path.display();
+                    let message = format!("could not read directory \"{path}\": {error}");
+                    return self.problem(&place, message);
                 }
             },
             IncludeKind::File | IncludeKind::IfExists => vec![path],
         };
         for path in files {
             match read_text(&path) {
-                Ok(text) => self.text(&path, &text, depth + 1),
+                Ok(text) => self.included(&path, &text, &place, depth + 1),
                 Err(error)
                     if kind == IncludeKind::IfExists && error.kind() == io::ErrorKind::NotFound => {
                 }
                 Err(error) => {
                     let message = format!("could not include \"{}\": {error}", path.display());
-                    self.problems
-                        .push(Problem::new(place.clone(), None, message));
+                    self.problem(&place, message);
                 }
             }
+            if self.is_full {
+                return;
+            }
+        }
+    }
+
+    /// Reads the text of a file that is included at `place`, if all together are not too many.
+    fn included(&mut self, path: &Path, text: &[u8], place: &Place, depth: usize) {
+        self.files += 1;
+        self.bytes += text.len() as u64;
+        if self.files > CONFIG_FILES_MAX {
+            let message = format!(
+                "files are included more than {CONFIG_FILES_MAX} times; does one include itself?"
+            );
+            self.stop(place, message);
+        } else if self.bytes > CONFIG_FILE_BYTES_MAX {
+            let message =
+                format!("included files are larger than {CONFIG_FILE_BYTES_MAX} bytes together");
+            self.stop(place, message);
+        } else {
+            self.text(path, text, depth);
         }
     }
 }
@@ -210,6 +256,10 @@ impl IncludeKind {
 fn directory_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {
+        // One more than can be included, so that there is an error.
+        if files.len() > CONFIG_FILES_MAX {
+            break;
+        }
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.ends_with(".conf") && !name.starts_with('.') && path.is_file() {
@@ -222,6 +272,10 @@ fn directory_files(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn read_text(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
+    if !fs::metadata(path)?.is_file() {
+        let message = "not a regular file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
     let file = fs::File::open(path)?;
     file.take(CONFIG_FILE_BYTES_MAX + 1)
         .read_to_end(&mut text)?;

@@ -9,7 +9,9 @@
 
 use crate::conf_file::{Assignment, FILE_NAME, Reading};
 use crate::glob;
-use crate::limits::{BACKENDS_MAX, WAL_BUFFERS_BYTES_MIN};
+use crate::limits::{
+    BACKENDS_MAX, CONFIG_NAME_SHOWN_MAX, CONFIG_PROBLEMS_MAX, WAL_BUFFERS_BYTES_MIN,
+};
 use crate::overrides::{Overrides, OverridesFull};
 use crate::params::{Context, Param, Reach};
 use crate::units::{MB, print_size};
@@ -59,12 +61,24 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn new(place: Place, parameter: Option<&str>, message: String) -> Problem {
-        let parameter = parameter.map(str::to_owned);
+        let parameter = parameter.map(|name| name.chars().take(CONFIG_NAME_SHOWN_MAX).collect());
         Problem {
             place,
             parameter,
             message,
         }
+    }
+}
+
+/// Adds a problem, if there are not too many already; then the last one says that there are more.
+/// So a file of nothing but mistakes takes no more time and memory than one with a hundred.
+pub(crate) fn note(problems: &mut Vec<Problem>, problem: impl FnOnce() -> Problem) {
+    if problems.len() < CONFIG_PROBLEMS_MAX {
+        problems.push(problem());
+    } else if problems.len() == CONFIG_PROBLEMS_MAX {
+        let place = problem().place;
+        let message = "and more problems, which are not listed".to_owned();
+        problems.push(Problem::new(place, None, message));
     }
 }
 
@@ -547,12 +561,13 @@ struct Candidate {
 impl Candidate {
     fn assign(&mut self, Assignment { name, value, place }: Assignment) {
         let Some(param) = Param::find(&name) else {
-            let message = match Param::nearest(&name) {
-                Some(nearest) => format!("no such parameter; did you mean \"{nearest}\"?"),
-                None => "no such parameter".to_owned(),
-            };
-            self.problems
-                .push(Problem::new(place, Some(&name), message));
+            note(&mut self.problems, || {
+                let message = match Param::nearest(&name) {
+                    Some(nearest) => format!("no such parameter; did you mean \"{nearest}\"?"),
+                    None => "no such parameter".to_owned(),
+                };
+                Problem::new(place, Some(&name), message)
+            });
             return;
         };
         let row = param.row();
@@ -573,9 +588,12 @@ impl Candidate {
             }
         };
         if let Some(message) = refused {
-            self.problems
-                .push(Problem::new(place, Some(row.name), message));
-            self.wrong.push(param);
+            note(&mut self.problems, || {
+                Problem::new(place, Some(row.name), message)
+            });
+            if !self.wrong.contains(&param) {
+                self.wrong.push(param);
+            }
         }
     }
 }

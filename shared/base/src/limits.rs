@@ -34,8 +34,16 @@ pub const PARAMETER_TEXT_BYTES_MAX: usize = 1023;
 pub const CONFIG_OVERRIDES_BYTES_MAX: usize = 8192;
 /// How deep configuration files can include each other.
 pub const CONFIG_INCLUDE_DEPTH_MAX: usize = 10;
-/// Largest configuration file, in bytes.
+/// Largest configuration file, in bytes; also of all files that one includes together.
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1 << 20;
+/// Files that a configuration is read from, each counted as often as it is included.
+pub const CONFIG_FILES_MAX: usize = 256;
+/// Lines of all files together that set a parameter.
+pub const CONFIG_ASSIGNMENTS_MAX: usize = 10_000;
+/// Problems of a configuration that are listed; that there are more is the last one.
+pub const CONFIG_PROBLEMS_MAX: usize = 100;
+/// Letters of an unknown parameter's name that a message shows.
+pub const CONFIG_NAME_SHOWN_MAX: usize = 64;
 
 // Beside the file of each namespace there is room for those that wait to be unlinked.
 const _: () = assert!(FILES_MAX >= 2 * (DATABASES_MAX + NAMED_NAMESPACES_MAX));

@@ -274,6 +274,95 @@ fn includes_are_relative_ordered_and_bounded() {
     );
 }
 
+/// Whatever files say of each other, reading them ends soon, with few words.
+#[test]
+fn files_that_include_each_other_without_end_are_given_up() {
+    let dir = data_dir("include 'redoubt.conf'\n");
+    let errors = load_errors(&dir, &[]);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].ends_with("more than 10 deep"), "{errors:?}");
+
+    // A tree of 1000^10 files, if nobody counted.
+    write_conf(dir.path(), &"include 'redoubt.conf'\n".repeat(1000));
+    let errors = load_errors(&dir, &[]);
+    assert_eq!(errors.len(), 101, "a hundred are listed: {errors:?}");
+    assert!(errors[100].ends_with("and more problems, which are not listed"));
+
+    // Two files, in turn, each large: the sum is bounded, too.
+    let filling = format!("#{}\n", "-".repeat(300_000));
+    let more = format!("{filling}include 'redoubt.conf'\n");
+    fs::write(dir.path().join("more.conf"), more).expect("write");
+    write_conf(dir.path(), &format!("{filling}include 'more.conf'\n"));
+    let errors = load_errors(&dir, &[]);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(
+        errors[0].ends_with("larger than 1048576 bytes together"),
+        "{errors:?}"
+    );
+
+    // Wide rather than deep.
+    write_conf(dir.path(), &"include 'more.conf'\n".repeat(300));
+    fs::write(dir.path().join("more.conf"), "port = 1\n").expect("write");
+    let errors = load_errors(&dir, &[]);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(
+        errors[0].contains("included more than 256 times"),
+        "{errors:?}"
+    );
+
+    // A pipe nobody writes to.
+    fs::remove_file(dir.path().join("more.conf")).expect("removed");
+    let made = std::process::Command::new("mkfifo")
+        .arg(dir.path().join("more.conf"))
+        .status();
+    assert!(made.expect("coreutils").success());
+    write_conf(dir.path(), "include 'more.conf'\n");
+    let errors = load_errors(&dir, &[]);
+    assert!(errors[0].ends_with("not a regular file"), "{errors:?}");
+}
+
+#[test]
+fn a_file_of_nothing_but_mistakes_is_read_in_bounded_time_and_words() {
+    for line in ["=\n", "x y\n", "port x\n", "'\n", "\u{e9}\n"] {
+        let dir = data_dir(&line.repeat((1 << 20) / line.len()));
+        let errors = load_errors(&dir, &[]);
+        assert!(
+            (100..=102).contains(&errors.len()),
+            "{line:?}: {}",
+            errors.len()
+        );
+    }
+    let dir = data_dir(&format!("{} = 1\n", "x".repeat(1_000_000)));
+    let errors = load_errors(&dir, &[]);
+    assert!(errors.len() == 1 && errors[0].len() < 300, "a name is cut");
+    // More settings than anybody has, all good.
+    let dir = data_dir(&"port 1\n".repeat(10_001));
+    let errors = load_errors(&dir, &[]);
+    assert!(errors[0].contains("more than 10000 settings"), "{errors:?}");
+}
+
+#[test]
+fn numbers_beyond_every_word_are_refused_with_their_units() {
+    let long = "9".repeat(100_000);
+    for number in [
+        "18446744073709551615",
+        "99999999999999999999",
+        "1e400",
+        &long,
+    ] {
+        for unit in ["", "B", "kB", "TB", "us", "d"] {
+            for sign in ["", "-", "+", "0.", "."] {
+                for param in Param::ALL {
+                    let text = format!("{sign}{number}{unit}");
+                    let _ = param.row().kind.parse(&text);
+                }
+            }
+        }
+    }
+    let errors = load_errors(&data_dir("max_wal_size = 99999999999999999999TB\n"), &[]);
+    assert!(errors[0].ends_with("too large"), "{errors:?}");
+}
+
 #[test]
 fn values_that_contradict_each_other_are_refused() {
     let dir = data_dir("max_wal_size = 64MB\n");
