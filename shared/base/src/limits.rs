@@ -4,6 +4,16 @@
 pub const PAGE_BYTES: usize = 8192;
 /// Bytes of a page of the write-ahead log.
 pub const WAL_PAGE_BYTES: usize = 8192;
+/// No log is longer, in bytes: at ten gigabytes a second it lasts for fourteen years. An LSN above is
+/// damage, and arithmetic with those below cannot overflow.
+pub const LOG_BYTES_MAX: u64 = 1 << 62;
+/// Numbers that only grow (starts, relation files) end so far below the end of their 32 bits that
+/// one can be added; a greater one is damage.
+pub const GROWING_U32_MAX: u32 = u32::MAX - (1 << 16);
+/// As [`GROWING_U32_MAX`], for what has 64 bits.
+pub const GROWING_U64_MAX: u64 = u64::MAX >> 1;
+/// Most levels of a tree: a page above more of them is damaged.
+pub const TREE_LEVELS_MAX: u8 = 64;
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 2048;
 /// Key and value up to this many bytes together stay in the leaf; larger values overflow.

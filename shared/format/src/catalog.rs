@@ -57,6 +57,14 @@ impl CatalogValue {
     pub fn decode(bytes: &[u8]) -> Option<CatalogValue> {
         let value = CatalogValueBytes::read_from_bytes(bytes).ok()?;
         let file = |number: U32| Some(FileNo::new(number.get())).filter(|file| file.get() != 0);
+        // The catalog is no namespace, and behind the last number there is no file.
+        let numbers = [value.file.get(), value.previous.get()];
+        let is_file = |number: &u32| {
+            *number != CATALOG_FILE.get() && *number <= rd_base::limits::GROWING_U32_MAX
+        };
+        if !numbers.iter().all(is_file) {
+            return None;
+        }
         if file(value.file).is_none() != (value.is_empty == 1) || value.is_empty > 1 {
             return None;
         }
@@ -88,5 +96,16 @@ mod tests {
         }
         assert_eq!(CatalogValue::decode(&[0; 16]), None);
         assert_eq!(CatalogValue::decode(&[1; 15]), None);
+        for number in [1, u32::MAX] {
+            let file = Some(FileNo::new(number));
+            for (file, previous) in [(file, None), (Some(FIRST_FILE), file)] {
+                let value = CatalogValue {
+                    file,
+                    previous,
+                    index: 3,
+                };
+                assert_eq!(CatalogValue::decode(&value.encode()), None, "{value:?}");
+            }
+        }
     }
 }

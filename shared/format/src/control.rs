@@ -4,12 +4,15 @@
 //! - The file holds two slots of [`SLOT_BYTES`], written in turn: the one overwritten is never the
 //!   newest valid one, and that one is durable before (whoever opens the file for writing sees to
 //!   it). Only the used length of a slot is written.
-//! - A slot is valid when its checksum is right; of two valid ones the higher sequence is newer.
+//! - A slot is valid when its checksum is right and no number in it is one that no server comes to;
+//!   of two valid ones the higher sequence is newer.
 //! - Magic, format and used length stay where they are in every format to come, so that an older
 //!   program can say which one it met.
 
 use crate::layout::on_disk;
-use rd_base::limits::{FILES_MAX, PAGE_BYTES, WAL_PAGE_BYTES};
+use rd_base::limits::{
+    FILES_MAX, GROWING_U32_MAX, GROWING_U64_MAX, LOG_BYTES_MAX, PAGE_BYTES, WAL_PAGE_BYTES,
+};
 use rd_base::{BatchNo, FileNo, Lsn, StartCount, Timeline};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
@@ -20,6 +23,8 @@ pub const SLOT_BYTES: usize = 256 << 10;
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"RDCTRL\x00\x00");
 /// The format that this code writes.
 pub const CONTROL_FORMAT: u32 = 1;
+/// Largest file of the log.
+pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 
 on_disk! {
     /// Start of a slot of `pg_control`. File rows follow, then rows of pending drops.
@@ -552,7 +557,65 @@ impl ControlFile {
             .iter()
             .map(PendingDrop::from_bytes)
             .collect();
-        Ok(Self::from_fixed(&fixed, state, files, pending_drops))
+        let control = Self::from_fixed(&fixed, state, files, pending_drops);
+        control.check_numbers().map_err(ControlError::Content)?;
+        Ok(control)
+    }
+
+    /// That every number is one a server can come to, so that whoever reads on can add one to it,
+    /// and has room for all files. Says what is not.
+    fn check_numbers(&self) -> Result<(), &'static str> {
+        let ensure = |holds: bool, what| if holds { Ok(()) } else { Err(what) };
+        let lsns = [
+            self.redo_lsn,
+            self.durable_lsn,
+            self.checkpoint_lsn,
+            self.previous_redo_lsn,
+            self.previous_checkpoint_lsn,
+            self.backup_start_lsn,
+            self.backup_end_lsn,
+            self.keys_lsn,
+        ];
+        let of_files = self.files.iter().flat_map(|row| [row.scn, row.stop_scn]);
+        let of_drops = self.pending_drops.iter().map(|drop| drop.last_lsn);
+        let mut lsns = lsns.into_iter().chain(of_files).chain(of_drops);
+        ensure(
+            lsns.all(|lsn| lsn.get() <= LOG_BYTES_MAX),
+            "an LSN is beyond every log",
+        )?;
+        let counts = [
+            self.start_count.get(),
+            self.unfinished_starts,
+            self.next_file.get(),
+        ];
+        ensure(
+            counts.iter().all(|count| *count <= GROWING_U32_MAX),
+            "a count of starts or files is beyond every server's",
+        )?;
+        let of_files = |row: &FileRow| row.checkpoint_count.max(row.key_count);
+        let of_files = self.files.iter().map(of_files).max().unwrap_or(0);
+        let counts = [
+            self.sequence,
+            self.checkpoint_count,
+            self.first_unsynced_batch.get(),
+            of_files,
+        ];
+        ensure(
+            counts.iter().all(|count| *count <= GROWING_U64_MAX),
+            "a count is beyond every server's",
+        )?;
+        let drops = &self.pending_drops;
+        ensure(
+            self.files.len() <= FILES_MAX && drops.len() <= FILES_MAX,
+            "there are more files than can be",
+        )?;
+        let is_number = |file: FileNo| (1..=GROWING_U32_MAX).contains(&file.get());
+        ensure(
+            self.files.is_sorted_by(|one, next| one.file < next.file)
+                && self.files.iter().all(|row| is_number(row.file))
+                && drops.iter().all(|drop| is_number(drop.file)),
+            "the numbers of files are none, or not in order",
+        )
     }
 
     fn from_fixed(
@@ -653,6 +716,9 @@ impl ControlFile {
             return Err(ControlError::Content(
                 "the segment size is no power of two pages",
             ));
+        }
+        if segment > u64::from(SEGMENT_BYTES_MAX) {
+            return Err(ControlError::Content("the segment size is above 1 GiB"));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@
 
 use crate::layout::on_disk;
 use crate::page::PageBytes;
-use rd_base::limits::PAGE_BYTES;
+use rd_base::limits::{GROWING_U64_MAX, PAGE_BYTES};
 use rd_base::{BatchNo, BlockNo, FileNo, Lsn, PageTag};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
@@ -108,6 +108,9 @@ pub enum DwError {
     /// More pages than fit.
     #[error("{0} pages in a batch of at most {DW_BATCH_PAGES_MAX}")]
     Count(u32),
+    /// A number that no batch comes to.
+    #[error("batch number {0} is beyond every server's")]
+    Number(u64),
     /// The header's checksum fails: it was torn, or damaged.
     #[error("batch header checksum: stored {stored:08X}, computed {computed:08X}")]
     Checksum {
@@ -186,6 +189,9 @@ pub fn decode_header(page: &PageBytes) -> Result<DwBatch, DwError> {
     if stored != computed {
         return Err(DwError::Checksum { stored, computed });
     }
+    if header.batch.get() > GROWING_U64_MAX {
+        return Err(DwError::Number(header.batch.get()));
+    }
     let (rows, _) = page[DwHeader::BYTES..end].as_chunks::<{ DwEntryBytes::BYTES }>();
     let entries = rows
         .iter()
@@ -243,6 +249,13 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_number_to_which_none_can_be_added_is_refused() {
+        let mut page = [0; PAGE_BYTES];
+        encode_header(&mut page, BatchNo::new(u64::MAX), 42, &[entry(1)]);
+        assert_eq!(decode_header(&page), Err(DwError::Number(u64::MAX)));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //!   byte behind the next header: nothing of the next page need exist for it to be durable.
 
 use crate::layout::on_disk;
-use rd_base::limits::WAL_PAGE_BYTES;
+use rd_base::limits::{LOG_BYTES_MAX, WAL_PAGE_BYTES};
 use rd_base::{Lsn, Timeline};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
@@ -105,7 +105,7 @@ pub enum WalPageError {
         /// The system identifier it gives.
         found: u64,
     },
-    /// The flag and the count of remaining bytes contradict each other.
+    /// The flag and the count of remaining bytes contradict each other, or no record has that count.
     #[error("flags {flags:04X} and {remaining} remaining bytes contradict each other")]
     Flags {
         /// The flags found.
@@ -150,7 +150,8 @@ impl WalPageHeader {
             return Err(WalPageError::Checksum { stored, computed });
         }
         let (flags, remaining) = (header.flags.get(), header.remaining.get());
-        if (flags & CONTINUES != 0) != (remaining > 0) {
+        let aligned = (remaining as usize).is_multiple_of(RECORD_ALIGN);
+        if (flags & CONTINUES != 0) != (remaining > 0) || !aligned {
             return Err(WalPageError::Flags { flags, remaining });
         }
         Ok(Self {
@@ -229,16 +230,25 @@ pub const fn segment_of(lsn: Lsn, segment_bytes: u64) -> u64 {
     lsn.get() / segment_bytes
 }
 
-/// The first LSN of a segment.
+/// The first LSN of a segment; `Lsn::MAX` for one that no log has.
 #[inline]
 pub const fn segment_start(segment: u64, segment_bytes: u64) -> Lsn {
-    Lsn::new(segment * segment_bytes)
+    Lsn::new(segment.saturating_mul(segment_bytes))
+}
+
+/// Segments for which the last part of the name counts: those of 4 GiB of log. At least one, so
+/// that no size can be divided by zero.
+const fn segments_per_name(segment_bytes: u64) -> u64 {
+    match (1u64 << 32).checked_div(segment_bytes) {
+        None | Some(0) => 1,
+        Some(segments) => segments,
+    }
 }
 
 /// Name of a segment's file: timeline, high and low number, in eight hexadecimal digits each,
 /// as in PostgreSQL. The numbers count segments within each 4 GiB of log.
 pub fn segment_name(timeline: Timeline, segment: u64, segment_bytes: u64) -> String {
-    let per_name = (1u64 << 32) / segment_bytes;
+    let per_name = segments_per_name(segment_bytes);
     format!(
         "{:08X}{:08X}{:08X}",
         timeline.get(),
@@ -248,7 +258,7 @@ pub fn segment_name(timeline: Timeline, segment: u64, segment_bytes: u64) -> Str
 }
 
 /// Timeline and number of the segment with this file name; `None` if it is no segment's name at
-/// this segment size.
+/// this segment size, or of one beyond every log.
 pub fn parse_segment_name(name: &str, segment_bytes: u64) -> Option<(Timeline, u64)> {
     let digits = name.len() == 24
         && name
@@ -258,9 +268,11 @@ pub fn parse_segment_name(name: &str, segment_bytes: u64) -> Option<(Timeline, u
         return None;
     }
     let part = |at: usize| u32::from_str_radix(name.get(at..at + 8)?, 16).ok();
-    let per_name = (1u64 << 32) / segment_bytes;
+    let per_name = segments_per_name(segment_bytes);
     let (high, low) = (u64::from(part(8)?), u64::from(part(16)?));
-    (low < per_name).then_some((Timeline::new(part(0)?), high * per_name + low))
+    let number = high.checked_mul(per_name)?.checked_add(low)?;
+    let end = number.checked_add(1)?.checked_mul(segment_bytes)?;
+    (low < per_name && end <= LOG_BYTES_MAX).then_some((Timeline::new(part(0)?), number))
 }
 
 #[cfg(test)]
@@ -325,11 +337,31 @@ mod tests {
     }
 
     #[test]
+    fn no_name_and_no_size_leads_beyond_the_numbers() {
+        let timeline = Timeline::new(u32::MAX);
+        for segment_bytes in [0, 1, 16 << 10, SEGMENT, 1 << 30, 1 << 31, 1 << 33, u64::MAX] {
+            for name in ["F", "0", "7", "8"].map(|digit| digit.repeat(24)) {
+                if let Some((_, number)) = parse_segment_name(&name, segment_bytes) {
+                    let end = segment_start(number + 1, segment_bytes);
+                    assert!(end.get() <= LOG_BYTES_MAX, "{name} at {segment_bytes}");
+                }
+            }
+            for segment in [0, 1, u64::MAX] {
+                let _ = segment_name(timeline, segment, segment_bytes);
+                let _ = segment_start(segment, segment_bytes);
+            }
+        }
+        for lsn in [0, 1, LOG_BYTES_MAX, u64::MAX - 8191, u64::MAX].map(Lsn::new) {
+            let _ = (start_after(lsn), page_start(lsn), lsn_to_pos(lsn));
+        }
+    }
+
+    #[test]
     fn header_round_trips_and_every_flipped_bit_is_named() {
         let header = WalPageHeader {
             timeline: Timeline::new(3),
             address: Lsn::new(0x1_0000_2000),
-            remaining: 77,
+            remaining: 80,
             durable_lsn: Lsn::new(0x1_0000_1000),
             system_identifier: 0xFEED_BEEF_0BAD_CAFE,
         };

@@ -11,29 +11,31 @@ use rd_format::control::{
 use support::Random;
 
 fn sample(random: &mut Random, files: usize, drops: usize) -> ControlFile {
+    // Up to where numbers that grow may have grown.
+    let small = |random: &mut Random| random.word() >> 2;
     let mut control = ControlFile::initial(random.word(), 16 << 20, Lsn::new(16 << 20));
-    control.sequence = random.word();
+    control.sequence = small(random);
     control.state = DbState::ALL[random.below(7)];
-    control.redo_lsn = Lsn::new(random.word());
-    control.durable_lsn = Lsn::new(random.word());
-    control.start_count = StartCount::new(random.word() as u32);
-    control.first_unsynced_batch = BatchNo::new(random.word());
+    control.redo_lsn = Lsn::new(small(random));
+    control.durable_lsn = Lsn::new(small(random));
+    control.start_count = StartCount::new(small(random) as u32 >> 1);
+    control.first_unsynced_batch = BatchNo::new(small(random));
     control.redo_bytes_per_s = random.word();
     control.backends = random.word() as u32;
     control.files = (0..files)
         .map(|number| FileRow {
             file: FileNo::new(number as u32 + 1),
-            checkpoint_count: random.word(),
-            scn: Lsn::new(random.word()),
-            stop_scn: Lsn::new(random.word()),
-            key_count: random.word(),
+            checkpoint_count: small(random),
+            scn: Lsn::new(small(random)),
+            stop_scn: Lsn::new(small(random)),
+            key_count: small(random),
             blocks: random.word() as u32,
         })
         .collect();
     control.pending_drops = (0..drops)
         .map(|number| PendingDrop {
             file: FileNo::new(number as u32 + 9000),
-            last_lsn: Lsn::new(random.word()),
+            last_lsn: Lsn::new(small(random)),
         })
         .collect();
     control
@@ -138,14 +140,102 @@ fn hostile_slots_with_right_checksums_do_no_harm() {
         if let Ok(control) = ControlFile::decode(&bytes) {
             assert!(control.files.len() + control.pending_drops.len() <= 12);
             let _ = control.compatible();
+            // What has been read can be written again, with one added to whatever grows.
+            let next = ControlFile {
+                sequence: control.sequence + 1,
+                start_count: StartCount::new(control.start_count.get() + 1),
+                unfinished_starts: control.unfinished_starts + 1,
+                checkpoint_count: control.checkpoint_count + 1,
+                next_file: FileNo::new(control.next_file.get() + 1),
+                ..control
+            };
+            assert!(next.encode().len() <= SLOT_BYTES);
         }
     }
+}
+
+#[test]
+fn numbers_that_no_server_comes_to_are_named() {
+    let sound = sample(&mut Random::new(5), 3, 3);
+    let refused = |change: &dyn Fn(&mut ControlFile)| {
+        let mut control = sound.clone();
+        change(&mut control);
+        match ControlFile::decode(&control.encode()) {
+            Err(ControlError::Content(what)) => what,
+            other => panic!("{other:?}"),
+        }
+    };
+    let lsn = Lsn::new(u64::MAX);
+    for what in [
+        refused(&|control| control.redo_lsn = lsn),
+        refused(&|control| control.durable_lsn = lsn),
+        refused(&|control| control.keys_lsn = lsn),
+        refused(&|control| control.files[1].scn = lsn),
+        refused(&|control| control.pending_drops[2].last_lsn = lsn),
+    ] {
+        assert_eq!(what, "an LSN is beyond every log");
+    }
+    for what in [
+        refused(&|control| control.start_count = StartCount::new(u32::MAX)),
+        refused(&|control| control.unfinished_starts = u32::MAX),
+        refused(&|control| control.next_file = FileNo::new(u32::MAX)),
+    ] {
+        assert_eq!(what, "a count of starts or files is beyond every server's");
+    }
+    for what in [
+        refused(&|control| control.sequence = u64::MAX),
+        refused(&|control| control.first_unsynced_batch = BatchNo::new(u64::MAX)),
+        refused(&|control| control.files[0].key_count = u64::MAX),
+    ] {
+        assert_eq!(what, "a count is beyond every server's");
+    }
+    for what in [
+        refused(&|control| control.files[0].file = FileNo::new(0)),
+        refused(&|control| control.files[2].file = FileNo::new(u32::MAX)),
+        refused(&|control| control.files[1] = control.files[0]),
+        refused(&|control| control.files.swap(0, 1)),
+        refused(&|control| control.pending_drops[0].file = FileNo::new(u32::MAX)),
+    ] {
+        assert_eq!(what, "the numbers of files are none, or not in order");
+    }
+    // More rows than a server has room for, in a slot of the right length.
+    let row = sound.files[0];
+    let mut bytes = ControlFile {
+        files: Vec::new(),
+        pending_drops: Vec::new(),
+        ..sound.clone()
+    }
+    .encode();
+    let rows = FILES_MAX + 1;
+    for number in 1..=rows as u32 {
+        let file = FileNo::new(number);
+        let one = ControlFile {
+            files: vec![FileRow { file, ..row }],
+            pending_drops: Vec::new(),
+            ..sound.clone()
+        };
+        bytes.extend_from_slice(&one.encode()[ControlBytes::BYTES..]);
+    }
+    let used = (bytes.len() as u32).to_le_bytes();
+    bytes[12..16].copy_from_slice(&used);
+    bytes[232..236].copy_from_slice(&(rows as u32).to_le_bytes());
+    reseal(&mut bytes);
+    let refused = ControlFile::decode(&bytes);
+    assert_eq!(
+        refused,
+        Err(ControlError::Content("there are more files than can be"))
+    );
 }
 
 #[test]
 fn other_sizes_are_refused_by_name() {
     let control = ControlFile::initial(1, 16 << 20, Lsn::new(16 << 20));
     assert_eq!(control.compatible(), Ok(()));
+    let segments = ControlFile {
+        wal_segment_bytes: 1 << 31,
+        ..control.clone()
+    };
+    assert!(segments.compatible().is_err(), "above 1 GiB");
     let other = ControlFile {
         page_bytes: 4096,
         ..control.clone()

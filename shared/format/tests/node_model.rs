@@ -3,12 +3,13 @@
 
 mod support;
 
-use rd_base::limits::{INLINE_BYTES_MAX, KEY_BYTES_MAX, PAGE_BYTES};
+use rd_base::limits::{INLINE_BYTES_MAX, KEY_BYTES_MAX, PAGE_BYTES, VALUE_BYTES_CEILING};
 use rd_base::{BlockNo, Lsn};
 use rd_format::node::{
     Bound, Incoming, LeafEntry, NoRoom, NodeMut, NodeRef, OverflowStub, Payload, SplitPlan, split,
     split_point, stays_inline,
 };
+use rd_format::overflow::pages_for;
 use rd_format::page::{self, PageBytes, flags};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -339,12 +340,15 @@ fn random_value(random: &mut Random, key: &[u8]) -> Owned {
     let expiry_ms = random.one_in(5).then(|| random.word());
     let value = match random.below(10) {
         0 | 1 => None,
-        2 => Some(Err(OverflowStub {
-            first: BlockNo::new(random.word() as u32),
-            pages: random.word() as u32,
-            value_bytes: random.word() as u32,
-            crc: random.word() as u32,
-        })),
+        2 => {
+            let value_bytes = 1 + random.below(VALUE_BYTES_CEILING);
+            Some(Err(OverflowStub {
+                first: BlockNo::new(random.word() as u32),
+                pages: pages_for(value_bytes) as u32,
+                value_bytes: value_bytes as u32,
+                crc: random.word() as u32,
+            }))
+        }
         3 => {
             let most = INLINE_BYTES_MAX - key.len();
             let len = random.below(most + 1);
@@ -701,7 +705,7 @@ fn the_largest_cells_always_split() {
             };
             let stub = OverflowStub {
                 first: BlockNo::new(1),
-                pages: 1,
+                pages: 2,
                 value_bytes: 9000,
                 crc: 0,
             };

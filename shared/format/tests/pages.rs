@@ -6,7 +6,7 @@ use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag};
 use rd_format::bitmap::{self, BITMAP_BITS};
 use rd_format::meta::{self, Meta};
-use rd_format::node::NodeMut;
+use rd_format::node::{Bound, LeafEntry, NodeMut, NodeRef, OverflowStub, Payload};
 use rd_format::overflow::{self, OVERFLOW_DATA_BYTES};
 use rd_format::page::{self, PageBytes, PageError, PageKind};
 use support::Random;
@@ -72,6 +72,102 @@ fn right_checksums_over_wrong_content_are_named() {
         message.contains("file 3 block 9") && message.contains("1/7"),
         "{message}"
     );
+}
+
+/// What the code behind `verify` relies on, and no checksum says.
+#[test]
+fn cells_that_announce_what_cannot_be_are_named() {
+    let at = tag(3, 9);
+    let verify = |page: &mut PageBytes| {
+        page::seal(page, at);
+        page::verify(page, at)
+    };
+    // A large value of more bytes than there can be, or of other pieces than it takes.
+    for (value_bytes, pages, good) in [
+        (9000, 2, true),
+        (9000, 1, false),
+        (0, u32::MAX, false),
+        (16 << 20, 2063, true),
+        ((16 << 20) + 1, 2063, false),
+        (u32::MAX, 527_898, false),
+    ] {
+        let mut page = [0; PAGE_BYTES];
+        let stub = OverflowStub {
+            first: BlockNo::new(7),
+            pages,
+            value_bytes,
+            crc: 0,
+        };
+        let entry = LeafEntry {
+            key: b"k",
+            stamp: Lsn::new(5),
+            expiry_ms: None,
+            payload: Payload::Overflow(stub),
+        };
+        NodeMut::init_leaf(&mut page)
+            .insert_leaf(&entry)
+            .expect("room");
+        assert_eq!(verify(&mut page).is_ok(), good, "{stub:?}");
+    }
+    // A bound whose stamp says that there is none: written again it would be shorter.
+    let mut page = [0; PAGE_BYTES];
+    let mut node = NodeMut::init_inner(&mut page, 1, BlockNo::new(4));
+    let bound = |key| Bound {
+        key,
+        stamp: Lsn::new(u64::MAX - 1),
+    };
+    node.insert_inner(bound(b"m"), BlockNo::new(5))
+        .expect("room");
+    node.set_high_key(Some(bound(b"x"))).expect("room");
+    assert!(verify(&mut page).is_ok());
+    let stamp = (u64::MAX - 1).to_le_bytes();
+    let places = (0..PAGE_BYTES - 8).filter(|place| page[*place..*place + 8] == stamp);
+    let places: Vec<usize> = places.collect();
+    assert_eq!(places.len(), 2);
+    for place in places {
+        let mut changed = page;
+        changed[place] = 0xFF;
+        assert!(verify(&mut changed).is_err());
+    }
+    // A level to which no tree grows: the root's, plus one, would be none.
+    page::header_mut(&mut page).level = u8::MAX;
+    assert!(verify(&mut page).is_err());
+}
+
+/// Noise under a right checksum: whatever passes can be read and changed.
+#[test]
+fn pages_of_hostile_bytes_do_no_harm() {
+    let at = tag(3, 9);
+    let mut random = Random::new(6);
+    let mut passed = 0;
+    for _ in 0..20_000 {
+        let mut page = sealed_leaf(at);
+        for _ in 0..1 + random.below(4) {
+            let byte = [
+                random.below(40),
+                random.below(64),
+                PAGE_BYTES - 1 - random.below(64),
+            ];
+            page[byte[random.below(3)]] = [0, 1, 0xFF, random.word() as u8][random.below(4)];
+        }
+        page::seal(&mut page, at);
+        if page::verify(&page, at).is_ok() && page::kind(&page) == Some(PageKind::Leaf) {
+            passed += 1;
+            let mut node = NodeMut::new(&mut page);
+            let entry = LeafEntry {
+                key: b"new",
+                stamp: Lsn::new(u64::MAX - 1),
+                expiry_ms: Some(1),
+                payload: Payload::Inline(&[7; 1000]),
+            };
+            let _ = node.insert_leaf(&entry);
+            node.compact();
+            node.redo_make_room();
+            let _ = node.set_high_key(None);
+            assert!(NodeRef::new(&page).verify().is_ok());
+        }
+    }
+    assert!(passed > 1000, "{passed}");
 }
 
 #[test]

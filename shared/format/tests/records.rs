@@ -2,7 +2,7 @@
 
 mod support;
 
-use rd_base::limits::PAGE_BYTES;
+use rd_base::limits::{INLINE_BYTES_MAX, PAGE_BYTES};
 use rd_base::{BlockNo, FileNo, Lsn, PageTag, StartCount, Timeline};
 use rd_format::describe::{describe, escape};
 use rd_format::node::{Bound, LeafEntry, NodeMut, NodeRef, OverflowStub, Payload};
@@ -398,6 +398,60 @@ fn bodies_that_contradict_themselves_are_named_not_believed() {
         if let Ok(view) = RecordView::parse(&bytes) {
             let _ = (view.verify(), describe(&view));
         }
+    }
+}
+
+/// What the checksum does not see, and redo would rely on.
+#[test]
+fn records_of_what_cannot_be_are_refused() {
+    let body = |tag: PageTag, op: PageOp<'_>| {
+        let mut builder = RecordBuilder::new();
+        builder.start(RecordKind::Commit, 0);
+        builder.block(tag);
+        builder.op(&op);
+        let bytes = finished(&mut builder, 40);
+        RecordView::parse(&bytes)
+            .expect("the envelope is right")
+            .verify()
+    };
+    let upsert = |payload| {
+        PageOp::Upsert(Upsert {
+            key: &[7; 1000],
+            expiry_ms: None,
+            payload,
+        })
+    };
+    let good = tag(1, 2);
+    assert_eq!(body(good, upsert(Payload::Overflow(STUB))), Ok(()));
+    let value = [0; INLINE_BYTES_MAX];
+    assert_eq!(body(good, upsert(Payload::Inline(&value[1000..]))), Ok(()));
+    for (tag, payload) in [
+        (tag(0, 2), Payload::Tombstone),
+        (tag(u32::MAX, 2), Payload::Tombstone),
+        (tag(1, u32::MAX), Payload::Tombstone),
+        (good, Payload::Inline(&value[999..])),
+        (good, Payload::Overflow(OverflowStub { pages: 2, ..STUB })),
+        (
+            good,
+            Payload::Overflow(OverflowStub {
+                value_bytes: u32::MAX,
+                ..STUB
+            }),
+        ),
+    ] {
+        let refused = body(tag, upsert(payload));
+        assert!(
+            matches!(refused, Err(RecordError::Body { .. })),
+            "{tag} {payload:?}"
+        );
+    }
+    for file in [0, u32::MAX] {
+        let mut builder = RecordBuilder::new();
+        builder.start(RecordKind::FileCreate, 0);
+        builder.file(FileNo::new(file));
+        let bytes = finished(&mut builder, 40);
+        let view = RecordView::parse(&bytes).expect("the envelope is right");
+        assert!(view.verify().is_err(), "{file}");
     }
 }
 

@@ -35,7 +35,7 @@ pub use write::NodeMut;
 
 use crate::layout::on_disk;
 use crate::page::PageHeader;
-use rd_base::limits::{INLINE_BYTES_MAX, KEY_BYTES_MAX, PAGE_BYTES};
+use rd_base::limits::{INLINE_BYTES_MAX, KEY_BYTES_MAX, PAGE_BYTES, VALUE_BYTES_CEILING};
 use rd_base::{BlockNo, FileNo, Lsn};
 use std::cmp::Ordering;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -206,6 +206,15 @@ pub struct OverflowStub {
     pub value_bytes: u32,
     /// CRC-32C over the whole value.
     pub crc: u32,
+}
+
+impl OverflowStub {
+    /// Whether a value can lie so: its length is one that values have, and the pieces go with it. To
+    /// be asked before room is made for what a stub announces.
+    pub fn is_plausible(&self) -> bool {
+        let bytes = self.value_bytes as usize;
+        bytes <= VALUE_BYTES_CEILING && self.pages as usize == crate::overflow::pages_for(bytes)
+    }
 }
 
 /// What a version says about its key.

@@ -1,10 +1,13 @@
 //! The full check of a leaf or inner page that was read from the disk.
 
 use super::read::{decode_inner_cell, decode_leaf_cell, head_of, slot_head, slot_offset};
-use super::{NodeError, NodeRef, SLOTS_MAX, SLOTS_START, Slot, cell_flags, entry_order};
+use super::{
+    Bound, NodeError, NodeRef, Payload, SLOTS_MAX, SLOTS_START, STAMPED, Slot, cell_flags,
+    entry_order,
+};
 use crate::page::{self, PageKind};
 use rd_base::Lsn;
-use rd_base::limits::{INLINE_BYTES_MAX, KEY_BYTES_MAX, PAGE_BYTES};
+use rd_base::limits::{INLINE_BYTES_MAX, KEY_BYTES_MAX, PAGE_BYTES, TREE_LEVELS_MAX};
 use std::cmp::Ordering;
 
 /// Which bytes of the page belong to a cell already.
@@ -63,7 +66,7 @@ impl<'a> NodeRef<'a> {
         let level = header.level;
         match PageKind::from_number(header.kind) {
             Some(PageKind::Leaf) if level == 0 => {}
-            Some(PageKind::Inner) if level > 0 => {}
+            Some(PageKind::Inner) if (1..=TREE_LEVELS_MAX).contains(&level) => {}
             _ => {
                 let kind = if self.is_leaf() { "leaf" } else { "inner" };
                 return Err(NodeError::Level { kind, level });
@@ -93,20 +96,30 @@ impl<'a> NodeRef<'a> {
         if self.is_leaf() {
             let (entry, bytes) = decode_leaf_cell(self.page, offset)?;
             let flags = *self.page.get(offset + 2)?;
-            let inline = if entry.owns_overflow() {
-                0
-            } else {
-                entry.payload.value_bytes()
+            let fits = match entry.payload {
+                Payload::Tombstone => true,
+                Payload::Inline(value) => entry.key.len() + value.len() <= INLINE_BYTES_MAX,
+                Payload::Overflow(stub) => stub.is_plausible(),
             };
             let sound = flags & !cell_flags::ALL == 0
                 && entry.key.len() <= KEY_BYTES_MAX
-                && entry.key.len() + inline as usize <= INLINE_BYTES_MAX
+                && fits
                 && entry.stamp != Lsn::MAX;
             sound.then_some(bytes)
         } else {
-            let (bound, _, bytes) = decode_inner_cell(self.page, offset)?;
-            (bound.key.len() <= KEY_BYTES_MAX).then_some(bytes)
+            self.inner_cell_checked(offset).map(|(_, bytes)| bytes)
         }
+    }
+
+    /// The bound and the length of the inner or high-key cell at `offset` if its fields make sense: the
+    /// length is the one that the bound is written with, as whoever moves the cell relies on.
+    fn inner_cell_checked(&self, offset: usize) -> Option<(Bound<'a>, usize)> {
+        let (bound, _, bytes) = decode_inner_cell(self.page, offset)?;
+        let flags = *self.page.get(offset + 2)?;
+        let sound = flags & !STAMPED == 0
+            && bound.key.len() <= KEY_BYTES_MAX
+            && bytes == bound.cell_bytes();
+        sound.then_some((bound, bytes))
     }
 
     fn verify_high_key(&self, upper: usize, taken: &mut Taken) -> Result<usize, NodeError> {
@@ -114,15 +127,11 @@ impl<'a> NodeRef<'a> {
         if offset == 0 {
             return Ok(0);
         }
-        let cell = decode_inner_cell(self.page, offset).filter(|_| offset >= upper);
-        match cell {
-            Some((bound, _, bytes)) if bound.key.len() <= KEY_BYTES_MAX => {
-                if !taken.take(offset, bytes) {
-                    return Err(NodeError::Overlap { offset });
-                }
-                Ok(bytes)
-            }
-            _ => Err(NodeError::HighKey { offset }),
+        let cell = self.inner_cell_checked(offset);
+        match cell.filter(|_| offset >= upper) {
+            Some((_, bytes)) if taken.take(offset, bytes) => Ok(bytes),
+            Some(_) => Err(NodeError::Overlap { offset }),
+            None => Err(NodeError::HighKey { offset }),
         }
     }
 

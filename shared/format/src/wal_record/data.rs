@@ -1,5 +1,6 @@
 //! What a record says beside its blocks, by kind.
 
+use super::view::is_file;
 use super::{RecordError, RecordKind};
 use crate::layout::on_disk;
 use rd_base::{FileNo, Lsn, Timeline};
@@ -151,6 +152,10 @@ impl<'a> RecordData<'a> {
             }
             RecordKind::FileCreate | RecordKind::FileDrop => {
                 let data = FileNumberBytes::read_from_bytes(bytes).map_err(|_| wrong(()))?;
+                if !is_file(data.file.get()) {
+                    let what = "the record data name no file";
+                    return Err(RecordError::Body { what, at });
+                }
                 RecordData::File(FileNo::new(data.file.get()))
             }
             RecordKind::EndOfRecovery => {

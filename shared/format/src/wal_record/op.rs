@@ -3,7 +3,7 @@
 use super::RecordError;
 use crate::layout::on_disk;
 use crate::node::{Bound, LeafEntry, OverflowStub, OverflowStubCell, Payload, cell_flags};
-use rd_base::limits::KEY_BYTES_MAX;
+use rd_base::limits::{INLINE_BYTES_MAX, KEY_BYTES_MAX};
 use rd_base::{BlockNo, Lsn};
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, IntoBytes};
@@ -203,10 +203,17 @@ impl<'a> PageOp<'a> {
                 let value_bytes = header.number.get();
                 let overflow_or_tombstone = cell_flags::TOMBSTONE | cell_flags::OVERFLOW;
                 let payload = match header.flags & overflow_or_tombstone {
+                    0 if key_len + value_bytes as usize > INLINE_BYTES_MAX => {
+                        return Err(wrong("a version is too large for its leaf"));
+                    }
                     0 => Payload::Inline(take(value_bytes as usize)?),
                     cell_flags::TOMBSTONE => Payload::Tombstone,
                     cell_flags::OVERFLOW => {
-                        Payload::Overflow(decode_stub(take(OverflowStubCell::BYTES)?, value_bytes))
+                        let stub = decode_stub(take(OverflowStubCell::BYTES)?, value_bytes);
+                        if !stub.is_plausible() {
+                            return Err(wrong("a large value has a length that no value has"));
+                        }
+                        Payload::Overflow(stub)
                     }
                     _ => return Err(wrong("a version is both deleted and large")),
                 };

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::page::PageBytes;
 use crate::wal_page::{lsn_to_pos, pos_to_end_lsn};
-use rd_base::limits::PAGE_BYTES;
+use rd_base::limits::{GROWING_U32_MAX, PAGE_BYTES};
 use rd_base::{BlockNo, FileNo, Lsn, PageTag, StartCount};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -179,6 +179,11 @@ impl<'a> RecordView<'a> {
     }
 }
 
+/// Whether a relation file can have this number.
+pub(super) fn is_file(number: u32) -> bool {
+    (1..=GROWING_U32_MAX).contains(&number)
+}
+
 /// Iterator over the blocks of a record.
 #[derive(Clone, Debug)]
 pub struct Blocks<'a> {
@@ -250,6 +255,9 @@ impl<'a> BlockView<'a> {
             let (image, ops) = PageImage::decode(data, data_at)?;
             (Some(image), ops)
         };
+        if !is_file(reference.file.get()) || reference.block.get() == u32::MAX {
+            return Err(wrong("a block reference is to no page", at));
+        }
         let tag = PageTag::new(
             FileNo::new(reference.file.get()),
             BlockNo::new(reference.block.get()),
