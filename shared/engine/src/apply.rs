@@ -9,7 +9,7 @@
 
 use rd_base::{Lsn, PageTag};
 use rd_format::node::{NoRoom, NodeMut, NodeRef};
-use rd_format::page::{self, PageBytes, PageKind};
+use rd_format::page::{self, PageBytes, PageError, PageKind};
 use rd_format::wal_record::{BlockView, PageOp, RecordError};
 use rd_format::{Bound, bitmap};
 
@@ -55,6 +55,9 @@ pub enum ApplyError {
     /// The record's bytes make no sense.
     #[error("{0}")]
     Record(#[from] RecordError),
+    /// The page that the record carries is none.
+    #[error("the record carries a page that is none: {0}")]
+    Image(#[from] PageError),
 }
 
 /// Redoes `block` of the record that ends at `end` on its page. The caller has seen that the page
@@ -65,6 +68,8 @@ pub enum ApplyError {
 pub fn redo_block(page: &mut PageBytes, block: &BlockView<'_>, end: Lsn) -> Result<(), ApplyError> {
     if let Some(image) = &block.image {
         image.restore(page);
+        // Operations, and whoever reads the page later, rely on what is checked here.
+        page::verify_image(page, block.tag)?;
     }
     for op in block.ops() {
         let op = op?;

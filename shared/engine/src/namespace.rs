@@ -157,7 +157,11 @@ pub fn load_namespaces(store: &Store) -> Result<Vec<FileNo>> {
             Some(number) => number == index && index < DATABASES_MAX,
             None => (DATABASES_MAX..NAMESPACES_MAX).contains(&index),
         };
-        let id = NamespaceId::new(index).filter(|_| belongs && is_name(name));
+        // Each has an index and a file of its own.
+        let is_taken = |id: &NamespaceId| namespaces.entry(*id).lies() != Lies::Absent;
+        let shares = value.file.is_some_and(|file| files.contains(&file));
+        let id = NamespaceId::new(index)
+            .filter(|id| belongs && is_name(name) && !shares && !is_taken(id));
         let lies = value.file.map_or(Lies::Empty, Lies::In);
         files.extend(value.file);
         if let Some(id) = id {
@@ -187,7 +191,8 @@ fn read_catalog(
     let tree = catalog(store);
     let mut leaf = tree.leaf_for_read(&[], Lsn::MAX)?;
     let mut before: Option<Vec<u8>> = None;
-    loop {
+    // Each page is looked at once: links that go in a circle end here, too.
+    for _ in 0..store.shared.files.blocks(CATALOG_FILE) {
         let node = NodeRef::new(&leaf);
         for slot in 0..node.count() {
             let entry = node.leaf_entry(slot);
@@ -210,6 +215,7 @@ fn read_catalog(
         drop(leaf);
         leaf = tree.fetch(right)?.into_read();
     }
+    Err(tree.broken(ROOT_BLOCK, "the leaves link to each other in a circle"))
 }
 
 /// The files of all namespaces and what people call these, from the pages of the catalog's file;

@@ -20,6 +20,7 @@ use rd_format::page::{self, PageKind};
 /// # Errors
 /// When a page cannot be read, or the chain is not the value's.
 pub(crate) fn read(tree: Tree<'_>, stub: &OverflowStub, out: &mut Vec<u8>) -> Result<()> {
+    check(tree, stub)?;
     let start = out.len();
     out.reserve(stub.value_bytes as usize);
     walk(tree, stub, |_, data| out.extend_from_slice(data))?;
@@ -33,11 +34,22 @@ pub(crate) fn read(tree: Tree<'_>, stub: &OverflowStub, out: &mut Vec<u8>) -> Re
     Ok(())
 }
 
+/// Refuses a stub of what no value is, before room is made for it.
+fn check(tree: Tree<'_>, stub: &OverflowStub) -> Result<()> {
+    if stub.is_plausible() {
+        return Ok(());
+    }
+    let (bytes, pages) = (stub.value_bytes, stub.pages);
+    let what = format!("a value of {bytes} bytes in {pages} pages would begin here");
+    Err(tree.broken(stub.first, what))
+}
+
 /// The blocks of the chain behind `stub`; `None` if what is there is no such chain (any more).
 ///
 /// # Errors
 /// When a page cannot be read.
 pub(crate) fn blocks_of(tree: Tree<'_>, stub: &OverflowStub) -> Result<Option<Vec<BlockNo>>> {
+    check(tree, stub)?;
     let mut blocks = Vec::with_capacity(stub.pages as usize);
     match walk(tree, stub, |block, _| blocks.push(block)) {
         Ok(()) => Ok(Some(blocks)),

@@ -43,7 +43,10 @@ impl RedoWork {
         let pages = u128::from(control.estimated_redo_pages) * u128::from(bytes.max(seen))
             / u128::from(seen);
         // No more than there can be in so much log.
-        let pages = (pages as u64).min(control.estimated_redo_pages + bytes / PAGE_LOG_BYTES_MIN);
+        let most = control
+            .estimated_redo_pages
+            .saturating_add(bytes / PAGE_LOG_BYTES_MIN);
+        let pages = u64::try_from(pages).unwrap_or(u64::MAX).min(most);
         RedoWork { bytes, pages }
     }
 }

@@ -219,8 +219,9 @@ impl RelationFiles {
                 Err(error) => return Err(error),
             };
             let here = (handle.len()? / PAGE_BYTES as u64).min(u64::from(PIECE_BLOCKS)) as u32;
-            blocks += here;
-            if here < PIECE_BLOCKS {
+            // More pieces than blocks have numbers are not this server's.
+            blocks = here.saturating_add(blocks);
+            if here < PIECE_BLOCKS || blocks == u32::MAX {
                 break;
             }
         }

@@ -10,6 +10,8 @@ use rd_store::buffer::{PinnedRead, PinnedWrite};
 
 /// A descent that begins anew more often than this meets a tree that contradicts itself.
 const RESTARTS_MAX: usize = 100_000;
+/// So does one that visits more pages: links lead in a circle.
+const VISITS_MAX: u32 = 1_000_000;
 
 /// Pages with the mark SPLIT_INCOMPLETE that a descent has met.
 pub(crate) trait MarksMet {
@@ -66,9 +68,10 @@ impl<'s> Tree<'s> {
         key: &[u8],
         stamp: Lsn,
     ) -> Result<PinnedRead<'s>> {
-        let mut restarts = 0;
+        let (mut restarts, mut visits) = (0, 0);
         let mut block = from;
         loop {
+            self.visit(block, &mut visits)?;
             let page = self.fetch(block)?.into_read();
             match self.step(&page, block, key, stamp, 0, &mut Ignored)? {
                 Step::Here => return Ok(page),
@@ -89,11 +92,12 @@ impl<'s> Tree<'s> {
         bound: Option<Bound<'_>>,
         low: &mut Option<OwnedBound>,
     ) -> Result<PinnedRead<'s>> {
-        let mut restarts = 0;
+        let (mut restarts, mut visits) = (0, 0);
         let mut block = ROOT_BLOCK;
         let mut level = None;
         *low = None;
         loop {
+            self.visit(block, &mut visits)?;
             let page = self.fetch(block)?.into_read();
             if !self.is_in_tree(&page, block)? {
                 block = self.restart(block, &mut restarts)?;
@@ -134,9 +138,10 @@ impl<'s> Tree<'s> {
         stamp: Lsn,
         level: u8,
     ) -> Result<Option<PinnedRead<'s>>> {
-        let mut restarts = 0;
+        let (mut restarts, mut visits) = (0, 0);
         let mut block = ROOT_BLOCK;
         loop {
+            self.visit(block, &mut visits)?;
             let page = self.fetch(block)?.into_read();
             if block == ROOT_BLOCK && NodeRef::new(&page).level() < level {
                 return Ok(None);
@@ -185,8 +190,9 @@ impl<'s> Tree<'s> {
         level: u8,
         marks: &mut impl MarksMet,
     ) -> Result<PinnedWrite<'s>> {
-        let mut restarts = 0;
+        let (mut restarts, mut visits) = (0, 0);
         loop {
+            self.visit(block, &mut visits)?;
             let pin = self.fetch(block)?;
             let (step, seen) = if known == Some(level) {
                 let page = pin.into_write();
@@ -207,6 +213,16 @@ impl<'s> Tree<'s> {
                 Step::Restart => (block, known) = (self.restart(block, &mut restarts)?, None),
             }
         }
+    }
+
+    /// Counts a page that a descent comes to.
+    #[inline]
+    fn visit(&self, block: BlockNo, visits: &mut u32) -> Result<()> {
+        *visits += 1;
+        if *visits > VISITS_MAX {
+            return Err(self.broken(block, "links between its pages lead in a circle"));
+        }
+        Ok(())
     }
 
     fn restart(&self, block: BlockNo, restarts: &mut usize) -> Result<BlockNo> {

@@ -413,8 +413,13 @@ fn batch_bytes(frames: usize) -> usize {
 }
 
 fn log_progress(progress: &RedoProgress, elapsed_ns: u64) {
-    let done = progress.at - progress.from;
-    let total = (progress.until - progress.from).max(1);
+    let done = progress.at.saturating_sub(progress.from);
+    // The end is an estimate until it is found, and the log may go on behind it.
+    let total = progress
+        .until
+        .saturating_sub(progress.from)
+        .max(done)
+        .max(1);
     let left_s = elapsed_ns as f64 / 1e9 * (total - done) as f64 / done.max(1) as f64;
     log::info!(
         "redo in progress, elapsed time: {:.2} s, current LSN: {}, {} of {} kB ({} %), about \

@@ -12,7 +12,7 @@
 //! gathered page by page, each checked before it is taken.
 
 use super::{USABLE, WalError, segments};
-use rd_base::limits::WAL_PAGE_BYTES;
+use rd_base::limits::{LOG_BYTES_MAX, WAL_PAGE_BYTES};
 use rd_base::{Lsn, StartCount, Timeline};
 use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageError, WalPageHeader};
 use rd_format::wal_record::{RECORD_HEADER_BYTES, RecordError, RecordHeader, RecordView};
@@ -506,8 +506,12 @@ impl Pages {
         range.start + WAL_HEADER_BYTES..range.end
     }
 
-    /// Brings a page into the chunk and checks its header.
+    /// Brings a page into the chunk and checks its header. Beyond the end of every log there is none:
+    /// so positions that are counted on from a page that is there do not overflow.
     fn load(&mut self, page: u64) -> io::Result<Result<WalPageHeader, EndReason>> {
+        if page >= LOG_BYTES_MAX / PAGE {
+            return Ok(Err(EndReason::MissingSegment));
+        }
         if !self.is_loaded(page)
             && let Err(reason) = self.read_chunk(page)?
         {
