@@ -1,9 +1,9 @@
 //! `global/pg_control`, read beside a server that may be writing it.
 
 use crate::datadir::CONTROL_FILE;
+use crate::reading;
 use anyhow::{Context, Result};
 use rd_format::control::{self, Chosen, ControlError, SLOT_BYTES};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// How often the file is read again when a slot is not valid: the server may be writing that one,
@@ -39,7 +39,7 @@ pub fn read(dir: &Path) -> Result<Reading> {
 }
 
 fn read_once(path: &Path) -> Result<Result<Chosen, [ControlError; 2]>> {
-    let bytes = fs::read(path)
+    let bytes = reading::beginning(path, 2 * SLOT_BYTES as u64)
         .with_context(|| format!("could not open file \"{}\" for reading", path.display()))?;
     let (first, second) = bytes.split_at_checked(SLOT_BYTES).unwrap_or((&bytes, &[]));
     Ok(control::choose(first, second))

@@ -6,6 +6,7 @@
 use crate::cli::with_hint;
 use crate::datadir;
 use crate::pidfile::{self, PID_FILE, PidFile, Status};
+use crate::reading;
 use crate::wait::{self, Look};
 use crate::words;
 use anyhow::{Context, Result, anyhow, bail};
@@ -22,6 +23,8 @@ use std::time::Duration;
 pub const LOG_FILE: &str = "server.log";
 /// The file in which the server leaves the command line it was started with.
 pub const OPTIONS_FILE: &str = "postmaster.opts";
+/// It is no longer, in bytes.
+const OPTIONS_BYTES_MAX: u64 = 256 << 10;
 /// Lines of the log that are shown when a start fails.
 const LOG_LINES_MAX: usize = 20;
 /// Bytes of the log that are searched for them.
@@ -322,10 +325,16 @@ fn send(pid: Pid, signal: Signal) -> Result<()> {
     Ok(())
 }
 
+/// The command line that the running server was started with; none if it has not left it.
+pub fn options_line(dir: &Path) -> Option<String> {
+    let line = reading::beginning(&dir.join(OPTIONS_FILE), OPTIONS_BYTES_MAX).ok()?;
+    String::from_utf8(line).ok()
+}
+
 /// The options that the running server was started with, without program and data directory; none
 /// if it has not left them.
 pub fn last_options(dir: &Path) -> Option<Vec<String>> {
-    let line = std::fs::read_to_string(dir.join(OPTIONS_FILE)).ok()?;
+    let line = options_line(dir)?;
     let mut words = words::split(&line)?.into_iter().skip(1);
     let mut options = Vec::new();
     while let Some(word) = words.next() {

@@ -17,6 +17,7 @@ pub mod ctl;
 pub mod datadir;
 pub mod pidfile;
 pub mod probe;
+pub mod reading;
 pub mod shell;
 pub mod wait;
 pub mod waldump;

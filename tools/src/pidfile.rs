@@ -6,6 +6,7 @@
 //! Invariant: a file proves nothing. A killed server leaves its file behind, and its number may
 //! be a zombie's or somebody else's by now; [`PidFile::is_alive`] looks at the process.
 
+use crate::reading;
 use rd_sys::process::{self, Pid};
 use std::fs;
 use std::io;
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// Name of the file in the data directory.
 pub const PID_FILE: &str = "postmaster.pid";
+/// The file is no longer: a few lines, of which two hold paths.
+const PID_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Name of the lock file that all processes of a server hold open.
 pub const LOCK_FILE: &str = "postmaster.lock";
 
@@ -107,7 +110,7 @@ impl PidFile {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn read(dir: &Path) -> io::Result<Option<PidFile>> {
-        match fs::read(dir.join(PID_FILE)) {
+        match reading::beginning(&dir.join(PID_FILE), PID_FILE_BYTES_MAX) {
             Ok(bytes) => Ok(PidFile::parse(&String::from_utf8_lossy(&bytes))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -141,6 +141,28 @@ fn any_bytes_are_survived() {
     }
 }
 
+/// Of a file of any size no more is read than a control file has, and a pipe is not waited for.
+#[test]
+fn what_is_no_control_file_is_neither_read_whole_nor_waited_for() {
+    let dir = private_dir();
+    let path = dir.path().to_str().expect("UTF-8");
+    write_control(dir.path(), &control(8).encode(), &control(9).encode());
+    let file = dir.path().join("global/pg_control");
+    let open = std::fs::File::options()
+        .write(true)
+        .open(&file)
+        .expect("ours");
+    open.set_len(1 << 40).expect("a file with a hole");
+    let ran = run("rd_controldata", &[path]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    std::fs::remove_file(&file).expect("ours");
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.expect("coreutils").success());
+    let ran = run("rd_controldata", &[path]);
+    assert!(ran.err.contains("it is no regular file"), "{}", ran.err);
+    assert_eq!(ran.code, 1);
+}
+
 #[test]
 fn mistakes_on_the_command_line_are_explained() {
     let none = run("rd_controldata", &[]);

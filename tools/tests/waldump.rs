@@ -2,7 +2,9 @@
 
 mod support;
 
-use rd_base::Lsn;
+use rd_base::limits::WAL_PAGE_BYTES;
+use rd_base::{Lsn, Timeline};
+use rd_format::wal_page::{WAL_HEADER_BYTES, WalPageHeader};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
@@ -18,8 +20,8 @@ const SECOND: &str = "000000010000000000000002";
 fn log() -> (TempDir, PathBuf, Vec<Lsn>, Lsn) {
     let dir = private_dir();
     let mut maker = LogMaker::new();
-    let starts = (0..300)
-        .map(|number| maker.set(format!("key{number}").as_bytes(), &vec![b'v'; 5000]))
+    let starts = (0..800)
+        .map(|number| maker.set(format!("key{number}").as_bytes(), &[b'v'; 1900]))
         .collect();
     let wal = dir.path().join("wal");
     maker.write(&wal);
@@ -158,14 +160,14 @@ fn statistics_add_up() {
         .find(|line| line.starts_with("commit "))
         .expect("a line");
     let numbers: Vec<&str> = line.split_whitespace().collect();
-    assert_eq!(numbers[1..3], ["300", "100.00"]);
+    assert_eq!(numbers[1..3], ["800", "100.00"]);
     let detail = run("rd_waldump", &["--stats=record", "-p", text(&wal)]);
     let upserts = detail
         .out
         .lines()
         .find(|line| line.starts_with("commit/upsert "))
         .expect("one");
-    assert_eq!(upserts.split_whitespace().nth(1), Some("300"));
+    assert_eq!(upserts.split_whitespace().nth(1), Some("800"));
     let total = |out: &str| {
         let line = out
             .lines()
@@ -287,6 +289,93 @@ fn missing_and_hostile_files_are_survived() {
         assert_eq!(run("rd_waldump", args).code, 1, "{args:?}");
     }
     assert_eq!(run("rd_waldump", &["-?"]).code, 0);
+}
+
+/// Records of an earlier start behind those of a later one are no log, and reading again from there
+/// does not make them any.
+#[test]
+fn a_record_of_an_earlier_start_ends_the_log() {
+    let dir = private_dir();
+    let wal = dir.path().join("wal");
+    let mut maker = LogMaker::new();
+    maker.set_in_start(2, b"good", &[b'v'; 1000]);
+    let end = maker.end_lsn();
+    for _ in 0..20 {
+        maker.set_in_start(1, b"stale", &[b'v'; 1000]);
+    }
+    maker.write(&wal);
+    let ran = run("rd_waldump", &["-p", text(&wal)]);
+    assert_eq!((ran.code, ran.out.lines().count()), (1, 1), "{}", ran.err);
+    let start = rd_format::wal_page::start_after(end);
+    assert!(
+        ran.err.contains(&format!("invalid record at {start}")),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("start count 1, below 2"), "{}", ran.err);
+}
+
+/// The last file that could have a name, positions behind it, pipes in the place of files.
+#[test]
+fn no_name_of_a_file_and_no_position_is_too_much() {
+    let dir = private_dir();
+    let wal = dir.path().join("wal");
+    let mut maker = LogMaker::new();
+    maker.set(b"key", b"value");
+    maker.write(&wal);
+    let whole = fs::read(wal.join(FIRST)).expect("there");
+    let last = ["00000001FFFFFFFF00000FFF", "000000013FFFFFFF00000FFF"];
+    for name in last {
+        // Each page says that it belongs where it is, and the last record goes on behind it.
+        let segment = u64::from_str_radix(&name[8..16], 16).expect("digits") * 4096 + 0xFFF;
+        let mut bytes = whole.clone();
+        for (index, page) in bytes.chunks_mut(WAL_PAGE_BYTES).enumerate() {
+            let address = segment.wrapping_mul(SEGMENT) + (index * WAL_PAGE_BYTES) as u64;
+            let header = WalPageHeader {
+                timeline: Timeline::new(1),
+                address: Lsn::new(address),
+                remaining: u32::MAX - 7,
+                durable_lsn: Lsn::new(u64::MAX),
+                system_identifier: 0xFEED_0000_0000_0001,
+            };
+            page[..WAL_HEADER_BYTES].copy_from_slice(&header.encode());
+        }
+        fs::write(wal.join(name), bytes).expect("ours");
+        for args in [
+            &[][..],
+            &[name],
+            &[name, name],
+            &["-z", name],
+            &["-q", FIRST, name],
+        ] {
+            let mut all = vec!["-p", text(&wal)];
+            all.extend(args);
+            assert!(run("rd_waldump", &all).code <= 1, "{args:?}");
+        }
+        fs::remove_file(wal.join(name)).expect("ours");
+    }
+    for lsn in [
+        "FFFFFFFF/FFFFFFFF",
+        "FFFFFFFF/FFFFE000",
+        "3FFFFFFF/FFFFFFFF",
+        "0/0",
+    ] {
+        for args in [["-s", lsn], ["-e", lsn]] {
+            let ran = run("rd_waldump", &["-p", text(&wal), args[0], args[1]]);
+            assert!(ran.code <= 1, "{args:?}: {}", ran.err);
+        }
+    }
+    for name in ["000000010000000000000000", SECOND] {
+        let _ = fs::remove_file(wal.join(name));
+        let made = std::process::Command::new("mkfifo")
+            .arg(wal.join(name))
+            .status();
+        assert!(made.expect("coreutils").success());
+        let ran = run("rd_waldump", &["-p", text(&wal), "-s", "0/100028"]);
+        assert!(ran.code <= 1, "{}", ran.err);
+        let ran = run("rd_waldump", &["-p", text(&wal)]);
+        assert!(ran.code <= 1, "{}", ran.err);
+    }
 }
 
 #[test]

@@ -231,7 +231,7 @@ fn status(dir: &Path) -> Result<ExitCode> {
         Status::Recovering(progress) => println!("it is recovering: {}", progress.in_words()),
         Status::Stopping => println!("it is shutting down"),
     }
-    if let Ok(line) = std::fs::read_to_string(dir.join(ctl::OPTIONS_FILE)) {
+    if let Some(line) = ctl::options_line(dir) {
         println!("{}", line.trim_end());
     }
     Ok(ExitCode::SUCCESS)

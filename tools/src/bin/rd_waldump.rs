@@ -109,6 +109,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         out,
         first: None,
         reached: Lsn::ZERO,
+        start_count: StartCount::new(0),
     };
     let outcome = dump.run(arguments.follow);
     dump.finish()?;
@@ -139,6 +140,8 @@ struct Dump {
     first: Option<Lsn>,
     /// End of the last record.
     reached: Lsn,
+    /// Its start count: a record with a lower one does not follow it.
+    start_count: StartCount,
 }
 
 impl Dump {
@@ -217,6 +220,7 @@ impl Dump {
             }
         }
         self.reached = record.end;
+        self.start_count = record.view.header().start_count;
         if self.kind.is_some_and(|kind| kind != record.view.kind()) {
             return Ok(());
         }
@@ -264,7 +268,7 @@ impl Dump {
         let storage = Arc::clone(&self.log.storage);
         let from = ReadFrom {
             lsn,
-            start_count: StartCount::new(0),
+            start_count: self.start_count,
             ..self.log.from
         };
         if self.first.is_some() {

@@ -6,14 +6,15 @@
 use crate::cli::with_hint;
 use crate::control;
 use crate::datadir;
+use crate::reading;
 use anyhow::{Context, Result, bail};
 use rd_base::limits::WAL_PAGE_BYTES;
 use rd_base::{Lsn, StartCount, Timeline};
 use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageHeader};
 use rd_store::wal::{ReadFrom, WAL_DIR, segments};
 use rd_sys::storage::{OpenMode, RealStorage, Storage, StorageFile};
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,7 +27,10 @@ const NAME_LETTERS: usize = 24;
 
 /// A directory of segments as the storage that the log's reader wants. Nothing can be changed
 /// through it.
-struct LogDirectory(RealStorage);
+struct LogDirectory {
+    dir: PathBuf,
+    storage: RealStorage,
+}
 
 impl LogDirectory {
     fn name(path: &str) -> io::Result<&str> {
@@ -53,7 +57,10 @@ impl Storage for LogDirectory {
         if mode != OpenMode::Read {
             return Err(read_only());
         }
-        self.0.open(LogDirectory::name(path)?, mode)
+        let name = LogDirectory::name(path)?;
+        // To open a pipe would wait for who writes to it.
+        reading::check_regular(&self.dir.join(name))?;
+        self.storage.open(name, mode)
     }
     fn rename(&self, _: &str, _: &str) -> io::Result<()> {
         Err(read_only())
@@ -62,7 +69,7 @@ impl Storage for LogDirectory {
         Err(read_only())
     }
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.0.list(LogDirectory::name(dir)?)
+        self.storage.list(LogDirectory::name(dir)?)
     }
     fn create_dir(&self, _: &str) -> io::Result<()> {
         Err(read_only())
@@ -71,7 +78,7 @@ impl Storage for LogDirectory {
         Err(read_only())
     }
     fn exists(&self, path: &str) -> io::Result<bool> {
-        self.0.exists(LogDirectory::name(path)?)
+        self.storage.exists(LogDirectory::name(path)?)
     }
 }
 
@@ -141,7 +148,10 @@ impl Log {
             .or(first.map(|(timeline, _)| timeline))
             .or(known.as_ref().map(|known| known.timeline))
             .unwrap_or(Timeline::new(1));
-        let storage: Arc<dyn Storage> = Arc::new(LogDirectory(RealStorage::new(dir.clone())));
+        let storage: Arc<dyn Storage> = Arc::new(LogDirectory {
+            dir: dir.clone(),
+            storage: RealStorage::new(dir.clone()),
+        });
         let start_is_wanted = wanted.start.is_some() || first.is_some();
         let start = match (wanted.start, first) {
             (Some(start), _) => start,
@@ -315,9 +325,6 @@ fn system_id(dir: &Path, timeline: Timeline, start: Lsn, segment_bytes: u64) -> 
 }
 
 fn first_header(path: &Path) -> Option<WalPageHeader> {
-    let mut bytes = [0; WAL_HEADER_BYTES];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .ok()?;
+    let bytes = reading::beginning(path, WAL_HEADER_BYTES as u64).ok()?;
     WalPageHeader::decode(&bytes).ok()
 }

@@ -111,6 +111,11 @@ impl LogMaker {
 
     /// Appends a commit that sets a key; gives its start.
     pub fn set(&mut self, key: &[u8], value: &[u8]) -> Lsn {
+        self.set_in_start(1, key, value)
+    }
+
+    /// As [`LogMaker::set`], by a server in its start number `count`.
+    pub fn set_in_start(&mut self, count: u32, key: &[u8], value: &[u8]) -> Lsn {
         let mut builder = RecordBuilder::new();
         builder.start(RecordKind::Commit, 1_700_000_000_000_000);
         builder.block(PageTag::new(FileNo::new(2), BlockNo::new(2)));
@@ -126,7 +131,7 @@ impl LogMaker {
         builder.seal();
         let start = wal_page::pos_to_start_lsn(self.end());
         self.bytes
-            .extend_from_slice(builder.finish(start, StartCount::new(1)));
+            .extend_from_slice(builder.finish(start, StartCount::new(count)));
         self.bounds.push(self.first + self.bytes.len() as u64);
         start
     }
