@@ -116,7 +116,8 @@ fn a_catalog_that_contradicts_itself_is_refused() {
         index: index as u16,
     };
     let first = DATABASES_MAX;
-    let cases: [(&str, [(&[u8], CatalogValue); 2]); 5] = [
+    type Entries = [(&'static [u8], CatalogValue); 2];
+    let cases: [(&str, Entries); 5] = [
         (
             "one file",
             [
