@@ -1,7 +1,9 @@
 //! Which data directory is meant, and whether it is one that a server may use.
 
 use crate::cli::with_hint;
+use crate::pidfile::LOCK_FILE;
 use anyhow::{Context, Result, bail};
+use rd_sys::lockfile::{LockError, LockFile};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -91,6 +93,21 @@ pub fn check_private(dir: &Path) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Keeps servers out while the files are looked at or changed.
+///
+/// # Errors
+/// When a server, or a child that it left behind, uses the directory.
+pub fn lock(dir: &Path) -> Result<LockFile> {
+    match LockFile::acquire(&dir.join(LOCK_FILE)) {
+        Ok(lock) => Ok(lock),
+        Err(error @ LockError::Held(_)) => Err(with_hint(
+            error,
+            format!("Stop it first: rd_ctl stop -D {}", dir.display()),
+        )),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]

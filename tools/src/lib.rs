@@ -19,6 +19,7 @@ pub mod pidfile;
 pub mod probe;
 pub mod reading;
 pub mod shell;
+pub mod trees;
 pub mod wait;
 pub mod waldump;
 pub mod words;

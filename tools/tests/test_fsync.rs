@@ -1,0 +1,50 @@
+//! `rd_test_fsync`: every method is measured, and the file goes again.
+
+mod support;
+
+use support::{private_dir, run};
+
+#[test]
+fn every_method_has_a_line_for_each_load() {
+    let dir = private_dir();
+    let path = dir.path().join("here.out");
+    let ran = run(
+        "rd_test_fsync",
+        &["-f", path.to_str().expect("UTF-8"), "-s", "0.01"],
+    );
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    for method in ["fdatasync", "fsync", "open_datasync", "open_sync"] {
+        let lines = ran.out.lines().map(str::trim_start);
+        let lines: Vec<&str> = lines
+            .filter(|line| line.starts_with(&format!("{method} ")))
+            .collect();
+        assert_eq!(lines.len(), 3, "{}", ran.out);
+        for line in lines {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            assert!(words[1].parse::<f64>().expect("a number") > 0.0, "{line}");
+            assert_eq!((words[2], words[4]), ("ops/sec", "usecs/op"), "{line}");
+        }
+    }
+    assert!(!path.exists(), "it is removed");
+}
+
+#[test]
+fn a_file_that_is_there_is_left_alone() {
+    let dir = private_dir();
+    let path = dir.path().join("mine");
+    std::fs::write(&path, "precious").expect("ours");
+    let ran = run(
+        "rd_test_fsync",
+        &["-f", path.to_str().expect("UTF-8"), "-s", "0.01"],
+    );
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("mine"), "{}", ran.err);
+    assert_eq!(std::fs::read_to_string(&path).expect("there"), "precious");
+    for secs in ["0", "-1", "x", "nan", "1e9"] {
+        assert_eq!(
+            run("rd_test_fsync", &[&format!("-s={secs}")]).code,
+            1,
+            "{secs}"
+        );
+    }
+}
