@@ -195,10 +195,20 @@ mod tests {
         storage
     }
 
-    /// The number that test writes carry.
+    /// The number that test writes carry; and so many rows that a slot takes several sectors, which
+    /// tear.
     fn numbered(store: &ControlStore, number: u64) -> ControlFile {
+        let row = |file| FileRow {
+            file: FileNo::new(file),
+            checkpoint_count: number,
+            scn: Lsn::new(1 << 24),
+            stop_scn: Lsn::ZERO,
+            key_count: 7,
+            blocks: 128,
+        };
         ControlFile {
             checkpoint_count: number,
+            files: (1..=20).map(row).collect(),
             ..store.newest().clone()
         }
     }
@@ -256,29 +266,14 @@ mod tests {
     /// next start writes.
     #[test]
     fn a_slot_that_was_never_synced_is_not_built_on() {
-        // So many rows that a slot takes several sectors, which tear.
-        let with_rows = |store: &ControlStore, number| {
-            let row = |file| FileRow {
-                file: FileNo::new(file),
-                checkpoint_count: number,
-                scn: Lsn::new(1 << 24),
-                stop_scn: Lsn::ZERO,
-                key_count: 7,
-                blocks: 128,
-            };
-            ControlFile {
-                files: (1..=20).map(row).collect(),
-                ..numbered(store, number)
-            }
-        };
         let mut cut_off = 0;
         for seed in 0..300 {
             let storage = disk(seed);
             let mut store = ControlStore::open(&storage).expect("valid");
-            let next = with_rows(&store, 1);
+            let next = numbered(&store, 1);
             store.write_both(next, 1).expect("a good disk");
             storage.crash_at(Some(storage.io_count() + 2));
-            let next = with_rows(&store, 2);
+            let next = numbered(&store, 2);
             store
                 .write(next, 2)
                 .expect_err("the sync does not come through");
@@ -287,7 +282,7 @@ mod tests {
             storage.crash_at(Some(storage.io_count() + 1 + seed % 6));
             let start = || -> Result<(), ControlFileError> {
                 let mut store = ControlStore::open(&storage)?;
-                let next = with_rows(&store, 3);
+                let next = numbered(&store, 3);
                 Ok(store.write_both(next, 3)?)
             };
             cut_off += u32::from(start().is_err());
