@@ -93,6 +93,9 @@ pub enum Failure {
     Control(#[from] ControlFileError),
 }
 
+/// Does one job of a worker; says whether there was one.
+pub type WorkerStep = Box<dyn FnMut() -> bool>;
+
 /// What does the waiting for disks.
 pub struct Workers {
     syncs: Worker<SyncJob, Synced>,
@@ -112,6 +115,18 @@ impl Workers {
             syncs: Worker::on_thread("sync", wake(), sync)?,
             growth: Worker::on_thread("growth", wake(), growth)?,
         })
+    }
+
+    /// By whoever calls the functions that come with them, one job at a time, each of which says
+    /// whether there was one: for simulations.
+    pub fn by_steps(store: &Store, relations: &Arc<RelationFiles>) -> (Workers, [WorkerStep; 2]) {
+        let wake = || store.shared.procs.event(store.slot).clone();
+        let sync = sync::work(Arc::clone(relations), store.clock.clone());
+        let (syncs, sync_step) = Worker::by_steps(wake(), sync);
+        let growth = requests::work(Arc::clone(relations));
+        let (growth, growth_step) = Worker::by_steps(wake(), growth);
+        let steps: [WorkerStep; 2] = [Box::new(sync_step), Box::new(growth_step)];
+        (Workers { syncs, growth }, steps)
     }
 
     /// By whoever calls the checkpointer's steps: for simulations.

@@ -55,7 +55,7 @@ pub fn run(context: ChildContext) -> ! {
 impl Checkpointer {
     /// Does all there is to do, and then sleeps until there is more. Does not return if the server
     /// stops.
-    pub(crate) fn work_and_sleep(&mut self) {
+    pub fn work_and_sleep(&mut self) {
         let sleeps = self.sleeps;
         self.turn();
         if self.must_stop() {

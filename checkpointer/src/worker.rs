@@ -3,7 +3,8 @@
 //! meanwhile.
 //!
 //! A worker can also be without a thread: then the work is done when it is given, in the order in
-//! which it is given, which is what a simulation needs.
+//! which it is given; or whenever somebody calls for the next piece of it, as a simulation does that
+//! wants to choose when.
 
 use rd_sys::Event;
 use std::io;
@@ -19,7 +20,7 @@ pub struct Worker<J, A> {
 }
 
 enum Hands<J> {
-    Thread(Sender<J>),
+    Elsewhere(Sender<J>),
     Here(Box<dyn FnMut(J)>),
 }
 
@@ -46,10 +47,35 @@ impl<J: Send + 'static, A: Send + 'static> Worker<J, A> {
                 }
             })?;
         Ok(Worker {
-            hands: Hands::Thread(jobs),
+            hands: Hands::Elsewhere(jobs),
             answers,
             under_way: 0,
         })
+    }
+
+    /// A worker whose `work` is done, one job at a time, by whoever calls the function that comes
+    /// with it, which says whether there was one; `wake` is notified of each answer.
+    pub fn by_steps(
+        wake: Event,
+        mut work: impl FnMut(J) -> A + 'static,
+    ) -> (Worker<J, A>, impl FnMut() -> bool + 'static) {
+        let (jobs, inbox) = mpsc::channel::<J>();
+        let (outbox, answers) = mpsc::channel();
+        let worker = Worker {
+            hands: Hands::Elsewhere(jobs),
+            answers,
+            under_way: 0,
+        };
+        let step = move || {
+            let Ok(job) = inbox.try_recv() else {
+                return false;
+            };
+            // Without the other end nobody wants to know.
+            let _ = outbox.send(work(job));
+            wake.notify();
+            true
+        };
+        (worker, step)
     }
 
     /// A worker that does `work` when it is given.
@@ -72,7 +98,7 @@ impl<J: Send + 'static, A: Send + 'static> Worker<J, A> {
         self.under_way += 1;
         match &mut self.hands {
             // A thread that panics takes the process along, so it is there.
-            Hands::Thread(jobs) => jobs.send(job).expect("the thread lives as long as this"),
+            Hands::Elsewhere(jobs) => jobs.send(job).expect("the other end lives as long as this"),
             Hands::Here(work) => work(job),
         }
     }

@@ -50,17 +50,21 @@ pub struct Batch {
 
 impl Default for Batch {
     fn default() -> Self {
-        let copies = vec![[0; PAGE_BYTES]; DW_BATCH_PAGES_MAX];
         Batch {
             tags: Vec::new(),
             copied: Vec::new(),
-            copies,
+            copies: Vec::new(),
             step: Step::Filling,
         }
     }
 }
 
 impl Batch {
+    /// Room for all the pages that it can have; made once, when the first are written.
+    fn make_room(&mut self) {
+        self.copies.resize(DW_BATCH_PAGES_MAX, [0; PAGE_BYTES]);
+    }
+
     /// The first double-write batch that this one still needs.
     pub fn journaled(&self) -> Option<BatchNo> {
         match self.step {
@@ -118,6 +122,7 @@ impl Checkpointer {
         cause: Counter,
     ) -> Result<(), Failure> {
         self.finish_batch(cause)?;
+        self.batch.make_room();
         for (copy, (tag, page)) in self.batch.copies.iter_mut().zip(pages) {
             *copy = *page;
             page::seal(copy, *tag);
@@ -133,6 +138,7 @@ impl Checkpointer {
         let pool = &self.store.shared.pool;
         let batch = &mut self.batch;
         debug_assert!(batch.tags.is_empty() && batch.step == Step::Filling);
+        batch.make_room();
         let mut outcome = WriteOutcome::default();
         for dirty in frames {
             let Some(copy) = batch.copies.get_mut(batch.tags.len()) else {

@@ -432,6 +432,9 @@ impl Check<'_> {
                     break;
                 };
                 let found = self.found.get(speaks_of.get() as usize).copied();
+                if found.is_none() && !bitmap::is_any_set_from(page, bit) {
+                    break;
+                }
                 match (found, bitmap::is_set(page, bit)) {
                     (Some(true), true) | (None, false) => {}
                     (Some(false), false) => self.report.free_blocks += 1,

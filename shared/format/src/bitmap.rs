@@ -70,6 +70,15 @@ pub fn is_set(page: &PageBytes, bit: u32) -> bool {
         .is_none_or(|byte| byte & mask_of(bit) != 0)
 }
 
+/// Whether the block behind `bit`, or one after it in the same region, is in use.
+pub fn is_any_set_from(page: &PageBytes, bit: u32) -> bool {
+    let of_first = page
+        .get(byte_of(bit))
+        .is_some_and(|byte| byte & (u8::MAX << (bit % 8)) != 0);
+    let after = page.get(byte_of(bit) + 1..).unwrap_or(&[]);
+    of_first || after.iter().any(|byte| *byte != 0)
+}
+
 /// Marks the block behind `bit` as in use; true if it was free. Out of range: no change.
 pub fn set(page: &mut PageBytes, bit: u32) -> bool {
     change(page, bit, true)

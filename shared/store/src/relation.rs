@@ -15,9 +15,10 @@ use rd_base::counters::Counter;
 use rd_base::limits::{FILE_PIECE_BYTES, PAGE_BYTES};
 use rd_base::{BlockNo, FileNo, PageTag, Role};
 use rd_format::page::{self, PageBytes};
+use rd_sys::latch::lock_mutex;
 use rd_sys::storage::{OpenMode, Storage, StorageFile};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The directory of the relation files, below the data directory.
 pub const BASE_DIR: &str = "base";
@@ -103,7 +104,7 @@ impl RelationFiles {
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock_mutex(&self.open)
     }
 
     /// The open piece `piece` of `file`.
@@ -321,7 +322,7 @@ impl PageSource for Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rd_sys::simdisk::SimStorage;
+    use rd_sys::simdisk::{Lie, SimStorage};
 
     fn files() -> RelationFiles {
         let storage = SimStorage::new(1);
@@ -385,6 +386,48 @@ mod tests {
             files.blocks_on_disk(FileNo::new(5)).expect("readable"),
             None
         );
+    }
+
+    /// What a disk does without telling is named; but a write that it has not done at all leaves a
+    /// page that is whole, and was right once: that is out of the promise.
+    #[test]
+    fn a_page_that_rots_or_lands_elsewhere_is_named_and_never_served() {
+        let storage = SimStorage::new(1);
+        storage.create_dir(BASE_DIR).expect("a new disk");
+        let files = RelationFiles::writer(Arc::new(storage.clone()));
+        files.grow(FileNo::new(5), 0, 10).expect("room");
+        let write = |block: u32, fill: u8| {
+            let mut page = [0; PAGE_BYTES];
+            page::init(&mut page, page::PageKind::Free);
+            page[4000..].fill(fill);
+            page::seal(&mut page, tag(5, block));
+            files.write_page(tag(5, block), &page).expect("room");
+        };
+        let read = |block: u32| {
+            let mut page = [0; PAGE_BYTES];
+            files
+                .read_page(tag(5, block), &mut page)
+                .map(|()| page[4000])
+        };
+        (0..10).for_each(|block| write(block, 1));
+        for (lie, harmed) in [
+            (Lie::Rot, 3),
+            (Lie::Misdirected(PAGE_BYTES as u64), 4),
+            (Lie::Misdirected(PAGE_BYTES as u64 / 2), 4),
+        ] {
+            storage.lie(lie, "base/5", 0);
+            write(3, 2);
+            let error = read(harmed).expect_err("it is not the page of this place");
+            let text = error.to_string();
+            assert!(text.contains(&format!("file 5 block {harmed}")), "{text}");
+            write(3, 1);
+            write(4, 1);
+            assert_eq!((read(3).ok(), read(4).ok()), (Some(1), Some(1)));
+        }
+        storage.lie(Lie::Lost, "base/5", 0);
+        write(3, 2);
+        assert_eq!(read(3).ok(), Some(1), "a stale read");
+        assert_eq!(storage.lies_told(), 4);
     }
 
     #[test]

@@ -148,7 +148,10 @@ pub struct Shared {
     root: One<Root>,
     overrides: Area<AtomicU64>,
     /// Kept so that whoever holds this holds the mapping.
-    _segment: Segment,
+    #[cfg_attr(not(feature = "sim"), expect(dead_code))]
+    segment: Segment,
+    #[cfg(feature = "sim")]
+    regions: Regions,
 }
 
 /// Shared memory could not be made.
@@ -228,13 +231,31 @@ impl Shared {
             overrides: segment.area(at.overrides),
             procs,
             wal,
-            _segment: segment,
+            #[cfg(feature = "sim")]
+            regions: *at,
+            segment,
         };
         shared
             .root
             .made_at_us
             .store(rd_sys::clock::wall_us(), Ordering::Relaxed);
         Ok(Arc::new(shared))
+    }
+
+    /// Memory for another server like this one, which is gone, all zero again. A new one where
+    /// somebody holds on to a part of the old.
+    ///
+    /// # Errors
+    /// As for [`Shared::create`].
+    #[cfg(feature = "sim")]
+    pub fn again(old: Arc<Shared>) -> Result<Arc<Shared>, SharedError> {
+        let sizes = old.sizes;
+        let (segment, regions) = (old.segment.clone(), old.regions);
+        drop(old);
+        match segment.into_zeroed() {
+            Some(segment) => Shared::open(segment, sizes, &regions),
+            None => Shared::anonymous(sizes),
+        }
     }
 
     /// What the server is doing.

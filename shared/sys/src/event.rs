@@ -99,11 +99,9 @@ pub struct Event {
 impl Event {
     /// Makes the eventfd that goes with a cell. One event per cell, before the fork.
     pub fn create(cell: One<EventCell>) -> io::Result<Event> {
-        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        let fd = EventFd::from_flags(flags)?;
         Ok(Event {
             cell,
-            fd: Arc::new(fd),
+            fd: new_eventfd()?,
         })
     }
 
@@ -160,6 +158,11 @@ impl Event {
 
     fn wait_for(&self, fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> bool {
         if self.prepare_sleep() {
+            #[cfg(feature = "sim")]
+            if crate::simproc::pause(crate::simproc::Pause::Wait) {
+                self.finish_sleep();
+                return self.take();
+            }
             match ppoll(fds, timeout.map(TimeSpec::from), None) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => {
@@ -175,6 +178,52 @@ impl Event {
 impl AsFd for Event {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd()
+    }
+}
+
+fn new_eventfd() -> io::Result<Arc<EventFd>> {
+    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+    let make = || Ok(Arc::new(EventFd::from_flags(flags)?));
+    #[cfg(feature = "sim")]
+    let make = || reuse::eventfd(make);
+    make()
+}
+
+/// A simulation makes servers by the thousand, each with an event for every process that there could
+/// be: it uses those of earlier ones again.
+#[cfg(feature = "sim")]
+mod reuse {
+    use super::{Arc, EventFd, drain, io};
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+
+    /// Descriptors that are kept.
+    const KEPT_MAX: usize = 512;
+
+    thread_local! {
+        static MADE: RefCell<VecDeque<Arc<EventFd>>> = const { RefCell::new(VecDeque::new()) };
+    }
+
+    /// One that nobody has any more, or a new one.
+    pub(super) fn eventfd(
+        make: impl FnOnce() -> io::Result<Arc<EventFd>>,
+    ) -> io::Result<Arc<EventFd>> {
+        MADE.with_borrow_mut(|made| {
+            // In the order in which they were given away, which is about that of their end.
+            if let Some(mut fd) = made.pop_front() {
+                let is_free = Arc::get_mut(&mut fd).is_some();
+                made.push_back(Arc::clone(&fd));
+                if is_free {
+                    drain(&fd);
+                    return Ok(fd);
+                }
+            }
+            let fd = make()?;
+            if made.len() < KEPT_MAX {
+                made.push_back(Arc::clone(&fd));
+            }
+            Ok(fd)
+        })
     }
 }
 

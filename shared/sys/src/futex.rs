@@ -48,6 +48,12 @@ pub(crate) fn wait_on(word: &AtomicU32, expected: u32, channel: u32) -> bool {
 }
 
 fn wait_until(word: &AtomicU32, expected: u32, end_ns: Option<u64>, channel: u32) -> Waited {
+    #[cfg(feature = "sim")]
+    if word.load(std::sync::atomic::Ordering::SeqCst) != expected {
+        return Waited::Changed;
+    } else if crate::simproc::pause(crate::simproc::Pause::Wait) {
+        return Waited::Interrupted;
+    }
     let end = end_ns.map(|ns| libc::timespec {
         tv_sec: libc::time_t::try_from(ns / 1_000_000_000).unwrap_or(libc::time_t::MAX),
         // Below 10^9, which fits every c_long.

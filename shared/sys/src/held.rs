@@ -1,6 +1,7 @@
 //! What this thread holds: frames (so that a fork can be refused) and, in debug builds, ranks.
 //!
-//! Guards never leave their thread, so thread-local counts are exact.
+//! Guards never leave their thread, so thread-local counts are exact; where logical processes share
+//! a thread (`simproc`), each has its own.
 
 use std::cell::Cell;
 
@@ -28,6 +29,24 @@ pub(crate) fn frames() -> u32 {
     FRAMES.get()
 }
 
+/// All that a thread holds.
+#[cfg(feature = "sim")]
+#[derive(Default)]
+pub(crate) struct Held {
+    frames: u32,
+    ranks: RanksHeld,
+}
+
+/// What runs on this thread is another process from now on, which holds `held`; gives what the one
+/// before it holds.
+#[cfg(feature = "sim")]
+pub(crate) fn replace(held: Held) -> Held {
+    Held {
+        frames: FRAMES.replace(held.frames),
+        ranks: replace_ranks(held.ranks),
+    }
+}
+
 #[cfg(debug_assertions)]
 mod ranks {
     use std::cell::RefCell;
@@ -35,6 +54,21 @@ mod ranks {
     thread_local! {
         /// How many latches of each rank are held.
         static RANKS: RefCell<[u8; 256]> = const { RefCell::new([0; 256]) };
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) struct RanksHeld([u8; 256]);
+
+    #[cfg(feature = "sim")]
+    impl Default for RanksHeld {
+        fn default() -> Self {
+            RanksHeld([0; 256])
+        }
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn replace_ranks(held: RanksHeld) -> RanksHeld {
+        RanksHeld(RANKS.replace(held.0))
     }
 
     /// The highest rank held that is at or above `rank`.
@@ -68,6 +102,10 @@ mod ranks {
 
 #[cfg(not(debug_assertions))]
 mod ranks {
+    #[cfg(feature = "sim")]
+    pub(crate) type RanksHeld = ();
+    #[cfg(feature = "sim")]
+    pub(crate) fn replace_ranks(_held: RanksHeld) -> RanksHeld {}
     #[inline(always)]
     pub(crate) fn check_rank(_rank: u8) {}
     #[inline(always)]

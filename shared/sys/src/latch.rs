@@ -8,6 +8,7 @@ use crate::rawlatch::{FREE, RawLatch, RawRwLatch};
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// An exclusive latch in shared memory; free when zero.
@@ -175,6 +176,25 @@ impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
         self.latch.raw.unlock_write();
     }
+}
+
+/// Locks what the threads of one process share, and what is held over I/O. Whether a holder has
+/// panicked does not matter: the process ends then.
+pub fn lock_mutex<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The holder may be another logical process of this thread.
+    #[cfg(feature = "sim")]
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return guard,
+            Err(std::sync::TryLockError::Poisoned(held)) => return held.into_inner(),
+            Err(std::sync::TryLockError::WouldBlock) => {
+                if !crate::simproc::pause(crate::simproc::Pause::Wait) {
+                    break;
+                }
+            }
+        }
+    }
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

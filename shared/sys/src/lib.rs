@@ -7,7 +7,7 @@
 //! * [`fork`], [`process`], [`signals`], [`crash`], [`title`], [`fdpass`], [`lockfile`],
 //!   [`deathwatch`]: the life of a process;
 //! * [`storage`], [`clock`], [`random`], [`fault`]: seams that a test can take hold of;
-//!   `simdisk`, `watchdog`: for tests.
+//!   `simdisk`, `simproc`, `watchdog`: for tests.
 //!
 //! Invariants of the whole crate:
 //!
@@ -43,6 +43,8 @@ pub mod shm;
 pub mod signals;
 #[cfg(feature = "sim")]
 pub mod simdisk;
+#[cfg(feature = "sim")]
+pub mod simproc;
 pub mod storage;
 pub mod title;
 #[cfg(feature = "sim")]

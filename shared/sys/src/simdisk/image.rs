@@ -125,6 +125,22 @@ impl Contents {
         self.live.len
     }
 
+    /// Whether a power cut would change nothing.
+    pub(super) fn is_settled(&self) -> bool {
+        let is_clean = self.dirty.is_empty() && self.lost.is_empty() && self.lens.is_empty();
+        is_clean && !self.allocated && !self.fades
+    }
+
+    /// Whether a failed sync has left pages in the cache that are not on disk.
+    pub(super) fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
+    /// Whether the next read may find that the cache has let go of something.
+    pub(super) fn can_fade(&self) -> bool {
+        self.fades && !self.lost.is_empty()
+    }
+
     pub(super) fn pages_taken(&self) -> u64 {
         self.live.pages_taken()
     }
@@ -269,7 +285,7 @@ impl Contents {
 
     /// Before a read: the cache may have needed the room of pages that it holds for clean.
     pub(super) fn fade(&mut self, rng: &mut Rng, block_pages: usize) {
-        if self.fades && !self.lost.is_empty() {
+        if self.can_fade() {
             self.let_go(rng, block_pages, 100);
         }
     }

@@ -15,10 +15,15 @@
 //!   outcome that a real disk could have.
 //! * An I/O that meets the crash has begun: its effect is there as something unsynced.
 //! * After a crash, handles of before are dead, as their process is.
+//! * A logical process ([`crate::simproc`]) pauses in each I/O, after its effect on what programs see
+//!   and before any on what is durable, holding no lock of the disk; and before each read.
+//! * A write that fails may have written a part of its bytes, from the first on.
+//! * A disk does not lie unless it is told to ([`SimStorage::lie`]).
 
 mod image;
 mod names;
 
+use crate::simproc::{Pause, pause};
 use crate::storage::{OpenMode, Storage, StorageFile, failed, is_inside};
 use image::{CACHE_PAGE_BYTES, Contents};
 use names::{Inode, Names, Node};
@@ -111,8 +116,27 @@ pub struct Injection {
     /// so many of them
     pub times: u64,
     /// fail with this error of the system (`EIO`, `ENOSPC`). A failing sync leaves some pages
-    /// unwritten that the cache takes for clean from then on.
+    /// unwritten that the cache takes for clean from then on; a failing write may be a short one.
     pub errno: i32,
+}
+
+/// What a disk may do without telling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// A write lands so many bytes behind its place, and its place is as it was.
+    Misdirected(u64),
+    /// A write is reported as done, and nothing of it is: whoever reads finds what was there before.
+    Lost,
+    /// A bit of what a write wrote is another, from then on.
+    Rot,
+}
+
+/// A lie to come.
+#[derive(Clone, Debug)]
+struct LieToCome {
+    lie: Lie,
+    path_contains: String,
+    skip: u64,
 }
 
 #[derive(Debug)]
@@ -150,7 +174,8 @@ pub fn is_simulated_crash(error: &io::Error) -> bool {
 
 #[derive(Clone)]
 struct Disk {
-    files: BTreeMap<Inode, Contents>,
+    /// Shared with forks until they are changed.
+    files: BTreeMap<Inode, Arc<Contents>>,
     names: Names,
     next_inode: Inode,
     /// Raised by every crash; handles carry the one they were made in.
@@ -160,6 +185,9 @@ struct Disk {
     io_count: u64,
     recent: VecDeque<IoRecord>,
     injections: Vec<Injection>,
+    lies: Vec<LieToCome>,
+    /// Lies that were told.
+    lied: u64,
     capacity_pages: u64,
     /// Pages of a block that is written and cached as one.
     block_pages: usize,
@@ -187,6 +215,8 @@ impl SimStorage {
             io_count: 0,
             recent: VecDeque::new(),
             injections: Vec::new(),
+            lies: Vec::new(),
+            lied: 0,
             capacity_pages: u64::MAX,
             block_pages: 1,
             used_pages: None,
@@ -235,7 +265,9 @@ impl SimStorage {
         disk.files.retain(|inode, _| reachable.contains(inode));
         let block_pages = disk.block_pages;
         for contents in disk.files.values_mut() {
-            contents.cut_power(&mut rng, block_pages);
+            if !contents.is_settled() {
+                Arc::make_mut(contents).cut_power(&mut rng, block_pages);
+            }
         }
         disk.new_life();
     }
@@ -248,7 +280,9 @@ impl SimStorage {
         let mut rng = Rng::new(seed);
         let block_pages = disk.block_pages;
         for contents in disk.files.values_mut() {
-            contents.forget_lost(&mut rng, block_pages);
+            if contents.has_lost() {
+                Arc::make_mut(contents).forget_lost(&mut rng, block_pages);
+            }
         }
         disk.new_life();
     }
@@ -258,9 +292,26 @@ impl SimStorage {
         self.lock().injections.push(injection);
     }
 
-    /// Takes back all faults that have not come.
+    /// Takes back all faults, and lies, that have not come.
     pub fn clear_injections(&self) {
-        self.lock().injections.clear();
+        let mut disk = self.lock();
+        disk.injections.clear();
+        disk.lies.clear();
+    }
+
+    /// Lets the disk lie about one write to a path that contains this text, after `skip` of them
+    /// that it does as it says.
+    pub fn lie(&self, lie: Lie, path_contains: &str, skip: u64) {
+        self.lock().lies.push(LieToCome {
+            lie,
+            path_contains: path_contains.to_owned(),
+            skip,
+        });
+    }
+
+    /// How many lies it has told.
+    pub fn lies_told(&self) -> u64 {
+        self.lock().lied
     }
 
     /// Makes it a disk, under a file system to match, that writes and caches aligned blocks of
@@ -314,20 +365,48 @@ impl Disk {
         self.crashed = false;
         self.crash_at = None;
         self.injections.clear();
+        self.lies.clear();
         self.used_pages = None;
     }
 
     fn contents(&mut self, inode: Inode) -> io::Result<&mut Contents> {
         self.files
             .get_mut(&inode)
+            .map(Arc::make_mut)
             .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn look_at(&self, inode: Inode) -> io::Result<&Contents> {
+        self.files
+            .get(&inode)
+            .map(|contents| &**contents)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// What the next write to `path` is to be a lie about.
+    fn next_lie(&mut self, path: &str) -> Option<Lie> {
+        let meant = |lie: &LieToCome| path.contains(&lie.path_contains);
+        for lie in self.lies.iter_mut().filter(|lie| meant(lie)) {
+            match lie.skip.checked_sub(1) {
+                Some(left) => lie.skip = left,
+                None => {
+                    let told = lie.lie;
+                    let is_it = |other: &LieToCome| other.skip == 0 && meant(other);
+                    let place = self.lies.iter().position(is_it)?;
+                    self.lies.remove(place);
+                    self.lied += 1;
+                    return Some(told);
+                }
+            }
+        }
+        None
     }
 
     fn create(&mut self, path: &str) -> io::Result<Inode> {
         let inode = self.next_inode;
         self.names.make(path, Node::File(inode))?;
         self.next_inode += 1;
-        self.files.insert(inode, Contents::default());
+        self.files.insert(inode, Arc::default());
         Ok(inode)
     }
 
@@ -335,7 +414,10 @@ impl Disk {
         if let Some(used) = self.used_pages {
             return used;
         }
-        let taken = |inode| self.files.get(&inode).map_or(0, Contents::pages_taken);
+        let taken = |inode| {
+            let contents = self.files.get(&inode);
+            contents.map_or(0, |contents| contents.pages_taken())
+        };
         let used = self.names.live_inodes().map(taken).sum();
         self.used_pages = Some(used);
         used
@@ -427,10 +509,25 @@ impl SimStorage {
             let message = format!("\"{path}\" is not a path below the data directory");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
+        if kind == IoKind::Read {
+            pause(Pause::Read);
+        }
         let mut disk = self.lock();
-        let result = disk
-            .begin(kind, &Arc::from(path), 0, 0)
-            .and_then(|course| action(&mut disk, course));
+        let mut result = disk.begin(kind, &Arc::from(path), 0, 0);
+        if kind == IoKind::SyncDir {
+            // The names are durable only after the pause.
+            drop(disk);
+            pause(Pause::Io);
+            disk = self.lock();
+            if disk.crashed {
+                result = result.and(Ok(Course::Crash));
+            }
+        }
+        let result = result.and_then(|course| action(&mut disk, course));
+        drop(disk);
+        if !matches!(kind, IoKind::Read | IoKind::SyncDir) {
+            pause(Pause::Io);
+        }
         result.map_err(|error| explain(what, path, error))
     }
 }
@@ -528,9 +625,23 @@ impl SimFile {
         result.map_err(|error| explain(what, &self.path, error))
     }
 
-    fn sync(&self, disk: &mut Disk, range: Option<(u64, u64)>) -> io::Result<()> {
+    /// Begins a sync, and carries it out after a pause.
+    fn sync(&self, what: &str, range: Option<(u64, u64)>) -> io::Result<()> {
         let (offset, len) = range.unwrap_or((0, 0));
-        let course = match disk.begin(IoKind::Sync, &self.path, offset, len) {
+        let begun = self.on(what, |disk| {
+            Ok(disk.begin(IoKind::Sync, &self.path, offset, len))
+        })?;
+        pause(Pause::Io);
+        self.on(what, |disk| self.finish_sync(disk, begun, range))
+    }
+
+    fn finish_sync(
+        &self,
+        disk: &mut Disk,
+        begun: io::Result<Course>,
+        range: Option<(u64, u64)>,
+    ) -> io::Result<()> {
+        let course = match begun {
             Err(error) if !disk.crashed => {
                 let (mut rng, block_pages) = (disk.rng.clone(), disk.block_pages);
                 disk.contents(self.inode)?.fail_sync(&mut rng, block_pages);
@@ -539,6 +650,9 @@ impl SimFile {
             }
             other => other?,
         };
+        if disk.crashed {
+            return Err(crash_error());
+        }
         Disk::end(course, Ok(()))?;
         let contents = disk.contents(self.inode)?;
         match range {
@@ -555,6 +669,7 @@ impl SimFile {
         kind: IoKind,
         (offset, len): (u64, u64),
         action: impl FnOnce(&mut Contents),
+        part_of: impl FnOnce(&mut Contents, u64),
     ) -> io::Result<()> {
         if self.mode == OpenMode::Read {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
@@ -565,12 +680,23 @@ impl SimFile {
         {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
-        let course = disk.begin(kind, &self.path, offset, len)?;
+        let course = match disk.begin(kind, &self.path, offset, len) {
+            Err(error) if kind == IoKind::Write && !disk.crashed => {
+                let mut part = disk.rng.below(2 * len + 1).min(len);
+                if disk.block_pages > 1 {
+                    part -= part % (disk.block_pages * CACHE_PAGE_BYTES) as u64;
+                }
+                part_of(disk.contents(self.inode)?, part);
+                disk.used_pages = None;
+                return Err(error);
+            }
+            other => other?,
+        };
         let room = if kind == IoKind::Truncate {
             disk.used_pages = None;
             Ok(())
         } else {
-            let pages = disk.contents(self.inode)?.pages_missing(offset, len);
+            let pages = disk.look_at(self.inode)?.pages_missing(offset, len);
             disk.take_pages(pages)
         };
         if room.is_ok() {
@@ -582,46 +708,65 @@ impl SimFile {
 
 impl StorageFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        pause(Pause::Read);
         self.on("read file", |disk| {
             disk.begin(IoKind::Read, &self.path, offset, buffer.len() as u64)?;
-            let (mut rng, block_pages) = (disk.rng.clone(), disk.block_pages);
-            let contents = disk.contents(self.inode)?;
-            contents.fade(&mut rng, block_pages);
-            let read = contents.read(buffer, offset);
-            disk.rng = rng;
-            Ok(read)
+            if disk.look_at(self.inode)?.can_fade() {
+                let (mut rng, block_pages) = (disk.rng.clone(), disk.block_pages);
+                disk.contents(self.inode)?.fade(&mut rng, block_pages);
+                disk.rng = rng;
+            }
+            Ok(disk.look_at(self.inode)?.read(buffer, offset))
         })
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let range = (offset, bytes.len() as u64);
         self.on("write file", |disk| {
-            let range = (offset, bytes.len() as u64);
-            self.change(disk, IoKind::Write, range, |contents| {
-                contents.write(bytes, offset)
-            })?;
-            match self.mode {
-                OpenMode::ReadWriteSyncData | OpenMode::ReadWriteSync => {
-                    self.sync(disk, Some(range))
+            let lie = disk.next_lie(&self.path);
+            let write = |contents: &mut Contents| match lie {
+                None => contents.write(bytes, offset),
+                Some(Lie::Lost) => {}
+                Some(Lie::Misdirected(by)) => contents.write(bytes, offset + by),
+                Some(Lie::Rot) => {
+                    let mut rotten = bytes.to_vec();
+                    if let Some(byte) = rotten.get_mut(bytes.len() / 2) {
+                        *byte ^= 0x10;
+                    }
+                    contents.write(&rotten, offset);
                 }
-                OpenMode::Read | OpenMode::ReadWrite | OpenMode::CreateNew => Ok(()),
+            };
+            let part_of = |contents: &mut Contents, part: u64| {
+                if part > 0 {
+                    contents.write(&bytes[..part as usize], offset);
+                }
+            };
+            self.change(disk, IoKind::Write, range, write, part_of)
+        })?;
+        pause(Pause::Io);
+        match self.mode {
+            OpenMode::ReadWriteSyncData | OpenMode::ReadWriteSync => {
+                self.sync("write file", Some(range))
             }
-        })
+            OpenMode::Read | OpenMode::ReadWrite | OpenMode::CreateNew => Ok(()),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.on("sync the data of file", |disk| self.sync(disk, None))
+        self.sync("sync the data of file", None)
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.on("sync file", |disk| self.sync(disk, None))
+        self.sync("sync file", None)
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.on("allocate room for file", |disk| {
-            self.change(disk, IoKind::Allocate, (offset, len), |contents| {
-                contents.allocate(offset, len);
-            })
-        })
+            let allocate = |contents: &mut Contents| contents.allocate(offset, len);
+            self.change(disk, IoKind::Allocate, (offset, len), allocate, |_, _| {})
+        })?;
+        pause(Pause::Io);
+        Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -629,16 +774,17 @@ impl StorageFile for SimFile {
             if disk.crashed {
                 return Err(crash_error());
             }
-            Ok(disk.contents(self.inode)?.len())
+            Ok(disk.look_at(self.inode)?.len())
         })
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.on("change the length of file", |disk| {
-            self.change(disk, IoKind::Truncate, (len, 0), |contents| {
-                contents.truncate(len)
-            })
-        })
+            let truncate = |contents: &mut Contents| contents.truncate(len);
+            self.change(disk, IoKind::Truncate, (len, 0), truncate, |_, _| {})
+        })?;
+        pause(Pause::Io);
+        Ok(())
     }
 
     fn start_writeback(&self, _offset: u64, _len: u64) -> io::Result<()> {

@@ -216,6 +216,29 @@ fn after_a_failed_sync_the_cache_lies() {
 }
 
 #[test]
+fn a_write_that_fails_may_be_a_short_one() {
+    let mut lens = BTreeSet::new();
+    for seed in 0..60 {
+        let disk = SimStorage::new(seed);
+        let a = new_file(&disk, "a");
+        a.write_all_at(&[1; 1000], 0).expect("written");
+        disk.inject(Injection {
+            kind: IoKind::Write,
+            path_contains: String::new(),
+            skip: 0,
+            times: 1,
+            errno: libc::EIO,
+        });
+        a.write_all_at(&[2; 1000], 0).expect_err("a bad disk");
+        let bytes = contents(&disk, "a");
+        let new = bytes.iter().take_while(|byte| **byte == 2).count();
+        assert!(bytes.len() == 1000 && bytes[new..].iter().all(|byte| *byte == 1));
+        lens.insert(new);
+    }
+    assert!(lens.contains(&1000) && lens.len() > 10, "{lens:?}");
+}
+
+#[test]
 fn blocks_are_written_and_lost_whole_if_the_disk_is_made_so() {
     let mut outcomes = [0; 2];
     for seed in 0..40 {

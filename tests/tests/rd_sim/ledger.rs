@@ -1,0 +1,285 @@
+//! What the server should hold: every commit, by the LSN that it was given, and what each of them
+//! changes.
+//!
+//! Invariants:
+//! * Everything up to `promised` must be there after any crash.
+//! * Of what lies behind, a crash may take a tail: what is there is what the commits up to some LSN
+//!   make of it, and that LSN is where the recovered log ends.
+//! * A commit that was begun and has not returned is `under_way`: it has an LSN at or above the one
+//!   at which it began, or none; nobody knows which.
+
+use rd_base::Lsn;
+use rd_engine::NamespaceId;
+use std::collections::BTreeMap;
+
+/// Databases that are used.
+pub const DATABASES: usize = 3;
+
+/// The number of a key.
+pub type Key = u16;
+
+/// A value: so many bytes, all of them this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Value {
+    pub bytes: u32,
+    pub fill: u8,
+}
+
+impl Value {
+    pub fn to_vec(self) -> Vec<u8> {
+        vec![self.fill; self.bytes as usize]
+    }
+
+    /// What a read has found; none if these are no bytes that were ever written.
+    pub fn read(bytes: &[u8]) -> Option<Value> {
+        let fill = bytes.first().copied().unwrap_or(0);
+        let all = bytes.iter().all(|byte| *byte == fill);
+        all.then_some(Value {
+            bytes: bytes.len() as u32,
+            fill,
+        })
+    }
+}
+
+/// The bytes of a key: some are long, with a long part in common, so that trees get deep; and one is
+/// empty.
+pub fn key_bytes(key: Key) -> Vec<u8> {
+    let mut bytes = match key {
+        0 => return Vec::new(),
+        _ if key.is_multiple_of(3) => vec![b'k'; 700],
+        _ => vec![b'k'; 2],
+    };
+    bytes.extend_from_slice(format!("{key:04}").as_bytes());
+    bytes
+}
+
+/// The key of these bytes.
+pub fn key_of(bytes: &[u8]) -> Option<Key> {
+    let Some(digits) = bytes.len().checked_sub(4) else {
+        return bytes.is_empty().then_some(0);
+    };
+    let text = std::str::from_utf8(&bytes[digits..]).ok()?;
+    let key = text.parse().ok()?;
+    (key_bytes(key) == bytes).then_some(key)
+}
+
+/// The database that SELECT calls so.
+pub fn database(number: usize) -> NamespaceId {
+    NamespaceId::database(number).expect("there are so many")
+}
+
+/// What one commit does.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// To keys of some databases.
+    Put(Vec<(usize, Key, Option<Value>)>),
+    Empty(usize),
+    EmptyAll,
+    Swap(usize, usize),
+}
+
+/// What is in each database.
+pub type Content = [BTreeMap<Key, Value>; DATABASES];
+
+fn apply(content: &mut Content, change: &Change) {
+    match change {
+        Change::Empty(database) => content[*database].clear(),
+        Change::EmptyAll => *content = Content::default(),
+        Change::Swap(one, other) => content.swap(*one, *other),
+        Change::Put(puts) => {
+            for (database, key, value) in puts {
+                match value {
+                    Some(value) => content[*database].insert(*key, *value),
+                    None => content[*database].remove(key),
+                };
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct UnderWay {
+    backend: usize,
+    from: Lsn,
+    change: Change,
+}
+
+/// All that was committed.
+#[derive(Clone, Default)]
+pub struct Ledger {
+    /// What the commits make that are not listed any more.
+    settled: Content,
+    settled_lsn: Lsn,
+    /// The others, in the order of their LSNs.
+    changes: Vec<(Lsn, Change)>,
+    under_way: Vec<UnderWay>,
+    promised: Lsn,
+}
+
+impl Ledger {
+    /// A commit is about to be tried, at or above this LSN.
+    pub fn begin(&mut self, backend: usize, from: Lsn, change: Change) {
+        self.give_up(backend);
+        let under_way = UnderWay {
+            backend,
+            from,
+            change,
+        };
+        self.under_way.push(under_way);
+    }
+
+    /// The commit that this backend has tried has not happened.
+    pub fn give_up(&mut self, backend: usize) {
+        self.under_way.retain(|other| other.backend != backend);
+    }
+
+    /// The commit that this backend has tried is done, at `end`; zero if it changed nothing.
+    pub fn done(&mut self, backend: usize, end: Lsn) {
+        let at = self
+            .under_way
+            .iter()
+            .position(|other| other.backend == backend);
+        let Some(at) = at else { return };
+        let change = self.under_way.remove(at).change;
+        if end > Lsn::ZERO {
+            let place = self.changes.partition_point(|(lsn, _)| *lsn < end);
+            self.changes.insert(place, (end, change));
+        }
+    }
+
+    /// Everything up to `lsn` is durable, as the server says.
+    pub fn promise(&mut self, lsn: Lsn) {
+        self.promised = self.promised.max(lsn);
+        // What may still be put between others stays.
+        let oldest = self.under_way.iter().map(|under_way| under_way.from).min();
+        let until = oldest.map_or(self.promised, |oldest| self.promised.min(oldest));
+        let count = self.changes.partition_point(|(lsn, _)| *lsn <= until);
+        if count > 16 {
+            for (lsn, change) in self.changes.drain(..count) {
+                apply(&mut self.settled, &change);
+                self.settled_lsn = lsn;
+            }
+        }
+    }
+
+    pub fn promised(&self) -> Lsn {
+        self.promised
+    }
+
+    /// Whether what was there at `lsn` can still be told.
+    pub fn reaches_back_to(&self, lsn: Lsn) -> bool {
+        lsn >= self.settled_lsn
+    }
+
+    /// The server goes on behind `end`: what was behind that has not happened.
+    pub fn cut(&mut self, end: Lsn, content: Content) {
+        self.changes.clear();
+        self.under_way.clear();
+        self.settled = content;
+        self.settled_lsn = end;
+        self.promised = end;
+    }
+
+    /// What the commits up to `end` make, without those that are under way.
+    pub fn at(&self, end: Lsn) -> Content {
+        let count = self.changes.partition_point(|(lsn, _)| *lsn <= end);
+        let mut made = self.settled.clone();
+        let changes = &self.changes[..count];
+        changes
+            .iter()
+            .for_each(|(_, change)| apply(&mut made, change));
+        made
+    }
+
+    /// Whether `content` is what the commits up to `end` make, with or without those that are under
+    /// way.
+    pub fn allows(&self, content: &Content, end: Lsn) -> bool {
+        self.may_be(end, &|made| made == content)
+    }
+
+    /// As [`Ledger::allows`], for one database.
+    pub fn allows_one(&self, number: usize, content: &BTreeMap<Key, Value>, end: Lsn) -> bool {
+        self.may_be(end, &|made| made[number] == *content)
+    }
+
+    fn may_be(&self, end: Lsn, is_it: &dyn Fn(&Content) -> bool) -> bool {
+        if is_it(&self.at(end)) {
+            return true;
+        }
+        let count = self.changes.partition_point(|(lsn, _)| *lsn <= end);
+        let others: Vec<&UnderWay> = self.under_way.iter().collect();
+        self.may_be_with(is_it, &self.changes[..count], &mut Vec::new(), &others)
+    }
+
+    /// Tries every place that those of `others` can have, and none.
+    fn may_be_with<'l>(
+        &'l self,
+        is_it: &dyn Fn(&Content) -> bool,
+        changes: &'l [(Lsn, Change)],
+        placed: &mut Vec<(usize, &'l Change)>,
+        others: &[&'l UnderWay],
+    ) -> bool {
+        let Some((next, rest)) = others.split_first() else {
+            return !placed.is_empty() && is_it(&self.made_with(changes, placed));
+        };
+        if self.may_be_with(is_it, changes, placed, rest) {
+            return true;
+        }
+        let first = changes.partition_point(|(lsn, _)| *lsn <= next.from);
+        for place in first..=changes.len() {
+            // Of several at one place either may come first.
+            for index in 0..=placed.len() {
+                placed.insert(index, (place, &next.change));
+                let allowed = self.may_be_with(is_it, changes, placed, rest);
+                placed.remove(index);
+                if allowed {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn made_with(&self, changes: &[(Lsn, Change)], placed: &[(usize, &Change)]) -> Content {
+        let mut made = self.settled.clone();
+        for place in 0..=changes.len() {
+            for (_, change) in placed.iter().filter(|(at, _)| *at == place) {
+                apply(&mut made, change);
+            }
+            if let Some((_, change)) = changes.get(place) {
+                apply(&mut made, change);
+            }
+        }
+        made
+    }
+
+    /// What differs from what the commits up to `end` make, for people.
+    pub fn explain(&self, content: &Content, end: Lsn) -> String {
+        let count = self.changes.partition_point(|(lsn, _)| *lsn <= end);
+        let (made, changes) = (self.at(end), &self.changes[..count]);
+        let mut lines = vec![format!(
+            "at {end}, {} commits listed of {}, {} under way:",
+            count,
+            self.changes.len(),
+            self.under_way.len()
+        )];
+        for number in 0..DATABASES {
+            let keys = made[number].keys().chain(content[number].keys());
+            let keys: std::collections::BTreeSet<_> = keys.collect();
+            for key in keys {
+                let (should, is) = (made[number].get(key), content[number].get(key));
+                if should != is {
+                    lines.push(format!(
+                        "  database {number}, key {key}: {is:?} in place of {should:?}"
+                    ));
+                }
+            }
+        }
+        lines.truncate(12);
+        for (lsn, change) in changes.iter().rev().take(6) {
+            let text = format!("  commit {lsn}: {change:?}");
+            lines.push(text.chars().take(300).collect());
+        }
+        lines.join("\n")
+    }
+}

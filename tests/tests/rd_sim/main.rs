@@ -1,0 +1,252 @@
+//! `rd_sim`: a whole server in one process on a simulated disk, crashed at every I/O.
+//!
+//! Several backends, walwriter, checkpointer with its workers, preparer of segments, and startup are
+//! logical processes that a seed interleaves, I/O by I/O (`machine`). At each I/O of their work the
+//! disk is copied and crashed in several ways; each copy is recovered, with crashes in recovery to
+//! depth 3 (`check`), and what is there is held against every commit that was ever made (`ledger`).
+//! The same seed does the same, always; one that fails is printed and made short (`shrink`).
+//!
+//! Without arguments, as `cargo test` runs it, it runs a fixed set of seeds, sees that a seed repeats
+//! itself, and spends some seconds on fresh ones.
+
+mod check;
+mod ledger;
+mod machine;
+mod run;
+mod shrink;
+mod work;
+
+use check::Tally;
+use clap::Parser;
+use machine::Failure;
+use run::{Plan, Size};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Crashes a simulated server at every I/O of random work.
+#[derive(Parser, Debug)]
+#[command(name = "rd_sim")]
+struct Args {
+    /// The first seed; a random one if it is not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many seeds, one after the other.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// For how many minutes.
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Crashes at each I/O, each with another outcome of what was not synced.
+    #[arg(long, default_value_t = 2)]
+    crashes: u64,
+    /// Lives of the server for each seed.
+    #[arg(long, default_value_t = 3)]
+    lives: u64,
+    /// Operations of each backend in each life, at most.
+    #[arg(long, default_value_t = 10)]
+    ops: u64,
+    /// Says for each seed what was done.
+    #[arg(long)]
+    verbose: bool,
+    /// Leaves a plan that fails as long as it is.
+    #[arg(long)]
+    no_shrink: bool,
+    /// What `cargo test` may say: names of tests to be run.
+    #[arg(hide = true)]
+    names: Vec<String>,
+    #[arg(long, hide = true)]
+    nocapture: bool,
+    #[arg(long, hide = true)]
+    exact: bool,
+    #[arg(long, hide = true)]
+    list: bool,
+    #[arg(long, hide = true)]
+    test_threads: Option<u64>,
+}
+
+/// Raised by every crash; whoever watches takes a server that raises it no more for one that hangs.
+static BEAT: AtomicU64 = AtomicU64::new(0);
+/// The seed under way.
+static SEED: AtomicU64 = AtomicU64::new(0);
+/// How long one recovery may take: this only guards against hanging.
+const HANGS_AFTER: Duration = Duration::from_secs(120);
+
+/// Says that something goes on.
+pub fn beat() {
+    BEAT.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Ends the program when nothing goes on any more.
+fn watch() {
+    std::thread::spawn(|| {
+        let mut last = (BEAT.load(Ordering::Relaxed), Instant::now());
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+            let now = BEAT.load(Ordering::Relaxed);
+            if now != last.0 {
+                last = (now, Instant::now());
+            } else if last.1.elapsed() > HANGS_AFTER {
+                let seed = SEED.load(Ordering::Relaxed);
+                eprintln!("seed {seed} hangs: the last recovery began {HANGS_AFTER:?} ago");
+                std::process::abort();
+            }
+        }
+    });
+}
+
+/// Seeds that are always run, by `cargo test`.
+const FIXED_SEEDS: std::ops::Range<u64> = 1..8;
+/// How long `cargo test` spends on others.
+const FRESH: Duration = Duration::from_secs(5);
+
+struct Runner {
+    args: Args,
+    tally: Tally,
+    seeds: u64,
+    began: Instant,
+}
+
+impl Runner {
+    fn size(&self) -> Size {
+        Size {
+            lives: self.args.lives,
+            ops: self.args.ops,
+            variants: self.args.crashes,
+        }
+    }
+
+    /// Runs one seed; false, and a report, if it fails.
+    fn seed(&mut self, seed: u64) -> bool {
+        SEED.store(seed, Ordering::Relaxed);
+        beat();
+        let plan = Plan::new(seed, self.size());
+        let before = self.tally;
+        let done = plan.run(&mut self.tally);
+        self.seeds += 1;
+        if self.args.verbose {
+            println!(
+                "seed {seed}: {} operations, {} I/Os, {} crashes, trace {:016x}",
+                plan.ops(),
+                self.tally.ios - before.ios,
+                self.tally.crashes - before.crashes,
+                self.tally.trace,
+            );
+        }
+        let Err(Failure(text)) = done else {
+            return true;
+        };
+        println!("seed {seed} FAILS: {text}");
+        println!(
+            "  again: cargo test --profile sim -p rd-tests --test rd_sim -- --seed {seed} --seeds 1 \
+             --crashes {} --lives {} --ops {}",
+            self.args.crashes, self.args.lives, self.args.ops
+        );
+        if !self.args.no_shrink {
+            let (short, Failure(text)) = shrink::shrink(plan, Failure(text));
+            println!("made short, to {} operations: {text}", short.ops());
+            println!("{:#?}", short.lives);
+        }
+        false
+    }
+
+    fn report(&self) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        let tally = &self.tally;
+        println!(
+            "{} seeds, {} I/Os, {} crashes recovered from ({} of them in a recovery, {} at depth \
+             {}), {:.0} a second, {:.1} s",
+            self.seeds,
+            tally.ios,
+            tally.crashes,
+            tally.in_recovery,
+            tally.deepest,
+            check::DEPTH_MAX,
+            tally.crashes as f64 / seconds,
+            seconds,
+        );
+    }
+
+    /// What `cargo test` runs.
+    fn suite(&mut self) -> bool {
+        let repeated = [(); 2].map(|()| {
+            let mut tally = Tally::default();
+            let done = Plan::new(7, self.size()).run(&mut tally);
+            (done.is_ok(), tally.trace, tally.crashes)
+        });
+        if repeated[0] != repeated[1] {
+            println!("seed 7 does not repeat itself: {repeated:?}");
+            return false;
+        }
+        if !FIXED_SEEDS.into_iter().all(|seed| self.seed(seed)) {
+            return false;
+        }
+        let until = Instant::now() + FRESH;
+        let mut seed = fresh_seed();
+        while Instant::now() < until {
+            if !self.seed(seed) {
+                return false;
+            }
+            seed += 1;
+        }
+        true
+    }
+
+    fn run(&mut self) -> bool {
+        let args = &self.args;
+        if args.seed.is_none() && args.seeds.is_none() && args.minutes.is_none() {
+            return self.suite();
+        }
+        let first = args.seed.unwrap_or_else(fresh_seed);
+        let time = args
+            .minutes
+            .map(|minutes| Duration::from_secs_f64(minutes * 60.0));
+        let count = match (args.seeds, time) {
+            (Some(seeds), _) => seeds,
+            (None, Some(_)) => u64::MAX,
+            (None, None) => 1,
+        };
+        for seed in (0..count).map(|number| first.wrapping_add(number)) {
+            if time.is_some_and(|time| self.began.elapsed() >= time) {
+                break;
+            }
+            if !self.seed(seed) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+fn fresh_seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    // So short that it can be typed.
+    since.map_or(1, |since| {
+        since.as_nanos() as u64 / 1_000 % 1_000_000_000_000
+    })
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let is_other = |name: &String| !"rd_sim".contains(name.as_str());
+    if args.list || (!args.names.is_empty() && args.names.iter().all(is_other)) {
+        return ExitCode::SUCCESS;
+    }
+    // A process that panics is reported by whoever resumed it.
+    std::panic::set_hook(Box::new(|info| machine::note_panic(info.to_string())));
+    watch();
+    let mut runner = Runner {
+        args,
+        tally: Tally::default(),
+        seeds: 0,
+        began: Instant::now(),
+    };
+    println!("rd_sim");
+    let is_good = runner.run();
+    runner.report();
+    if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

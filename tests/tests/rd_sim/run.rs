@@ -1,0 +1,309 @@
+//! What a seed makes: a few lives of a server on one disk, each with several backends, a fault now
+//! and then, and an end; and the crashes at every I/O of each.
+
+use crate::check::{Checks, Tally, crash};
+use crate::ledger::Ledger;
+use crate::machine::{End, Failure, Machine, Manner, SEGMENT_BYTES};
+use crate::work::Backend;
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{Config, Role};
+use rd_engine::init::{InitOptions, init_storage};
+use rd_sys::simdisk::{Injection, IoKind, Rng, SimStorage};
+use rd_sys::simproc::Pause;
+use rd_sys::storage::Storage;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// How much is done for a seed.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Lives of the server.
+    pub lives: u64,
+    /// Operations of each backend, at most.
+    pub ops: u64,
+    /// Crashes at each I/O, each with another outcome of what was not synced.
+    pub variants: u64,
+}
+
+/// How a life is harmed, beside crashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    None,
+    /// Some I/Os of a kind fail. A sync that does must end the server.
+    Fails(IoKind, &'static str, i32),
+}
+
+/// One life of the server.
+#[derive(Clone, Debug)]
+pub struct Life {
+    seed: u64,
+    /// The seeds of each backend's operations.
+    pub backends: Vec<Vec<u64>>,
+    pub harm: Harm,
+    /// The server is stopped in order, if nothing ends it before.
+    pub stops: bool,
+    /// The pause at which it ends, unless it is stopped; when all is done, if it has fewer.
+    end_after: u64,
+}
+
+/// All that a seed decides.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub lives: Vec<Life>,
+    manners: Vec<Manner>,
+    /// Whether the disk writes whole pages or none, which needs no double writes.
+    is_atomic: bool,
+    variants: u64,
+}
+
+fn config(protection: &str, method: &str, size: &str) -> Arc<Config> {
+    let pairs = [
+        ("double_write_size", size),
+        ("checkpoint_timeout", "30s"),
+        ("max_wal_size", "1GB"),
+        ("recovery_time_target", "1s"),
+        ("torn_page_protection", protection),
+        ("wal_sync_method", method),
+    ];
+    let config = Config::from_pairs(&pairs).expect("valid");
+    Arc::new(config.with_wal_segment_size(SEGMENT_BYTES).expect("valid"))
+}
+
+const HARMS: [(IoKind, &str, i32); 9] = [
+    (IoKind::Sync, "wal/", libc_eio()),
+    (IoKind::Sync, "global/doublewrite", libc_eio()),
+    (IoKind::Sync, "base/", libc_eio()),
+    (IoKind::Sync, "global/pg_control", libc_eio()),
+    (IoKind::SyncDir, "", libc_eio()),
+    (IoKind::Write, "base/", libc_eio()),
+    (IoKind::Write, "wal/", libc_eio()),
+    (IoKind::Write, "", libc_enospc()),
+    (IoKind::Allocate, "", libc_enospc()),
+];
+
+const fn libc_eio() -> i32 {
+    5
+}
+
+const fn libc_enospc() -> i32 {
+    28
+}
+
+impl Plan {
+    /// What `seed` decides.
+    pub fn new(seed: u64, size: Size) -> Plan {
+        let mut rng = Rng::new(seed);
+        let is_atomic = rng.below(4) == 0;
+        let protections: &[&str] = match (is_atomic, rng.half()) {
+            (false, _) => &["double_write"],
+            (true, true) => &["off"],
+            (true, false) => &["off", "double_write"],
+        };
+        let methods = ["fdatasync", "open_datasync", "fsync", "open_sync"];
+        let manner = |rng: &mut Rng| {
+            let protection = protections[rng.below(protections.len() as u64) as usize];
+            let method = methods[rng.below(4) as usize];
+            let size = if rng.below(8) == 0 { "9MB" } else { "8MB" };
+            Manner {
+                config: config(protection, method, size),
+                tick_ns: [0, 2_000_000, 20_000_000, 200_000_000][rng.below(4) as usize],
+                switch_odds: [1, 2, 4, 12][rng.below(4) as usize],
+            }
+        };
+        let manners = (0..3).map(|_| manner(&mut rng)).collect();
+        let lives = (0..size.lives)
+            .map(|_| {
+                let backends = (0..1 + rng.below(4))
+                    .map(|_| {
+                        let count = 1 + rng.below(size.ops);
+                        (0..count).map(|_| rng.next_u64()).collect()
+                    })
+                    .collect();
+                let harm = match rng.below(4) {
+                    0 => {
+                        let (kind, path, errno) = HARMS[rng.below(HARMS.len() as u64) as usize];
+                        Harm::Fails(kind, path, errno)
+                    }
+                    _ => Harm::None,
+                };
+                Life {
+                    seed: rng.next_u64(),
+                    backends,
+                    harm,
+                    stops: rng.below(3) == 0,
+                    end_after: 1 + rng.below(2_000),
+                }
+            })
+            .collect();
+        Plan {
+            seed,
+            lives,
+            manners,
+            is_atomic,
+            variants: size.variants,
+        }
+    }
+
+    /// Operations of all lives.
+    pub fn ops(&self) -> usize {
+        let lives = self.lives.iter();
+        lives.flat_map(|life| &life.backends).map(Vec::len).sum()
+    }
+
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// When something is so that must not be.
+    pub fn run(&self, tally: &mut Tally) -> Result<(), Failure> {
+        let disk = self.new_disk();
+        let mut rng = Rng::new(self.seed ^ 0x5EED);
+        let mut ledger = Ledger::default();
+        for (number, life) in self.lives.iter().enumerate() {
+            let mut checks = Checks {
+                manners: &self.manners,
+                tally,
+                whole_odds: 64,
+            };
+            let done = self.live(&disk, life, &mut ledger, &mut checks, &mut rng);
+            done.map_err(|Failure(text)| {
+                let place = format!("life {} of {}", number + 1, self.lives.len());
+                Failure(format!("{text}\n  {place}, with {:?}", life.harm))
+            })?;
+            tally.note(disk.io_count());
+        }
+        Ok(())
+    }
+
+    fn new_disk(&self) -> SimStorage {
+        let disk = SimStorage::new(self.seed);
+        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+        let options = InitOptions {
+            config: &self.manners[0].config,
+            system_identifier: 99,
+            now_us: 1,
+        };
+        init_storage(&storage, &options, &mut |_| {}).expect("an empty disk");
+        if self.is_atomic {
+            disk.set_block_bytes(PAGE_BYTES);
+        }
+        disk
+    }
+
+    /// One life: start, work, end; crashed at each of its I/Os. Then the next start is held against
+    /// the ledger, which goes on from there.
+    fn live(
+        &self,
+        disk: &SimStorage,
+        life: &Life,
+        ledger: &mut Ledger,
+        checks: &mut Checks<'_>,
+        rng: &mut Rng,
+    ) -> Result<(), Failure> {
+        let mut seeds = Rng::new(life.seed);
+        let shared_ledger = Rc::new(RefCell::new(std::mem::take(ledger)));
+        let (mut machine, end, content) = {
+            let before = shared_ledger.borrow().clone();
+            checks.recover(disk, &before, 1, rng)?
+        };
+        shared_ledger.borrow_mut().cut(end, content);
+        machine.add_walwriter();
+        for (number, ops) in life.backends.iter().enumerate() {
+            let backend = Backend {
+                number,
+                store: machine.store(Role::Backend(number as u16)),
+                ledger: Rc::clone(&shared_ledger),
+                orders: Rc::clone(&machine.orders),
+                may_fail: life.harm != Harm::None,
+            };
+            let ops = ops.clone();
+            machine.add("backend", false, move || backend.run(ops));
+        }
+        if let Harm::Fails(kind, path, errno) = life.harm {
+            disk.inject(Injection {
+                kind,
+                path_contains: path.to_owned(),
+                skip: seeds.below(12),
+                times: 1 + seeds.below(3),
+                errno,
+            });
+        }
+        let variants = self.variants;
+        let mut at_io = |machine: &mut Machine| {
+            shared_ledger
+                .borrow_mut()
+                .promise(machine.shared.wal.durable_lsn());
+            checks.tally.ios += 1;
+            for _ in 0..variants {
+                let fork = machine.disk.fork();
+                crash(&fork, rng);
+                let ledger = shared_ledger.borrow().clone();
+                let checked = checks.recover(&fork, &ledger, 1, rng);
+                checked.map_err(|failure| at(machine, failure))?;
+            }
+            Ok(())
+        };
+        let ended = work(&mut machine, life, &mut at_io)?;
+        if let Some(end) = ended {
+            check_end(life, &end)?;
+        }
+        shared_ledger
+            .borrow_mut()
+            .promise(machine.shared.wal.durable_lsn());
+        *ledger = shared_ledger.borrow().clone();
+        // What was under way goes with its processes, and their claims on the ledger.
+        drop(machine);
+        disk.clear_injections();
+        crash(disk, rng);
+        Ok(())
+    }
+}
+
+/// Lets the machine work until its life is over; gives how, if it was not as planned.
+fn work(
+    machine: &mut Machine,
+    life: &Life,
+    at_io: &mut dyn FnMut(&mut Machine) -> Result<(), Failure>,
+) -> Result<Option<End>, Failure> {
+    let mut pauses = 0;
+    while !machine.is_quiet() {
+        pauses += 1;
+        if pauses > life.end_after && !life.stops {
+            return Ok(None);
+        }
+        match machine.step()? {
+            Ok((_, Pause::Io)) => at_io(machine)?,
+            Ok(_) => {}
+            Err(end) => return Ok(Some(end)),
+        }
+    }
+    if !life.stops {
+        return Ok(None);
+    }
+    match machine.shut_down(at_io) {
+        Ok(done) => Ok(done.err()),
+        Err(_) if life.harm != Harm::None => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The server may end itself only when the disk has refused something.
+fn check_end(life: &Life, end: &End) -> Result<(), Failure> {
+    match (life.harm, end) {
+        (Harm::Fails(..), End::Panic(_)) => Ok(()),
+        _ => Err(Failure(format!("the server has ended itself: {end:?}"))),
+    }
+}
+
+/// Says where the machine was crashed.
+fn at(machine: &Machine, Failure(text): Failure) -> Failure {
+    let recent = machine.disk.recent();
+    let io = recent.last().map_or_else(String::new, |io| {
+        format!(
+            "\n  after a crash at I/O {}: {:?} of \"{}\" at {}, {} bytes",
+            io.number, io.kind, io.path, io.offset, io.len
+        )
+    });
+    Failure(text + &io)
+}

@@ -1,0 +1,324 @@
+//! What a logical backend does: writes, transactions, changes of whole databases, reads that are held
+//! against the ledger, checkpoints that are asked for; and how its replies wait for the disk.
+
+use crate::ledger::{Change, DATABASES, Key, Ledger, Value, database, key_bytes, key_of};
+use crate::machine::Orders;
+use rd_base::Lsn;
+use rd_engine::{Chunk, Engine, EngineError, Isolation, ParkReason, View};
+use rd_store::Store;
+use rd_store::checkpoint::Flags;
+use rd_store::wal::Flusher;
+use rd_sys::simdisk::Rng;
+use rd_sys::simproc::{Pause, pause};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Keys that there are in each database.
+const KEYS: u64 = 40;
+/// Times that an operation is parked after which it hangs.
+const PARKS_MAX: u32 = 20_000;
+
+/// A logical backend.
+pub struct Backend {
+    pub number: usize,
+    pub store: Store,
+    pub ledger: Rc<RefCell<Ledger>>,
+    pub orders: Rc<Orders>,
+    /// The disk refuses things now and then, so operations may fail.
+    pub may_fail: bool,
+}
+
+enum Op {
+    Put(Vec<(usize, Key, Option<Value>)>),
+    Empty(usize),
+    EmptyAll,
+    Swap(usize, usize),
+    Read(usize),
+    Checkpoint,
+    Tidy,
+}
+
+fn draw_value(rng: &mut Rng) -> Value {
+    let bytes = match rng.below(30) {
+        0 => 2500 + rng.below(9_000),
+        1..5 => 600 + rng.below(1400),
+        _ => rng.below(120),
+    };
+    Value {
+        bytes: bytes as u32,
+        // Of no bytes nobody can tell which they are.
+        fill: if bytes == 0 { 0 } else { rng.below(256) as u8 },
+    }
+}
+
+fn draw(rng: &mut Rng) -> Op {
+    let some = |rng: &mut Rng| rng.below(DATABASES as u64) as usize;
+    match rng.below(100) {
+        0..66 => {
+            let (one, other) = (some(rng), some(rng));
+            let count = match rng.below(4) {
+                0 => 1 + rng.below(10),
+                _ => 1,
+            };
+            let mut puts: Vec<(usize, Key, Option<Value>)> = Vec::new();
+            for _ in 0..count {
+                let number = if rng.below(3) == 0 { other } else { one };
+                let key = rng.below(KEYS) as Key;
+                let value = (rng.below(4) > 0).then(|| draw_value(rng));
+                if !puts.iter().any(|put| (put.0, put.1) == (number, key)) {
+                    puts.push((number, key, value));
+                }
+            }
+            Op::Put(puts)
+        }
+        66..80 => Op::Read(some(rng)),
+        80..84 => Op::Empty(some(rng)),
+        84 => Op::EmptyAll,
+        85..88 => Op::Swap(some(rng), some(rng)),
+        88..92 => Op::Checkpoint,
+        _ => Op::Tidy,
+    }
+}
+
+impl Backend {
+    /// Carries out the operations of these seeds, one after the other.
+    pub fn run(self, ops: Vec<u64>) {
+        let mut engine = Engine::open(self.store.clone());
+        let mut flusher = Flusher::for_store(&self.store);
+        for seed in ops {
+            let mut rng = Rng::new(seed);
+            let op = draw(&mut rng);
+            let done = self.carry_out(&mut engine, op);
+            engine.rest();
+            match done {
+                Ok(lsn) => self.see_to(&mut flusher, lsn, &mut rng),
+                Err(error) if self.may_fail => {
+                    log::debug!("refused: {error}");
+                }
+                Err(error) => return self.orders.fail(format!("an operation failed: {error}")),
+            }
+            pause(Pause::Step);
+        }
+        let insert = self.store.shared.wal.insert_lsn();
+        self.wait_for(insert);
+    }
+
+    /// The reply that shows `lsn`: somebody makes it durable, and this one may wait for that.
+    fn see_to(&self, flusher: &mut Flusher, lsn: Lsn, rng: &mut Rng) {
+        let wal = &self.store.shared.wal;
+        match rng.below(6) {
+            0..2 => {
+                wal.note_request(lsn);
+                flusher.try_flush(2);
+            }
+            2..4 => wal.request_flush(lsn),
+            4 => wal.request_lazy_flush(lsn),
+            // Whoever flushes next takes it along.
+            _ => {}
+        }
+        if rng.half() && rng.half() {
+            self.wait_for(lsn);
+        }
+    }
+
+    fn wait_for(&self, lsn: Lsn) {
+        let wal = &self.store.shared.wal;
+        wal.request_flush(lsn);
+        while wal.durable_lsn() < lsn {
+            pause(Pause::Wait);
+        }
+    }
+
+    /// Runs an operation until it is not parked any more.
+    fn unpark<R>(
+        &self,
+        engine: &mut Engine,
+        mut operation: impl FnMut(&mut Engine) -> Result<R, EngineError>,
+    ) -> Result<R, EngineError> {
+        let wal = &self.store.shared.wal;
+        for _ in 0..PARKS_MAX {
+            let reason = match operation(engine) {
+                Err(EngineError::Park(reason)) => reason,
+                done => return done,
+            };
+            engine.rest();
+            match reason {
+                ParkReason::Durable(lsn) => wal.request_flush(lsn),
+                ParkReason::WalRing => wal.request_flush(wal.insert_lsn()),
+                _ => {}
+            }
+            let event = self.store.shared.procs.event(self.store.slot);
+            event.wait(None);
+        }
+        self.orders
+            .fail("an operation is parked for ever".to_owned());
+        loop {
+            pause(Pause::Wait);
+        }
+    }
+
+    /// Gives the LSN of what was committed; zero if nothing was.
+    fn carry_out(&self, engine: &mut Engine, op: Op) -> Result<Lsn, EngineError> {
+        match op {
+            Op::Put(puts) => {
+                let is_one = puts.iter().all(|put| put.0 == puts[0].0);
+                self.commit(engine, Change::Put(puts.clone()), |engine| {
+                    if is_one {
+                        put_in_one(engine, &puts)
+                    } else {
+                        put_in_several(engine, &puts)
+                    }
+                })
+            }
+            Op::Empty(number) => self.commit(engine, Change::Empty(number), |engine| {
+                Ok(engine.flush_namespace(database(number))?.lsn)
+            }),
+            Op::EmptyAll => self.commit(engine, Change::EmptyAll, |engine| {
+                Ok(engine.flush_all()?.lsn)
+            }),
+            Op::Swap(one, other) => self.commit(engine, Change::Swap(one, other), |engine| {
+                Ok(engine.swap_namespaces(database(one), database(other))?.lsn)
+            }),
+            Op::Read(number) => self.read(engine, number).map(|()| Lsn::ZERO),
+            Op::Checkpoint => {
+                let flags = Flags::CAUSE_MANUAL | Flags::IMMEDIATE | Flags::FORCE;
+                let shared = &self.store.shared;
+                shared.checkpoint.request(&shared.procs, flags);
+                Ok(Lsn::ZERO)
+            }
+            Op::Tidy => {
+                engine.tidy(20);
+                Ok(Lsn::ZERO)
+            }
+        }
+    }
+
+    fn commit(
+        &self,
+        engine: &mut Engine,
+        change: Change,
+        mut operation: impl FnMut(&mut Engine) -> Result<Lsn, EngineError>,
+    ) -> Result<Lsn, EngineError> {
+        let done = self.unpark(engine, |engine| {
+            let from = self.store.shared.wal.insert_lsn();
+            self.ledger
+                .borrow_mut()
+                .begin(self.number, from, change.clone());
+            let done = operation(engine);
+            let mut ledger = self.ledger.borrow_mut();
+            match &done {
+                Ok(end) => ledger.done(self.number, *end),
+                Err(_) => ledger.give_up(self.number),
+            }
+            done
+        });
+        match done {
+            // Others were faster; nothing has happened.
+            Err(EngineError::Conflict { .. }) => Ok(Lsn::ZERO),
+            done => done,
+        }
+    }
+
+    /// Reads a database at a snapshot, which is what was committed by then.
+    fn read(&self, engine: &mut Engine, number: usize) -> Result<(), EngineError> {
+        let snapshot = engine.snapshot()?;
+        let content = read_all(engine, number, View::At(&snapshot));
+        let content = match content {
+            Ok(content) => content,
+            // Databases were swapped or emptied too often since.
+            Err(ReadError::Engine(EngineError::Replaced | EngineError::Conflict { .. })) => {
+                return Ok(());
+            }
+            Err(ReadError::Engine(error)) => return Err(error),
+            Err(ReadError::Strange(text)) => {
+                self.orders.fail(text);
+                return Ok(());
+            }
+        };
+        let ledger = self.ledger.borrow();
+        let is_allowed = ledger.allows_one(number, &content, snapshot.lsn());
+        if ledger.reaches_back_to(snapshot.lsn()) && !is_allowed {
+            let mut all = ledger.at(snapshot.lsn());
+            all[number] = content;
+            let text = ledger.explain(&all, snapshot.lsn());
+            self.orders
+                .fail(format!("a snapshot shows what was never there: {text}"));
+        }
+        Ok(())
+    }
+}
+
+type Puts = [(usize, Key, Option<Value>)];
+
+fn put_in_one(engine: &mut Engine, puts: &Puts) -> Result<Lsn, EngineError> {
+    let keys: Vec<Vec<u8>> = puts.iter().map(|put| key_bytes(put.1)).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+    let done = engine.write(database(puts[0].0), &keys, &mut |access| {
+        for (index, (_, _, value)) in puts.iter().enumerate() {
+            match value {
+                Some(value) => access.put(index, &value.to_vec(), None)?,
+                None => drop(access.delete(index)?),
+            }
+        }
+        Ok(())
+    })?;
+    Ok(done.lsn)
+}
+
+/// As one transaction.
+fn put_in_several(engine: &mut Engine, puts: &Puts) -> Result<Lsn, EngineError> {
+    let transaction = engine.begin(Isolation::Snapshot, false, View::Newest)?;
+    engine.attach(Box::new(transaction));
+    let mut written = Ok(());
+    for put in puts {
+        let one = std::slice::from_ref(put);
+        written = put_in_one(engine, one).map(drop);
+        if written.is_err() {
+            break;
+        }
+    }
+    let transaction = engine.detach().expect("just attached");
+    written?;
+    Ok(engine.commit(&transaction, &[])?.lsn)
+}
+
+/// Why a read came to nothing.
+pub enum ReadError {
+    Engine(EngineError),
+    /// It came to something that nobody has written.
+    Strange(String),
+}
+
+/// All of a database.
+pub fn read_all(
+    engine: &Engine,
+    number: usize,
+    view: View<'_>,
+) -> Result<BTreeMap<Key, Value>, ReadError> {
+    let mut content = BTreeMap::new();
+    let mut strange = None;
+    let chunk = Chunk {
+        entries: u64::MAX,
+        bytes: usize::MAX,
+    };
+    let mut cursor = engine
+        .range(database(number), b"", None, u64::MAX, view)
+        .map_err(ReadError::Engine)?;
+    let visit = &mut |key: &[u8], value: &[u8]| match (key_of(key), Value::read(value)) {
+        (Some(key), Some(value)) => drop(content.insert(key, value)),
+        _ => {
+            strange = Some(format!(
+                "database {number} has a key or value of nobody: {key:?}"
+            ))
+        }
+    };
+    while engine
+        .range_next(&mut cursor, chunk, visit)
+        .map_err(ReadError::Engine)?
+    {}
+    match strange {
+        Some(text) => Err(ReadError::Strange(text)),
+        None => Ok(content),
+    }
+}
