@@ -3,10 +3,12 @@
 
 use crate::commands::expiry::{self, Base, Unit};
 use crate::commands::ranges::Order;
-use crate::commands::{Call, admin, config, connection, exchange, info, keys, ranges, strings};
 use crate::commands::{
-    bitfield, bits, clients, dump, namespaces, object, replication, scan, several, substrings,
-    transactions,
+    Call, admin, advice, config, connection, exchange, info, keys, ranges, strings,
+};
+use crate::commands::{
+    bitfield, bits, clients, dump, namespaces, object, replication, scan, several, stat,
+    substrings, transactions,
 };
 use crate::output::Output;
 use crate::server::Server;
@@ -327,6 +329,16 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::CommandGetkeysandflags => admin::command_getkeysandflags(call),
         CommandId::CommandHelp => admin::help(call, "command"),
         CommandId::Checkpoint => admin::checkpoint(call),
+        CommandId::StatCheckpoints => stat::checkpoints(call),
+        CommandId::StatCheckpoint => stat::checkpoint(call),
+        CommandId::StatRecovery => stat::recovery(call),
+        CommandId::StatIo => stat::io(call),
+        CommandId::StatWal => stat::wal(call),
+        CommandId::StatBuffers => stat::buffers(call),
+        CommandId::StatProcesses => stat::processes(call),
+        CommandId::StatAdvice => advice::advice(call),
+        CommandId::StatRecoveries => stat::recoveries(call),
+        CommandId::StatHelp => admin::help(call, "stat"),
         CommandId::Save => admin::save(call),
         CommandId::Bgsave => admin::bgsave(call),
         CommandId::Lastsave => admin::lastsave(call),

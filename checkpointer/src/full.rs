@@ -30,7 +30,7 @@ use rd_format::page::{self, PageBytes};
 use rd_format::wal_record::{CheckpointData, RecordBuilder, RecordKind};
 use rd_format::{meta, wal_page};
 use rd_store::buffer::DirtyFrame;
-use rd_store::checkpoint::{CheckpointPhase, Flags};
+use rd_store::checkpoint::{Begun, CheckpointPhase, Flags};
 use rd_store::files::KeyCut;
 use rd_store::wal::{Inserted, credit_for, segments};
 use rd_sys::fault::{self, Fault};
@@ -51,7 +51,7 @@ pub(crate) struct Full {
     /// How long it has rested, nanoseconds.
     rested_ns: u64,
     /// Pages found to be dirty, and dealt with.
-    total: u64,
+    pub(crate) total: u64,
     done: u64,
     /// Pages written.
     pub(crate) written: u64,
@@ -63,10 +63,12 @@ impl Checkpointer {
     ///
     /// # Errors
     /// When the disk refuses, or the log has no room; `pg_control` is as it was then.
-    pub(crate) fn full_checkpoint(&mut self, flags: Flags) -> Result<(), Failure> {
+    pub(crate) fn full_checkpoint(&mut self, begun: &Begun) -> Result<(), Failure> {
+        let flags = begun.flags;
         let shared = Arc::clone(&self.store.shared);
         self.began_ns = self.now_ns();
-        self.report_start(flags);
+        self.report_start(begun);
+        let beginning = self.beginning(*begun);
         let segments_before = shared.stats.get(Counter::WalSegmentsCreated);
         let previous_redo = self.redo_in_control();
         // B4: the position is read before the descriptors are.
@@ -88,6 +90,7 @@ impl Checkpointer {
             Ok(finished) => finished,
             Err(failure) => {
                 self.redo = self.redo_in_control();
+                self.remember_failed(&beginning, &full, &failure);
                 return Err(failure);
             }
         };
@@ -99,8 +102,8 @@ impl Checkpointer {
         self.count_done(flags, write_us, sync_us);
         // Somebody may have set the counters to 0 meanwhile.
         let created = shared.stats.get(Counter::WalSegmentsCreated);
-        self.report_done(&Outcome {
-            flags,
+        let outcome = Outcome {
+            begun: *begun,
             redo,
             checkpoint: inserted.start,
             written: full.written,
@@ -112,10 +115,12 @@ impl Checkpointer {
             retired,
             distance_bytes,
             estimate_bytes: self.estimate_bytes,
-        });
+        };
+        self.report_done(&outcome);
+        self.remember_done(&beginning, &full, &outcome);
         shared
             .checkpoint
-            .succeed(&shared.procs, self.store.clock.wall_us());
+            .succeed(&shared.procs, redo, self.store.clock.wall_us());
         Ok(())
     }
 
@@ -129,8 +134,8 @@ impl Checkpointer {
     /// syncing took in microseconds.
     fn write_and_log(&mut self, full: &mut Full) -> Result<(KeyCut, Inserted, u64, u64), Failure> {
         let shared = Arc::clone(&self.store.shared);
-        fault::point(Fault::CheckpointBegun)?;
         self.sync_tally = crate::sync::SyncTally::default();
+        fault::point(Fault::CheckpointBegun)?;
         shared.checkpoint.set_phase(CheckpointPhase::Writing);
         self.write_dirty(full)?;
         assert!(
@@ -366,9 +371,7 @@ impl Checkpointer {
         if !advance.is_in_redo {
             self.estimate_recovery(redo);
         }
-        let now = self.now();
-        let control = self.control.as_mut().expect("after the handover");
-        control.advance(&now, advance);
+        self.write_control(|control, now| control.advance(now, advance));
         self.store.shared.checkpoint.publish_redo(redo);
         self.heartbeat_ns = self.now_ns() + nanos(self.heartbeat_interval());
     }

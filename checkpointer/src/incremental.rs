@@ -27,7 +27,7 @@ use rd_format::control::FileRow;
 use rd_format::doublewrite::DW_BATCH_PAGES_MAX;
 use rd_store::buffer::{DirtyFrame, Survey};
 use rd_store::checkpoint::RecoveryNow;
-use rd_store::recovery_time::RedoWork;
+use rd_store::recovery_time::{AIM, Measured, RedoWork};
 use rd_store::shared::Phase;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +36,6 @@ use std::time::Duration;
 const ROUND_NS: u64 = 500_000_000;
 /// A survey takes at most this part of a round.
 const SURVEY_PART: u64 = 20;
-/// The part of the target that is aimed at: the rest is for what the estimate does not know.
-const AIM: f64 = 0.9;
 /// The redo point moves in steps of at least this much log.
 const STEP_BYTES: u64 = WAL_PAGE_BYTES as u64;
 /// Shortest time between two advances of the redo point.
@@ -189,8 +187,9 @@ impl Checkpointer {
         let Some(control) = &mut self.control else {
             return;
         };
-        if let Some((measured, expected_us)) = self.store.shared.checkpoint.take_recovery() {
-            control.learn(&measured, expected_us);
+        if let Some(recovery) = self.store.shared.checkpoint.take_recovery() {
+            control.learn(&Measured::of(&recovery), recovery.predicted_us);
+            self.remember_recovery(recovery);
         }
     }
 
@@ -276,6 +275,7 @@ impl Checkpointer {
             is_in_redo,
         });
         self.redo = self.redo.max(redo);
+        shared.checkpoint.passed(&shared.procs, redo);
         self.store.count(Counter::RedoAdvances);
         if !is_in_redo {
             // So long the log was; the next time it may be as long.

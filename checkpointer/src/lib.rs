@@ -28,12 +28,14 @@
 //! | `sync`, `unsynced`, `worker` | forcing files to disk, beside the rest |
 //! | `requests` | files created, grown, unlinked |
 //! | `control` | `pg_control` |
+//! | `history` | what is remembered of each checkpoint and recovery |
 //! | `turn` | the loop, and how it sleeps |
 //! | `report` | what the log says of a checkpoint |
 
 mod brake;
 mod control;
 mod full;
+mod history;
 mod incremental;
 mod pacing;
 mod redo;
@@ -59,6 +61,7 @@ use rd_store::checkpoint::Flags;
 use rd_store::control_file::{ControlFileError, GLOBAL_DIR};
 use rd_store::doublewrite::{self, DOUBLEWRITE_PATH, DoubleWrite};
 use rd_store::files::FileWork;
+use rd_store::history::HistoryFile;
 use rd_store::relation::RelationFiles;
 use rd_store::wal::{Flusher, NoCredit};
 use rd_store::{ChildContext, Store};
@@ -153,6 +156,8 @@ pub struct Checkpointer {
     control: Option<Control>,
     /// The double-write area, from the handover on; none if pages are written without.
     area: Option<DoubleWrite>,
+    /// What is remembered goes here, from the handover on, unless the disk refuses.
+    history: Option<HistoryFile>,
     batch: Batch,
     unsynced: Unsynced,
     writeback: Writeback,
@@ -213,6 +218,7 @@ impl Checkpointer {
             growing: BTreeSet::new(),
             control: None,
             area: None,
+            history: None,
             batch: Batch::default(),
             unsynced: Unsynced::default(),
             writeback: Writeback::default(),
@@ -295,6 +301,7 @@ impl Checkpointer {
         let log_end = self.store.shared.checkpoint.end_of_log();
         self.idle_lsn = log_end.map_or(redo_lsn, |end| end.lsn);
         let (has_area, had_area) = (self.area.is_some(), newest.is_double_written());
+        self.open_history(newest.system_identifier);
         self.control = Some(control);
         let now = self.now();
         let control = self.control.as_mut().expect("just set");

@@ -3,7 +3,9 @@
 
 use rd_base::Lsn;
 use rd_format::wal_page::segment_of;
+use rd_store::advice;
 use rd_store::buffer::Survey;
+pub use rd_store::recovery_time::keep_bytes;
 use std::time::Duration;
 
 /// What the parameters say of the pace.
@@ -24,8 +26,11 @@ impl Pace {
     /// such distance and of the checkpoint that follows it (the completion target's part of a
     /// second one) stay within `max_wal_size` together.
     pub fn wal_segments(&self) -> u64 {
-        let segments = (self.max_wal_bytes / self.segment_bytes) as f64;
-        ((segments / (1.0 + self.completion_target)) as u64).max(1)
+        advice::wal_segments(
+            self.max_wal_bytes,
+            self.segment_bytes,
+            self.completion_target,
+        )
     }
 
     /// Whether the log, which ends at `insert`, has grown so far past the redo point that a
@@ -89,17 +94,6 @@ const AHEAD_S: [f64; 4] = [1.0, 2.0, 4.0, 8.0];
 pub fn smoothed(before: f64, now: f64, elapsed_ns: u64) -> f64 {
     let kept = (-(elapsed_ns as f64) / 1e9 / SMOOTH_S).exp();
     kept * before + (1.0 - kept) * now
-}
-
-/// How much log may lie behind the oldest dirty page, where `allowed_bytes` may lie behind the redo
-/// point, which follows it `lag` later, while `wal_bytes_per_s` come.
-pub fn keep_bytes(allowed_bytes: u64, wal_bytes_per_s: f64, lag: Duration) -> u64 {
-    let comes_bytes = (wal_bytes_per_s * lag.as_secs_f64()) as u64;
-    // With too little room for the lag everything goes out soon; a quarter is left, so that a page
-    // that is changed all the time is not written all the time.
-    allowed_bytes
-        .saturating_sub(comes_bytes)
-        .max(allowed_bytes / 4)
 }
 
 /// How many pages incremental writing must write in a second, oldest first, so that at no moment of

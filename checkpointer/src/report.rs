@@ -3,14 +3,14 @@
 use crate::Checkpointer;
 use crate::sync::SyncTally;
 use rd_base::Lsn;
-use rd_store::checkpoint::Flags;
+use rd_store::checkpoint::{Begun, Flags};
 use rd_store::wal::segments::Retired;
 use std::fmt;
 use std::time::Duration;
 
 /// What a checkpoint has done and cost.
 pub struct Outcome {
-    pub flags: Flags,
+    pub begun: Begun,
     pub redo: Lsn,
     /// Start of its record.
     pub checkpoint: Lsn,
@@ -47,7 +47,7 @@ impl Outcome {
              {} WAL file(s) added, {} removed, {} recycled; \
              write={}, sync={}, total={}; sync files={}, longest={}, average={}; \
              distance={} kB, estimate={} kB; lsn={}, redo lsn={}",
-            self.flags,
+            self.begun,
             self.written,
             self.segments_added,
             self.retired.removed,
@@ -68,9 +68,9 @@ impl Outcome {
 
 impl Checkpointer {
     /// Says that a checkpoint begins.
-    pub(crate) fn report_start(&self, flags: Flags) {
+    pub(crate) fn report_start(&self, begun: &Begun) {
         if self.store.config.log_checkpoints() {
-            log::info!("checkpoint starting: {flags}");
+            log::info!("checkpoint starting: {begun}");
         }
     }
 
@@ -106,7 +106,11 @@ mod tests {
     #[test]
     fn the_line_has_postgresqls_numbers_and_the_cause() {
         let outcome = Outcome {
-            flags: Flags::CAUSE_TIME,
+            begun: Begun {
+                flags: Flags::CAUSE_TIME,
+                requester: None,
+                requests: 0,
+            },
             redo: Lsn::new(0x1_0000_0028),
             checkpoint: Lsn::new(0x1_0000_0100),
             written: 41,

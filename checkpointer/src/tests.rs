@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use world::{FIRST_FILE, History, SEGMENT_BYTES, Start, World, new_disk};
+use world::{FIRST_FILE, History, SEGMENT_BYTES, Start, World, asked, new_disk};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -426,7 +426,8 @@ fn somebody_in_a_hurry_hurries_the_one_under_way() {
                 thread::yield_now();
             }
             // The clock stands, so nothing else ends its rest.
-            shared.checkpoint.request(&shared.procs, manual())
+            let request = asked(&shared, manual());
+            shared.checkpoint.request(&shared.procs, &request)
         });
         world.checkpointer.turn();
         asks.join().expect("it asked")

@@ -4,7 +4,7 @@
 //! Invariant: it sleeps only after a turn in which nothing else has slept, because whatever woke a
 //! sleep in the middle of a turn may concern what that turn had looked at before.
 
-use crate::control::Now;
+use crate::control::{Control, Now};
 use crate::{Checkpointer, Failure, Workers, brake, pacing};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -129,11 +129,11 @@ impl Checkpointer {
             return;
         }
         let retried = self.retry.take().map_or(Flags::NONE, |(flags, _)| flags);
-        let flags = shared.checkpoint.begin(own | retried);
-        self.warn_if_too_frequent(flags);
-        match self.full_checkpoint(flags) {
+        let begun = shared.checkpoint.begin(own | retried);
+        self.warn_if_too_frequent(begun.flags);
+        match self.full_checkpoint(&begun) {
             Ok(()) => self.failures = 0,
-            Err(failure) => self.failed(flags, &failure),
+            Err(failure) => self.failed(begun.flags, &failure),
         }
         self.ended_ns = self.now_ns();
         self.unlink_dropped();
@@ -211,12 +211,25 @@ impl Checkpointer {
         let now = self.now();
         let control = self
             .control
-            .as_mut()
+            .as_ref()
             .expect("the log is written after the handover");
         if control.needs_heartbeat(&now) {
-            control.beat(&now);
+            self.write_control(Control::beat);
             self.store.count(Counter::Heartbeats);
         }
+    }
+
+    /// Has `pg_control` written, and counts what that takes.
+    pub(crate) fn write_control(&mut self, write: impl FnOnce(&mut Control, &Now)) {
+        let now = self.now();
+        let began_ns = self.now_ns();
+        let control = self.control.as_mut().expect("after the handover");
+        let before = control.newest().sequence;
+        write(control, &now);
+        let writes = control.newest().sequence - before;
+        let took_ns = self.now_ns() - began_ns;
+        self.store.add(Counter::ControlWrites, writes);
+        self.store.add(Counter::ControlMicros, took_ns / 1000);
     }
 
     /// How long there is nothing to do if nobody asks for anything.
@@ -290,14 +303,9 @@ impl Checkpointer {
         self.absorb();
         let own = Flags::SHUTDOWN | Flags::IMMEDIATE;
         let shared = Arc::clone(&self.store.shared);
-        let flags = shared.checkpoint.begin(own);
-        let now = self.now();
-        let control = self
-            .control
-            .as_mut()
-            .expect("the log is written after the handover");
-        control.begin_shutdown(&now);
-        self.full_checkpoint(flags).inspect_err(|failure| {
+        let begun = shared.checkpoint.begin(own);
+        self.write_control(Control::begin_shutdown);
+        self.full_checkpoint(&begun).inspect_err(|failure| {
             shared
                 .checkpoint
                 .fail(&shared.procs, &failure.to_string(), false);

@@ -175,9 +175,12 @@ impl Checkpointer {
             self.batch.step = Step::Journaled(self.journal()?);
         }
         if let Step::Journaled(number) = self.batch.step {
+            let began_ns = self.now_ns();
             self.place(number)?;
+            let took_ns = self.now_ns() - began_ns;
             let pages = self.batch.tags.len() as u64;
             self.store.add(cause, pages);
+            self.store.add(micros_of(cause), took_ns / 1000);
             self.store
                 .add(Counter::PageBytesWritten, pages * PAGE_BYTES as u64);
             for copied in self.batch.copied.drain(..) {
@@ -244,9 +247,14 @@ impl Checkpointer {
             .copied()
             .zip(&self.batch.copies)
             .collect();
+        let began_ns = self.store.clock.monotonic_ns();
         let number = area.write_batch(&pages)?;
+        let took_ns = self.store.clock.monotonic_ns() - began_ns;
+        let bytes = (1 + pages.len()) * PAGE_BYTES;
         self.store.count(Counter::DoubleWriteBatches);
         self.store.count(Counter::DoubleWriteSyncs);
+        self.store.add(Counter::DoubleWriteBytes, bytes as u64);
+        self.store.add(Counter::DoubleWriteMicros, took_ns / 1000);
         Ok(number)
     }
 
@@ -282,6 +290,19 @@ impl Checkpointer {
             from += count;
         }
         Ok(())
+    }
+}
+
+/// Under what the time is counted that pages of this cause take.
+fn micros_of(cause: Counter) -> Counter {
+    match cause {
+        Counter::PagesWrittenWal => Counter::PageWriteMicrosWal,
+        Counter::PagesWrittenRequested => Counter::PageWriteMicrosRequested,
+        Counter::PagesWrittenShutdown => Counter::PageWriteMicrosShutdown,
+        Counter::PagesWrittenRecovery => Counter::PageWriteMicrosRecovery,
+        Counter::PagesWrittenIncremental => Counter::PageWriteMicrosIncremental,
+        Counter::PagesWrittenSupply => Counter::PageWriteMicrosSupply,
+        _ => Counter::PageWriteMicrosTimed,
     }
 }
 

@@ -60,6 +60,9 @@ fn time_makes_checkpoints_when_there_is_something_to_write() {
     );
     wait_for("its end", || (done_by(&cluster, "time") == 1).then_some(()));
     assert_eq!(starts(&cluster), ["time"]);
+    let remembered = cluster.stat(&["CHECKPOINTS"]).remove(0);
+    assert_eq!(remembered["cause"], "time");
+    assert_eq!(remembered["requester"], "checkpointer");
     assert_eq!(done_by(&cluster, "wal"), 0);
     assert_eq!(done_by(&cluster, "manual"), 0);
 }
@@ -104,6 +107,8 @@ fn wal_size_makes_checkpoints_and_stays_within_bounds() {
     let done = done_by(&cluster, "wal");
     assert!(done >= causes.len() as u64 - 1, "{done} of {causes:?}");
     assert_eq!(done_by(&cluster, "time"), 0);
+    let remembered = cluster.stat(&["CHECKPOINTS"]);
+    assert!(remembered.iter().all(|row| row["cause"] == "wal"));
     acknowledged.assert_there(&mut cluster.client());
 }
 

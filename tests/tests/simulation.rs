@@ -19,7 +19,7 @@ use rd_engine::verify::{LivePages, verify};
 use rd_engine::{Chunk, Engine, EngineError, NamespaceId, ParkReason, View};
 use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::PendingDrop;
-use rd_store::checkpoint::Flags;
+use rd_store::checkpoint::{Flags, Request};
 use rd_store::control_file::ControlStore;
 use rd_store::doublewrite::DOUBLEWRITE_PATH;
 use rd_store::relation::RelationFiles;
@@ -355,7 +355,9 @@ impl World {
 
     fn checkpoint(&mut self) {
         let flags = Flags::CAUSE_MANUAL | Flags::IMMEDIATE | Flags::FORCE;
-        self.shared.checkpoint.request(&self.shared.procs, flags);
+        let target = self.shared.wal.insert_lsn();
+        let request = Request::of_process(flags, target, Role::Backend(0), "test");
+        self.shared.checkpoint.request(&self.shared.procs, &request);
         self.checkpointer.turn();
     }
 

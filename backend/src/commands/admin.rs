@@ -1,9 +1,9 @@
 //! Administration: COMMAND, CHECKPOINT and Redis's words for it, SHUTDOWN, TIME.
 
-use super::Call;
+use super::{Call, advice};
 use crate::dispatch::{Flow, Outcome};
 use crate::waiting::Waiting;
-use rd_store::checkpoint::{Flags, Ticket, TicketState};
+use rd_store::checkpoint::{Flags, Request, Requester, Ticket, TicketState};
 use rd_sys::fork::tell_parent;
 use rd_sys::process::Signal;
 use rd_wire::num::is_word;
@@ -76,23 +76,46 @@ pub fn command_getkeysandflags(call: &mut Call<'_>) -> Outcome {
     Ok(Flow::Done)
 }
 
+/// How a checkpoint is asked for.
+struct Manner {
+    fast: bool,
+    wait: bool,
+    /// The command that asks.
+    command: &'static str,
+    reply: &'static str,
+}
+
 /// Asks the checkpointer, and waits or not.
-fn ask(call: &mut Call<'_>, fast: bool, wait: bool, reply: &'static str) -> Outcome {
+fn ask(call: &mut Call<'_>, manner: &Manner) -> Outcome {
     let mut flags = Flags::FORCE | Flags::CAUSE_MANUAL;
-    if fast {
+    if manner.fast {
         flags |= Flags::IMMEDIATE;
     }
+    if manner.wait {
+        flags |= Flags::WAIT;
+    }
     let shared = &call.server.store.shared;
-    let ticket = shared.checkpoint.request(&shared.procs, flags);
-    if wait {
+    let role = call.server.role;
+    let request = Request {
+        flags,
+        target: shared.wal.insert_lsn(),
+        requester: Requester::connection(role, call.session.id, manner.command),
+    };
+    let ticket = shared.checkpoint.request(&shared.procs, &request);
+    let reply = manner.reply;
+    if manner.wait {
         return Ok(Flow::Wait(Waiting::Checkpoint { ticket, reply }));
     }
     call.reply().simple(reply);
     Ok(Flow::Done)
 }
 
-/// CHECKPOINT [WAIT|NOWAIT] [FAST|SPREAD]: WAIT FAST unless told otherwise.
+/// CHECKPOINT [WAIT|NOWAIT] [FAST|SPREAD]: WAIT FAST unless told otherwise. CHECKPOINT EXPLAIN makes
+/// none.
 pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
+    if call.args.len() == 2 && is_word(call.arg(1), "EXPLAIN") {
+        return advice::explain(call);
+    }
     let (mut wait, mut fast) = (None, None);
     for word in call.args.skip(1).iter() {
         let (option, value) = if is_word(word, "WAIT") {
@@ -110,12 +133,24 @@ pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
             return Err(texts::SYNTAX.into());
         }
     }
-    ask(call, fast.unwrap_or(true), wait.unwrap_or(true), "OK")
+    let manner = Manner {
+        fast: fast.unwrap_or(true),
+        wait: wait.unwrap_or(true),
+        command: "CHECKPOINT",
+        reply: "OK",
+    };
+    ask(call, &manner)
 }
 
 /// SAVE: CHECKPOINT WAIT FAST.
 pub fn save(call: &mut Call<'_>) -> Outcome {
-    ask(call, true, true, "OK")
+    let manner = Manner {
+        fast: true,
+        wait: true,
+        command: "SAVE",
+        reply: "OK",
+    };
+    ask(call, &manner)
 }
 
 /// BGSAVE [SCHEDULE]: CHECKPOINT NOWAIT SPREAD.
@@ -125,7 +160,13 @@ pub fn bgsave(call: &mut Call<'_>) -> Outcome {
         2 if is_word(call.arg(1), "SCHEDULE") => {}
         _ => return Err(texts::SYNTAX.into()),
     }
-    ask(call, false, false, "Background saving started")
+    let manner = Manner {
+        fast: false,
+        wait: false,
+        command: "BGSAVE",
+        reply: "Background saving started",
+    };
+    ask(call, &manner)
 }
 
 /// Looks whether a checkpoint that was asked for is done.

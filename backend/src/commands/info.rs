@@ -1,11 +1,12 @@
 //! INFO: the server described in sections, with Redis's names where Redis has the section or the
 //! field.
 
-use super::Call;
+use super::{Call, stat};
 use crate::dispatch::{Flow, Outcome};
 use crate::server::Server;
 use rd_base::counters::{Counter, InfoSection};
 use rd_base::{REDIS_COMPAT, VERSION};
+use rd_store::history::{CheckpointRow, Value};
 use rd_wire::num::is_word;
 use std::fmt::{self, Write};
 
@@ -53,8 +54,24 @@ const SECTIONS: &[Section] = &[
         write: checkpoint,
     },
     Section {
+        name: "Recovery",
+        write: recovery,
+    },
+    Section {
         name: "Storage",
         write: storage,
+    },
+    Section {
+        name: "Buffers",
+        write: buffers,
+    },
+    Section {
+        name: "Io",
+        write: io,
+    },
+    Section {
+        name: "Processes",
+        write: processes,
     },
     Section {
         name: "Cluster",
@@ -157,17 +174,76 @@ fn memory(server: &Server, out: &mut String) -> fmt::Result {
     )
 }
 
+/// Redis's fields; a checkpoint stands for its RDB file, the log for its AOF.
 fn persistence(server: &Server, out: &mut String) -> fmt::Result {
-    let checkpoint = &server.store.shared.checkpoint;
+    let shared = &server.store.shared;
+    let checkpoint = &shared.checkpoint;
+    let status = |failed| if failed { "err" } else { "ok" };
+    let is_under_way = checkpoint.is_under_way();
+    let seconds = |us: u64| (us / 1_000_000) as i64;
+    let began_us = checkpoint.progress().began_us;
+    let elapsed_us = server.wall_us().saturating_sub(began_us);
+    let last = shared.history.last::<CheckpointRow>(1).pop();
+    let last_s = last.map_or(-1, |row| seconds(row.ended_us.saturating_sub(row.began_us)));
     fields!(out,
         "loading": 0,
-        "rdb_bgsave_in_progress": u8::from(checkpoint.is_under_way()),
+        "async_loading": 0,
+        "rdb_bgsave_in_progress": u8::from(is_under_way),
         "rdb_last_save_time": checkpoint.last_done_us() / 1_000_000,
-        "rdb_last_bgsave_status": if checkpoint.last_failed() { "err" } else { "ok" },
+        "rdb_last_bgsave_status": status(checkpoint.last_failed()),
+        "rdb_last_bgsave_time_sec": last_s,
+        "rdb_current_bgsave_time_sec": if is_under_way { seconds(elapsed_us) } else { -1 },
+        "rdb_saves": checkpoint.done(),
         "aof_enabled": 1,
         "aof_rewrite_in_progress": 0,
         "aof_last_write_status": "ok",
     )
+}
+
+/// The fields of a STAT command, a line each.
+fn lines(out: &mut String, fields: &stat::Fields) -> fmt::Result {
+    for (name, value) in fields {
+        write!(out, "{name}:{}\r\n", shown(value))?;
+    }
+    Ok(())
+}
+
+/// One line of fields, as Redis shows statistics of commands.
+fn line(out: &mut String, name: &str, fields: &[(&'static str, Value)]) -> fmt::Result {
+    let fields: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| format!("{name}={}", shown(value)))
+        .collect();
+    write!(out, "{name}:{}\r\n", fields.join(","))
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Number(number) => number.to_string(),
+        Value::Text(text) => text.clone(),
+    }
+}
+
+fn recovery(server: &Server, out: &mut String) -> fmt::Result {
+    lines(out, &stat::recovery_fields(server))
+}
+
+fn buffers(server: &Server, out: &mut String) -> fmt::Result {
+    lines(out, &stat::buffer_fields(server))
+}
+
+fn io(server: &Server, out: &mut String) -> fmt::Result {
+    for (index, fields) in stat::io_rows(server).iter().enumerate() {
+        line(out, &format!("io{index}"), fields)?;
+    }
+    Ok(())
+}
+
+fn processes(server: &Server, out: &mut String) -> fmt::Result {
+    for (index, fields) in stat::process_rows(server).iter().enumerate() {
+        line(out, &format!("process{index}"), fields)?;
+    }
+    Ok(())
 }
 
 fn counters(server: &Server, out: &mut String, section: InfoSection) -> fmt::Result {
@@ -232,11 +308,6 @@ fn checkpoint(server: &Server, out: &mut String) -> fmt::Result {
         .map(|(name, counter)| format!("{name}={}", shared.stats.get(*counter)))
         .collect();
     write!(out, "checkpoints_by_cause:{}\r\n", causes.join(","))?;
-    write!(
-        out,
-        "checkpoint_in_progress:{}\r\n",
-        u8::from(checkpoint.is_under_way())
-    )?;
     let brake = shared.brake.state();
     let cause = brake.map_or("off", |brake| brake.cause.name());
     let bytes_per_s = brake.map_or(0, |brake| brake.bytes_per_s);
@@ -244,6 +315,9 @@ fn checkpoint(server: &Server, out: &mut String) -> fmt::Result {
     write!(out, "commit_brake_bytes_per_s:{bytes_per_s}\r\n")?;
     let pages_per_s = shared.brake.pages_per_s();
     write!(out, "checkpoint_pages_per_s:{pages_per_s}\r\n")?;
+    for (name, value) in stat::checkpoint_fields(server) {
+        write!(out, "checkpoint_{name}:{}\r\n", shown(&value))?;
+    }
     counters(server, out, InfoSection::Checkpoint)
 }
 

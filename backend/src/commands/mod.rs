@@ -4,6 +4,7 @@
 //! Invariant: a handler that fails has changed nothing. What it wrote of its reply is taken back.
 
 pub mod admin;
+pub mod advice;
 pub mod bitfield;
 pub mod bits;
 pub mod clients;
@@ -20,6 +21,7 @@ pub mod ranges;
 pub mod replication;
 pub mod scan;
 pub mod several;
+pub mod stat;
 pub mod strings;
 pub mod substrings;
 pub mod transactions;

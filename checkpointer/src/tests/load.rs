@@ -1,7 +1,7 @@
 //! The checkpointer on threads and a real disk, with writers that need more pages than there are
 //! frames: whoever waits for a clean frame, for room in a file or for the log must come on.
 
-use super::world::{SEGMENT_BYTES, TIMELINE, make_data, meta_page};
+use super::world::{SEGMENT_BYTES, TIMELINE, asked, make_data, meta_page};
 use crate::{Checkpointer, Workers};
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, Config, FileNo, Lsn, PageTag, Role, StartCount};
@@ -204,7 +204,8 @@ fn writers_with_few_frames_come_on_and_everything_is_in_its_place() {
         while !writers.iter().all(|writer| writer.is_finished()) {
             let shared = &server.shared;
             let flags = Flags::IMMEDIATE | Flags::FORCE | Flags::CAUSE_MANUAL;
-            let ticket = shared.checkpoint.request(&shared.procs, flags);
+            let request = asked(shared, flags);
+            let ticket = shared.checkpoint.request(&shared.procs, &request);
             shared.checkpoint.wait(&ticket).expect("a good disk");
             assert_eq!(shared.checkpoint.state(&ticket), TicketState::Done);
         }

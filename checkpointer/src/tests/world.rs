@@ -11,7 +11,7 @@ use rd_format::meta::{self, Meta};
 use rd_format::overflow;
 use rd_format::page::{self, PageBytes};
 use rd_format::wal_record::{FileDelta, RecordBuilder, RecordData, RecordKind};
-use rd_store::checkpoint::{EndOfLog, Flags, Ticket, TicketState};
+use rd_store::checkpoint::{EndOfLog, Flags, Request, Ticket, TicketState};
 use rd_store::control_file::{self, ControlStore, GLOBAL_DIR};
 use rd_store::doublewrite::{self, DoubleWrite};
 use rd_store::files::{FileState, Growth};
@@ -36,6 +36,12 @@ pub const FIRST_FILE: FileNo = FileNo::new(1);
 /// Data blocks of each file.
 const BLOCKS: u32 = 30;
 pub const TIMELINE: Timeline = Timeline::new(1);
+
+/// What a test asks for.
+pub fn asked(shared: &Shared, flags: Flags) -> Request {
+    let target = shared.wal.insert_lsn();
+    Request::of_process(flags, target, Role::Backend(0), "test")
+}
 
 /// What a record did.
 #[derive(Clone, Copy, Debug)]
@@ -392,7 +398,9 @@ impl World {
         shared.set_phase(Phase::Running);
         if !was_clean {
             let flags = Flags::END_OF_RECOVERY | Flags::IMMEDIATE;
-            shared.checkpoint.request(&shared.procs, flags);
+            shared
+                .checkpoint
+                .request(&shared.procs, &asked(&shared, flags));
         }
         self.checkpointer.turn();
     }
@@ -536,7 +544,9 @@ impl World {
     /// Asks for a checkpoint.
     pub fn ask(&self, flags: Flags) -> Ticket {
         let shared = &self.backend.shared;
-        shared.checkpoint.request(&shared.procs, flags)
+        shared
+            .checkpoint
+            .request(&shared.procs, &asked(shared, flags))
     }
 
     /// Writes some dirty pages, whichever, as the supply of clean frames does.

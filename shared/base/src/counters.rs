@@ -109,9 +109,20 @@ Checkpoint {
     PagesWrittenRecovery "pages_written_end_of_recovery" "Pages written for those after recovery.";
     PagesWrittenIncremental "pages_written_incremental" "Pages written for the recovery time.";
     PagesWrittenSupply "pages_written_supply" "Pages written to keep clean frames in supply.";
+    PageWriteMicrosTimed "page_write_us_timed" "Microseconds of writing pages for timed checkpoints.";
+    PageWriteMicrosWal "page_write_us_wal" "Microseconds of that for checkpoints by log size.";
+    PageWriteMicrosRequested "page_write_us_requested" "Microseconds of that for requested ones.";
+    PageWriteMicrosShutdown "page_write_us_shutdown" "Microseconds of that for shutdown ones.";
+    PageWriteMicrosRecovery "page_write_us_end_of_recovery" "Microseconds of that after recovery.";
+    PageWriteMicrosIncremental "page_write_us_incremental" "Microseconds of that for the recovery time.";
+    PageWriteMicrosSupply "page_write_us_supply" "Microseconds of that to keep clean frames.";
     PageBytesWritten "page_bytes_written" "Bytes of pages written to their places.";
     DoubleWriteBatches "double_write_batches" "Batches written to the double-write area.";
     DoubleWriteSyncs "double_write_syncs" "Times the double-write area was forced to disk.";
+    DoubleWriteBytes "double_write_bytes" "Bytes written to the double-write area.";
+    DoubleWriteMicros "double_write_us" "Microseconds spent writing and forcing it.";
+    ControlWrites "control_file_writes" "Times pg_control was written and forced to disk.";
+    ControlMicros "control_file_us" "Microseconds spent on that.";
     FileSyncs "relation_file_syncs" "Times a relation file was forced to disk.";
     FileSyncMicros "relation_file_sync_us" "Microseconds spent on that.";
 }
@@ -123,6 +134,7 @@ Storage {
     ParkedCommits "parked_commits" "Commits that waited for credit.";
     BufferHits "buffer_hits" "Pages found in shared buffers.";
     PagesRead "pages_read" "Pages read from relation files.";
+    PageReadMicros "page_read_us" "Microseconds spent reading them.";
     PagesAllocated "pages_allocated" "Pages newly taken into use.";
     PagesFreed "pages_freed" "Pages given back.";
     FileExtensions "file_extensions" "Times a relation file grew.";

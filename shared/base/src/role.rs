@@ -32,6 +32,16 @@ impl Role {
             }
         }
     }
+
+    /// The role that has the slot `slot`.
+    pub fn of_slot(slot: usize) -> Role {
+        match slot {
+            0 => Role::Startup,
+            1 => Role::Checkpointer,
+            2 => Role::Walwriter,
+            _ => Role::Backend((slot - 3) as u16),
+        }
+    }
 }
 
 impl fmt::Display for Role {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! RD_VERSION  redoubt.conf  base/1.. (catalog)  base/2.. (database 0)
-//! global/pg_control  global/doublewrite  wal/<first segment>
+//! global/pg_control  global/doublewrite  global/history  wal/<first segment>
 //! ```
 
 use crate::namespace::{FIRST_BLOCKS, first_pages};
@@ -24,6 +24,7 @@ use rd_format::page::{self, PageBytes};
 use rd_format::{NodeMut, Payload, meta};
 use rd_store::control_file::{self, GLOBAL_DIR};
 use rd_store::doublewrite;
+use rd_store::history;
 use rd_store::relation::{BASE_DIR, RelationFiles};
 use rd_store::wal::segments;
 use rd_sys::storage::{OpenMode, RealStorage, Storage};
@@ -181,6 +182,9 @@ pub fn init_storage(
     })?;
     step(report, "creating the double-write area", || {
         doublewrite::create(&**storage, config.double_write_size_bytes())
+    })?;
+    step(report, "creating the history of checkpoints", || {
+        history::create(&**storage)
     })?;
     step(report, "creating catalog and first database", || {
         let relations = RelationFiles::writer(Arc::clone(storage));

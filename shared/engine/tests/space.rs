@@ -224,7 +224,7 @@ fn writes_are_refused_while_checkpoints_fail_and_reads_are_not() {
         Some(&b"before"[..])
     );
     checkpoint.begin(Flags::NONE);
-    checkpoint.succeed(procs, 1);
+    checkpoint.succeed(procs, Lsn::MAX, 1);
     set(&rig, &mut engine, b"key", b"after");
 }
 

@@ -1,4 +1,4 @@
-//! The bytes on disk: pages, the write-ahead log, `pg_control`, the double-write area.
+//! The bytes on disk: pages, the write-ahead log, `pg_control`, the double-write area, the history.
 //!
 //! Nothing here reads a file, asks a clock or keeps state: every function takes bytes and gives
 //! bytes, so that server, recovery, tools and tests share one understanding of each format.
@@ -20,6 +20,7 @@ pub mod catalog;
 pub mod control;
 pub mod describe;
 pub mod doublewrite;
+pub mod history;
 pub mod meta;
 pub mod node;
 pub mod overflow;

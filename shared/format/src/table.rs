@@ -4,6 +4,7 @@ use crate::bitmap::{BITMAP_BITS, BITMAP_START};
 use crate::catalog::CatalogValueBytes;
 use crate::control::{self, ControlBytes, DropRowBytes, FileRowBytes, checkpoint_flags};
 use crate::doublewrite::{self, DwEntryBytes, DwHeader};
+use crate::history::{self, CheckpointRowBytes, RecoveryRowBytes};
 use crate::layout::Table;
 use crate::meta::MetaBody;
 use crate::node::{InnerCell, LeafCell, OverflowStubCell, Slot};
@@ -32,6 +33,7 @@ pub fn formats_md() -> String {
     records(&mut out);
     control_file(&mut out);
     double_write(&mut out);
+    history(&mut out);
     out
 }
 
@@ -157,6 +159,22 @@ fn double_write(out: &mut String) {
     table(out, &DwEntryBytes::TABLE);
 }
 
+fn history(out: &mut String) {
+    let _ = write!(
+        out,
+        "\n## `global/history`\n\n\
+         The last {} checkpoints, then the last {} recoveries: two rings of records of {} bytes. \
+         Record n is in slot n modulo the length of its ring. The checkpointer writes and syncs a \
+         record when what it tells of has ended. A record that fails its checksum is reported and \
+         passed over; a file that is missing is made anew.\n",
+        history::CHECKPOINTS_KEPT,
+        history::RECOVERIES_KEPT,
+        history::RECORD_BYTES
+    );
+    table(out, &CheckpointRowBytes::TABLE);
+    table(out, &RecoveryRowBytes::TABLE);
+}
+
 /// The table of one fixed struct.
 fn table(out: &mut String, table: &Table) {
     let _ = write!(
@@ -215,6 +233,8 @@ mod tests {
             DropRowBytes::TABLE,
             DwHeader::TABLE,
             DwEntryBytes::TABLE,
+            CheckpointRowBytes::TABLE,
+            RecoveryRowBytes::TABLE,
         ] {
             let mut at = 0;
             for field in table.fields {

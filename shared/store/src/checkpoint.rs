@@ -3,35 +3,46 @@
 //!
 //! # Asking and hearing
 //!
-//! Checkpoints are numbered by the counter `started`. A request is a set of flags, made so that
-//! their union is the right answer to several requests at once.
+//! Requests stand in a queue (`queue.rs`), in the order of their target LSNs: each says up to where
+//! the log is to be in the files, why, and who asks. Several are outstanding at once. A request is
+//! done when the redo point has passed its target, so they are done in the order of the queue.
+//! Attempts are numbered by the counter `started`; each takes up all requests that there are.
 //!
 //! Who asks:
-//! - R1 under the latch adds his flags to `wanted` and notes `started`: the checkpoint with the
-//!   next number is his, because it will begin after he asked;
+//! - R1 reads the insert position, which is his target, and under the latch puts his request behind
+//!   the others, and notes `started`: the attempt with the next number takes him up;
 //! - R2 wakes the checkpointer;
 //! - R3 if he waits, he says that he is parked, and looks at [`CheckpointShared::state`] whenever
 //!   he is woken; or, if he may block, calls [`CheckpointShared::wait`].
 //!
 //! The checkpointer:
-//! - C1 under the latch takes `wanted`, leaves it empty, and raises `started`
-//!   ([`CheckpointShared::begin`]); only then it chooses the redo point;
-//! - C2 when the attempt has ended stores what came of it: its number in `succeeded` or, with the
-//!   error's text, in `failed_last`; then in `ended`;
-//! - C3 wakes whoever is parked, and who blocks.
+//! - C1 under the latch takes up the queue and raises `started` ([`CheckpointShared::begin`]); only
+//!   then it chooses the redo point;
+//! - C2 when the attempt has succeeded takes every request out of the queue whose target is not
+//!   beyond the redo point, those that came meanwhile included; when it has failed stores its number
+//!   in `failed_last`, with the error's text; then in either case its number in `ended`;
+//! - C3 wakes whoever is parked, and who blocks;
+//! - C4 when the redo point advances between two attempts does as C2 for the requests at the
+//!   queue's head that do not insist on an attempt of their own (`FORCE`).
 //!
-//! An attempt that failed is made again by the checkpointer itself with the same flags. Who waited
-//! hears of the failure if he looks before the next one has succeeded, which covers him too.
+//! An attempt that failed is made again by the checkpointer itself with the same flags; what it had
+//! taken up stays in the queue. Who waited hears of the failure if he looks before the next one has
+//! succeeded, which is his too.
 //!
 //! # The handover of `pg_control`
 //!
 //! Startup owns `pg_control` until it calls [`CheckpointShared::hand_over`], before redo; the
 //! checkpointer reads the file when it sees the handover and is its only writer from then on.
 
+mod queue;
+
 use crate::procs::Procs;
-use crate::recovery_time::{Measured, RedoWork};
+use crate::recovery_time::Speeds;
+use queue::Queue;
 use rd_base::{Lsn, Role, StartCount};
 use rd_format::control::checkpoint_flags as bits;
+pub use rd_format::history::Requester;
+use rd_format::history::{RECORD_BYTES, RecordBytes, RecoveryRow, Row};
 use rd_sys::futex::Condition;
 use rd_sys::{Latch, One, Plan, Region, Segment};
 use std::fmt;
@@ -107,6 +118,31 @@ impl Flags {
     }
 }
 
+impl CheckpointPhase {
+    /// The word for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckpointPhase::Idle => "idle",
+            CheckpointPhase::Writing => "writing",
+            CheckpointPhase::Syncing => "syncing",
+            CheckpointPhase::Finishing => "finishing",
+        }
+    }
+}
+
+impl CheckpointProgress {
+    /// How long it will still take, microseconds, if it goes on as it has gone so far; none while
+    /// that cannot be told.
+    pub fn eta_us(&self, now_us: u64) -> Option<u64> {
+        let elapsed_us = now_us.saturating_sub(self.began_us);
+        let is_writing = self.phase == CheckpointPhase::Writing;
+        (is_writing && self.pages_done > 0).then(|| {
+            let left = self.pages_total.saturating_sub(self.pages_done);
+            (elapsed_us as f64 * left as f64 / self.pages_done as f64) as u64
+        })
+    }
+}
+
 impl BitOr for Flags {
     type Output = Flags;
     fn bitor(self, other: Flags) -> Flags {
@@ -147,6 +183,8 @@ pub struct CheckpointProgress {
     pub phase: CheckpointPhase,
     /// Its kinds and causes; of the last one while none is under way.
     pub flags: Flags,
+    /// Wall clock when it began, microseconds since 1970.
+    pub began_us: u64,
     /// Pages that it has dealt with.
     pub pages_done: u64,
     /// Pages that it found to be dirty.
@@ -180,6 +218,40 @@ pub struct RecoveryNow {
     pub wal_bytes_per_s: u64,
 }
 
+impl RecoveryNow {
+    /// The speeds that it was estimated from.
+    pub fn speeds(&self) -> Speeds {
+        // Before the checkpointer has looked for the first time all is 0.
+        let known = |speed: u64| speed.max(1) as f64;
+        Speeds {
+            fixed_us: self.fixed_us as f64,
+            bytes_per_s: known(self.bytes_per_s),
+            pages_per_s: known(self.pages_per_s),
+            is_measured: self.is_measured,
+        }
+    }
+
+    /// The part of the estimate that most of the time goes into, in words.
+    pub fn limit(&self) -> &'static str {
+        let speeds = self.speeds();
+        let parts = [
+            (speeds.fixed_us, "the fixed part of a start"),
+            (
+                1e6 * self.redo_bytes as f64 / speeds.bytes_per_s,
+                "log to be redone",
+            ),
+            (
+                1e6 * (self.dirty_pages + self.unsynced_pages) as f64 / speeds.pages_per_s,
+                "pages to be brought in",
+            ),
+        ];
+        let greatest = parts
+            .into_iter()
+            .max_by(|one, other| one.0.total_cmp(&other.0));
+        greatest.map_or("", |(_, words)| words)
+    }
+}
+
 /// [`RecoveryNow`] in shared memory, word by word in its order. atomic: Relaxed, written by the
 /// checkpointer.
 #[repr(C, align(128))]
@@ -197,11 +269,58 @@ pub struct EndOfLog {
     pub last_count: StartCount,
 }
 
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Kinds and causes.
+    pub flags: Flags,
+    /// The redo point is to pass this: the insert position, so that all is covered that was
+    /// inserted before.
+    pub target: Lsn,
+    /// Who asks.
+    pub requester: Requester,
+}
+
+impl Request {
+    /// What a process asks for by itself; `what` says why, in a word or two.
+    pub fn of_process(flags: Flags, target: Lsn, role: Role, what: &str) -> Request {
+        Request {
+            flags,
+            target,
+            requester: Requester::process(role, what),
+        }
+    }
+}
+
 /// A request, to be held against what has been done since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// The number of the checkpoint that covers the request.
+    /// Its number in the queue.
     number: u64,
+    /// The attempt that takes it up, if it is not done before.
+    attempt: u64,
+}
+
+/// What an attempt was begun for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Its kinds and causes: the checkpointer's own and those of all requests.
+    pub flags: Flags,
+    /// Who asked first, if anybody did.
+    pub requester: Option<Requester>,
+    /// How many asked.
+    pub requests: u32,
+}
+
+impl fmt::Display for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.flags)?;
+        match (&self.requester, self.requests) {
+            (None, _) => Ok(()),
+            (Some(first), 0..=1) => write!(f, " (asked for by {first})"),
+            (Some(first), all) => write!(f, " (asked for by {first}; and {} more)", all - 1),
+        }
+    }
 }
 
 /// What became of a request.
@@ -220,9 +339,10 @@ pub enum TicketState {
 struct Words {
     /// guard: itself; held for a few instructions.
     latch: Latch,
-    /// Flags of the requests that no checkpoint has taken up.
+    /// Flags of the requests that no attempt has taken up.
     /// guard: latch to change; atomic: read by the checkpointer between two pages.
     wanted: AtomicU32,
+    reserved: AtomicU32,
     /// Number of the checkpoint begun last. guard: latch to change; atomic: Acquire by all.
     started: AtomicU64,
     /// Number of the checkpoint ended last. atomic: Release by the checkpointer, Acquire by all.
@@ -231,6 +351,9 @@ struct Words {
     succeeded: AtomicU64,
     /// Number of the last one that failed. atomic: as `succeeded`.
     failed_last: AtomicU64,
+    /// Requests that are done: all with a number below. atomic: Release by the checkpointer, under
+    /// the latch; Acquire by all.
+    answered: AtomicU64,
     /// How many succeeded. atomic: Relaxed, written by the checkpointer; for display.
     done_count: AtomicU64,
     /// How many failed. atomic: as `done_count`.
@@ -246,6 +369,8 @@ struct Words {
     phase: AtomicU32,
     /// Flags of the one begun last. atomic: as `phase`.
     flags: AtomicU32,
+    /// Wall clock when it began, microseconds since 1970. atomic: as `phase`.
+    began_us: AtomicU64,
     /// atomic: as `phase`.
     pages_done: AtomicU64,
     /// atomic: as `phase`.
@@ -280,9 +405,8 @@ struct FromStartup {
     /// below; taken by the checkpointer.
     has_measured: AtomicU32,
     reserved: AtomicU32,
-    /// What recovery took, and was expected to take: a [`Measured`], microseconds.
-    /// atomic: Relaxed, ordered by `has_measured`.
-    measured: [AtomicU64; 5],
+    /// What recovery was: a record as it goes to disk. atomic: Relaxed, ordered by `has_measured`.
+    recovery: [AtomicU64; RECORD_BYTES / 8],
 }
 
 /// The text of the last failure. guard: the latch in [`Words`].
@@ -300,6 +424,7 @@ pub struct CheckpointRegions {
     from_startup: Region<FromStartup>,
     recovery: Region<RecoveryWords>,
     error: Region<ErrorText>,
+    queue: Region<Queue>,
 }
 
 impl CheckpointRegions {
@@ -310,6 +435,7 @@ impl CheckpointRegions {
             from_startup: plan.reserve(1),
             recovery: plan.reserve(1),
             error: plan.reserve(1),
+            queue: plan.reserve(1),
         }
     }
 }
@@ -321,6 +447,8 @@ pub struct CheckpointShared {
     from_startup: One<FromStartup>,
     recovery: One<RecoveryWords>,
     error: One<ErrorText>,
+    /// guard: the latch in [`Words`].
+    queue: One<Queue>,
 }
 
 impl CheckpointShared {
@@ -331,35 +459,51 @@ impl CheckpointShared {
             from_startup: segment.one(regions.from_startup),
             recovery: segment.one(regions.recovery),
             error: segment.one(regions.error),
+            queue: segment.one(regions.queue),
         }
     }
 
-    /// Asks for a checkpoint and wakes the checkpointer (R1, R2). It begins after this call, so
-    /// its redo point covers everything that was inserted before.
-    pub fn request(&self, procs: &Procs, flags: Flags) -> Ticket {
+    /// Asks for a checkpoint and wakes the checkpointer (R1, R2).
+    pub fn request(&self, procs: &Procs, request: &Request) -> Ticket {
         let words = &self.words;
         let ticket = {
             let _latch = words.latch.lock();
-            let wanted = words.wanted.load(Ordering::Relaxed) | flags.0;
-            words.wanted.store(wanted, Ordering::Release);
+            let number = self.queue.push(request);
+            self.publish_queue();
             Ticket {
-                number: words.started.load(Ordering::Relaxed) + 1,
+                number,
+                attempt: words.started.load(Ordering::Relaxed) + 1,
             }
         };
         procs.notify(Role::Checkpointer);
         ticket
     }
 
+    /// Requests that are not done, oldest first.
+    pub fn outstanding(&self) -> Vec<Request> {
+        let _latch = self.words.latch.lock();
+        self.queue.all()
+    }
+
+    /// Lets everybody see what has become of the queue; under the latch.
+    fn publish_queue(&self) {
+        let (words, queue) = (&self.words, &self.queue);
+        words.wanted.store(queue.wanted().0, Ordering::Release);
+        words.answered.store(queue.first(), Ordering::Release);
+    }
+
     /// What became of a request (R3).
     pub fn state(&self, ticket: &Ticket) -> TicketState {
         let words = &self.words;
-        if words.ended.load(Ordering::Acquire) < ticket.number {
-            return TicketState::Pending;
+        // In this order: what a failed attempt took up may be done by the next.
+        let failed = words.failed_last.load(Ordering::Acquire);
+        if words.answered.load(Ordering::Acquire) > ticket.number {
+            TicketState::Done
+        } else if failed >= ticket.attempt {
+            TicketState::Failed(self.last_error())
+        } else {
+            TicketState::Pending
         }
-        if words.succeeded.load(Ordering::Acquire) >= ticket.number {
-            return TicketState::Done;
-        }
-        TicketState::Failed(self.last_error())
     }
 
     /// Waits until a request is done (R3); for processes that may block.
@@ -464,6 +608,7 @@ impl CheckpointShared {
                 _ => CheckpointPhase::Idle,
             },
             flags: Flags(words.flags.load(Ordering::Relaxed)),
+            began_us: words.began_us.load(Ordering::Relaxed),
             pages_done: words.pages_done.load(Ordering::Relaxed),
             pages_total: words.pages_total.load(Ordering::Relaxed),
         }
@@ -515,17 +660,13 @@ impl CheckpointShared {
 }
 
 impl CheckpointShared {
-    /// Says what recovery took, and was expected to take; for startup, when all is done but serving.
-    pub fn report_recovery(&self, procs: &Procs, measured: &Measured, expected_us: u64) {
-        let values = [
-            measured.work.bytes,
-            measured.work.pages,
-            measured.total_us,
-            measured.redo_us,
-            expected_us,
-        ];
-        for (word, value) in self.from_startup.measured.iter().zip(values) {
-            word.store(value, Ordering::Relaxed);
+    /// Says what recovery was; for startup, when all is done but serving. Its number is given by the
+    /// checkpointer.
+    pub fn report_recovery(&self, procs: &Procs, recovery: &RecoveryRow) {
+        let bytes = recovery.encode(0);
+        let words = self.from_startup.recovery.iter();
+        for (word, bytes) in words.zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
         }
         self.from_startup.has_measured.store(1, Ordering::Release);
         procs.notify(Role::Checkpointer);
@@ -534,23 +675,18 @@ impl CheckpointShared {
 
 /// For the checkpointer.
 impl CheckpointShared {
-    /// What startup has said of recovery, and what it had expected, microseconds; once.
-    pub fn take_recovery(&self) -> Option<(Measured, u64)> {
+    /// What startup has said of recovery; once. Its number is 0.
+    pub fn take_recovery(&self) -> Option<RecoveryRow> {
         let words = &self.from_startup;
         if words.has_measured.load(Ordering::Acquire) == 0 {
             return None;
         }
         words.has_measured.store(0, Ordering::Relaxed);
-        let value = |index: usize| words.measured[index].load(Ordering::Relaxed);
-        let measured = Measured {
-            work: RedoWork {
-                bytes: value(0),
-                pages: value(1),
-            },
-            total_us: value(2),
-            redo_us: value(3),
-        };
-        Some((measured, value(4)))
+        let mut bytes: RecordBytes = [0; RECORD_BYTES];
+        for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(&words.recovery) {
+            *bytes = word.load(Ordering::Relaxed).to_le_bytes();
+        }
+        Some(RecoveryRow::decode_checked(&bytes).expect("as startup has written it"))
     }
 
     /// The redo point with which startup has handed `pg_control` over; none before it did.
@@ -577,29 +713,55 @@ impl CheckpointShared {
     }
 
     /// Begins a checkpoint for `own` reasons and all that were asked for, which it takes up (C1).
-    pub fn begin(&self, own: Flags) -> Flags {
+    pub fn begin(&self, own: Flags) -> Begun {
         let words = &self.words;
         let _latch = words.latch.lock();
-        let flags = own | Flags(words.wanted.load(Ordering::Relaxed));
-        words.wanted.store(0, Ordering::Release);
-        words.flags.store(flags.0, Ordering::Relaxed);
+        let begun = self.queue.take_up(own);
+        self.publish_queue();
+        words.flags.store(begun.flags.0, Ordering::Relaxed);
         words.pages_done.store(0, Ordering::Relaxed);
         words.pages_total.store(0, Ordering::Relaxed);
         words.started.fetch_add(1, Ordering::AcqRel);
-        flags
+        begun
     }
 
-    /// Ends the checkpoint begun last: everything before its redo point is in the files (C2, C3).
-    pub fn succeed(&self, procs: &Procs, now_us: u64) {
+    /// Ends the checkpoint begun last: everything before `redo`, its redo point, is in the files
+    /// (C2, C3).
+    pub fn succeed(&self, procs: &Procs, redo: Lsn, now_us: u64) {
         let words = &self.words;
         words.last_done_us.store(now_us, Ordering::Relaxed);
         words.done_count.fetch_add(1, Ordering::Relaxed);
-        self.skip(procs);
+        self.answer(|queue| queue.pass(redo, Flags::NONE));
+        self.end_well(procs);
     }
 
     /// Ends it as one that was not needed, because nothing has changed since the last: who asked
     /// has what he wants.
     pub fn skip(&self, procs: &Procs) {
+        self.answer(Queue::pass_taken);
+        self.end_well(procs);
+    }
+
+    /// The redo point has advanced to `redo` without an attempt: requests that wait for no more
+    /// than that are done (C4).
+    pub fn passed(&self, procs: &Procs, redo: Lsn) {
+        if self.answer(|queue| queue.pass(redo, Flags::FORCE)) {
+            self.words.end_of_one.wake_all();
+            procs.wake_parked();
+        }
+    }
+
+    /// Takes requests out of the queue by `pass`, which says whether there were any.
+    fn answer(&self, pass: impl FnOnce(&Queue) -> bool) -> bool {
+        let _latch = self.words.latch.lock();
+        let any = pass(&self.queue);
+        if any {
+            self.publish_queue();
+        }
+        any
+    }
+
+    fn end_well(&self, procs: &Procs) {
         let words = &self.words;
         words
             .succeeded
@@ -640,6 +802,11 @@ impl CheckpointShared {
             .store(words.started.load(Ordering::Relaxed), Ordering::Release);
         words.end_of_one.wake_all();
         procs.wake_parked();
+    }
+
+    /// Shows when the one under way began, by the wall clock.
+    pub fn set_began(&self, wall_us: u64) {
+        self.words.began_us.store(wall_us, Ordering::Relaxed);
     }
 
     /// Shows what is being done.
@@ -700,175 +867,4 @@ impl CheckpointShared {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::procs::{ProcsRegions, SlotNo};
-    use std::sync::atomic::AtomicBool;
-    use std::thread;
-
-    fn checkpoints() -> (CheckpointShared, Procs) {
-        let mut plan = Plan::new();
-        let regions = (
-            CheckpointRegions::plan(&mut plan),
-            ProcsRegions::plan(&mut plan),
-        );
-        let segment = Segment::anonymous(&plan).expect("memory for a test");
-        let procs = Procs::open(&segment, &regions.1).expect("descriptors for a test");
-        (CheckpointShared::open(&segment, &regions.0), procs)
-    }
-
-    #[test]
-    fn requests_are_merged_and_covered_by_one_that_begins_later() {
-        let (checkpoints, procs) = checkpoints();
-        let early = checkpoints.request(&procs, Flags::CAUSE_MANUAL | Flags::FORCE);
-        assert!(
-            procs
-                .event(SlotNo::of(Role::Checkpointer).expect("a slot"))
-                .take()
-        );
-        let other = checkpoints.request(&procs, Flags::IMMEDIATE | Flags::CAUSE_MANUAL);
-        let flags = checkpoints.begin(Flags::CAUSE_TIME);
-        assert_eq!(flags.to_string(), "fast force time manual");
-        assert!(checkpoints.is_under_way() && checkpoints.wanted().is_empty());
-        let late = checkpoints.request(&procs, Flags::CAUSE_BACKUP);
-        checkpoints.succeed(&procs, 5);
-        assert!(!checkpoints.is_under_way());
-        assert_eq!(checkpoints.state(&early), TicketState::Done);
-        assert_eq!(checkpoints.state(&other), TicketState::Done);
-        assert_eq!(
-            checkpoints.state(&late),
-            TicketState::Pending,
-            "its redo point is too old"
-        );
-        assert_eq!(checkpoints.begin(Flags::NONE), Flags::CAUSE_BACKUP);
-        checkpoints.skip(&procs);
-        assert_eq!(checkpoints.state(&late), TicketState::Done);
-        assert_eq!((checkpoints.started(), checkpoints.done()), (2, 1));
-        assert_eq!(checkpoints.last_done_us(), 5);
-    }
-
-    #[test]
-    fn a_failure_is_told_with_its_reason_until_a_later_one_succeeds() {
-        let (checkpoints, procs) = checkpoints();
-        let ticket = checkpoints.request(&procs, Flags::CAUSE_MANUAL);
-        checkpoints.begin(Flags::NONE);
-        // One byte too long, and cut inside a character of two.
-        let long = "x".repeat(ERROR_BYTES_MAX - 1) + "é";
-        checkpoints.fail(&procs, &long, true);
-        let kept = "x".repeat(ERROR_BYTES_MAX - 1);
-        assert_eq!(checkpoints.state(&ticket), TicketState::Failed(kept));
-        assert!(checkpoints.last_failed() && checkpoints.refuses_writes());
-        checkpoints.begin(Flags::NONE);
-        checkpoints.fail(&procs, "no room", false);
-        assert_eq!(checkpoints.wait(&ticket), Err("no room".to_owned()));
-        checkpoints.begin(Flags::NONE);
-        checkpoints.succeed(&procs, 1);
-        assert_eq!(checkpoints.wait(&ticket), Ok(()), "a later one covers it");
-        assert!(!checkpoints.last_failed() && !checkpoints.refuses_writes());
-        assert_eq!((checkpoints.done(), checkpoints.failed()), (1, 2));
-    }
-
-    const ASKERS: usize = 4;
-    const TURNS: u64 = 300;
-
-    /// What the askers and the checkpointer of the next test share: a position that only grows,
-    /// and the highest one that a checkpoint has covered.
-    struct Covering {
-        checkpoints: CheckpointShared,
-        procs: Procs,
-        position: AtomicU64,
-        covered: AtomicU64,
-        over: AtomicBool,
-    }
-
-    impl Covering {
-        fn ask(&self, number: usize) {
-            let slot = SlotNo::of(Role::Backend(number as u16)).expect("a slot");
-            for turn in 0..TURNS {
-                let mine = self.position.fetch_add(1, Ordering::SeqCst) + 1;
-                let ticket = self.checkpoints.request(&self.procs, Flags::CAUSE_MANUAL);
-                if turn % 2 == 0 {
-                    self.checkpoints.wait(&ticket).expect("none fails");
-                } else {
-                    self.wait_parked(slot, &ticket);
-                }
-                let covered = self.covered.load(Ordering::SeqCst);
-                assert!(
-                    covered >= mine,
-                    "{covered} < {mine}: it began before the request"
-                );
-            }
-        }
-
-        fn wait_parked(&self, slot: SlotNo, ticket: &Ticket) {
-            self.procs.set_parked(slot, true);
-            while self.checkpoints.state(ticket) == TicketState::Pending {
-                // Without a limit: a wake-up that is lost would hang here.
-                self.procs.event(slot).wait(None);
-            }
-            self.procs.set_parked(slot, false);
-        }
-
-        fn checkpointer(&self) {
-            let own = SlotNo::of(Role::Checkpointer).expect("a slot");
-            while !self.over.load(Ordering::SeqCst) {
-                self.procs.event(own).wait(None);
-                if !self.checkpoints.wanted().is_empty() {
-                    self.checkpoints.begin(Flags::NONE);
-                    let redo = self.position.load(Ordering::SeqCst);
-                    self.covered.store(redo, Ordering::SeqCst);
-                    self.checkpoints.succeed(&self.procs, redo);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn who_asks_hears_of_one_that_began_afterwards() {
-        let (checkpoints, procs) = checkpoints();
-        let covering = Covering {
-            checkpoints,
-            procs,
-            position: AtomicU64::new(0),
-            covered: AtomicU64::new(0),
-            over: AtomicBool::new(false),
-        };
-        let covering = &covering;
-        thread::scope(|scope| {
-            let ask = |number| scope.spawn(move || covering.ask(number));
-            let askers: Vec<_> = (0..ASKERS).map(ask).collect();
-            scope.spawn(|| covering.checkpointer());
-            let failed = askers
-                .into_iter()
-                .filter_map(|asker| asker.join().err())
-                .count();
-            covering.over.store(true, Ordering::SeqCst);
-            covering.procs.notify(Role::Checkpointer);
-            assert_eq!(failed, 0);
-        });
-        assert_eq!(covering.checkpoints.done(), covering.checkpoints.started());
-    }
-
-    #[test]
-    fn pg_control_is_handed_over_with_what_is_known_of_the_log() {
-        let (checkpoints, procs) = checkpoints();
-        assert_eq!(
-            (checkpoints.handover(), checkpoints.end_of_log()),
-            (None, None)
-        );
-        checkpoints.hand_over(&procs, Lsn::new(800));
-        assert_eq!(checkpoints.handover(), Some(Lsn::new(800)));
-        assert_eq!(
-            checkpoints.end_of_log(),
-            None,
-            "it is not known before redo"
-        );
-        let end = EndOfLog {
-            lsn: Lsn::new(900),
-            last_count: StartCount::new(7),
-        };
-        checkpoints.set_end_of_log(&end);
-        assert_eq!(checkpoints.end_of_log(), Some(end));
-        assert_eq!(checkpoints.redo_lsn(), Lsn::new(800));
-    }
-}
+mod tests;

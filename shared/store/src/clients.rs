@@ -299,6 +299,15 @@ impl Clients {
             .count()
     }
 
+    /// How many of the process in `slot` do.
+    pub fn count_of(&self, slot: SlotNo) -> usize {
+        let is_its = |row: &&Row| {
+            let owner = row.slot.load(Ordering::Relaxed);
+            row.id.load(Ordering::Relaxed) != 0 && owner == slot.index() as u32
+        };
+        self.rows.iter().filter(is_its).count()
+    }
+
     /// All rows, in no order.
     pub fn list(&self) -> Vec<ClientRow> {
         self.rows.iter().filter_map(read).collect()

@@ -15,7 +15,7 @@
 //!
 //! How many keys each holds: `keys.rs`.
 
-use crate::checkpoint::Flags;
+use crate::checkpoint::{Flags, Request};
 use crate::ctx::Store;
 use crate::relation::PIECE_BLOCKS;
 use rd_base::limits::{FILES_MAX, PAGE_BYTES};
@@ -687,7 +687,9 @@ impl Store {
         let waiting = files.dropped_after(self.shared.checkpoint.redo_lsn());
         if waiting >= FILES_MAX / 2 || ticket.is_err() && waiting > 0 {
             let flags = Flags::CAUSE_NAMESPACE | Flags::IMMEDIATE;
-            self.shared.checkpoint.request(procs, flags);
+            let target = self.shared.wal.insert_lsn();
+            let request = Request::of_process(flags, target, self.slot.role(), "dropped files");
+            self.shared.checkpoint.request(procs, &request);
         }
         procs.notify(Role::Checkpointer);
         ticket

@@ -4,6 +4,7 @@
 //! [`shared::Shared`] is the one list of what is in shared memory; [`ctx::Store`] is what one
 //! process holds of it, and the door for everything above.
 
+pub mod advice;
 pub mod brake;
 pub mod buffer;
 pub mod checkpoint;
@@ -14,6 +15,7 @@ pub mod cursors;
 pub mod doublewrite;
 pub mod expiry;
 pub mod files;
+pub mod history;
 pub mod namespaces;
 pub mod procs;
 pub mod recovery_time;

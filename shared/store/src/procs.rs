@@ -44,6 +44,11 @@ impl SlotNo {
         role.slot().map(SlotNo::new)
     }
 
+    /// What the process in the slot is for.
+    pub fn role(self) -> Role {
+        Role::of_slot(self.index())
+    }
+
     /// The slot as an index.
     pub fn index(self) -> usize {
         usize::from(self.0)
@@ -152,6 +157,16 @@ impl Procs {
     /// The process that owns `slot`; 0 if none has so far.
     pub fn pid(&self, slot: SlotNo) -> u32 {
         self.words(slot).pid.load(Ordering::Relaxed)
+    }
+
+    /// For which LSN replies of `slot` wait; zero if they wait for none.
+    pub fn wait_lsn(&self, slot: SlotNo) -> Lsn {
+        Lsn::new(self.words(slot).wait_lsn.load(Ordering::Relaxed))
+    }
+
+    /// Whether `slot` has commands that wait for something other than an LSN.
+    pub fn is_parked(&self, slot: SlotNo) -> bool {
+        self.words(slot).parked.load(Ordering::Relaxed) != 0
     }
 
     /// Publishes that replies of `slot` wait for `lsn`, the least of them ([`Lsn::ZERO`]: none

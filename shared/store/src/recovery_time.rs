@@ -7,6 +7,8 @@
 //! side. Pure functions of numbers.
 
 use rd_format::control::ControlFile;
+use rd_format::history::RecoveryRow;
+use std::time::Duration;
 
 /// Guess for a start's fixed part, microseconds.
 const FIXED_US: f64 = 300_000.0;
@@ -23,6 +25,21 @@ const HALF_WEIGHT_BYTES: f64 = (16 << 20) as f64;
 const PAGE_LOG_BYTES_MIN: u64 = 64;
 /// No single recovery changes a speed by more than this factor, once one is known.
 const CORRECTION_MAX: f64 = 4.0;
+
+/// The part of `recovery_time_target` that is aimed at: the rest is for what the estimate does not
+/// know.
+pub const AIM: f64 = 0.9;
+
+/// How much log may lie behind the oldest dirty page, where `allowed_bytes` may lie behind the redo
+/// point, which follows it `lag` later, while `wal_bytes_per_s` come.
+pub fn keep_bytes(allowed_bytes: u64, wal_bytes_per_s: f64, lag: Duration) -> u64 {
+    let comes_bytes = (wal_bytes_per_s * lag.as_secs_f64()) as u64;
+    // With too little room for the lag everything goes out soon; a quarter is left, so that a page
+    // that is changed all the time is not written all the time.
+    allowed_bytes
+        .saturating_sub(comes_bytes)
+        .max(allowed_bytes / 4)
+}
 
 /// The work that a recovery would find.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +90,20 @@ pub struct Measured {
     pub total_us: u64,
     /// The part of it that reading and applying the log took.
     pub redo_us: u64,
+}
+
+impl Measured {
+    /// As it is remembered.
+    pub fn of(row: &RecoveryRow) -> Measured {
+        Measured {
+            work: RedoWork {
+                bytes: row.redo_bytes,
+                pages: row.pages_read,
+            },
+            total_us: row.actual_us,
+            redo_us: row.redo_us,
+        }
+    }
 }
 
 impl Speeds {

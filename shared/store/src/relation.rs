@@ -303,7 +303,10 @@ impl PageSource for Store {
         self.relations
             .forget_unlinked(files.unlinks(), |file| files.exists(file));
         self.count(Counter::PagesRead);
+        let began_ns = self.clock.monotonic_ns();
         let read = self.relations.read_page(tag, page);
+        let took_ns = self.clock.monotonic_ns() - began_ns;
+        self.add(Counter::PageReadMicros, took_ns / 1000);
         if let Err(PageReadError::Damaged { .. }) = &read {
             self.count(Counter::ChecksumFailures);
         }

@@ -13,6 +13,7 @@ use crate::clients::{Clients, ClientsRegions};
 use crate::cursors::{Cursors, CursorsRegions};
 use crate::expiry::{Expiry, ExpiryRegions};
 use crate::files::{Files, FilesRegions};
+use crate::history::{History, HistoryRegions};
 use crate::namespaces::{Namespaces, NamespacesRegions};
 use crate::procs::{Procs, ProcsRegions};
 use crate::snapshot::{SnapshotRegions, Snapshots};
@@ -109,6 +110,7 @@ struct Regions {
     wal: WalRegions,
     checkpoint: CheckpointRegions,
     brake: BrakeRegions,
+    history: HistoryRegions,
     files: FilesRegions,
     namespaces: NamespacesRegions,
     clients: ClientsRegions,
@@ -133,6 +135,8 @@ pub struct Shared {
     pub checkpoint: CheckpointShared,
     /// How fast commits may be.
     pub brake: Brake,
+    /// The last checkpoints and recoveries.
+    pub history: History,
     /// Relation files.
     pub files: Files,
     /// Namespaces.
@@ -176,6 +180,7 @@ fn plan(sizes: &Sizes) -> (Plan, Regions) {
         wal: WalRegions::plan(&mut plan, sizes),
         checkpoint: CheckpointRegions::plan(&mut plan),
         brake: BrakeRegions::plan(&mut plan),
+        history: HistoryRegions::plan(&mut plan),
         files: FilesRegions::plan(&mut plan),
         namespaces: NamespacesRegions::plan(&mut plan),
         clients: ClientsRegions::plan(&mut plan),
@@ -221,6 +226,7 @@ impl Shared {
             snapshots: Snapshots::open(&segment, &at.snapshots),
             checkpoint: CheckpointShared::open(&segment, &at.checkpoint),
             brake: Brake::open(&segment, &at.brake),
+            history: History::open(&segment, &at.history),
             files: Files::open(&segment, &at.files),
             namespaces: Namespaces::open(&segment, &at.namespaces),
             clients: Clients::open(&segment, &at.clients),

@@ -76,6 +76,8 @@ faults! {
     ControlFirstSlot = "control_first_slot",
     /// `pg_control` is new, and old segments are still there.
     CheckpointDone = "checkpoint_done",
+    /// A record of the history is about to be written.
+    HistoryWrite = "history_write",
     /// A relation file is about to grow.
     FileExtend = "file_extend",
     /// Recovery has read `pg_control` and changed nothing.

@@ -134,6 +134,17 @@ fn rows_are_those_of_redis() {
         "namespace|list",
         "namespace|info",
         "namespace|help",
+        "stat",
+        "stat|checkpoints",
+        "stat|checkpoint",
+        "stat|recovery",
+        "stat|io",
+        "stat|wal",
+        "stat|buffers",
+        "stat|processes",
+        "stat|advice",
+        "stat|recoveries",
+        "stat|help",
     ];
     assert_eq!(seen + own.len(), all().count());
     assert!(own.iter().all(|name| all().any(|row| row.name == *name)));
@@ -455,7 +466,10 @@ fn synopses_read_as_in_redis() {
             "hello",
             "HELLO [protover [AUTH username password] [SETNAME clientname]]",
         ),
-        ("checkpoint", "CHECKPOINT [WAIT | NOWAIT] [FAST | SPREAD]"),
+        (
+            "checkpoint",
+            "CHECKPOINT [WAIT | NOWAIT] [FAST | SPREAD] [EXPLAIN]",
+        ),
         ("info", "INFO [section [section ...]]"),
         (
             "client|list",

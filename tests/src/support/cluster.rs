@@ -12,7 +12,8 @@ use super::raw::RawClient;
 use super::{DEADLINE, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rd_wire::Client;
+use rd_wire::{Client, Reply};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child as Server, Command, ExitStatus, Stdio};
@@ -350,6 +351,21 @@ impl Cluster {
         value.unwrap_or_else(|| panic!("no {field:?} in:\n{text}"))
     }
 
+    /// The answer to STAT: one map from names to values, or several.
+    pub fn stat(&self, words: &[&str]) -> Vec<BTreeMap<String, String>> {
+        let words: Vec<&str> = std::iter::once("STAT")
+            .chain(words.iter().copied())
+            .collect();
+        let reply = self.client().call(&words).expect("STAT is answered");
+        assert!(reply.error().is_none(), "{words:?}: {reply:?}");
+        let rows = reply.as_slice().expect("an array or a map in RESP2");
+        if rows.iter().all(|row| row.as_slice().is_some()) {
+            rows.iter().map(fields).collect()
+        } else {
+            vec![fields(&reply)]
+        }
+    }
+
     /// Sends a signal to the postmaster.
     pub fn signal(&self, signal: Signal) {
         send(self.pid().expect("a server"), signal);
@@ -422,6 +438,17 @@ impl Cluster {
     pub fn copy_data(&self, to: &Path) {
         copy_tree(&self.data_dir(), to);
     }
+}
+
+/// A map as it comes in RESP2.
+fn fields(reply: &Reply) -> BTreeMap<String, String> {
+    let text = |reply: &Reply| match reply.as_int() {
+        Some(number) => number.to_string(),
+        None => reply.as_str().unwrap_or_default().to_owned(),
+    };
+    let (pairs, _) = reply.as_slice().unwrap_or_default().as_chunks::<2>();
+    let pairs = pairs.iter().map(|[name, value]| (text(name), text(value)));
+    pairs.collect()
 }
 
 fn copy_tree(from: &Path, to: &Path) {

@@ -6,7 +6,7 @@ use crate::machine::Orders;
 use rd_base::Lsn;
 use rd_engine::{Chunk, Engine, EngineError, Isolation, ParkReason, View};
 use rd_store::Store;
-use rd_store::checkpoint::Flags;
+use rd_store::checkpoint::{Flags, Request};
 use rd_store::wal::Flusher;
 use rd_sys::simdisk::Rng;
 use rd_sys::simproc::{Pause, pause};
@@ -184,7 +184,9 @@ impl Backend {
             Op::Checkpoint => {
                 let flags = Flags::CAUSE_MANUAL | Flags::IMMEDIATE | Flags::FORCE;
                 let shared = &self.store.shared;
-                shared.checkpoint.request(&shared.procs, flags);
+                let target = shared.wal.insert_lsn();
+                let request = Request::of_process(flags, target, self.store.slot.role(), "");
+                shared.checkpoint.request(&shared.procs, &request);
                 Ok(Lsn::ZERO)
             }
             Op::Tidy => {

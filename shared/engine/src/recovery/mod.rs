@@ -37,13 +37,14 @@ use crate::namespace;
 use rd_base::civil::Utc;
 use rd_base::counters::Counter;
 use rd_base::words::EndOfRecoveryCheckpoint;
-use rd_base::{Lsn, StartCount};
+use rd_base::{Lsn, Role, StartCount};
 use rd_format::control::{ControlFile, DbState};
 use rd_store::Store;
-use rd_store::checkpoint::{EndOfLog, Flags};
+use rd_store::checkpoint::{EndOfLog, Flags, Request};
 use rd_store::control_file::{ControlStore, GLOBAL_DIR};
 use rd_store::doublewrite::DoubleWrite;
-use rd_store::recovery_time::{Measured, RedoWork, Speeds};
+use rd_store::history::RecoveryRow;
+use rd_store::recovery_time::{RedoWork, Speeds};
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
 use rd_store::wal::WalStart;
@@ -138,8 +139,9 @@ fn open_crashed(
     store.shared.set_phase(Phase::Repairing);
     watcher.progress();
     control.unfinished_starts += 1;
+    let found = control.state;
     let control = begin_start(store, &mut slots, control, DbState::InCrashRecovery)?;
-    let newest_copy = repair(store, &control)?;
+    let repaired = repair(store, &control)?;
     files::check(store, &control)?;
     let log_began_ns = store.clock.monotonic_ns();
     files::load(store, &control)?;
@@ -153,15 +155,31 @@ fn open_crashed(
     } else {
         redo::Pages::Unproved
     };
-    let known = known(&control, newest_copy);
+    let known = known(&control, repaired.newest_copy);
     let (end, redo) = redo::redo(store, read_from(store, &control), &known, pages, watcher)?;
     found_end(store, end.lsn, end.start_count);
     let redo_us = (store.clock.monotonic_ns() - log_began_ns) / 1000;
     take_up_log(store, &control, end.lsn)?;
     finish(store, end.lsn)?;
-    report(store, &control, end.lsn, redo_us);
+    let workers = watcher.redo_threads();
+    let row = RecoveryRow {
+        state: found as u32,
+        workers: workers as u32,
+        torn_pages: repaired.torn,
+        records: redo.records,
+        pages_changed: redo.pages_changed,
+        pages_skipped: redo.pages_skipped,
+        redo_us,
+        ..measure(store, &control, end.lsn)
+    };
+    report(store, &row);
     let flags = Flags::END_OF_RECOVERY | Flags::IMMEDIATE;
-    let ticket = store.shared.checkpoint.request(&store.shared.procs, flags);
+    let target = store.shared.wal.insert_lsn();
+    let request = Request::of_process(flags, target, Role::Startup, "end of recovery");
+    let ticket = store
+        .shared
+        .checkpoint
+        .request(&store.shared.procs, &request);
     if store.config.end_of_recovery_checkpoint() == EndOfRecoveryCheckpoint::BeforeOpen {
         store
             .shared
@@ -195,10 +213,19 @@ fn begin_start(
     Ok(slots.newest().clone())
 }
 
-/// Step 4's first half; returns the highest page LSN among the copies.
-fn repair(store: &Store, control: &ControlFile) -> Result<Lsn, RecoveryError> {
+/// What the double-write area had to give.
+#[derive(Default)]
+struct Repaired {
+    /// The highest page LSN among the copies.
+    newest_copy: Lsn,
+    /// Torn pages that were mended.
+    torn: u32,
+}
+
+/// Step 4's first half.
+fn repair(store: &Store, control: &ControlFile) -> Result<Repaired, RecoveryError> {
     if !control.is_double_written() {
-        return Ok(Lsn::ZERO);
+        return Ok(Repaired::default());
     }
     let first = control.first_unsynced_batch;
     let area = DoubleWrite::open(&*store.storage, control.system_identifier, first)?;
@@ -214,7 +241,10 @@ fn repair(store: &Store, control: &ControlFile) -> Result<Lsn, RecoveryError> {
         repair.copies,
         repair.torn.len(),
     );
-    Ok(repair.newest_lsn)
+    Ok(Repaired {
+        newest_copy: repair.newest_lsn,
+        torn: repair.torn.len() as u32,
+    })
 }
 
 fn read_from(store: &Store, control: &ControlFile) -> ReadFrom {
@@ -270,34 +300,43 @@ fn take_up_log(store: &Store, control: &ControlFile, end: Lsn) -> Result<(), Rec
     Ok(store.shared.wal.start_at(&store.storage, &start)?)
 }
 
-/// Holds the time that recovery took against what was expected, for people, and for the next
-/// estimate. `redo_us` is the part that reading and applying the log took.
-fn report(store: &Store, control: &ControlFile, end: Lsn, redo_us: u64) {
-    let bytes = end.bytes_since(control.redo_lsn);
-    let expected_us = Speeds::of(control).estimate_us(RedoWork::expected(control, bytes));
-    let total_us = store
-        .clock
-        .wall_us()
-        .saturating_sub(store.shared.made_at_us());
-    let measured = Measured {
-        work: RedoWork {
-            bytes,
-            pages: store.shared.stats.get(Counter::PagesRead),
-        },
-        total_us,
-        redo_us,
-    };
+/// Holds the time that recovery took against what was expected; what redo itself counts is left out.
+fn measure(store: &Store, control: &ControlFile, end: Lsn) -> RecoveryRow {
+    let redo_bytes = end.bytes_since(control.redo_lsn);
+    let expected = RedoWork::expected(control, redo_bytes);
+    let (began_us, ended_us) = (store.shared.made_at_us(), store.clock.wall_us());
+    RecoveryRow {
+        number: 0,
+        state: 0,
+        unfinished_starts: control.unfinished_starts - 1,
+        began_us,
+        ended_us,
+        predicted_us: Speeds::of(control).estimate_us(expected),
+        actual_us: ended_us.saturating_sub(began_us),
+        redo_us: 0,
+        redo_lsn: control.redo_lsn,
+        end_lsn: end,
+        redo_bytes,
+        records: 0,
+        pages_changed: 0,
+        pages_skipped: 0,
+        pages_read: store.shared.stats.get(Counter::PagesRead),
+        workers: 0,
+        torn_pages: 0,
+    }
+}
+
+/// Tells people, and the checkpointer for the next estimate, what recovery was.
+fn report(store: &Store, row: &RecoveryRow) {
     log::info!(
         "recovery took {:.3} s, {:.3} s of it for {} kB of log; {:.3} s were expected",
-        total_us as f64 / 1e6,
-        redo_us as f64 / 1e6,
-        bytes / 1024,
-        expected_us as f64 / 1e6,
+        row.actual_us as f64 / 1e6,
+        row.redo_us as f64 / 1e6,
+        row.redo_bytes / 1024,
+        row.predicted_us as f64 / 1e6,
     );
     let shared = &store.shared;
-    shared
-        .checkpoint
-        .report_recovery(&shared.procs, &measured, expected_us);
+    shared.checkpoint.report_recovery(&shared.procs, row);
 }
 
 /// Step 7's second half.

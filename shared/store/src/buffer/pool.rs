@@ -283,6 +283,12 @@ impl Pool {
         self.table.descriptor(frame).load().pins()
     }
 
+    /// The page that `frame` holds at the moment, if it holds one.
+    pub(super) fn tag_of(&self, frame: FrameNo) -> Option<PageTag> {
+        let descriptor = self.table.descriptor(frame);
+        descriptor.load().has(VALID).then(|| descriptor.page_tag())
+    }
+
     /// Frames that are dirty at the moment, counted one by one.
     pub fn dirty_frames(&self) -> usize {
         let dirty = |descriptor: &&Descriptor| descriptor.load().has(DIRTY);

@@ -8,7 +8,8 @@
 
 use super::clean::DirtyFrame;
 use super::pool::Pool;
-use rd_base::Lsn;
+use rd_base::{FrameNo, Lsn};
+use rd_format::page;
 
 /// Steps of log that are told apart.
 const STEPS: usize = 512;
@@ -78,6 +79,18 @@ impl Survey {
 }
 
 impl Pool {
+    /// The page LSNs of about `samples` frames, spread over all; and for how many frames each stands.
+    /// Frames without a page, and those whose page is being changed, are left out.
+    pub fn sample_page_lsns(&self, samples: usize) -> (Vec<Lsn>, f64) {
+        let frames = self.frame_count();
+        let step = (frames / samples.max(1)).max(1);
+        let tags = (0..frames)
+            .step_by(step)
+            .filter_map(|frame| self.tag_of(FrameNo::new(frame as u32)));
+        let lsns = tags.filter_map(|tag| self.glance(tag, page::page_lsn));
+        (lsns.collect(), step as f64)
+    }
+
     /// Counts the dirty frames by their rec LSNs, from the redo point `from` to `until`, an insert
     /// position that was read before (B4).
     pub fn survey(&self, from: Lsn, until: Lsn, buffer: &mut Vec<DirtyFrame>) -> Survey {

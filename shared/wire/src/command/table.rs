@@ -39,6 +39,8 @@ const RANGE_ARGS: &[Arg] = &[
 ];
 /// What changes namespaces as a whole.
 const NAMESPACE: Flags = Flags::WRITE.and(Flags::NO_MULTI).and(Flags::NOSCRIPT);
+/// What tells of the server without changing it.
+const STAT: Flags = ANYTIME.and(Flags::NOSCRIPT);
 const NAMES: &[Arg] = &[text("command-name").optional().multiple()];
 
 macro_rules! commands {
@@ -91,6 +93,12 @@ pub(super) static CONTAINERS: &[Command] = &[
         -2,
         Group::Server,
         "A container for commands about namespaces",
+    ),
+    row(
+        "stat",
+        -2,
+        Group::Server,
+        "A container for commands about what the server does and has done",
     ),
 ];
 
@@ -647,14 +655,56 @@ commands! {
         .flags(ANYTIME).categories(&["connection"]);
     Checkpoint => row(
             "checkpoint", -1, Group::Server,
-            "Makes a checkpoint, and waits for its end unless told otherwise",
+            "Makes a checkpoint, or tells what one would cost; waits for its end unless told otherwise",
         )
         .flags(Flags::ADMIN.and(Flags::NOSCRIPT).and(Flags::NO_MULTI))
         .complexity("O(N) in the number of dirty pages")
         .args(&[
             one_of("wait", &[token("wait", "WAIT"), token("nowait", "NOWAIT")]).optional(),
             one_of("pace", &[token("fast", "FAST"), token("spread", "SPREAD")]).optional(),
+            token("explain", "EXPLAIN").optional(),
         ]);
+    StatCheckpoints => row(
+            "stat|checkpoints", -2, Group::Server,
+            "Returns the last checkpoints with cause, requester and cost, newest first",
+        )
+        .flags(STAT).args(&[integer("count").optional()]).complexity("O(N) in their number");
+    StatCheckpoint => row(
+            "stat|checkpoint", 2, Group::Server,
+            "Returns how far the checkpoint under way has come, and who waits for one",
+        )
+        .flags(STAT);
+    StatRecovery => row(
+            "stat|recovery", 2, Group::Server,
+            "Returns how long recovery would take now, and what makes it so long",
+        )
+        .flags(STAT);
+    StatIo => row(
+            "stat|io", 2, Group::Server,
+            "Returns reads, writes and syncs by kind of process, object and cause",
+        )
+        .flags(STAT);
+    StatWal => row("stat|wal", 2, Group::Server, "Returns positions in the log and its counters")
+        .flags(STAT);
+    StatBuffers => row("stat|buffers", 2, Group::Server, "Returns the state of shared buffers")
+        .flags(STAT).complexity("O(N) in the number of buffers");
+    StatProcesses => row(
+            "stat|processes", 2, Group::Server,
+            "Returns the processes, with what each has done",
+        )
+        .flags(STAT);
+    StatAdvice => row(
+            "stat|advice", 2, Group::Server,
+            "Returns what other settings would cost under the present load, and which to change",
+        )
+        .flags(STAT);
+    StatRecoveries => row(
+            "stat|recoveries", -2, Group::Server,
+            "Returns the last recoveries, with the time expected and taken, newest first",
+        )
+        .flags(STAT).args(&[integer("count").optional()]).complexity("O(N) in their number");
+    StatHelp => row("stat|help", 2, Group::Server, "Lists the subcommands of STAT")
+        .flags(ANYTIME);
     Save => row("save", 1, Group::Server, "Makes a checkpoint and waits for its end")
         .flags(Flags::ADMIN.and(Flags::NOSCRIPT).and(Flags::NO_ASYNC_LOADING).and(Flags::NO_MULTI))
         .complexity("O(N) in the number of dirty pages");
