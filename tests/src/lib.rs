@@ -2,6 +2,7 @@
 //! `src/bin/`; both start real server processes, speak to them over real sockets, and kill them.
 
 pub mod churn;
+pub mod fuzz;
 pub mod history;
 pub mod linear;
 pub mod model;
