@@ -21,7 +21,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub const SEGMENT_BYTES: u64 = 1 << 20;
+/// So short that each life goes through some, and old ones are recycled.
+pub const SEGMENT_BYTES: u64 = 64 << 10;
 /// So few that clean ones have to be supplied now and then.
 const FRAMES: usize = 112;
 /// More than any record that the work has.

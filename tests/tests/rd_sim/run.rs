@@ -62,6 +62,8 @@ fn config(protection: &str, method: &str, size: &str) -> Arc<Config> {
     let pairs = [
         ("double_write_size", size),
         ("checkpoint_timeout", "30s"),
+        ("checkpoint_heartbeat", "1s"),
+        ("min_wal_size", "2MB"),
         ("max_wal_size", "1GB"),
         ("recovery_time_target", "1s"),
         ("torn_page_protection", protection),
@@ -108,16 +110,22 @@ impl Plan {
             let size = if rng.below(8) == 0 { "9MB" } else { "8MB" };
             Manner {
                 config: config(protection, method, size),
-                tick_ns: [0, 2_000_000, 20_000_000, 200_000_000][rng.below(4) as usize],
+                tick_ns: [0, 2_000_000, 50_000_000, 400_000_000][rng.below(4) as usize],
                 switch_odds: [1, 2, 4, 12][rng.below(4) as usize],
             }
         };
         let manners = (0..3).map(|_| manner(&mut rng)).collect();
+        // Now and then so much work that the redo point follows it, and old log is given up.
+        let ops = if rng.below(4) == 0 {
+            4 * size.ops
+        } else {
+            size.ops
+        };
         let lives = (0..size.lives)
             .map(|_| {
                 let backends = (0..1 + rng.below(4))
                     .map(|_| {
-                        let count = 1 + rng.below(size.ops);
+                        let count = 1 + rng.below(ops);
                         (0..count).map(|_| rng.next_u64()).collect()
                     })
                     .collect();
