@@ -171,6 +171,12 @@ impl Ledger {
         lsn >= self.settled_lsn
     }
 
+    /// A start has found that the log ends at `end`, and may put other records behind that.
+    pub fn truncate(&mut self, end: Lsn) {
+        self.changes.retain(|(lsn, _)| *lsn <= end);
+        self.promised = self.promised.max(end);
+    }
+
     /// The server goes on behind `end`: what was behind that has not happened.
     pub fn cut(&mut self, end: Lsn, content: Content) {
         self.changes.clear();
