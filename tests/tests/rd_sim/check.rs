@@ -97,6 +97,8 @@ impl Checks<'_> {
         rng: &mut Rng,
     ) -> Result<Option<(Machine, Lsn, Content)>, Failure> {
         let manner = &self.manners[rng.below(self.manners.len() as u64) as usize];
+        let before = control_file::read(disk)
+            .map_err(|error| Failure(format!("pg_control after a crash: {error}")))?;
         let mut machine = Machine::boot(disk, manner, rng.next_u64());
         let mut cuts = Cuts::new(depth, self.whole_odds, rng);
         let recovered = loop {
@@ -132,6 +134,13 @@ impl Checks<'_> {
             return Err(Failure(format!(
                 "recovery has lost or made something: {}",
                 ledger.explain(&content, end)
+            )));
+        }
+        // Records that a crash has cut off must not pass for those of this start.
+        let (count, last) = (machine.shared.wal.start_count(), before.control.start_count);
+        if count <= last {
+            return Err(Failure(format!(
+                "start {count} follows start {last}: old records could rise again"
             )));
         }
         check_control(&machine, end)?;
