@@ -54,6 +54,7 @@ fn charge_since(server: &Server, connection: &mut Connection, before: u64) {
             Counter::CommitsSlowedFrames,
             Counter::CommitsSlowedFramesMicros,
         ),
+        BrakeCause::Stop => (Counter::CommitsSlowedStop, Counter::CommitsSlowedStopMicros),
     };
     server.count(count);
     server.add(time, micros);

@@ -10,6 +10,8 @@
 //! **Frames.** While clean frames run short the limit sinks, and while there are enough it rises, so
 //! that about half of what the low-water mark asks for stays there: nobody then sleeps for want of
 //! one.
+//!
+//! **Stop.** While the server is stopping and it takes long to write what is dirty, the limit sinks.
 
 use crate::pacing::Pace;
 use crate::{Checkpointer, turn};
@@ -75,6 +77,8 @@ pub struct Sight {
     pub dirty_pages: u64,
     /// How short clean frames are, 0 to 1.
     pub shortage: f64,
+    /// Whether pages are written for a stop, and that takes long.
+    pub is_stopping: bool,
 }
 
 /// The end of the log behind the redo point, in bytes, that is not to be passed.
@@ -106,6 +110,7 @@ pub struct Controller {
     shortage_before: f64,
     wal_limit: Option<f64>,
     frames_limit: Option<f64>,
+    stop_limit: Option<f64>,
 }
 
 /// `before`, moved towards `now` as `elapsed_s` asks for.
@@ -119,9 +124,15 @@ impl Controller {
         now_ns >= self.looked_ns + turn::nanos(TICK)
     }
 
+    /// Seconds since the last look.
+    fn since_s(&self, now_ns: u64) -> f64 {
+        now_ns.saturating_sub(self.looked_ns) as f64 / 1e9
+    }
+
     /// When to look again by all means; nothing, while commits are not slowed.
     pub fn next_ns(&self) -> Option<u64> {
-        let is_on = self.wal_limit.is_some() || self.frames_limit.is_some();
+        let limits = [self.wal_limit, self.frames_limit, self.stop_limit];
+        let is_on = limits.iter().any(Option::is_some);
         is_on.then_some(self.looked_ns + turn::nanos(TICK))
     }
 
@@ -144,7 +155,7 @@ impl Controller {
 
     /// Looks, and says how fast commits may be.
     pub fn look(&mut self, sight: &Sight, pace: &Pace) -> Option<BrakeState> {
-        let elapsed_s = sight.now_ns.saturating_sub(self.looked_ns) as f64 / 1e9;
+        let elapsed_s = self.since_s(sight.now_ns);
         let is_first = self.looked_ns == 0;
         self.looked_ns = sight.now_ns;
         let bytes = sight.insert.get().saturating_sub(self.insert.get());
@@ -166,7 +177,12 @@ impl Controller {
         self.frames_limit = self.next_frames_limit(elapsed_s, least);
         let wal = self.wal_limit.map(|limit| (limit, BrakeCause::Wal));
         let frames = self.frames_limit.map(|limit| (limit, BrakeCause::Frames));
-        let narrower = [wal, frames].into_iter().flatten();
+        self.stop_limit = sight.is_stopping.then(|| {
+            let before = self.stop_limit.unwrap_or(self.wal_per_s);
+            (before * (-elapsed_s).exp()).max(least)
+        });
+        let stop = self.stop_limit.map(|limit| (limit, BrakeCause::Stop));
+        let narrower = [wal, frames, stop].into_iter().flatten();
         let (limit, cause) = narrower.min_by(|a, b| a.0.total_cmp(&b.0))?;
         Some(BrakeState {
             cause,
@@ -289,6 +305,7 @@ impl Checkpointer {
             return;
         }
         let shared = Arc::clone(&self.store.shared);
+        self.look_at_commits(self.brake.since_s(now_ns));
         let sight = Sight {
             now_ns,
             redo: self.redo_in_control(),
@@ -296,6 +313,7 @@ impl Checkpointer {
             progress: self.progress,
             dirty_pages: self.estimate.work.pages,
             shortage: shared.pool.supply_shortage(),
+            is_stopping: self.cleaning.is_long(now_ns),
         };
         let state = self.brake.look(&sight, &self.pace);
         shared
@@ -307,6 +325,15 @@ impl Checkpointer {
             None => {}
         }
         self.report_brake(now_ns, state);
+    }
+
+    /// Looks how commits fare.
+    fn look_at_commits(&mut self, elapsed_s: f64) {
+        let stats = &self.store.shared.stats;
+        let micros = stats.get(Counter::WalWriteMicros) + stats.get(Counter::WalSyncMicros);
+        let is_writing = self.progress.is_some() || self.incremental.is_writing();
+        let flushes = stats.get(Counter::WalWrites);
+        self.latency.look(flushes, micros, elapsed_s, is_writing);
     }
 
     fn report_brake(&mut self, now_ns: u64, state: Option<BrakeState>) {
@@ -337,6 +364,7 @@ impl Checkpointer {
                 Counter::CommitsSlowedFrames,
                 Counter::CommitsSlowedFramesMicros,
             ),
+            (Counter::CommitsSlowedStop, Counter::CommitsSlowedStopMicros),
         ];
         let stats = &self.store.shared.stats;
         let sum = |pick: fn(&(Counter, Counter)) -> Counter| -> u64 {
@@ -371,6 +399,9 @@ impl Checkpointer {
                 self.brake.pages_per_s,
                 self.brake.max_wal_bytes_for(frames, &self.pace) >> 20,
             ),
+            BrakeCause::Stop => {
+                "the server is stopping, and writes its pages while clients are served".to_owned()
+            }
             BrakeCause::Frames => {
                 let buffers = self.store.config.shared_buffers_bytes() >> 20;
                 format!(
@@ -462,6 +493,7 @@ mod tests {
                 progress: self.progress,
                 dirty_pages: self.dirty as u64,
                 shortage: 0.0,
+                is_stopping: false,
             };
             let state = self.controller.look(&sight, &self.pace);
             let limit = state.map(|state| state.bytes_per_s as f64);
@@ -583,6 +615,7 @@ mod tests {
                 progress: None,
                 dirty_pages: 0,
                 shortage: 1.0 - (ahead / low).min(1.0),
+                is_stopping: false,
             };
             limit = controller.look(&sight, &pace);
             if tick > 300 {

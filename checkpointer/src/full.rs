@@ -18,6 +18,7 @@
 
 use crate::brake::Progress;
 use crate::control::Advance;
+use crate::pacing::Mood;
 use crate::report::Outcome;
 use crate::turn::nanos;
 use crate::{Checkpointer, Failure, pacing};
@@ -50,6 +51,8 @@ pub(crate) struct Full {
     began_ns: u64,
     /// How long it has rested, nanoseconds.
     rested_ns: u64,
+    /// It has taken longer than `checkpoint_timeout_max`, and the log has said so.
+    is_late: bool,
     /// Pages found to be dirty, and dealt with.
     pub(crate) total: u64,
     done: u64,
@@ -78,6 +81,7 @@ impl Checkpointer {
             redo: self.redo,
             began_ns: self.began_ns,
             rested_ns: 0,
+            is_late: false,
             total: 0,
             done: 0,
             written: 0,
@@ -234,24 +238,27 @@ impl Checkpointer {
     /// Rests while the checkpoint is ahead of its schedule; everything else is served meanwhile.
     fn rest_if_ahead(&mut self, full: &mut Full) {
         loop {
-            let shared = &self.store.shared;
-            let hurries = full.flags.is_immediate()
-                || shared.checkpoint.wanted().is_immediate()
-                || shared.brake.is_on()
-                || self.must_stop();
             let now_ns = self.now_ns();
             let elapsed = Duration::from_nanos(now_ns - full.began_ns);
-            let wal_bytes = shared.wal.insert_lsn().bytes_since(full.redo);
+            if self.hurries(full, elapsed) || full.redo <= self.redo_in_control() {
+                return;
+            }
+            let wal_bytes = self.store.shared.wal.insert_lsn().bytes_since(full.redo);
             let old_bytes = full.redo.get().saturating_sub(self.redo_in_control().get());
             let room_bytes = self
                 .brake
                 .paced_room_bytes(&self.pace)
                 .saturating_sub(old_bytes);
-            let is_ahead = self
-                .pace
-                .is_ahead(full.done, full.total, elapsed, wal_bytes, room_bytes);
-            if hurries || full.redo <= self.redo_in_control() || !is_ahead {
-                return;
+            let is_ahead = |mood| {
+                let (done, total) = (full.done, full.total);
+                self.pace
+                    .is_ahead(done, total, elapsed, wal_bytes, room_bytes, mood)
+            };
+            if !is_ahead(Mood::Brisk) {
+                if !self.latency.suffers() || !is_ahead(Mood::Gentle) {
+                    return;
+                }
+                self.store.count(Counter::CheckpointRests);
             }
             self.sleep(Some(NAP));
             full.rested_ns += self.now_ns() - now_ns;
@@ -262,6 +269,29 @@ impl Checkpointer {
             self.incremental();
             self.heartbeat();
         }
+    }
+
+    /// Whether the checkpoint, which has taken so long, goes on as fast as it can.
+    fn hurries(&self, full: &mut Full, elapsed: Duration) -> bool {
+        let shared = &self.store.shared;
+        let timeout_max = self.store.config.checkpoint_timeout_max();
+        let is_late = !timeout_max.is_zero() && elapsed > timeout_max;
+        if is_late && !std::mem::replace(&mut full.is_late, true) {
+            log::info!(
+                "checkpoint ({}) has taken longer than checkpoint_timeout_max = {} s: it goes on \
+                 as fast as it can, with {} of {} pages left",
+                full.flags,
+                timeout_max.as_secs(),
+                full.total - full.done,
+                full.total,
+            );
+        }
+        is_late
+            || full.flags.is_immediate()
+            || shared.checkpoint.wanted().is_immediate()
+            || shared.brake.is_on()
+            || self.cleaning.is_asked()
+            || self.must_stop()
     }
 
     /// Step 4. A file whose creation is not below the redo point has no header yet that would

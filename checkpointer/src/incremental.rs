@@ -17,6 +17,7 @@
 //!
 //! A crash or failure before 5 leaves the old redo point, which is right whatever was written.
 
+use crate::cleaning::ROUND_PAGES;
 use crate::control::{Advance, Estimate};
 use crate::turn::nanos;
 use crate::{Checkpointer, Failure, pacing};
@@ -73,6 +74,11 @@ impl Incremental {
         }
     }
 
+    /// Whether a round writes pages.
+    pub fn is_writing(&self) -> bool {
+        !self.pages.is_empty()
+    }
+
     /// When there is something to do next; nothing, while nobody writes to the log.
     pub fn next_ns(&self) -> Option<u64> {
         if self.done < self.pages.len() {
@@ -102,12 +108,21 @@ impl Checkpointer {
             self.incremental.pages = pages;
             match written {
                 // Pages whose latch was taken are met again by the next round.
-                Ok(outcome) => self.incremental.done += outcome.taken,
+                Ok(outcome) => {
+                    self.incremental.done += outcome.taken;
+                    if self.cleaning.is_asked() {
+                        self.supply_beside();
+                        self.serve_files();
+                        self.absorb();
+                        self.look_at_brake();
+                    }
+                }
                 Err(failure) => {
                     log::error!("could not write pages for the recovery time: {failure}");
                     self.incremental.pages.clear();
                     self.incremental.done = 0;
                     self.incremental.until_ns = self.now_ns() + nanos(RETRY);
+                    self.give_up_cleaning();
                 }
             }
         }
@@ -141,11 +156,27 @@ impl Checkpointer {
         let survey_ns = self.now_ns() - now_ns;
         let round_ns = ROUND_NS.max(SURVEY_PART * survey_ns);
         let wanted = (per_s * round_ns as f64 / 1e9).ceil() as usize;
+        let hurries = self.cleaning.is_asked();
+        let wanted = if hurries {
+            wanted.max(ROUND_PAGES)
+        } else {
+            wanted
+        };
         choose_oldest(&mut pages, wanted, &survey);
+        let planned = pages.len();
         let planning = &mut self.incremental;
         planning.is_quiet = !moved && pages.is_empty();
+        // All at once, and then the next.
+        let is_over_at_once = self.cleaning.is_under_way() && !pages.is_empty();
         planning.pages = pages;
-        planning.until_ns = now_ns + round_ns;
+        planning.until_ns = now_ns + if is_over_at_once { 0 } else { round_ns };
+        self.note_cleaning(survey.dirty(), planned);
+    }
+
+    /// The next round begins at once.
+    pub(crate) fn plan_now(&mut self) {
+        self.incremental.until_ns = self.incremental.began_ns;
+        self.incremental.is_quiet = false;
     }
 
     /// Looks how long recovery from `redo` would take, and how much log the target allows.
@@ -207,6 +238,9 @@ impl Checkpointer {
     /// comes so fast that the target would be missed between two.
     pub(crate) fn heartbeat_interval(&self) -> Duration {
         let config = self.store.config.checkpoint_heartbeat();
+        if self.cleaning.is_asked() {
+            return ADVANCE_MIN.min(config);
+        }
         let planned = &self.incremental;
         let quarter_s = planned.allowed_bytes as f64 / 4.0 / planned.wal_bytes_per_s.max(1.0);
         if quarter_s >= config.as_secs_f64() {

@@ -4,7 +4,8 @@
 //!   creates, grows and unlinks relation files, gives up old log.
 //! * **Who wakes it**: its event (requests, supply, growth, a segment of log that is full, its own
 //!   threads), signals, the clock.
-//! * **Signals**: SIGHUP: read the configuration again. SIGUSR2: write the shutdown checkpoint and
+//! * **Signals**: SIGHUP: read the configuration again. SIGUSR1: the server is about to stop: write
+//!   what is dirty, and tell the postmaster by SIGUSR1 when that is done. SIGUSR2: write the shutdown checkpoint and
 //!   exit 0. The postmaster sends it only when startup has finished and backends and walwriter are
 //!   gone; from anybody else before startup has finished it just ends the process, which the
 //!   postmaster takes for a crash. SIGQUIT: exit at once. SIGTERM and SIGINT are ignored.
@@ -22,6 +23,8 @@
 //! | `incremental` | the oldest pages, all the time, and the redo point behind them |
 //! | `redo` | the same while the log is redone |
 //! | `brake` | when commits are slowed, and how much |
+//! | `cleaning` | what is written before a stop, while clients are served |
+//! | `latency` | whether commits suffer |
 //! | `pacing` | when one is due, how fast it goes; pure |
 //! | `supply` | clean frames ahead of need |
 //! | `writer` | batches of pages: double-write area, then their places |
@@ -33,10 +36,12 @@
 //! | `report` | what the log says of a checkpoint |
 
 mod brake;
+mod cleaning;
 mod control;
 mod full;
 mod history;
 mod incremental;
+mod latency;
 mod pacing;
 mod redo;
 mod report;
@@ -166,6 +171,8 @@ pub struct Checkpointer {
     sync_tally: SyncTally,
     pace: Pace,
     incremental: Incremental,
+    cleaning: cleaning::Cleaning,
+    latency: latency::Latency,
     brake: brake::Controller,
     brake_reports: brake::Reports,
     /// The full checkpoint under way, as the brake sees it.
@@ -231,6 +238,8 @@ impl Checkpointer {
                 segment_bytes: store.shared.wal.segment_bytes(),
             },
             incremental: Incremental::default(),
+            cleaning: cleaning::Cleaning::default(),
+            latency: latency::Latency::default(),
             brake: brake::Controller::default(),
             brake_reports: brake::Reports::default(),
             progress: None,

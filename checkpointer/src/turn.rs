@@ -31,7 +31,7 @@ pub struct Outside {
 
 /// The life of the process.
 pub fn run(context: ChildContext) -> ! {
-    let signals = match Signals::install(&[Signal::Hup, Signal::Usr2]) {
+    let signals = match Signals::install(&[Signal::Hup, Signal::Usr1, Signal::Usr2]) {
         Ok(signals) => signals,
         Err(error) => panic_abort(&format!("could not handle signals: {error}")),
     };
@@ -351,6 +351,9 @@ impl Checkpointer {
         if signals.contains(Signal::Hup) {
             self.store.config = outside.context.reload();
             self.take_parameters();
+        }
+        if signals.contains(Signal::Usr1) {
+            self.begin_cleaning();
         }
     }
 }

@@ -278,9 +278,12 @@ impl Server {
         }
     }
 
-    /// SIGUSR1: startup has something new to show.
-    fn recovery_moved(&mut self) {
+    /// SIGUSR1: startup or the checkpointer has something new to show.
+    fn look_at_progress(&mut self) {
         let Some(shared) = &self.shared else { return };
+        if self.state.waits_for_cleaning() && shared.checkpoint.is_cleaned() {
+            self.events.push_back(Event::Cleaned);
+        }
         match (self.state.phase(), shared.phase()) {
             (Phase::Startup, ServerPhase::Repairing | ServerPhase::Redo) => {
                 self.events.push_back(Event::RedoStarted);
@@ -428,7 +431,7 @@ impl Server {
             self.events.push_back(Event::Reload);
         }
         if taken.contains(Signal::Usr1) {
-            self.recovery_moved();
+            self.look_at_progress();
         }
         if taken.contains(Signal::Chld) {
             for (role, exit) in reap::ended(&mut self.children) {

@@ -9,7 +9,7 @@
 //! | Init | no child was ever forked; left when the lock is held and the segment exists |
 //! | Startup | checkpointer and startup run; startup has not begun redo |
 //! | Recovery | the same, redo has begun |
-//! | Run | checkpointer, walwriter and all backends run; under *smart*, new clients are refused |
+//! | Run | checkpointer, walwriter and all backends run; under *smart*, new clients are refused; under *fast* all are served while the checkpointer writes what is dirty |
 //! | StopBackends | backends and startup have SIGTERM; the walwriter serves their last commits |
 //! | WaitBackends | no backend and no startup is left; the walwriter has SIGTERM |
 //! | ShutdownCheckpoint | only the checkpointer is left, and has its one SIGUSR2 |
@@ -67,7 +67,8 @@ impl fmt::Display for Phase {
 pub enum Shutdown {
     /// SIGTERM: wait for clients to leave, then as fast.
     Smart,
-    /// SIGINT: end the clients, write the shutdown checkpoint.
+    /// SIGINT: write most of what is dirty, end the clients, write the shutdown checkpoint. Once
+    /// more: no longer write beforehand.
     Fast,
     /// SIGQUIT: no checkpoint; the next start recovers.
     Immediate,
@@ -118,6 +119,8 @@ pub enum Event {
     ConfigurationRead(RestartPolicy),
     /// No client connection is left.
     NoClients,
+    /// The checkpointer has written as much as is worth while before the clients are ended.
+    Cleaned,
     /// The time that [`Action::ArmKillTimer`] set has passed.
     KillTimerExpired,
 }
@@ -230,6 +233,15 @@ pub enum Action {
     Exit(Outcome),
 }
 
+/// The pages that the checkpointer writes before the clients are ended, so that the shutdown
+/// checkpoint finds little to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Cleaning {
+    Unasked,
+    UnderWay,
+    Done,
+}
+
 /// Why everybody was sent SIGQUIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Down {
@@ -250,6 +262,7 @@ pub struct State {
     /// Forked and not yet reaped.
     children: BTreeSet<Role>,
     shutdown: Option<Shutdown>,
+    cleaning: Cleaning,
     /// Startup has exited 0, unasked, since the segment was made.
     recovered: bool,
     /// Set on the way into WaitDeadEnd, cleared by a restart.
@@ -270,6 +283,7 @@ impl State {
             crashes: CrashHistory::default(),
             children: BTreeSet::new(),
             shutdown: None,
+            cleaning: Cleaning::Unasked,
             recovered: false,
             down: None,
             memory_asked: false,
@@ -280,6 +294,11 @@ impl State {
     /// Where in life.
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Whether the shell should say [`Event::Cleaned`] when that is so.
+    pub fn waits_for_cleaning(&self) -> bool {
+        self.phase == Phase::Run && self.cleaning == Cleaning::UnderWay
     }
 
     /// Whether the shell should say [`Event::NoClients`] as soon as that is so.
@@ -345,10 +364,13 @@ impl Step {
             Event::Shutdown(mode) => {
                 if self.state.shutdown < Some(mode) {
                     self.shut_down(mode);
+                } else if mode == Shutdown::Fast && self.is_stopping_fast() {
+                    self.log("received another fast shutdown request".to_owned());
+                    self.stop_backends();
                 }
             }
             Event::Reload => {
-                if self.state.shutdown < Some(Shutdown::Fast) {
+                if self.state.shutdown < Some(Shutdown::Fast) || self.is_stopping_fast() {
                     self.log("received SIGHUP, reading the configuration again".to_owned());
                     self.act(Action::ReadConfiguration);
                 }
@@ -358,6 +380,14 @@ impl Step {
                 let phase = self.state.phase;
                 if matches!(phase, Phase::Startup | Phase::Recovery | Phase::Run) {
                     self.signal_all(Signal::Hup, |_| true);
+                }
+            }
+            Event::Cleaned => {
+                if self.state.waits_for_cleaning() {
+                    self.state.cleaning = Cleaning::Done;
+                    if self.is_stopping_fast() {
+                        self.stop_backends();
+                    }
                 }
             }
             Event::NoClients => {
@@ -442,10 +472,14 @@ impl Step {
 
     fn shut_down(&mut self, mode: Shutdown) {
         let first = self.state.shutdown.is_none();
+        let was_open = self.is_stopping_fast();
         self.state.shutdown = Some(mode);
         self.log(format!("received {mode} shutdown request"));
-        if first {
+        let goes_on_serving = self.state.phase == Phase::Run && mode == Shutdown::Fast;
+        if was_open || first && !goes_on_serving {
             self.act(Action::Admit(Admission::ShuttingDown));
+        }
+        if first {
             self.act(Action::Status(StatusWord::Stopping));
         }
         match (self.state.phase, mode) {
@@ -455,9 +489,13 @@ impl Step {
             (_, Shutdown::Immediate) => self.dead_end(Down::Immediate),
             // There are no clients yet to wait for.
             (Phase::Startup | Phase::Recovery, _) => self.stop_backends(),
-            (Phase::Run, Shutdown::Fast) => self.stop_backends(),
+            (Phase::Run, Shutdown::Fast) if self.state.cleaning == Cleaning::Done => {
+                self.stop_backends();
+            }
+            (Phase::Run, Shutdown::Fast) => self.clean(),
             (Phase::Run, Shutdown::Smart) => {
                 self.log("waiting for clients to leave".to_owned());
+                self.clean();
             }
             // Already on the way; fast has nothing to add to what smart has begun.
             (
@@ -502,7 +540,23 @@ impl Step {
         self.act(Action::Status(StatusWord::Ready));
     }
 
+    /// Whether a fast shutdown has begun and clients are still served.
+    fn is_stopping_fast(&self) -> bool {
+        self.state.phase == Phase::Run && self.state.shutdown == Some(Shutdown::Fast)
+    }
+
+    /// Has the checkpointer write what is dirty while clients are still served.
+    fn clean(&mut self) {
+        if self.state.cleaning == Cleaning::Unasked {
+            self.state.cleaning = Cleaning::UnderWay;
+            self.signal_all(Signal::Usr1, |role| role == Role::Checkpointer);
+        }
+    }
+
     fn stop_backends(&mut self) {
+        if self.is_stopping_fast() {
+            self.act(Action::Admit(Admission::ShuttingDown));
+        }
         self.state.phase = Phase::StopBackends;
         self.signal_all(Signal::Term, ends_first);
     }
@@ -512,6 +566,9 @@ impl Step {
             self.state.phase != Phase::WaitDeadEnd,
             "SIGQUIT was sent before"
         );
+        if self.is_stopping_fast() {
+            self.act(Action::Admit(Admission::ShuttingDown));
+        }
         self.state.phase = Phase::WaitDeadEnd;
         self.state.down = Some(down);
         if self.state.shutdown.is_none() {

@@ -317,7 +317,11 @@ pub fn kill(name: &str, pid: &str) -> Result<()> {
     send(pid.ok_or_else(|| anyhow!("bad process number"))?, signal)
 }
 
-fn send(pid: Pid, signal: Signal) -> Result<()> {
+/// Sends a signal.
+///
+/// # Errors
+/// When there is no such process, or it cannot be signaled.
+pub fn send(pid: Pid, signal: Signal) -> Result<()> {
     let failed = || format!("could not send {signal} signal (PID: {pid})");
     if !process::kill(pid, signal).with_context(failed)? {
         bail!("{}: No such process", failed());
@@ -329,6 +333,16 @@ fn send(pid: Pid, signal: Signal) -> Result<()> {
 pub fn options_line(dir: &Path) -> Option<String> {
     let line = reading::beginning(&dir.join(OPTIONS_FILE), OPTIONS_BYTES_MAX).ok()?;
     String::from_utf8(line).ok()
+}
+
+/// Sends a signal to a process that may have ended.
+///
+/// # Errors
+/// When it cannot be signaled.
+pub fn send_if_there(pid: Pid, signal: Signal) -> Result<()> {
+    process::kill(pid, signal)
+        .with_context(|| format!("could not send {signal} signal (PID: {pid})"))?;
+    Ok(())
 }
 
 /// The options that the running server was started with, without program and data directory; none

@@ -15,6 +15,7 @@ pub mod control;
 pub mod controldata;
 pub mod ctl;
 pub mod datadir;
+pub mod deadline;
 pub mod history;
 pub mod pidfile;
 pub mod probe;

@@ -49,6 +49,7 @@ fn all_events() -> Vec<Event> {
         Event::Reload,
         Event::ConfigurationRead(POLICY),
         Event::NoClients,
+        Event::Cleaned,
         Event::KillTimerExpired,
     ];
     for role in ROLES {
@@ -78,6 +79,7 @@ fn event_name(event: &Event) -> String {
         Event::Reload => "SIGHUP".to_owned(),
         Event::ConfigurationRead(_) => "configuration read".to_owned(),
         Event::NoClients => "no clients left".to_owned(),
+        Event::Cleaned => "cleaned".to_owned(),
         Event::KillTimerExpired => "kill timer expires".to_owned(),
     }
 }
@@ -148,10 +150,10 @@ fn poses() -> Vec<Pose> {
         state,
         living,
     };
-    let smart = Event::Shutdown(Shutdown::Smart);
+    let smart = || Event::Shutdown(Shutdown::Smart);
     let quit = Event::Shutdown(Shutdown::Immediate);
     let all_die = || vec![killed(B0), killed(B1), killed(WW), killed(CP)];
-    let stopped = vec![sigint(), ok(B0), ok(B1), ok(WW), ok(CP)];
+    let stopped = vec![sigint(), Event::Cleaned, ok(B0), ok(B1), ok(WW), ok(CP)];
     vec![
         pose("Init", from(vec![], vec![]), &[]),
         pose("Init, lock held", from(vec![LockAcquired], vec![]), &[]),
@@ -164,12 +166,22 @@ fn poses() -> Vec<Pose> {
         pose("Run", from(serving(), vec![]), &[CP, WW, B0, B1]),
         pose(
             "Run, smart shutdown",
-            from(serving(), vec![smart]),
+            from(serving(), vec![smart()]),
+            &[CP, WW, B0, B1],
+        ),
+        pose(
+            "Run, smart shutdown, cleaned",
+            from(serving(), vec![smart(), Event::Cleaned]),
+            &[CP, WW, B0, B1],
+        ),
+        pose(
+            "Run, fast shutdown",
+            from(serving(), vec![sigint()]),
             &[CP, WW, B0, B1],
         ),
         pose(
             "StopBackends",
-            from(serving(), vec![sigint()]),
+            from(serving(), vec![sigint(), Event::Cleaned]),
             &[CP, WW, B0, B1],
         ),
         pose(
@@ -179,12 +191,12 @@ fn poses() -> Vec<Pose> {
         ),
         pose(
             "WaitBackends",
-            from(serving(), vec![sigint(), ok(B0), ok(B1)]),
+            from(serving(), vec![sigint(), Event::Cleaned, ok(B0), ok(B1)]),
             &[CP, WW],
         ),
         pose(
             "ShutdownCheckpoint",
-            from(serving(), vec![sigint(), ok(B0), ok(B1), ok(WW)]),
+            from(serving(), vec![sigint(), sigint(), ok(B0), ok(B1), ok(WW)]),
             &[CP],
         ),
         pose(
@@ -285,17 +297,30 @@ const EXPECTED: &[(&str, &str, &str, &str)] = &[
     ("Recovery", "SIGHUP", "Recovery", "read configuration"),
     ("Recovery", "configuration read", "Recovery", "SIGHUP startup, checkpointer"),
 
-    ("Run", "SIGTERM", "Run", "$STOPPING"),
-    ("Run", "SIGINT", "StopBackends", "$STOPPING; SIGTERM backend 0, backend 1"),
+    ("Run", "SIGTERM", "Run", "$STOPPING; SIGUSR1 checkpointer"),
+    ("Run", "SIGINT", "Run", "status stopping; SIGUSR1 checkpointer"),
     ("Run", "SIGQUIT", "WaitDeadEnd", "$STOPPING; $QUIT_ALL"),
     ("Run", "SIGHUP", "Run", "read configuration"),
     ("Run", "configuration read", "Run", "$HUP_ALL"),
 
     ("Run, smart shutdown", "no clients left", "StopBackends", "SIGTERM backend 0, backend 1"),
-    ("Run, smart shutdown", "SIGINT", "StopBackends", "SIGTERM backend 0, backend 1"),
+    ("Run, smart shutdown", "cleaned", "Run", ""),
+    ("Run, smart shutdown", "SIGINT", "Run", ""),
     ("Run, smart shutdown", "SIGQUIT", "WaitDeadEnd", "$QUIT_ALL"),
     ("Run, smart shutdown", "SIGHUP", "Run", "read configuration"),
     ("Run, smart shutdown", "configuration read", "Run", "$HUP_ALL"),
+
+    ("Run, smart shutdown, cleaned", "no clients left", "StopBackends", "SIGTERM backend 0, backend 1"),
+    ("Run, smart shutdown, cleaned", "SIGINT", "StopBackends", "admit: shutting down; SIGTERM backend 0, backend 1"),
+    ("Run, smart shutdown, cleaned", "SIGQUIT", "WaitDeadEnd", "$QUIT_ALL"),
+    ("Run, smart shutdown, cleaned", "SIGHUP", "Run", "read configuration"),
+    ("Run, smart shutdown, cleaned", "configuration read", "Run", "$HUP_ALL"),
+
+    ("Run, fast shutdown", "cleaned", "StopBackends", "admit: shutting down; SIGTERM backend 0, backend 1"),
+    ("Run, fast shutdown", "SIGINT", "StopBackends", "admit: shutting down; SIGTERM backend 0, backend 1"),
+    ("Run, fast shutdown", "SIGQUIT", "WaitDeadEnd", "admit: shutting down; $QUIT_ALL"),
+    ("Run, fast shutdown", "SIGHUP", "Run", "read configuration"),
+    ("Run, fast shutdown", "configuration read", "Run", "$HUP_ALL"),
 
     ("StopBackends", "backend 0 exits 0", "StopBackends", ""),
     ("StopBackends", "backend 1 exits 0", "StopBackends", ""),
@@ -374,6 +399,8 @@ fn expected(pose: &Pose, event: &Event) -> (String, String) {
             let quit = format!("SIGQUIT {}; arm kill timer", rest.join(", "));
             let crash = if pose.state.shutdown.is_none() {
                 format!("admit: loading; status starting; {quit}")
+            } else if pose.name == "Run, fast shutdown" {
+                format!("admit: shutting down; {quit}")
             } else {
                 quit
             };
@@ -409,10 +436,11 @@ fn every_pair_leads_where_the_table_says() {
             if got == (pose.state.phase.to_string(), String::new())
                 && ended(event, pose.living).is_none()
             {
-                // Ignored, but for a stronger request that is remembered for what follows.
+                // Ignored, but for what is remembered: a stronger request, and that all is cleaned.
                 assert!(after.shutdown >= pose.state.shutdown);
                 let after = State {
                     shutdown: pose.state.shutdown,
+                    cleaning: pose.state.cleaning,
                     ..after
                 };
                 assert_eq!(after, pose.state, "{} × {}", pose.name, event_name(event));
@@ -485,6 +513,9 @@ fn check_step(before: &State, event: &Event, after: &State, actions: &[Action]) 
                     Signal::Term => {
                         assert_ne!(role, CP, "{}", context());
                         assert!(role != WW || !backend_lives, "P3: {}", context());
+                    }
+                    Signal::Usr1 => {
+                        assert_eq!((role, after.phase), (CP, Phase::Run), "{}", context());
                     }
                     Signal::Hup | Signal::Quit | Signal::Kill => {}
                     other => panic!("{other} is never sent: {}", context()),
@@ -580,6 +611,7 @@ fn fast_shutdown_is_in_order() {
         Event::RedoStarted,
         ok(SU),
         Event::Shutdown(Shutdown::Fast),
+        Event::Cleaned,
         ok(B1),
         ok(B0),
         ok(WW),
@@ -593,6 +625,7 @@ fn fast_shutdown_is_in_order() {
         })
         .collect();
     let wanted = [
+        (CP, Signal::Usr1),
         (B0, Signal::Term),
         (B1, Signal::Term),
         (WW, Signal::Term),

@@ -98,10 +98,13 @@ Checkpoint {
     RedoAdvances "redo_point_advances" "Times the redo point advanced between two checkpoints.";
     CheckpointWriteMicros "checkpoint_write_us" "Microseconds of writing, pauses included.";
     CheckpointSyncMicros "checkpoint_sync_us" "Microseconds of forcing files to disk.";
+    CheckpointRests "checkpoint_rests_for_commits" "Times a late checkpoint rested for commits.";
     CommitsSlowedWal "commits_slowed_wal" "Commits slowed because the log neared max_wal_size.";
     CommitsSlowedWalMicros "commits_slowed_wal_us" "Microseconds for which they were.";
     CommitsSlowedFrames "commits_slowed_frames" "Commits slowed because clean frames ran short.";
     CommitsSlowedFramesMicros "commits_slowed_frames_us" "Microseconds for which they were.";
+    CommitsSlowedStop "commits_slowed_stop" "Commits slowed because the server was stopping.";
+    CommitsSlowedStopMicros "commits_slowed_stop_us" "Microseconds for which they were.";
     PagesWrittenTimed "pages_written_timed" "Pages written for timed checkpoints.";
     PagesWrittenWal "pages_written_wal" "Pages written for checkpoints by log size.";
     PagesWrittenRequested "pages_written_requested" "Pages written for requested ones.";

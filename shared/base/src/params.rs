@@ -439,6 +439,9 @@ Checkpoints "Checkpoints" {
         Parameter::float("checkpoint_completion_target", "0.9", 0.0, 1.0)
             .extremes(&["0", "1"]),
         "Part of the time until the next checkpoint over which the writing is spread.";
+    CheckpointTimeoutMax: time checkpoint_timeout_max =
+        Parameter::time("checkpoint_timeout_max", "0", SECOND, 0, DAY),
+        "A checkpoint that takes longer than this goes on as fast as it can; 0 is no limit.";
     CheckpointWarning: time checkpoint_warning =
         Parameter::time("checkpoint_warning", "30s", SECOND, 0, DAY),
         "Warn when log size forces checkpoints closer together than this; 0 is never.";

@@ -31,6 +31,8 @@ pub enum BrakeCause {
     Wal = 1,
     /// Frames become dirty faster than they are cleaned.
     Frames = 2,
+    /// The server is stopping, and what is dirty is to be written before clients are ended.
+    Stop = 3,
 }
 
 impl BrakeCause {
@@ -39,6 +41,7 @@ impl BrakeCause {
         match self {
             BrakeCause::Wal => "wal",
             BrakeCause::Frames => "frames",
+            BrakeCause::Stop => "stop",
         }
     }
 }
@@ -151,6 +154,7 @@ impl Brake {
         let bytes_per_s = self.words.bytes_per_s.load(Ordering::Relaxed);
         let cause = match self.words.cause.load(Ordering::Relaxed) {
             2 => BrakeCause::Frames,
+            3 => BrakeCause::Stop,
             _ => BrakeCause::Wal,
         };
         (bytes_per_s > 0).then_some(BrakeState { cause, bytes_per_s })

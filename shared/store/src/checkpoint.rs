@@ -365,6 +365,9 @@ struct Words {
     /// Not 0 while too many attempts in a row have failed: writes are refused.
     /// atomic: Relaxed, written by the checkpointer.
     refuse_writes: AtomicU32,
+    /// Not 0 when the pages are written that a stop writes while clients are still served.
+    /// atomic: Release by the checkpointer, Acquire by the postmaster.
+    cleaned: AtomicU32,
     /// [`CheckpointPhase`]. atomic: Relaxed, written by the checkpointer; for display.
     phase: AtomicU32,
     /// Flags of the one begun last. atomic: as `phase`.
@@ -807,6 +810,16 @@ impl CheckpointShared {
     /// Shows when the one under way began, by the wall clock.
     pub fn set_began(&self, wall_us: u64) {
         self.words.began_us.store(wall_us, Ordering::Relaxed);
+    }
+
+    /// Says that a stop need no longer wait for pages to be written.
+    pub fn set_cleaned(&self) {
+        self.words.cleaned.store(1, Ordering::Release);
+    }
+
+    /// Whether [`CheckpointShared::set_cleaned`] was called; for the postmaster.
+    pub fn is_cleaned(&self) -> bool {
+        self.words.cleaned.load(Ordering::Acquire) != 0
     }
 
     /// Shows what is being done.

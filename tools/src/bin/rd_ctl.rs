@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser, ValueEnum};
+use rd_base::units::{self, Measure};
 use rd_tools::cli::with_hint;
 use rd_tools::ctl::{self, Mode, Start, Waiting};
 use rd_tools::pidfile::{self, Status};
-use rd_tools::{cli, datadir, words};
+use rd_tools::{cli, datadir, deadline, words};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -78,6 +79,9 @@ struct Arguments {
         default_value_t = 60
     )]
     timeout: u64,
+    /// For stop: be gone after this time, with as much written as can be until then
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["mode", "no_wait"])]
+    deadline: Option<Duration>,
     /// Only print errors, no informational messages
     #[arg(short = 's', long)]
     silent: bool,
@@ -134,17 +138,39 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     if let Some(extra) = arguments.kill.first() {
         bail!("too many command-line arguments (first is \"{extra}\")");
     }
+    if arguments.deadline.is_some() && arguments.operation != Operation::Stop {
+        bail!("only stop has a deadline");
+    }
     let dir = datadir::resolve(NAME, arguments.data_dir.clone())?;
     match arguments.operation {
         Operation::Init => return init(&dir, &arguments),
         Operation::Status => return status(&dir),
         Operation::Start => ctl::start(&to_start(dir, &arguments, None)?, waiting)?,
-        Operation::Stop => ctl::stop(&dir, &ctl::server(&dir)?, arguments.mode, waiting)?,
+        Operation::Stop => stop(&dir, &arguments, waiting)?,
         Operation::Restart => restart(dir, &arguments, waiting)?,
         Operation::Reload => ctl::reload(&ctl::server(&dir)?, waiting)?,
         Operation::Kill => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn stop(dir: &Path, arguments: &Arguments, waiting: Waiting) -> Result<()> {
+    let server = ctl::server(dir)?;
+    match arguments.deadline {
+        Some(deadline) => deadline::stop(dir, &server, deadline, waiting),
+        None => ctl::stop(dir, &server, arguments.mode, waiting),
+    }
+}
+
+/// A time with its unit; seconds without one.
+fn duration(text: &str) -> Result<Duration, String> {
+    let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
+    let base = if has_unit { 1 } else { units::SECOND };
+    let us = units::parse(text, Measure::Duration, base);
+    match us.map_err(|error| error.to_string())? {
+        0 => Err("must be more than nothing".to_owned()),
+        us => Ok(Duration::from_micros(us)),
+    }
 }
 
 /// The options of `-o`, which may be repeated, as words.

@@ -1,0 +1,205 @@
+//! Disks that refuse: what the server says, what it goes on doing, and how it mends.
+
+use nix::sys::signal::Signal;
+use rd_tests::support::cluster::Cluster;
+use rd_tests::support::{DEADLINE, wait_for};
+use rd_wire::{Client, Reply};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+fn call(client: &mut Client, words: &[&str]) -> Reply {
+    client.call(words).expect("answered")
+}
+
+fn ok(client: &mut Client, words: &[&str]) {
+    let reply = call(client, words);
+    assert!(reply.error().is_none(), "{words:?}: {reply:?}");
+}
+
+/// Attempts that fail are told to whoever waits, tried again later and later, and counted; then
+/// writes are refused, each with the reason, while reads go on; one that succeeds mends it all.
+#[test]
+fn checkpoints_that_fail_turn_the_server_read_only_until_one_succeeds() {
+    for action in ["eio", "enospc"] {
+        let mut cluster = Cluster::started(&[("checkpoint_failures_max", "3")]);
+        cluster.announce("does its action");
+        cluster.announce("failed: ");
+        let mut client = cluster.client();
+        ok(&mut client, &["SET", "key", "value"]);
+        // Each attempt falls at the point that comes next.
+        let points = ["checkpoint_begun", "checkpoint_sync", "checkpoint_synced"];
+        let armed: Vec<String> = points
+            .iter()
+            .map(|name| format!("{name}={action}"))
+            .collect();
+        ok(
+            &mut client,
+            &["CONFIG", "SET", "fault_points", &armed.join(",")],
+        );
+        let reply = call(&mut client, &["CHECKPOINT", "WAIT", "FAST"]);
+        let error = reply
+            .error()
+            .unwrap_or_else(|| panic!("{reply:?}"))
+            .to_owned();
+        assert!(error.contains("checkpoint"), "{error}");
+        ok(&mut client, &["SET", "key", "after one failure"]);
+        cluster.wait_log("trying again in 1 s");
+        cluster.wait_log("trying again in 2 s");
+        cluster.wait_log("trying again in 4 s; writes are refused until one succeeds");
+        for words in [&["SET", "key", "v"][..], &["INCR", "n"], &["DEL", "key"]] {
+            let reply = call(&mut client, words);
+            let error = reply
+                .error()
+                .unwrap_or_else(|| panic!("{words:?}: {reply:?}"));
+            assert!(error.starts_with("MISCONF "), "{error}");
+            assert!(error.contains("read-only: checkpoints fail"), "{error}");
+        }
+        let reply = call(&mut client, &["GET", "key"]);
+        assert_eq!(reply.as_str(), Some("after one failure"));
+        assert_eq!(cluster.info("checkpoint", "checkpoints_failed"), "3");
+        // The fourth finds the disk whole.
+        wait_for("writes to go on", || {
+            call(&mut client, &["SET", "key", "mended"])
+                .error()
+                .is_none()
+                .then_some(())
+        });
+        assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    }
+}
+
+/// A spread checkpoint that takes too long goes on fast, and the log says why.
+#[test]
+fn a_checkpoint_that_takes_too_long_turns_fast() {
+    let cluster = Cluster::started(&[
+        ("shared_buffers", "64MB"),
+        ("recovery_time_target", "0"),
+        ("checkpoint_timeout_max", "1s"),
+    ]);
+    let load = rd_tests::support::load::Load::start(&cluster.socket(), 4, 1500);
+    load.wait_for(6_000);
+    load.stop();
+    // At its pace, 5 min times the completion target, it would take minutes.
+    let mut client = cluster.client();
+    ok(&mut client, &["CHECKPOINT", "NOWAIT", "SPREAD"]);
+    cluster.wait_log("has taken longer than checkpoint_timeout_max = 1 s");
+    cluster.wait_log("checkpoint complete");
+    let timeout = Instant::now();
+    ok(&mut client, &["SET", "key", "value"]);
+    assert!(timeout.elapsed() < DEADLINE);
+}
+
+/// A file system of its own in place of `wal`, while it lives.
+struct Mount {
+    path: PathBuf,
+}
+
+fn run(program: &str, arguments: &[&str]) -> bool {
+    let output = Command::new(program).args(arguments).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+impl Mount {
+    /// Puts a file system of so many bytes there, with what the directory holds; none, where this
+    /// is not allowed.
+    fn over(path: &Path, size: &str) -> Option<Mount> {
+        let kept = path.with_extension("kept");
+        fs::rename(path, &kept).expect("renamed");
+        fs::create_dir(path).expect("a directory");
+        let option = format!("size={size},mode=0700");
+        let text = path.to_string_lossy();
+        let mount = run("mount", &["-t", "tmpfs", "-o", &option, "tmpfs", &text]).then(|| Mount {
+            path: path.to_owned(),
+        });
+        for entry in fs::read_dir(&kept).expect("a directory") {
+            let entry = entry.expect("an entry");
+            fs::copy(entry.path(), path.join(entry.file_name())).expect("copied");
+        }
+        fs::remove_dir_all(&kept).expect("removed");
+        mount
+    }
+
+    fn grow(&self, size: &str) {
+        let option = format!("remount,size={size}");
+        let text = self.path.to_string_lossy();
+        assert!(run("mount", &["-o", &option, &text]), "remounted");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: a server that a failed test has left may still be there.
+        run("umount", &["-l", &self.path.to_string_lossy()]);
+    }
+}
+
+/// The disk of the log is full: writes are refused with a clear error, reads go on, a clean stop
+/// and a start work, and when there is room again writes go on by themselves.
+#[test]
+fn a_full_disk_refuses_writes_serves_reads_and_mends() {
+    let mut cluster = Cluster::new(&[
+        ("wal_segment_size", "1MB"),
+        ("min_wal_size", "2MB"),
+        ("max_wal_size", "1GB"),
+    ]);
+    cluster.announce("write-ahead log");
+    cluster.announce("segment");
+    cluster.start();
+    ok(&mut cluster.client(), &["SET", "first", "value"]);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    let Some(mount) = Mount::over(&cluster.path("wal"), "8m") else {
+        eprintln!("skipped: no file system can be mounted here");
+        return;
+    };
+    cluster.start();
+    let mut client = cluster.client();
+    let value = "v".repeat(4000);
+    let deadline = Instant::now() + DEADLINE;
+    let mut written = 0;
+    let error = loop {
+        let key = format!("key{written}");
+        let reply = call(&mut client, &["SET", &key, &value]);
+        match reply.error() {
+            Some(error) => break error.to_owned(),
+            None => written += 1,
+        }
+        assert!(Instant::now() < deadline, "{written} writes and no end");
+    };
+    assert!(error.starts_with("MISCONF the disk is full: "), "{error}");
+    assert!(error.contains("writes go on when there is room"), "{error}");
+    let last = format!("key{}", written - 1);
+    assert_eq!(call(&mut client, &["GET", &last]).as_str(), Some(&*value));
+    ok(&mut client, &["PING"]);
+
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    assert_eq!(cluster.control("Database cluster state"), "shut down");
+    // The shutdown checkpoint has given log up; what is left of the disk is filled by others.
+    cluster.start();
+    let mut client = cluster.client();
+    assert_eq!(call(&mut client, &["GET", &last]).as_str(), Some(&*value));
+    let filler = mount.path.join("filler");
+    let mut junk = fs::File::create(&filler).expect("a file");
+    // Until the disk has no more.
+    while std::io::Write::write_all(&mut junk, &[1; 4096]).is_ok() {}
+    drop(junk);
+    let refused = wait_for("a refusal", || {
+        let reply = call(&mut client, &["SET", "more", &value]);
+        reply.error().map(str::to_owned)
+    });
+    assert!(
+        refused.starts_with("MISCONF the disk is full: "),
+        "{refused}"
+    );
+    assert_eq!(call(&mut client, &["GET", "first"]).as_str(), Some("value"));
+
+    mount.grow("32m");
+    wait_for("writes to go on", || {
+        let reply = call(&mut client, &["SET", "again", "value"]);
+        reply.error().is_none().then_some(())
+    });
+    drop(client);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    drop(mount);
+}

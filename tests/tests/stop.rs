@@ -1,0 +1,170 @@
+//! Stops that are short for clients: what is dirty is written while they are still served, and a
+//! deadline is kept.
+
+use nix::sys::signal::Signal;
+use rd_tests::support::cluster::{Cluster, run};
+use rd_tests::support::load::Load;
+use rd_tests::support::log::assert_order;
+use rd_wire::Client;
+
+const CLEANED: &str = "pages in";
+const RECOVERED: &str = "redo starts";
+const PAUSED: &str = "fault point page_write does its action";
+
+fn ok(client: &mut Client, words: &[&str]) {
+    let reply = client.call(words).expect("answered");
+    assert!(reply.error().is_none(), "{words:?}: {reply:?}");
+}
+
+/// Pages that the last checkpoint of the log has written.
+fn written_last(log: &str) -> u64 {
+    let line = log
+        .lines()
+        .rfind(|line| line.contains("checkpoint complete"));
+    let line = line.expect("a checkpoint");
+    let (_, rest) = line.split_once("wrote ").expect("its pages");
+    let (count, _) = rest.split_once(' ').expect("a number");
+    count.parse().expect("a number")
+}
+
+/// A server with some thousand dirty pages.
+fn dirty_server() -> (Cluster, rd_tests::support::load::Acknowledged) {
+    let mut cluster = Cluster::started(&[
+        ("shared_buffers", "64MB"),
+        ("recovery_time_target", "0"),
+        ("checkpoint_heartbeat", "1min"),
+    ]);
+    cluster.announce(PAUSED);
+    // Pages that were on their way when the server was stopped for good.
+    cluster.announce("was torn; mended from the double-write area");
+    let load = Load::start(&cluster.socket(), 4, 1500);
+    load.wait_for(8_000);
+    (cluster, load.stop())
+}
+
+fn stop_by(cluster: &Cluster, deadline: &str) -> String {
+    let directory = cluster.data_dir();
+    let directory = directory.to_string_lossy();
+    let (status, out, errors) = run(
+        "rd_ctl",
+        &["stop", "-D", &directory, "--deadline", deadline],
+    );
+    assert_eq!(status.code(), Some(0), "{out}{errors}");
+    out
+}
+
+/// Held up at its first page, the server goes on serving, old clients and new; and when it goes on
+/// little is left for the shutdown checkpoint.
+#[test]
+fn pages_are_written_while_clients_are_served() {
+    let (mut cluster, acknowledged) = dirty_server();
+    let mut client = cluster.client();
+    ok(
+        &mut client,
+        &["CONFIG", "SET", "fault_points", "page_write=pause"],
+    );
+    cluster.signal(Signal::SIGINT);
+    cluster.wait_log(PAUSED);
+    ok(&mut client, &["SET", "during", "the stop"]);
+    ok(&mut cluster.client(), &["PING"]);
+    assert_eq!(cluster.status(), "stopping");
+    ok(&mut client, &["CONFIG", "SET", "fault_points", ""]);
+    assert!(client.receive().is_err(), "the connection ends");
+    assert_eq!(cluster.wait_exit().code(), Some(0));
+    let log = cluster.log_since_start();
+    assert_order(
+        &log,
+        &[
+            "received fast shutdown request",
+            "received SIGHUP",
+            CLEANED,
+            "backends and walwriter are gone",
+            "checkpoint starting: shutdown",
+            "server is shut down",
+        ],
+    );
+    let left = written_last(&log);
+    assert!(left < 500, "{left} pages in the shutdown checkpoint");
+    cluster.start();
+    let mut client = cluster.client();
+    acknowledged.assert_there(&mut client);
+    let reply = client.call(&["GET", "during"]).expect("answered");
+    assert_eq!(reply.as_str(), Some("the stop"));
+}
+
+/// Writers without end: the stop comes all the same, with little left, and with everything that
+/// was acknowledged.
+#[test]
+fn writers_do_not_keep_a_server_from_stopping() {
+    let mut cluster = Cluster::started(&[("shared_buffers", "32MB")]);
+    let load = Load::start(&cluster.socket(), 4, 700);
+    load.wait_for(5_000);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    let acknowledged = load.join();
+    let log = cluster.log_since_start();
+    assert_order(
+        &log,
+        &[
+            "received fast shutdown request",
+            CLEANED,
+            "server is shut down",
+        ],
+    );
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+/// A second request does not wait for the pages.
+#[test]
+fn a_second_request_ends_clients_at_once() {
+    let (mut cluster, acknowledged) = dirty_server();
+    let mut client = cluster.client();
+    ok(
+        &mut client,
+        &["CONFIG", "SET", "fault_points", "page_write=pause"],
+    );
+    cluster.signal(Signal::SIGINT);
+    cluster.wait_log(PAUSED);
+    cluster.signal(Signal::SIGINT);
+    assert!(client.receive().is_err(), "the connection ends");
+    cluster.wait_log("received another fast shutdown request");
+    // The checkpointer still stands at its page; only an immediate stop ends that.
+    assert_eq!(cluster.stop(Signal::SIGQUIT).code(), Some(0));
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+#[test]
+fn a_deadline_that_is_far_brings_a_whole_stop() {
+    let (mut cluster, acknowledged) = dirty_server();
+    let out = stop_by(&cluster, "60s");
+    assert!(out.contains("plan for 60 s: "), "{out}");
+    assert!(
+        out.contains("in order; the next start has nothing to redo"),
+        "{out}"
+    );
+    assert_eq!(cluster.wait_exit().code(), Some(0));
+    assert_eq!(cluster.control("Database cluster state"), "shut down");
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+/// The disk stands still: the deadline is kept, and the next start is forecast.
+#[test]
+fn a_deadline_is_kept_by_a_server_that_cannot_write() {
+    let (mut cluster, acknowledged) = dirty_server();
+    let mut client = cluster.client();
+    ok(
+        &mut client,
+        &["CONFIG", "SET", "fault_points", "page_write=pause"],
+    );
+    let out = stop_by(&cluster, "4s");
+    assert!(out.contains("plan for 4 s: "), "{out}");
+    assert!(out.contains("without a shutdown checkpoint"), "{out}");
+    assert!(out.contains("the next start redoes about"), "{out}");
+    assert_eq!(cluster.wait_exit().code(), Some(0));
+    assert_eq!(cluster.control("Database cluster state"), "in production");
+    cluster.start();
+    assert!(cluster.log_since_start().contains(RECOVERED));
+    acknowledged.assert_there(&mut cluster.client());
+}
