@@ -39,6 +39,8 @@ const DEMAND_S: f64 = 60.0;
 const SHORTAGE_AIM: f64 = 0.5;
 /// A checkpoint that is nearly done is taken to need so long, seconds: nobody knows the end of a sync.
 const LEFT_MIN_S: f64 = 0.5;
+/// A batch of so many pages says something of the speed.
+const FULL_BATCH: usize = 32;
 /// A limit is lifted when it is so many times what comes.
 const LIFT_AT: f64 = 2.0;
 /// Least rate, bytes a second.
@@ -151,6 +153,14 @@ impl Controller {
         let between = room.saturating_sub(trigger);
         let syncing = (2.0 * self.wal_per_s * self.sync_s) as u64;
         room - syncing.clamp(between / 8, between / 2)
+    }
+
+    /// Takes note of pages that were written in one go: before a checkpoint has shown how fast that
+    /// goes, it is all that is known.
+    pub fn has_written(&mut self, pages: usize, took: Duration) {
+        if self.pages_per_s == 0.0 && pages >= FULL_BATCH {
+            self.pages_per_s = pages as f64 / took.as_secs_f64().max(1e-6);
+        }
     }
 
     /// Looks, and says how fast commits may be.

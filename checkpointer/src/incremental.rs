@@ -104,12 +104,15 @@ impl Checkpointer {
         {
             let pages = std::mem::take(&mut self.incremental.pages);
             let rest = &pages[self.incremental.done..];
+            let began_ns = self.now_ns();
             let written = self.write_frames(rest, Counter::PagesWrittenIncremental);
+            let took = Duration::from_nanos(self.now_ns() - began_ns);
             self.incremental.pages = pages;
             match written {
                 // Pages whose latch was taken are met again by the next round.
                 Ok(outcome) => {
                     self.incremental.done += outcome.taken;
+                    self.brake.has_written(outcome.written, took);
                     if self.cleaning.is_asked() {
                         self.supply_beside();
                         self.serve_files();

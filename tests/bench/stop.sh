@@ -60,7 +60,7 @@ begin() {
 }
 
 ask() { # until nobody answers; leaves the time of the last answer
-    while "$bin/rd_cli" -s "$socket" PING >/dev/null 2>&1; do now >"$work/last"; done
+    while "$bin/rd_cli" -s "$socket" PING 2>/dev/null | grep -q PONG; do now >"$work/last"; done
 }
 
 gap() { # how

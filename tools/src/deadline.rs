@@ -20,10 +20,11 @@ use rd_wire::Client;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What stopping takes beside the writing of pages.
-const ENDING: Duration = Duration::from_secs(1);
-/// What an immediate stop takes at most.
-const QUITTING: Duration = Duration::from_millis(500);
+/// What stopping takes beside the writing of pages, an immediate stop after it included.
+const ENDING: Duration = Duration::from_millis(1500);
+/// What an immediate stop takes at most: a process that waits for a sync cannot end before the
+/// kernel has done it.
+const QUITTING: Duration = Duration::from_secs(1);
 /// Pages written in a second where the server has not measured it: a slow disk's.
 const PAGES_PER_S: u64 = 5_000;
 /// How often the server is looked at.
@@ -144,12 +145,12 @@ impl Plan {
 
 /// How long before the deadline clients are ended by all means.
 fn ending(deadline: Duration) -> Duration {
-    ENDING.min(deadline / 4)
+    ENDING.min(deadline / 2)
 }
 
 /// How long before the deadline nothing more is waited for.
 fn quitting(deadline: Duration) -> Duration {
-    QUITTING.min(deadline / 8)
+    QUITTING.min(deadline / 3)
 }
 
 /// What the next start will have to do, as `control` shows it.
@@ -249,8 +250,8 @@ mod tests {
         );
         assert_eq!(
             plan(5),
-            "plan for 5 s: 40000 of 131072 dirty pages (312 of 1024 MB) are written in about \
-             4.0 s; the next start redoes about 711 MB of log, in about 5.9 s"
+            "plan for 5 s: 35000 of 131072 dirty pages (273 of 1024 MB) are written in about \
+             3.5 s; the next start redoes about 750 MB of log, in about 6.2 s"
         );
     }
 
