@@ -474,6 +474,8 @@ impl EventLoop {
         connection
             .output
             .release(self.server.store.shared.wal.durable_lsn());
+        // Before the reply: whoever has it may ask another backend for CLIENT LIST.
+        self.server.note_turn(connection);
         let mut sent_bytes = 0;
         let alive = connection.send(&mut sent_bytes);
         self.server.add(Counter::NetOutputBytes, sent_bytes);
@@ -500,7 +502,6 @@ impl EventLoop {
             connection.is_held = true;
             self.held.push(token);
         }
-        self.server.note_turn(connection);
         self.braked.note(token, connection, self.server.now_ns);
         self.watch(token);
         self.account(token);
