@@ -314,14 +314,15 @@ impl Server {
         for problem in &reloaded.problems {
             log::warn!("{problem}");
         }
-        for changed in &reloaded.changed {
-            log::info!("{changed}");
-        }
         // Only when the text is another: a point that was passed stays disarmed.
         if reloaded.config.fault_points() != self.config.fault_points()
             && let Err(error) = fault::arm(reloaded.config.fault_points())
         {
             log::warn!("parameter \"fault_points\": {error}");
+        }
+        // When that is done, so that whoever reads it may build on it.
+        for changed in &reloaded.changed {
+            log::info!("{changed}");
         }
         self.config = Arc::new(reloaded.config);
         logline::set_level(self.config.log_min_messages());

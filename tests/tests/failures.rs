@@ -34,10 +34,7 @@ fn checkpoints_that_fail_turn_the_server_read_only_until_one_succeeds() {
             .iter()
             .map(|name| format!("{name}={action}"))
             .collect();
-        ok(
-            &mut client,
-            &["CONFIG", "SET", "fault_points", &armed.join(",")],
-        );
+        cluster.arm(&armed.join(","));
         let reply = call(&mut client, &["CHECKPOINT", "WAIT", "FAST"]);
         let error = reply
             .error()

@@ -121,7 +121,7 @@ fn a_failure_is_remembered_with_its_reason() {
     let mut client = cluster.client();
     let mut call = |words: &[&str]| client.call(words).expect("answered");
     call(&["SET", "key", "value"]);
-    call(&["CONFIG", "SET", "fault_points", "checkpoint_begun=eio"]);
+    cluster.arm("checkpoint_begun=eio");
     let reply = call(&["CHECKPOINT"]);
     assert!(reply.error().is_some(), "{reply:?}");
     let failed = checkpoints(&cluster).pop().expect("one");
@@ -184,7 +184,7 @@ fn a_history_that_cannot_be_written_stops_nothing() {
     cluster.announce("fault point history_write");
     let mut client = cluster.client();
     let mut call = |words: &[&str]| client.call(words).expect("answered");
-    call(&["CONFIG", "SET", "fault_points", "history_write=eio"]);
+    cluster.arm("history_write=eio");
     assert!(call(&["CHECKPOINT"]).is_ok());
     assert!(call(&["CHECKPOINT"]).is_ok());
     assert_eq!(checkpoints(&cluster).len(), 2, "in memory they are");

@@ -42,6 +42,14 @@ fn dirty_server() -> (Cluster, rd_tests::support::load::Acknowledged) {
     (cluster, load.stop())
 }
 
+/// As [`dirty_server`], and nothing of it can be written; with a client that can change that.
+fn held_server() -> (Cluster, rd_tests::support::load::Acknowledged, Client) {
+    let (cluster, acknowledged) = dirty_server();
+    cluster.arm("page_write=pause");
+    let client = cluster.client();
+    (cluster, acknowledged, client)
+}
+
 fn stop_by(cluster: &Cluster, deadline: &str) -> String {
     let directory = cluster.data_dir();
     let directory = directory.to_string_lossy();
@@ -57,12 +65,7 @@ fn stop_by(cluster: &Cluster, deadline: &str) -> String {
 /// little is left for the shutdown checkpoint.
 #[test]
 fn pages_are_written_while_clients_are_served() {
-    let (mut cluster, acknowledged) = dirty_server();
-    let mut client = cluster.client();
-    ok(
-        &mut client,
-        &["CONFIG", "SET", "fault_points", "page_write=pause"],
-    );
+    let (mut cluster, acknowledged, mut client) = held_server();
     cluster.signal(Signal::SIGINT);
     cluster.wait_log(PAUSED);
     ok(&mut client, &["SET", "during", "the stop"]);
@@ -117,12 +120,7 @@ fn writers_do_not_keep_a_server_from_stopping() {
 /// A second request does not wait for the pages.
 #[test]
 fn a_second_request_ends_clients_at_once() {
-    let (mut cluster, acknowledged) = dirty_server();
-    let mut client = cluster.client();
-    ok(
-        &mut client,
-        &["CONFIG", "SET", "fault_points", "page_write=pause"],
-    );
+    let (mut cluster, acknowledged, mut client) = held_server();
     cluster.signal(Signal::SIGINT);
     cluster.wait_log(PAUSED);
     cluster.signal(Signal::SIGINT);
@@ -152,12 +150,7 @@ fn a_deadline_that_is_far_brings_a_whole_stop() {
 /// The disk stands still: the deadline is kept, and the next start is forecast.
 #[test]
 fn a_deadline_is_kept_by_a_server_that_cannot_write() {
-    let (mut cluster, acknowledged) = dirty_server();
-    let mut client = cluster.client();
-    ok(
-        &mut client,
-        &["CONFIG", "SET", "fault_points", "page_write=pause"],
-    );
+    let (mut cluster, acknowledged, _client) = held_server();
     let out = stop_by(&cluster, "4s");
     assert!(out.contains("plan for 4 s: "), "{out}");
     assert!(out.contains("without a shutdown checkpoint"), "{out}");

@@ -421,6 +421,19 @@ impl Cluster {
         });
     }
 
+    /// Arms fault points of the running server, and returns when that is done. The postmaster does it,
+    /// some time after CONFIG SET has answered.
+    pub fn arm(&self, points: &str) {
+        let changed = format!("parameter \"fault_points\" changed to \"{points}\"");
+        let before = self.log_since_start().matches(&changed).count();
+        let reply = self
+            .client()
+            .call(&["CONFIG", "SET", "fault_points", points]);
+        let reply = reply.expect("answered");
+        assert!(reply.is_ok(), "{points}: {reply:?}");
+        self.wait_log_times(&changed, before + 1);
+    }
+
     /// What `rd_controldata` says of a field.
     pub fn control(&self, field: &str) -> String {
         let directory = self.data_dir();
