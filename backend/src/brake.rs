@@ -8,7 +8,6 @@ use crate::connection::Connection;
 use crate::server::Server;
 use crate::slab::Slab;
 use rd_base::counters::Counter;
-use rd_store::brake::BrakeCause;
 
 /// What a command is charged from: the log that this process has written before it. Nothing, while
 /// commits are not slowed.
@@ -48,14 +47,7 @@ fn charge_since(server: &Server, connection: &mut Connection, before: u64) {
     }
     connection.braked_until_ns = delay.until_ns;
     let micros = (delay.until_ns - server.now_ns) / 1000;
-    let (count, time) = match delay.cause {
-        BrakeCause::Wal => (Counter::CommitsSlowedWal, Counter::CommitsSlowedWalMicros),
-        BrakeCause::Frames => (
-            Counter::CommitsSlowedFrames,
-            Counter::CommitsSlowedFramesMicros,
-        ),
-        BrakeCause::Stop => (Counter::CommitsSlowedStop, Counter::CommitsSlowedStopMicros),
-    };
+    let (count, time) = delay.cause.counters();
     server.count(count);
     server.add(time, micros);
 }

@@ -13,7 +13,7 @@
 //!
 //! **Stop.** While the server is stopping and it takes long to write what is dirty, the limit sinks.
 
-use crate::pacing::Pace;
+use crate::pacing::{Pace, smoothed};
 use crate::{Checkpointer, turn};
 use rd_base::Lsn;
 use rd_base::counters::Counter;
@@ -115,11 +115,6 @@ pub struct Controller {
     stop_limit: Option<f64>,
 }
 
-/// `before`, moved towards `now` as `elapsed_s` asks for.
-fn smoothed(before: f64, now: f64, elapsed_s: f64) -> f64 {
-    now + (before - now) * (-elapsed_s / SMOOTH_S).exp()
-}
-
 impl Controller {
     /// Whether it is time to look again.
     pub fn is_due(&self, now_ns: u64) -> bool {
@@ -174,9 +169,9 @@ impl Controller {
             return None;
         }
         self.last_per_s = bytes as f64 / elapsed_s;
-        self.wal_per_s = smoothed(self.wal_per_s, self.last_per_s, elapsed_s);
+        self.wal_per_s = smoothed(self.wal_per_s, self.last_per_s, elapsed_s, SMOOTH_S);
         self.shortage_before = self.shortage;
-        self.shortage = smoothed(self.shortage, sight.shortage, elapsed_s);
+        self.shortage = smoothed(self.shortage, sight.shortage, elapsed_s, SMOOTH_S);
         self.learn_speed(sight.progress, elapsed_s);
         let kept = (-elapsed_s / DEMAND_S).exp();
         if self.next_ns().is_none() {
@@ -214,7 +209,7 @@ impl Controller {
         if goes_on && pages > 0.0 && busy_s > elapsed_s / 4.0 {
             let per_s = pages / busy_s;
             self.pages_per_s = if self.pages_per_s > 0.0 {
-                smoothed(self.pages_per_s, per_s, busy_s)
+                smoothed(self.pages_per_s, per_s, busy_s, SMOOTH_S)
             } else {
                 per_s
             };
@@ -303,7 +298,7 @@ pub struct Reports {
     since_ns: Option<u64>,
     next_ns: u64,
     /// Counts at the last report: commits slowed, and microseconds.
-    told: [u64; 2],
+    told: (u64, u64),
     cause: Option<BrakeCause>,
 }
 
@@ -346,6 +341,15 @@ impl Checkpointer {
         self.latency.look(flushes, micros, elapsed_s, is_writing);
     }
 
+    /// How many commits were slowed, and for how many microseconds, since the counters were set to 0.
+    pub(crate) fn commits_slowed(&self) -> (u64, u64) {
+        let stats = &self.store.shared.stats;
+        BrakeCause::ALL.into_iter().fold((0, 0), |sum, cause| {
+            let (count, micros) = cause.counters();
+            (sum.0 + stats.get(count), sum.1 + stats.get(micros))
+        })
+    }
+
     fn report_brake(&mut self, now_ns: u64, state: Option<BrakeState>) {
         let reports = &mut self.brake_reports;
         if let Some(state) = state {
@@ -368,22 +372,11 @@ impl Checkpointer {
             reports.since_ns = Some(now_ns);
         }
         reports.next_ns = now_ns + turn::nanos(REPORT_EVERY);
-        let counters = [
-            (Counter::CommitsSlowedWal, Counter::CommitsSlowedWalMicros),
-            (
-                Counter::CommitsSlowedFrames,
-                Counter::CommitsSlowedFramesMicros,
-            ),
-            (Counter::CommitsSlowedStop, Counter::CommitsSlowedStopMicros),
-        ];
-        let stats = &self.store.shared.stats;
-        let sum = |pick: fn(&(Counter, Counter)) -> Counter| -> u64 {
-            counters.iter().map(|pair| stats.get(pick(pair))).sum()
-        };
-        let now = [sum(|pair| pair.0), sum(|pair| pair.1)];
+        let now = self.commits_slowed();
+        let reports = &mut self.brake_reports;
         // Somebody may have set the counters to 0 meanwhile.
-        let count = now[0].saturating_sub(reports.told[0]);
-        let micros = now[1].saturating_sub(reports.told[1]);
+        let count = now.0.saturating_sub(reports.told.0);
+        let micros = now.1.saturating_sub(reports.told.1);
         reports.told = now;
         if count == 0 {
             return;

@@ -6,7 +6,6 @@
 use crate::full::Full;
 use crate::report::Outcome;
 use crate::{Checkpointer, Failure};
-use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{Lsn, Role};
 use rd_store::checkpoint::{Begun, Requester};
@@ -52,18 +51,8 @@ impl Checkpointer {
             begun,
             at_us,
             estimate_us: self.estimate.us,
-            slowed_us: self.slowed_us(),
+            slowed_us: self.commits_slowed().1,
         }
-    }
-
-    /// For how long commits were slowed, since the counters were set to 0.
-    fn slowed_us(&self) -> u64 {
-        let stats = &self.store.shared.stats;
-        let counters = [
-            Counter::CommitsSlowedWalMicros,
-            Counter::CommitsSlowedFramesMicros,
-        ];
-        counters.into_iter().map(|counter| stats.get(counter)).sum()
     }
 
     /// Remembers a checkpoint that is complete.
@@ -124,7 +113,7 @@ impl Checkpointer {
             estimate_before_us: beginning.estimate_us,
             estimate_after_us: self.estimate.us,
             segments_retired: 0,
-            commits_slowed_us: self.slowed_us().saturating_sub(beginning.slowed_us),
+            commits_slowed_us: self.commits_slowed().1.saturating_sub(beginning.slowed_us),
         }
     }
 

@@ -139,13 +139,12 @@ impl Checkpointer {
             .pool
             .survey(self.redo_in_control(), insert, &mut pages);
         let planning = &mut self.incremental;
-        let elapsed_ns = now_ns.saturating_sub(planning.began_ns).max(1);
+        let elapsed_s = now_ns.saturating_sub(planning.began_ns).max(1) as f64 / 1e9;
         // The first round has nothing to compare with.
         if planning.insert > Lsn::ZERO {
             let bytes = insert.bytes_since(planning.insert) as f64;
-            let per_s = bytes * 1e9 / elapsed_ns as f64;
-            planning.wal_bytes_per_s =
-                pacing::smoothed(planning.wal_bytes_per_s, per_s, elapsed_ns);
+            let (before, per_s) = (planning.wal_bytes_per_s, bytes / elapsed_s);
+            planning.wal_bytes_per_s = pacing::smoothed(before, per_s, elapsed_s, pacing::SMOOTH_S);
         }
         let moved = planning.insert != insert;
         planning.insert = insert;

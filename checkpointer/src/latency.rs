@@ -2,6 +2,8 @@
 //! no pages were written. A commit waits for the flush that follows it, so what the writing of pages
 //! takes from the disk shows here. Pure functions of numbers.
 
+use crate::pacing::smoothed;
+
 /// Over how long a flush's time is smoothed, seconds.
 const NOW_S: f64 = 0.5;
 /// Over how long it is smoothed where it stands for what is usual.
@@ -25,7 +27,7 @@ fn towards(before: f64, now: f64, elapsed_s: f64, smooth_s: f64) -> f64 {
     if before == 0.0 {
         return now;
     }
-    now + (before - now) * (-elapsed_s / smooth_s).exp()
+    smoothed(before, now, elapsed_s, smooth_s)
 }
 
 impl Latency {

@@ -5,8 +5,8 @@
 //! * **Who wakes it**: its event (requests, supply, growth, a segment of log that is full, its own
 //!   threads), signals, the clock.
 //! * **Signals**: SIGHUP: read the configuration again. SIGUSR1: the server is about to stop: write
-//!   what is dirty, and tell the postmaster by SIGUSR1 when that is done. SIGUSR2: write the shutdown checkpoint and
-//!   exit 0. The postmaster sends it only when startup has finished and backends and walwriter are
+//!   what is dirty, and tell the postmaster by SIGUSR1 when that is done. SIGUSR2: write the shutdown
+//!   checkpoint and exit 0. The postmaster sends it only when startup has finished and backends and walwriter are
 //!   gone; from anybody else before startup has finished it just ends the process, which the
 //!   postmaster takes for a crash. SIGQUIT: exit at once. SIGTERM and SIGINT are ignored.
 //! * **What it may write**: `base/`, `global/`; names in `wal/` (old segments), and the log itself

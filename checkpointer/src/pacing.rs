@@ -107,14 +107,13 @@ pub fn next_estimate(estimate_bytes: u64, distance_bytes: u64) -> u64 {
 }
 
 /// Over how long the speed of the log is smoothed.
-const SMOOTH_S: f64 = 2.0;
+pub const SMOOTH_S: f64 = 2.0;
 /// Moments ahead, in seconds, at which incremental writing must not have fallen behind.
 const AHEAD_S: [f64; 4] = [1.0, 2.0, 4.0, 8.0];
 
-/// A speed that was `before`, `elapsed_ns` ago, and `now` since.
-pub fn smoothed(before: f64, now: f64, elapsed_ns: u64) -> f64 {
-    let kept = (-(elapsed_ns as f64) / 1e9 / SMOOTH_S).exp();
-    kept * before + (1.0 - kept) * now
+/// A value that was `before`, `elapsed_s` ago, and `now` since, smoothed over `over_s` seconds.
+pub fn smoothed(before: f64, now: f64, elapsed_s: f64, over_s: f64) -> f64 {
+    now + (before - now) * (-elapsed_s / over_s).exp()
 }
 
 /// How many pages incremental writing must write in a second, oldest first, so that at no moment of
@@ -308,7 +307,7 @@ mod tests {
         assert_eq!(keep_bytes(100, 30.0, second), 70);
         assert_eq!(keep_bytes(100, 1000.0, second), 25);
         assert_eq!(keep_bytes(u64::MAX, 1e9, second), u64::MAX - 1_000_000_000);
-        let steady = (0..100).fold(0.0, |before, _| smoothed(before, 50.0, 500_000_000));
+        let steady = (0..100).fold(0.0, |before, _| smoothed(before, 50.0, 0.5, SMOOTH_S));
         assert!((49.9..=50.0).contains(&steady), "{steady}");
     }
 

@@ -1,6 +1,7 @@
 //! The trees of a stopped server's data directory, checked file by file, as `rd_verify` and
 //! `rd_checksums --verify-trees` do.
 
+use crate::cli::with_hint;
 use anyhow::{Context, Result};
 use rd_base::{FileNo, PageTag};
 use rd_engine::namespace::names_of_files;
@@ -25,6 +26,22 @@ pub fn names(relations: &RelationFiles, control: &ControlFile) -> Names {
         file: CATALOG_FILE,
         blocks: row.blocks,
     })
+}
+
+/// The relation files to look at: all, or the one that is asked for.
+///
+/// # Errors
+/// When `pg_control` does not name it.
+pub fn rows(control: &ControlFile, file: Option<u32>) -> Result<Vec<&FileRow>> {
+    let wanted = |row: &&FileRow| file.is_none_or(|file| row.file.get() == file);
+    let rows: Vec<&FileRow> = control.files.iter().filter(wanted).collect();
+    match (file, rows.as_slice()) {
+        (Some(file), []) => Err(with_hint(
+            format!("pg_control names no relation file {file}"),
+            "rd_controldata prints the relation files.",
+        )),
+        _ => Ok(rows),
+    }
 }
 
 /// What is wrong between the catalog and `pg_control`.

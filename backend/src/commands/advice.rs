@@ -2,7 +2,7 @@
 //! CHECKPOINT EXPLAIN: what a checkpoint would do and cost, without making one.
 
 use super::Call;
-use super::stat::{Fields, write_fields};
+use super::stat::{Fields, page_write_us, write_fields};
 use crate::dispatch::{Flow, Outcome};
 use crate::server::Server;
 use rd_base::Lsn;
@@ -244,22 +244,7 @@ pub fn advice(call: &mut Call<'_>) -> Outcome {
 /// a file, as measured since the counters were set to 0; none before there was anything to measure.
 fn measured_us(server: &Server) -> Option<(f64, f64)> {
     let stats = &server.store.shared.stats;
-    let sum = |counters: &[Counter]| {
-        counters
-            .iter()
-            .map(|counter| stats.get(*counter))
-            .sum::<u64>()
-    };
-    let micros = sum(&[
-        Counter::PageWriteMicrosTimed,
-        Counter::PageWriteMicrosWal,
-        Counter::PageWriteMicrosRequested,
-        Counter::PageWriteMicrosShutdown,
-        Counter::PageWriteMicrosRecovery,
-        Counter::PageWriteMicrosIncremental,
-        Counter::PageWriteMicrosSupply,
-        Counter::DoubleWriteMicros,
-    ]);
+    let micros = page_write_us(server) + stats.get(Counter::DoubleWriteMicros);
     let pages = stats.get(Counter::PageBytesWritten) / PAGE_BYTES as u64;
     let (syncs, sync_us) = (
         stats.get(Counter::FileSyncs),

@@ -241,13 +241,16 @@ pub fn buffer_fields(server: &Server) -> Fields {
     ]
 }
 
-/// Kinds of processes, each with the slots that it may have.
-const KINDS: [(&str, std::ops::Range<usize>); 4] = [
-    ("startup", 0..1),
-    ("checkpointer", 1..2),
-    ("walwriter", 2..3),
-    ("backend", 3..PROCESSES_MAX),
-];
+/// The kind of process that has a slot.
+fn kind(slot: SlotNo) -> &'static str {
+    match slot.role() {
+        Role::Postmaster => "postmaster",
+        Role::Startup => "startup",
+        Role::Checkpointer => "checkpointer",
+        Role::Walwriter => "walwriter",
+        Role::Backend(_) => "backend",
+    }
+}
 
 /// One line of STAT IO: an object, why it is read or written, and the counters of it.
 struct Io {
@@ -344,15 +347,26 @@ const IO: [Io; 12] = [
     },
 ];
 
+/// Microseconds that writing pages to their places took, whatever the cause.
+pub fn page_write_us(server: &Server) -> u64 {
+    let stats = &server.store.shared.stats;
+    let micros = IO.iter().filter(|io| io.object == "relation files");
+    micros
+        .filter_map(|io| io.writes[2])
+        .map(|counter| stats.get(counter))
+        .sum()
+}
+
 /// Reads, writes and syncs, by kind of process, object and cause; without those that there were
 /// none of.
 pub fn io_rows(server: &Server) -> Vec<Fields> {
     let stats = &server.store.shared.stats;
     let mut rows = Vec::new();
-    for (kind, slots) in KINDS {
+    let slots: Vec<SlotNo> = (0..PROCESSES_MAX).map(SlotNo::new).collect();
+    for slots in slots.chunk_by(|one, next| kind(*one) == kind(*next)) {
         let sum = |counter: Option<Counter>| -> u64 {
             let of = |slot| counter.map_or(0, |counter| stats.of_process(slot, counter));
-            slots.clone().map(SlotNo::new).map(of).sum()
+            slots.iter().copied().map(of).sum()
         };
         for io in &IO {
             let (reads, writes, syncs) = (sum(io.reads[0]), sum(io.writes[0]), sum(io.syncs[0]));
@@ -364,7 +378,7 @@ pub fn io_rows(server: &Server) -> Vec<Fields> {
                 (bytes, _) => sum(bytes),
             };
             rows.push(vec![
-                ("process", text(kind)),
+                ("process", text(kind(slots[0]))),
                 ("object", text(io.object)),
                 ("cause", text(io.cause)),
                 ("reads", number(reads)),

@@ -11,6 +11,7 @@
 //! - Without a rate nothing is written here: a commit costs one load.
 //! - No connection waits longer than [`DELAY_MAX_NS`] behind one commit.
 
+use rd_base::counters::Counter;
 use rd_sys::{One, Plan, Region, Segment};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
@@ -36,6 +37,21 @@ pub enum BrakeCause {
 }
 
 impl BrakeCause {
+    /// All of them.
+    pub const ALL: [BrakeCause; 3] = [BrakeCause::Wal, BrakeCause::Frames, BrakeCause::Stop];
+
+    /// Under what it is counted how many commits were slowed for it, and for how long.
+    pub const fn counters(self) -> (Counter, Counter) {
+        match self {
+            BrakeCause::Wal => (Counter::CommitsSlowedWal, Counter::CommitsSlowedWalMicros),
+            BrakeCause::Frames => (
+                Counter::CommitsSlowedFrames,
+                Counter::CommitsSlowedFramesMicros,
+            ),
+            BrakeCause::Stop => (Counter::CommitsSlowedStop, Counter::CommitsSlowedStopMicros),
+        }
+    }
+
     /// The word for it, as in INFO.
     pub const fn name(self) -> &'static str {
         match self {
@@ -197,6 +213,15 @@ mod tests {
             });
         }
         brake
+    }
+
+    #[test]
+    fn each_cause_is_counted_under_its_own_name() {
+        for cause in BrakeCause::ALL {
+            let (count, micros) = cause.counters();
+            assert_eq!(count.name(), format!("commits_slowed_{}", cause.name()));
+            assert_eq!(micros.name(), format!("commits_slowed_{}_us", cause.name()));
+        }
     }
 
     #[test]

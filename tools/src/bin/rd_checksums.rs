@@ -96,14 +96,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             "A block whose checksum is wrong is never served; nothing is gained without them.",
         ));
     }
-    let wanted = |row: &&FileRow| arguments.filenode.is_none_or(|file| row.file.get() == file);
-    let rows: Vec<&FileRow> = control.files.iter().filter(wanted).collect();
-    if let (Some(file), []) = (arguments.filenode, rows.as_slice()) {
-        return Err(with_hint(
-            format!("pg_control names no relation file {file}"),
-            "rd_controldata prints the relation files.",
-        ));
-    }
+    let rows = trees::rows(&control, arguments.filenode)?;
     let storage: Arc<dyn Storage> = Arc::new(RealStorage::new(dir.clone()));
     let relations = RelationFiles::reader(storage);
     let names = trees::names(&relations, &control);

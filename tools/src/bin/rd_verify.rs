@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{ArgAction, Parser};
-use rd_format::control::{DbState, FileRow};
+use rd_format::control::DbState;
 use rd_store::relation::RelationFiles;
 use rd_sys::storage::{RealStorage, Storage};
 use rd_tools::cli::with_hint;
@@ -70,14 +70,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let storage: Arc<dyn Storage> = Arc::new(RealStorage::new(dir));
     let relations = RelationFiles::reader(storage);
-    let wanted = |row: &&FileRow| arguments.file.is_none_or(|file| row.file.get() == file);
-    let rows: Vec<&FileRow> = control.files.iter().filter(wanted).collect();
-    if let (Some(file), []) = (arguments.file, rows.as_slice()) {
-        return Err(with_hint(
-            format!("pg_control names no relation file {file}"),
-            "rd_controldata prints the relation files.",
-        ));
-    }
+    let rows = trees::rows(&control, arguments.file)?;
     let mut out = io::stdout().lock();
     let problems = trees::check_files(&mut out, &relations, &control, &rows, arguments.quiet)?;
     out.flush()?;
