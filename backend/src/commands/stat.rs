@@ -365,7 +365,7 @@ pub fn io_rows(server: &Server) -> Vec<Fields> {
     let slots: Vec<SlotNo> = (0..PROCESSES_MAX).map(SlotNo::new).collect();
     for slots in slots.chunk_by(|one, next| kind(*one) == kind(*next)) {
         let sum = |counter: Option<Counter>| -> u64 {
-            let of = |slot| counter.map_or(0, |counter| stats.of_process(slot, counter));
+            let of = |slot| counter.map_or(0, |counter| stats.of(slot, counter));
             slots.iter().copied().map(of).sum()
         };
         for io in &IO {
@@ -402,7 +402,7 @@ pub fn process_rows(server: &Server) -> Vec<Fields> {
     // Startup has ended when anybody can ask.
     let lives = |slot: &SlotNo| slot.role() != Role::Startup && shared.procs.pid(*slot) != 0;
     let row = |slot: SlotNo| -> Fields {
-        let count = |counter| number(shared.stats.of_process(slot, counter));
+        let count = |counter| number(shared.stats.of(slot, counter));
         vec![
             ("process", text(slot.role())),
             ("pid", number(u64::from(shared.procs.pid(slot)))),

@@ -63,11 +63,6 @@ impl Stats {
         self.rows.iter().map(of).fold(0, u64::wrapping_add)
     }
 
-    /// What the process in `slot` has counted since the counters were last reset.
-    pub fn of_process(&self, slot: SlotNo, counter: Counter) -> u64 {
-        self.rows[slot.index()].counts[counter as usize].load(Ordering::Relaxed)
-    }
-
     /// Sets every counter to 0.
     pub fn reset(&self) {
         for count in self.rows.iter().flat_map(|row| &row.counts) {
