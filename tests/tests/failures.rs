@@ -99,12 +99,18 @@ fn run(program: &str, arguments: &[&str]) -> bool {
 }
 
 impl Mount {
-    /// Puts a file system of so many bytes there, with what the directory holds; none, where this
-    /// is not allowed.
-    fn over(path: &Path, size: &str) -> Option<Mount> {
+    /// Puts a file system there that has room for what the directory holds, which it then holds, and
+    /// for so many bytes more; none, where this is not allowed.
+    fn over(path: &Path, spare_bytes: u64) -> Option<Mount> {
         let kept = path.with_extension("kept");
         fs::rename(path, &kept).expect("renamed");
         fs::create_dir(path).expect("a directory");
+        // The server makes segments ahead, one more or less as it came to it.
+        let held = fs::read_dir(&kept).expect("a directory").map(|entry| {
+            let metadata = entry.and_then(|entry| entry.metadata());
+            metadata.expect("an entry").len()
+        });
+        let size = held.sum::<u64>() + spare_bytes;
         let option = format!("size={size},mode=0700");
         let text = path.to_string_lossy();
         let mount = run("mount", &["-t", "tmpfs", "-o", &option, "tmpfs", &text]).then(|| Mount {
@@ -146,7 +152,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_mends() {
     cluster.start();
     ok(&mut cluster.client(), &["SET", "first", "value"]);
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
-    let Some(mount) = Mount::over(&cluster.path("wal"), "8m") else {
+    let Some(mount) = Mount::over(&cluster.path("wal"), 4 << 20) else {
         eprintln!("skipped: no file system can be mounted here");
         return;
     };
