@@ -163,7 +163,7 @@ impl World {
 
     /// One start; none if the log receded.
     fn try_start(disk: &SimStorage, config: &Arc<Config>) -> Option<(World, Recovered)> {
-        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+        let storage: Arc<dyn Storage> = Arc::new(disk.mount());
         let sizes = Sizes {
             frames: FRAMES,
             wal_ring_bytes: 512 << 10,
@@ -392,7 +392,8 @@ impl World {
 }
 
 /// Recovery, with the checkpointer beside it; none if the log receded. If the checkpointer dies,
-/// nobody will end what startup waits for: its thread is left behind.
+/// nobody will end what startup waits for: its thread is left behind, until the disk takes nothing
+/// more from it.
 fn recover_beside(
     store: &Store,
     checkpointer: &mut Checkpointer,

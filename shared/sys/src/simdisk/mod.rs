@@ -14,7 +14,8 @@
 //! * Only syncs make anything durable; a power cut keeps all that was durable, and of the rest an
 //!   outcome that a real disk could have.
 //! * An I/O that meets the crash has begun: its effect is there as something unsynced.
-//! * After a crash, handles of before are dead, as their process is.
+//! * After a crash, handles of before are dead, as their process is; so is all that a process opens,
+//!   if it works through a [`SimStorage::mount`].
 //! * A logical process ([`crate::simproc`]) pauses in each I/O, after its effect on what programs see
 //!   and before any on what is durable, holding no lock of the disk; and before each read.
 //! * A write that fails may have written a part of its bytes, from the first on.
@@ -200,6 +201,8 @@ struct Disk {
 #[derive(Clone)]
 pub struct SimStorage {
     disk: Arc<Mutex<Disk>>,
+    /// The only life of the disk that this handle has a part in; all of them, if none is named.
+    life: Option<u64>,
 }
 
 impl SimStorage {
@@ -224,6 +227,16 @@ impl SimStorage {
         };
         SimStorage {
             disk: Arc::new(Mutex::new(disk)),
+            life: None,
+        }
+    }
+
+    /// The disk as the processes of one life of the machine have it: a crash, or a kill, is the end
+    /// of it. For servers whose threads may still run when the next one starts.
+    pub fn mount(&self) -> SimStorage {
+        SimStorage {
+            disk: Arc::clone(&self.disk),
+            life: Some(self.lock().life),
         }
     }
 
@@ -236,6 +249,7 @@ impl SimStorage {
     pub fn fork(&self) -> SimStorage {
         SimStorage {
             disk: Arc::new(Mutex::new(self.lock().clone())),
+            life: None,
         }
     }
 
@@ -513,6 +527,9 @@ impl SimStorage {
             pause(Pause::Read);
         }
         let mut disk = self.lock();
+        if self.life.is_some_and(|life| life != disk.life) {
+            return Err(crash_error());
+        }
         let mut result = disk.begin(kind, &Arc::from(path), 0, 0);
         if kind == IoKind::SyncDir {
             // The names are durable only after the pause.

@@ -439,3 +439,26 @@ fn the_simulated_disk_behaves_as_the_real_one() {
         }
     }
 }
+
+/// A thread of a server that was killed may run on for a while.
+#[test]
+fn a_mount_ends_with_its_life() {
+    let disk = disk_with_a();
+    type End = fn(&SimStorage);
+    let ends: [End; 2] = [|disk| disk.kill(1), |disk| disk.crash(1)];
+    for end in ends {
+        let mount = disk.mount();
+        mount.open("a", OpenMode::ReadWrite).expect("alive");
+        end(&disk);
+        let dead = [
+            mount.open("a", OpenMode::ReadWrite).map(drop),
+            mount.open("b", OpenMode::CreateNew).map(drop),
+            mount.remove("a"),
+            mount.sync_dir(""),
+        ];
+        for result in dead {
+            assert!(is_simulated_crash(&result.expect_err("a dead process")));
+        }
+        assert_eq!(contents(&disk.mount(), "a"), [1; 4096]);
+    }
+}
