@@ -29,10 +29,11 @@ use rd_sys::clock::Clock;
 use rd_sys::crash::{catch_panics, panic_abort};
 use rd_sys::simdisk::{Injection, IoKind, Rng, SimStorage};
 use rd_sys::storage::{OpenMode, Storage};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 
 const SEGMENT_BYTES: u64 = 1 << 20;
 /// So few that the checkpointer has to supply clean frames.
@@ -524,17 +525,42 @@ fn end_by_failed_sync(
     disk.kill(life);
 }
 
-/// A panic of a life whose disk has crashed is no news.
+thread_local! {
+    /// What the last panic of this thread said, and where, while it is to be quiet.
+    static UNSAID: RefCell<Option<String>> = const { RefCell::new(None) };
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A panic of a life whose disk has crashed is no news. Other threads, which run other tests, are
+/// heard all the while.
 fn quietly(work: impl FnOnce()) {
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if IS_QUIET.get() {
+                UNSAID.set(Some(info.to_string()));
+            } else {
+                before(info);
+            }
+        }));
+    });
+    IS_QUIET.set(true);
     let done = catch_unwind(AssertUnwindSafe(work));
-    std::panic::set_hook(before);
-    if let Err(panic) = done {
-        let text = panic
-            .downcast_ref::<String>()
-            .map_or("a panic", |text| text);
-        panic!("{text}");
+    IS_QUIET.set(false);
+    if done.is_err() {
+        panic!("{}", UNSAID.take().unwrap_or_default());
+    }
+}
+
+/// Tells the seed of what fails.
+struct Seeded(u64);
+
+impl Drop for Seeded {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}", self.0);
+        }
     }
 }
 
@@ -637,6 +663,7 @@ fn without_double_writes_what_redo_finds_done_is_written_again() {
     let config = config("off");
     let mut skipped = 0;
     for seed in 0..40 {
+        let _seed = Seeded(seed);
         let disk = new_disk(seed, &config);
         disk.set_block_bytes(PAGE_BYTES);
         let (mut history, mut rng) = (History::default(), Rng::new(seed));
@@ -669,6 +696,7 @@ fn new_log_is_never_put_behind_log_that_has_gone() {
     let config = config("double_write");
     let mut receded = 0;
     for seed in 0..100 {
+        let _seed = Seeded(seed);
         let disk = new_disk(seed, &config);
         let (mut history, mut rng) = (History::default(), Rng::new(seed));
         let (mut world, _) = World::start(&disk, &config);
@@ -707,6 +735,7 @@ fn new_log_is_never_put_behind_log_that_has_gone() {
 fn the_next_start_makes_the_name_of_a_new_file_durable() {
     let config = config("double_write");
     for seed in 0..20 {
+        let _seed = Seeded(seed);
         let disk = new_disk(seed, &config);
         let mut history = History::default();
         let (mut world, _) = World::start(&disk, &config);
@@ -747,6 +776,7 @@ fn the_next_start_makes_the_name_of_a_new_file_durable() {
 fn the_next_start_makes_the_name_of_a_new_area_durable() {
     let mut old_ones = 0;
     for seed in 0..60 {
+        let _seed = Seeded(seed);
         let disk = new_disk(seed, &config("double_write"));
         let config = sized_config("double_write", "16MB");
         let (mut history, mut rng) = (History::default(), Rng::new(seed));
@@ -792,6 +822,7 @@ fn drops_that_pg_control_has_not_forgotten_take_no_room() {
     let mut history = History::default();
     let (mut world, _) = World::start(&disk, &config);
     for seed in 0..4 {
+        let _seed = Seeded(seed);
         world
             .begin_anew(&mut history, &mut Rng::new(seed))
             .expect("a good disk");
