@@ -76,6 +76,39 @@ start_redoubt() { # data directory, port, shared_buffers
     wait_until 60 answers "$2"
 }
 
+# The same without TCP, until it takes a write; further options go to the server. Its socket is
+# then `$socket`, its log, from this start on, `$work/run.log`.
+start_on_socket() { # data directory, shared_buffers, options of the server
+    local dir=$1 buffers=$2
+    shift 2
+    socket=$dir/.s.REDOUBT.7432
+    "$bin/redoubt" -D "$dir" -c listen_addresses= -c "shared_buffers=$buffers" "$@" \
+        >"$work/run.log" 2>&1 &
+    redoubt_pid=$!
+    until [ "$("$bin/rd_cli" -s "$socket" SET probe 1 2>/dev/null)" = OK ]; do
+        kill -0 "$redoubt_pid" 2>/dev/null || { tail "$work/run.log" >&2; exit 1; }
+        sleep 0.005
+    done
+}
+
+crash_redoubt() { # data directory
+    kill -KILL "$redoubt_pid"
+    wait "$redoubt_pid" 2>/dev/null || true
+    redoubt_pid=
+    # Its children end a moment later, and hold the lock until then.
+    flock "$1/postmaster.lock" true 2>/dev/null || sleep 1
+}
+
+cli() { "$bin/rd_cli" -s "$socket" "$@"; }
+
+info() { # section, field
+    cli INFO "$1" | tr -d '\r' | sed -n "s/^$2:\([-0-9]*\).*/\1/p"
+}
+
+configure() { # name, value, name, value ...
+    cli CONFIG SET "$@" >/dev/null
+}
+
 stop_redoubt() {
     end "$redoubt_pid"
     wait "$redoubt_pid" || true
@@ -91,14 +124,14 @@ start_redis() { # port
     wait_until 60 answers "$1"
 }
 
-start_postgres() { # port, shared_buffers
+start_postgres() { # port, shared_buffers, further options for the server
     mkdir "$work/postgres"
     [ "$(id -u)" != 0 ] || chown postgres "$work/postgres"
     as_postgres "$PG_BIN/initdb -D $work/postgres -A trust -U postgres >/dev/null"
     pg_running=1
     as_postgres "$PG_BIN/pg_ctl start -s -w -D $work/postgres -l $work/postgres/log -o '-p $1 \
         -k $work/postgres -c listen_addresses=127.0.0.1 -c shared_buffers=$2 \
-        -c synchronous_commit=on'"
+        -c synchronous_commit=on ${3:-}'"
 }
 
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
@@ -115,12 +148,24 @@ row() { # what, other's name, other's rate, ours, bar
     tail -n 1 "$work/table" >&2
 }
 
+# A line of the table for what must not be more, or not less, than a bar.
+bar() { # what, printf format of the figures, Redoubt's, what it is held against, bar, at-most|at-least
+    awk -v what="$1" -v form="$2" -v ours="$3" -v other="$4" -v bar="$5" -v side="$6" 'BEGIN {
+        ratio = other > 0 ? ours / other : 0
+        met = side == "at-most" ? ratio <= bar : ratio >= bar
+        printf "| %s | " form " | " form " | %.2f | %s %.2f | %s |\n", what, ours, other, ratio,
+            side == "at-most" ? "at most" : "at least", bar, met ? "yes" : "**no**"
+        exit met ? 0 : 1
+    }' >>"$work/table" || missed=1
+    tail -n 1 "$work/table" >&2
+}
+
 machine() { # prints what was compared, and on what
     local cpu memory
     cpu=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)
     memory=$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)
-    echo "$(date -u +%Y-%m-%d): $("$bin/redoubt" --version)," \
-        "$(redis-server --version | sed 's/ sha=.*//'),"
+    echo "$(date -u +%Y-%m-%d): $("$bin/redoubt" --version),"
+    [ -z "$redis_pid" ] || echo "$(redis-server --version | sed 's/ sha=.*//'),"
     [ -z "$pg_running" ] || echo "$("$PG_BIN/postgres" --version);"
     echo "$(nproc) x ${cpu:-unknown processor}, $memory, $(uname -sr)," \
         "file system $(stat -f -c %T "$work")."

@@ -145,7 +145,17 @@ fn what_it_writes_can_be_read() {
     assert_eq!(json["main"]["operations"].as_u64(), Some(sum));
     assert_eq!(sum as f64, of_lines);
     assert!(json["server"].as_str().unwrap().starts_with("Redoubt "));
-    assert!(!json["samples"].as_array().unwrap().is_empty());
+    let samples = json["samples"].as_array().unwrap();
+    assert!(!samples.is_empty());
+    for name in [
+        "wal_bytes",
+        "redo_bytes",
+        "dirty_pages",
+        "recovery_estimate_ms",
+    ] {
+        let is_known = samples.iter().any(|sample| sample[name].is_u64());
+        assert!(is_known, "the server never told {name}: {samples:?}");
+    }
 
     let picture = fs::read_to_string(&svg).unwrap();
     assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));

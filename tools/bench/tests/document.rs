@@ -1,4 +1,4 @@
-//! `docs/bench.md` is `introduction.md` with the program's own help behind it.
+//! `docs/bench.md` is `introduction.md`, the program's own help, and `scripts.md`.
 
 use std::fs;
 use std::path::Path;
@@ -15,9 +15,10 @@ fn the_document_is_current() {
     let help = String::from_utf8(help.stdout).expect("text");
     let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
     let document = format!(
-        "{}\n```text\n{}\n```\n",
+        "{}\n```text\n{}\n```\n{}",
         include_str!("introduction.md"),
-        lines.join("\n")
+        lines.join("\n"),
+        include_str!("scripts.md")
     );
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/bench.md");
     if std::env::var_os("RD_WRITE_DOCS").is_some() {

@@ -122,6 +122,8 @@ struct Redo<'s, 'w> {
     given: Position,
     /// Everything before is done.
     applied: Position,
+    /// The log was read to here.
+    read: Lsn,
     records: u64,
     batch_bytes: usize,
     /// How far redo is ahead of the redo point, if that is bounded.
@@ -174,6 +176,7 @@ impl<'s, 'w> Redo<'s, 'w> {
             is_overfull: false,
             given: start,
             applied: start,
+            read: start.lsn,
             records: 0,
             progress,
             started_ns: now_ns,
@@ -190,6 +193,7 @@ impl<'s, 'w> Redo<'s, 'w> {
         while let Some(record) = reader.next()? {
             fault::point(Fault::RecoveryRecord)?;
             read += 1;
+            self.read = record.end;
             if !self.is_overfull {
                 batch.add(&record)?;
                 if batch.bytes() >= self.batch_bytes {
@@ -366,7 +370,7 @@ impl<'s, 'w> Redo<'s, 'w> {
         let log_every_ns = log_every.as_nanos() as u64;
         if log_every_ns > 0 && now_ns - self.logged_ns >= log_every_ns {
             self.logged_ns = now_ns;
-            log_progress(&self.progress, now_ns - self.started_ns);
+            log_progress(&self.progress, self.read, now_ns - self.started_ns);
         }
         Ok(())
     }
@@ -412,7 +416,7 @@ fn batch_bytes(frames: usize) -> usize {
     (frames * PAGE_BYTES / 64).clamp(BATCH_BYTES_MIN, BATCH_BYTES_MAX)
 }
 
-fn log_progress(progress: &RedoProgress, elapsed_ns: u64) {
+fn log_progress(progress: &RedoProgress, read: Lsn, elapsed_ns: u64) {
     let done = progress.at.saturating_sub(progress.from);
     // The end is an estimate until it is found, and the log may go on behind it.
     let total = progress
@@ -422,8 +426,8 @@ fn log_progress(progress: &RedoProgress, elapsed_ns: u64) {
         .max(1);
     let left_s = elapsed_ns as f64 / 1e9 * (total - done) as f64 / done.max(1) as f64;
     log::info!(
-        "redo in progress, elapsed time: {:.2} s, current LSN: {}, {} of {} kB ({} %), about \
-         {left_s:.0} s left",
+        "redo in progress, elapsed time: {:.2} s, current LSN: {}, read up to {read}, {} of {} kB \
+         ({} %), about {left_s:.0} s left",
         elapsed_ns as f64 / 1e9,
         Lsn::new(progress.at),
         done / 1024,

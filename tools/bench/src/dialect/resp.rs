@@ -293,8 +293,8 @@ impl Watch for RespWatch {
         Ok(Sample {
             wal_bytes: insert.or_else(|| number(&info, "aof_current_size")),
             redo_bytes: insert.and_then(|insert| insert.checked_sub(redo?)),
-            dirty_pages: number(&info, "dirty_pages"),
-            recovery_estimate_ms: number(&info, "recovery_estimate_ms"),
+            dirty_pages: number(&info, "recovery_dirty_pages"),
+            recovery_estimate_ms: number(&info, "recovery_estimate_us").map(|us| us / 1000),
             checkpoints_started: number(&info, "checkpoints_started"),
             is_checkpoint_under_way: under_way.map_or(redis_is_at_it, |flag| flag == 1),
         })
