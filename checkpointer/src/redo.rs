@@ -26,7 +26,7 @@ use std::time::Duration;
 /// From the beginning of one advance to that of the next, if it does not take longer.
 const EVERY: Duration = Duration::from_millis(500);
 /// How long the first attempt at a recovery is left alone.
-const FIRST_AFTER: Duration = Duration::from_secs(2);
+const FIRST_AFTER: Duration = Duration::from_secs(10);
 /// How long to wait before pages whose latches were taken are tried again.
 const BUSY_NAP: Duration = Duration::from_millis(1);
 

@@ -48,6 +48,11 @@ fn killed() -> (Cluster, Acknowledged, Reply) {
 fn each_attempt_begins_where_the_one_before_has_come() {
     let (mut cluster, acknowledged, before) = killed();
     let mut last = redo_point(&cluster);
+    // The first attempt is left alone for a while; those after it are not.
+    cluster.set("fault_points", "recovery_record=kill@1");
+    cluster.set("restart_after_crash", "off");
+    cluster.spawn();
+    cluster.wait_exit();
     for _ in 0..3 {
         // Far enough for some batches to be redone behind the redo point.
         cluster.set("fault_points", "recovery_record=pause@6000");

@@ -80,7 +80,7 @@ struct Root {
     redo_from: AtomicU64,
     redo_at: AtomicU64,
     redo_until: AtomicU64,
-    /// Wall clock, in microseconds, when the segment was made. const after boot.
+    /// Wall clock, in microseconds, when the making of the segment began. const after boot.
     made_at_us: AtomicU64,
     /// Number of the last connection. atomic: Relaxed.
     last_connection: AtomicU64,
@@ -198,8 +198,13 @@ impl Shared {
     /// # Errors
     /// When there is not enough shared memory, or no descriptor is left.
     pub fn create(sizes: Sizes, name: &str, keep_name: bool) -> Result<Arc<Shared>, SharedError> {
+        let began_us = rd_sys::clock::wall_us();
         let (plan, regions) = plan(&sizes);
-        Shared::open(Segment::create(&plan, name, keep_name)?, sizes, &regions)
+        let shared = Shared::open(Segment::create(&plan, name, keep_name)?, sizes, &regions)?;
+        // Much memory takes some time to be had, and is waited for as the rest of a start is.
+        let made_at_us = &shared.root.made_at_us;
+        made_at_us.store(began_us, Ordering::Relaxed);
+        Ok(shared)
     }
 
     /// The same in memory without a name, for one process and its threads.
@@ -297,8 +302,8 @@ impl Shared {
             .store(progress.until, Ordering::Relaxed);
     }
 
-    /// Wall clock, in microseconds since 1970, when this segment was made: at start, or at the
-    /// last crash restart.
+    /// Wall clock, in microseconds since 1970, when the making of this segment began: at start, or
+    /// at the last crash restart.
     pub fn made_at_us(&self) -> u64 {
         self.root.made_at_us.load(Ordering::Relaxed)
     }
