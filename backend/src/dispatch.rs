@@ -155,6 +155,7 @@ pub fn proceed(
 pub fn go_on(call: &mut Call<'_>, waiting: Waiting) -> Outcome {
     match waiting {
         Waiting::Checkpoint { ticket, reply } => admin::proceed(call, ticket, reply),
+        Waiting::Namespace(ticket) => namespaces::proceed(call, ticket),
         Waiting::Durable(lsn) => replication::proceed(call, lsn),
         Waiting::Range(stream) => ranges::proceed(call, stream),
         Waiting::Keys(walk) => scan::proceed(call, walk),

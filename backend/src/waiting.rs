@@ -7,7 +7,7 @@ use crate::commands::ranges::RangeStream;
 use crate::commands::scan::KeysWalk;
 use crate::commands::several::SeveralStream;
 use rd_base::Lsn;
-use rd_store::checkpoint::Ticket;
+use rd_store::checkpoint::{FileTicket, Ticket};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -47,6 +47,8 @@ pub enum Waiting {
         /// What is replied when it is.
         reply: &'static str,
     },
+    /// For the checkpoint of a single namespace.
+    Namespace(FileTicket),
     /// For the log to be durable up to an LSN, for WAITAOF.
     Durable(Lsn),
     /// For room in the output, to go on with a range.
@@ -60,14 +62,17 @@ pub enum Waiting {
 impl Waiting {
     /// Whether it is a stream.
     pub fn is_stream(&self) -> bool {
-        !matches!(self, Waiting::Checkpoint { .. } | Waiting::Durable(_))
+        match self {
+            Waiting::Checkpoint { .. } | Waiting::Namespace(_) | Waiting::Durable(_) => false,
+            Waiting::Range(_) | Waiting::Keys(_) | Waiting::Several(_) => true,
+        }
     }
 
     /// Whether it goes on by itself, when `unsent` bytes of replies are unsent of at most
     /// `output_max`; else somebody's notice or the client's reading brings it on.
     pub fn is_ready(&self, unsent: usize, output_max: usize) -> bool {
         match self {
-            Waiting::Checkpoint { .. } | Waiting::Durable(_) => false,
+            Waiting::Checkpoint { .. } | Waiting::Namespace(_) | Waiting::Durable(_) => false,
             Waiting::Range(stream) if stream.is_counting() => true,
             Waiting::Keys(walk) if walk.is_counting() => true,
             Waiting::Range(_) | Waiting::Keys(_) | Waiting::Several(_) => unsent <= output_max,
@@ -77,7 +82,7 @@ impl Waiting {
     /// Whether a part of its reply has been written.
     pub fn has_begun(&self) -> bool {
         match self {
-            Waiting::Checkpoint { .. } | Waiting::Durable(_) => false,
+            Waiting::Checkpoint { .. } | Waiting::Namespace(_) | Waiting::Durable(_) => false,
             Waiting::Range(stream) => !stream.is_counting(),
             Waiting::Keys(walk) => !walk.is_counting(),
             Waiting::Several(stream) => stream.has_begun(),
@@ -87,7 +92,7 @@ impl Waiting {
     /// Heap bytes that it holds.
     pub fn heap_bytes(&self) -> usize {
         match self {
-            Waiting::Checkpoint { .. } | Waiting::Durable(_) => 0,
+            Waiting::Checkpoint { .. } | Waiting::Namespace(_) | Waiting::Durable(_) => 0,
             Waiting::Range(stream) => stream.heap_bytes(),
             Waiting::Keys(walk) => walk.heap_bytes(),
             Waiting::Several(stream) => stream.heap_bytes(),

@@ -117,8 +117,8 @@ impl Control {
         self.has_row(file) || self.slots.other().is_some_and(|other| has_row(other, file))
     }
 
-    /// The number of the next advance of the redo point. It stays the same until one has
-    /// succeeded, so that no file's header gets ahead by more than one.
+    /// The number of the next advance of the redo point, or checkpoint of a single file. It stays
+    /// the same until one has succeeded, so that no file's header gets ahead by more than one.
     pub fn next_count(&self) -> u64 {
         self.newest().checkpoint_count + 1
     }
@@ -246,6 +246,18 @@ impl Control {
                 }
             }
         }
+        self.write_both(next, now);
+    }
+
+    /// Takes up that a single file was covered by the checkpoint with the next number; the redo point
+    /// stays.
+    pub fn cover(&mut self, now: &Now, files: Vec<FileRow>, keys_lsn: Lsn) {
+        let next = ControlFile {
+            checkpoint_count: self.next_count(),
+            files,
+            keys_lsn,
+            ..self.renewed(now)
+        };
         self.write_both(next, now);
     }
 

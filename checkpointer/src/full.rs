@@ -26,6 +26,7 @@ use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{FileNo, Lsn, PageTag};
 use rd_format::bitmap::META_BLOCK;
+use rd_format::control::FileRow;
 use rd_format::doublewrite::DW_BATCH_PAGES_MAX;
 use rd_format::page::{self, PageBytes};
 use rd_format::wal_record::{CheckpointData, RecordBuilder, RecordKind};
@@ -203,6 +204,7 @@ impl Checkpointer {
                 self.serve_files();
                 self.incremental();
                 self.heartbeat();
+                self.serve_namespaces();
                 self.rest_if_ahead(full);
                 let mut outcome = self.write_frames(rest, full.cause)?;
                 full.written += outcome.written as u64;
@@ -268,6 +270,7 @@ impl Checkpointer {
             self.supply();
             self.incremental();
             self.heartbeat();
+            self.serve_namespaces();
         }
     }
 
@@ -294,8 +297,9 @@ impl Checkpointer {
             || self.must_stop()
     }
 
-    /// Step 4. A file whose creation is not below the redo point has no header yet that would
-    /// last: redo would make it anew. Its meta page's LSN says so.
+    /// Step 4. A file whose creation is not below the redo point, and that `pg_control` does not
+    /// name, has no header yet that would last: redo would make it anew. Its meta page's LSN says so.
+    /// A file that a checkpoint of its own has brought further than the redo point keeps that SCN.
     pub(crate) fn stamp_headers(&mut self, redo: Lsn, cause: Counter) -> Result<(), Failure> {
         let shared = Arc::clone(&self.store.shared);
         let control = self.control.as_ref().expect("after the handover");
@@ -304,6 +308,7 @@ impl Checkpointer {
         let unnamed = |file: &FileNo| !control.has_row(*file);
         self.touched
             .extend(shared.files.live().into_iter().filter(unnamed));
+        self.headers_are_settled = false;
         let mut stamped: Vec<(PageTag, PageBytes)> = Vec::new();
         let touched: Vec<FileNo> = self.touched.iter().copied().collect();
         for file in touched {
@@ -317,22 +322,24 @@ impl Checkpointer {
                 continue;
             }
             self.relations.read_page(tag, &mut header)?;
-            if page::page_lsn(&header) > redo {
+            if page::page_lsn(&header) > redo && unnamed(&file) {
                 continue;
             }
             let mut meta = meta::read(&header);
             meta.checkpoint_count = count;
-            meta.checkpoint_scn = redo;
+            meta.checkpoint_scn = meta.checkpoint_scn.max(redo);
             meta::write(&mut header, &meta);
             stamped.push((tag, header));
         }
         for batch in stamped.chunks(DW_BATCH_PAGES_MAX) {
             self.write_pages(batch, cause)?;
-            for (tag, _) in batch {
-                shared.files.set_covered(tag.file, count, redo);
+            for (tag, header) in batch {
+                let scn = meta::read(header).checkpoint_scn;
+                shared.files.set_covered(tag.file, count, scn);
                 self.touched.remove(&tag.file);
             }
         }
+        self.headers_are_settled = true;
         Ok(())
     }
 
@@ -393,17 +400,21 @@ impl Checkpointer {
     /// Moves the redo point in `pg_control`, and lets everybody know.
     pub(crate) fn move_redo(&mut self, mut advance: Advance) {
         let redo = advance.redo_lsn;
-        let control = self.control.as_ref().expect("after the handover");
-        // A file whose header was never written is made anew by redo.
-        advance
-            .files
-            .retain(|row| row.checkpoint_count > 0 || control.has_row(row.file));
+        advance.files = self.named_rows(advance.files);
         if !advance.is_in_redo {
             self.estimate_recovery(redo);
         }
         self.write_control(|control, now| control.advance(now, advance));
         self.store.shared.checkpoint.publish_redo(redo);
         self.heartbeat_ns = self.now_ns() + nanos(self.heartbeat_interval());
+    }
+
+    /// Those of `rows` that `pg_control` is to have: a file whose header was never written is made
+    /// anew by redo.
+    pub(crate) fn named_rows(&self, mut rows: Vec<FileRow>) -> Vec<FileRow> {
+        let control = self.control.as_ref().expect("after the handover");
+        rows.retain(|row| row.checkpoint_count > 0 || control.has_row(row.file));
+        rows
     }
 
     /// Step 7. What cannot be given up now is given up by the next checkpoint.

@@ -64,7 +64,7 @@ impl Checkpointer {
             write_us: outcome.write_us,
             sync_us: outcome.sync_us,
             segments_retired: outcome.retired.recycled + outcome.retired.removed,
-            ..self.row(beginning, full)
+            ..self.row_of(beginning, full)
         };
         self.remember(&row);
     }
@@ -78,7 +78,7 @@ impl Checkpointer {
     ) {
         let row = CheckpointRow {
             error: Some(Word::new(&failure.to_string())),
-            ..self.row(beginning, full)
+            ..self.row_of(beginning, full)
         };
         self.remember(&row);
     }
@@ -89,13 +89,26 @@ impl Checkpointer {
         self.remember(&RecoveryRow { number, ..recovery });
     }
 
+    /// What there is to say of every full checkpoint that has ended.
+    fn row_of(&self, beginning: &Beginning, full: &Full) -> CheckpointRow {
+        CheckpointRow {
+            pages_found: full.total,
+            pages_written: full.written,
+            bytes_written: full.written * PAGE_BYTES as u64,
+            files_synced: self.sync_tally.pieces,
+            longest_sync_us: self.sync_tally.longest_us,
+            ..self.row(beginning)
+        }
+    }
+
     /// What there is to say of every checkpoint that has ended.
-    fn row(&self, beginning: &Beginning, full: &Full) -> CheckpointRow {
+    pub(crate) fn row(&self, beginning: &Beginning) -> CheckpointRow {
         let own = Requester::process(Role::Checkpointer, "");
         CheckpointRow {
             number: self.store.shared.history.newest::<CheckpointRow>() + 1,
             flags: beginning.begun.flags.bits(),
             error: None,
+            namespace: None,
             requester: beginning.begun.requester.unwrap_or(own),
             requests: beginning.begun.requests,
             began_us: beginning.at_us,
@@ -103,13 +116,13 @@ impl Checkpointer {
             redo_lsn: self.redo_in_control(),
             checkpoint_lsn: Lsn::ZERO,
             wal_bytes: 0,
-            pages_found: full.total,
-            pages_written: full.written,
-            bytes_written: full.written * PAGE_BYTES as u64,
-            files_synced: self.sync_tally.pieces,
+            pages_found: 0,
+            pages_written: 0,
+            bytes_written: 0,
+            files_synced: 0,
             write_us: 0,
             sync_us: 0,
-            longest_sync_us: self.sync_tally.longest_us,
+            longest_sync_us: 0,
             estimate_before_us: beginning.estimate_us,
             estimate_after_us: self.estimate.us,
             segments_retired: 0,
@@ -117,7 +130,7 @@ impl Checkpointer {
         }
     }
 
-    fn remember<R: Row>(&mut self, row: &R) {
+    pub(crate) fn remember<R: Row>(&mut self, row: &R) {
         self.store.shared.history.put(row);
         let Some(file) = &self.history else { return };
         if let Err(error) = file.write(row) {

@@ -323,7 +323,7 @@ impl Checkpointer {
     }
 
     /// Step 4: the key counts for a redo point at `redo`, and up to where they count.
-    fn cut_keys(&mut self, redo: Lsn, is_in_redo: bool) -> (Vec<FileRow>, Lsn) {
+    pub(crate) fn cut_keys(&mut self, redo: Lsn, is_in_redo: bool) -> (Vec<FileRow>, Lsn) {
         let shared = Arc::clone(&self.store.shared);
         let files = &shared.files;
         if is_in_redo {

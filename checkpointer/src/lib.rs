@@ -31,6 +31,7 @@
 //! | `sync`, `unsynced`, `worker` | forcing files to disk, beside the rest |
 //! | `requests` | files created, grown, unlinked |
 //! | `control` | `pg_control` |
+//! | `namespace` | checkpoints of a single namespace's file |
 //! | `history` | what is remembered of each checkpoint and recovery |
 //! | `turn` | the loop, and how it sleeps |
 //! | `report` | what the log says of a checkpoint |
@@ -42,6 +43,7 @@ mod full;
 mod history;
 mod incremental;
 mod latency;
+mod namespace;
 mod pacing;
 mod redo;
 mod report;
@@ -168,6 +170,8 @@ pub struct Checkpointer {
     writeback: Writeback,
     /// Files of which a page was written since their header was.
     touched: BTreeSet<FileNo>,
+    /// No file's header says another number than its row in `pg_control` is about to.
+    headers_are_settled: bool,
     sync_tally: SyncTally,
     pace: Pace,
     incremental: Incremental,
@@ -230,6 +234,7 @@ impl Checkpointer {
             unsynced: Unsynced::default(),
             writeback: Writeback::default(),
             touched: BTreeSet::new(),
+            headers_are_settled: false,
             sync_tally: SyncTally::default(),
             pace: Pace {
                 timeout: Duration::ZERO,
@@ -305,6 +310,7 @@ impl Checkpointer {
             // these files or not, the next one brings header and `pg_control` together again.
             self.touched.extend(self.store.shared.files.live());
         }
+        self.headers_are_settled = was_clean;
         self.redo = newest.redo_lsn;
         // Not known before redo, which ends by a checkpoint whether anything has happened or not.
         let log_end = self.store.shared.checkpoint.end_of_log();

@@ -29,7 +29,7 @@ pub struct Outcome {
 }
 
 /// Microseconds, shown as seconds.
-struct Seconds(u64);
+pub struct Seconds(pub u64);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,8 +6,8 @@
 
 use crate::Checkpointer;
 use crate::unsynced::{Piece, SyncJob};
-use rd_base::BatchNo;
 use rd_base::counters::Counter;
+use rd_base::{BatchNo, FileNo};
 use rd_store::relation::{self, RelationFiles};
 use rd_sys::clock::Clock;
 use std::sync::Arc;
@@ -46,10 +46,25 @@ pub struct SyncTally {
     pub total_us: u64,
 }
 
+impl SyncTally {
+    /// Both together.
+    pub fn with(&self, other: &SyncTally) -> SyncTally {
+        SyncTally {
+            pieces: self.pieces + other.pieces,
+            longest_us: self.longest_us.max(other.longest_us),
+            total_us: self.total_us + other.total_us,
+        }
+    }
+}
+
 impl Checkpointer {
     /// Has everything synced that was written so far.
     pub(crate) fn begin_syncs(&mut self) {
-        for job in self.unsynced.begin_all() {
+        self.begin_syncs_of(None);
+    }
+
+    fn begin_syncs_of(&mut self, file: Option<FileNo>) {
+        for job in self.unsynced.begin(file) {
             self.syncs.give(job);
         }
     }
@@ -85,11 +100,20 @@ impl Checkpointer {
     /// Syncs everything that was written so far, and waits for it; supplies clean frames
     /// meanwhile.
     pub(crate) fn sync_all(&mut self) {
+        self.sync(None);
+    }
+
+    /// As [`Checkpointer::sync_all`], what was written to `file`.
+    pub(crate) fn sync_file(&mut self, file: FileNo) {
+        self.sync(Some(file));
+    }
+
+    fn sync(&mut self, file: Option<FileNo>) {
         let cycle = self.unsynced.begin_cycle();
         loop {
-            self.begin_syncs();
+            self.begin_syncs_of(file);
             self.absorb();
-            if self.unsynced.is_synced_before(cycle) {
+            if self.unsynced.is_synced_before(cycle, file) {
                 return;
             }
             self.supply();

@@ -191,6 +191,53 @@ fn a_checkpoint_writes_each_page_once_and_moves_the_redo_point_in_both_slots() {
 }
 
 #[test]
+fn a_checkpoint_of_one_file_leaves_the_redo_point_and_the_other_files() {
+    let disk = new_disk(1);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    world.create_file(&mut history);
+    let files = world.backend.shared.files.clone();
+    let other = files.live().into_iter().find(|file| *file != FIRST_FILE);
+    let other = other.expect("it was created");
+    for block in 1..=20 {
+        world.write_page(&mut history, tag(block), 1, 100);
+        let tag = PageTag::new(other, BlockNo::new(block));
+        world.write_page(&mut history, tag, 1, 100);
+    }
+    let before = control(&disk);
+    let stats = world.backend.shared.stats.clone();
+    let scn = world.backend.shared.wal.insert_lsn();
+    let written = stats.get(Counter::PagesWrittenRequested);
+    // The other one is not named by `pg_control` yet, its creation lies above the redo point.
+    assert_eq!(world.checkpoint_file(other), TicketState::Done);
+    let after = control(&disk);
+    assert_eq!(after.redo_lsn, before.redo_lsn);
+    assert_eq!(after.checkpoint_count, before.checkpoint_count + 1);
+    assert!(ControlStore::open(&disk).expect("valid").slots_agree());
+    let row = |control: &ControlFile, of| control.files.iter().find(|row| row.file == of).copied();
+    let covered = row(&after, other).expect("it is named now");
+    assert_eq!((covered.scn, covered.key_count), (scn, 20));
+    assert_eq!(covered.checkpoint_count, after.checkpoint_count);
+    let untouched =
+        |control: &ControlFile| row(control, FIRST_FILE).map(|row| (row.scn, row.checkpoint_count));
+    assert_eq!(untouched(&after), untouched(&before));
+    let pages = stats.get(Counter::PagesWrittenRequested) - written;
+    assert!(
+        (20..=22).contains(&pages),
+        "{pages} pages: those of the one file"
+    );
+    // A redo point below its SCN does not take that back.
+    assert_eq!(stats.get(Counter::CheckpointsNamespace), 1);
+    drop(world);
+    disk.crash(7);
+    let (mut world, start) = World::start(&disk, &mut history);
+    assert!(!start.was_clean);
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    let later = control(&disk);
+    assert!(row(&later, other).is_some_and(|row| row.scn >= scn));
+}
+
+#[test]
 fn a_clean_stop_is_told_and_leaves_nothing_to_read() {
     let disk = new_disk(2);
     let mut history = History::default();

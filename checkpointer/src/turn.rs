@@ -80,6 +80,7 @@ impl Checkpointer {
         self.learn_of_recovery();
         self.beside_redo();
         self.incremental();
+        self.serve_namespaces();
         self.look_at_brake();
         if let Some(own) = self.due() {
             self.attempt(own);

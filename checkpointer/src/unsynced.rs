@@ -77,13 +77,14 @@ impl Unsynced {
         }
     }
 
-    /// Takes up the sync of every piece that was written (U1); pieces whose sync is under way
-    /// wait for its end (U3).
-    pub fn begin_all(&mut self) -> Vec<SyncJob> {
+    /// Takes up the sync of every piece, of `file` if one is given, that was written (U1); pieces
+    /// whose sync is under way wait for its end (U3).
+    pub fn begin(&mut self, file: Option<FileNo>) -> Vec<SyncJob> {
         let free: Vec<Piece> = self
             .written
             .keys()
             .filter(|piece| !self.syncing.contains_key(piece))
+            .filter(|(of, _)| file.is_none_or(|file| *of == file))
             .copied()
             .collect();
         let mut jobs = Vec::new();
@@ -118,9 +119,12 @@ impl Unsynced {
         self.cycle
     }
 
-    /// Whether everything that was written before `cycle` began is synced.
-    pub fn is_synced_before(&self, cycle: u64) -> bool {
-        self.all().all(|written| written.cycle >= cycle)
+    /// Whether everything that was written, to `file` if one is given, before `cycle` began is
+    /// synced.
+    pub fn is_synced_before(&self, cycle: u64, file: Option<FileNo>) -> bool {
+        let pieces = self.written.iter().chain(&self.syncing);
+        let mut asked = pieces.filter(|((of, _), _)| file.is_none_or(|file| *of == file));
+        asked.all(|(_, written)| written.cycle >= cycle)
     }
 
     /// The first double-write batch that is still needed.
@@ -168,9 +172,9 @@ mod tests {
         let mut unsynced = Unsynced::default();
         note(&mut unsynced, 1, 5);
         note(&mut unsynced, 2, 5);
-        assert_eq!(unsynced.begin_all().len(), 2);
+        assert_eq!(unsynced.begin(None).len(), 2);
         note(&mut unsynced, 1, 6);
-        assert!(unsynced.begin_all().is_empty(), "U3");
+        assert!(unsynced.begin(None).is_empty(), "U3");
         assert_eq!(unsynced.first_batch(), Some(BatchNo::new(5)));
         assert_eq!(unsynced.least_rec_lsn(), Some(Lsn::new(500)));
         assert_eq!(unsynced.bytes(), 3 * PAGE_BYTES as u64);
@@ -179,7 +183,7 @@ mod tests {
         assert_eq!(unsynced.first_batch(), Some(BatchNo::new(6)), "U1");
         assert_eq!(unsynced.least_rec_lsn(), Some(Lsn::new(600)));
         note(&mut unsynced, 1, 7);
-        let jobs = unsynced.begin_all();
+        let jobs = unsynced.begin(None);
         assert_eq!(jobs.len(), 1);
         assert_eq!(
             jobs[0].descriptors.len(),
@@ -194,24 +198,28 @@ mod tests {
     fn what_is_written_later_does_not_prolong_the_wait() {
         let mut unsynced = Unsynced::default();
         note(&mut unsynced, 1, 5);
-        unsynced.begin_all();
+        unsynced.begin(None);
         note(&mut unsynced, 1, 6);
         note(&mut unsynced, 2, 6);
         let cycle = unsynced.begin_cycle();
         note(&mut unsynced, 3, 7);
-        assert!(!unsynced.is_synced_before(cycle));
+        assert!(!unsynced.is_synced_before(cycle, None));
         let done = |unsynced: &mut Unsynced, file| unsynced.finish((FileNo::new(file), 0));
-        unsynced.begin_all();
+        unsynced.begin(None);
         done(&mut unsynced, 1);
         done(&mut unsynced, 2);
         assert!(
-            !unsynced.is_synced_before(cycle),
+            !unsynced.is_synced_before(cycle, None),
             "the second writing of file 1 is left"
         );
-        unsynced.begin_all();
+        unsynced.begin(None);
         note(&mut unsynced, 1, 8);
+        assert!(
+            unsynced.is_synced_before(cycle, Some(FileNo::new(2))),
+            "file 2 does not wait for file 1"
+        );
         done(&mut unsynced, 1);
-        assert!(unsynced.is_synced_before(cycle), "U4");
+        assert!(unsynced.is_synced_before(cycle, None), "U4");
         assert_eq!(unsynced.first_batch(), Some(BatchNo::new(7)));
     }
 

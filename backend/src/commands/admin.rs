@@ -1,6 +1,6 @@
 //! Administration: COMMAND, CHECKPOINT and Redis's words for it, SHUTDOWN, TIME.
 
-use super::{Call, advice};
+use super::{Call, advice, namespaces};
 use crate::dispatch::{Flow, Outcome};
 use crate::waiting::Waiting;
 use rd_store::checkpoint::{Flags, Request, Requester, Ticket, TicketState};
@@ -111,10 +111,13 @@ fn ask(call: &mut Call<'_>, manner: &Manner) -> Outcome {
 }
 
 /// CHECKPOINT [WAIT|NOWAIT] [FAST|SPREAD]: WAIT FAST unless told otherwise. CHECKPOINT EXPLAIN makes
-/// none.
+/// none, and CHECKPOINT NAMESPACE one of a single namespace.
 pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
     if call.args.len() == 2 && is_word(call.arg(1), "EXPLAIN") {
         return advice::explain(call);
+    }
+    if call.args.len() == 3 && is_word(call.arg(1), "NAMESPACE") {
+        return namespaces::checkpoint(call);
     }
     let (mut wait, mut fast) = (None, None);
     for word in call.args.skip(1).iter() {

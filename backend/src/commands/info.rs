@@ -302,6 +302,7 @@ fn checkpoint(server: &Server, out: &mut String) -> fmt::Result {
         ("manual", Counter::CheckpointsRequested),
         ("shutdown", Counter::CheckpointsShutdown),
         ("end-of-recovery", Counter::CheckpointsRecovery),
+        ("namespace", Counter::CheckpointsNamespace),
     ];
     let causes: Vec<String> = by_cause
         .iter()

@@ -1,8 +1,11 @@
-//! Namespaces: NAMESPACE …, USE; and what Redis has of them: SELECT, SWAPDB, MOVE, COPY … DB.
+//! Namespaces: NAMESPACE …, CHECKPOINT NAMESPACE, USE; and what Redis has of them: SELECT, SWAPDB, MOVE, COPY … DB.
 
 use super::Call;
 use crate::dispatch::{Failure, Flow, Outcome};
+use crate::waiting::Waiting;
+use rd_base::FileNo;
 use rd_engine::{EngineError, NamespaceId, NamespaceInfo};
+use rd_store::checkpoint::{FileRequest, FileTicket, Requester, TicketState};
 use rd_wire::num::parse_i64;
 use rd_wire::texts;
 
@@ -202,6 +205,48 @@ pub fn info(call: &mut Call<'_>) -> Outcome {
     reply.bulk(b"disk_bytes");
     reply.integer(info.disk_bytes as i64);
     Ok(Flow::Done)
+}
+
+/// CHECKPOINT NAMESPACE name: done when all that was written there before is in the namespace's file.
+pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
+    let namespace = find(call, call.arg(2))?;
+    let entry = call.server.store.shared.namespaces.entry(namespace);
+    let place = entry.place().ok_or(EngineError::NoNamespace)?;
+    match place.lies.file() {
+        Some(file) => ask_for_checkpoint(call, file, "CHECKPOINT"),
+        None => {
+            // Without a file there is nothing to be written but the log that says so.
+            call.depends_on(place.since);
+            call.reply().ok();
+            Ok(Flow::Done)
+        }
+    }
+}
+
+/// Asks the checkpointer for a checkpoint of `file`, and waits.
+fn ask_for_checkpoint(call: &mut Call<'_>, file: FileNo, command: &str) -> Outcome {
+    let shared = &call.server.store.shared;
+    let requester = Requester::connection(call.server.role, call.session.id, command);
+    let request = FileRequest { file, requester };
+    let ticket = shared.checkpoint.request_file(&shared.procs, &request);
+    let ticket = ticket.map_err(|error| format!("ERR {error}"))?;
+    Ok(Flow::Wait(Waiting::Namespace(ticket)))
+}
+
+/// Looks whether the checkpoint of a namespace is done.
+pub fn proceed(call: &mut Call<'_>, ticket: FileTicket) -> Outcome {
+    match call.server.store.shared.checkpoint.file_state(&ticket) {
+        TicketState::Pending => Ok(Flow::Wait(Waiting::Namespace(ticket))),
+        TicketState::Done => {
+            call.reply().ok();
+            Ok(Flow::Done)
+        }
+        TicketState::Failed(reason) => Err(format!(
+            "ERR the checkpoint of the namespace failed: {reason}; run the command again when that \
+             is put right"
+        )
+        .into()),
+    }
 }
 
 /// What CLIENT LIST shows of the namespace at `index`: the number by which SELECT names it, else

@@ -132,6 +132,10 @@ pub fn checkpoint_fields(server: &Server) -> Fields {
         ("in_progress", is(is_under_way)),
         ("phase", text(progress.phase.name())),
         ("outstanding_requests", number(outstanding.len() as u64)),
+        (
+            "outstanding_namespace_requests",
+            number(checkpoint.file_requests()),
+        ),
     ];
     if is_under_way {
         let elapsed_us = now_us.saturating_sub(progress.began_us);

@@ -11,7 +11,7 @@ use rd_format::meta::{self, Meta};
 use rd_format::overflow;
 use rd_format::page::{self, PageBytes};
 use rd_format::wal_record::{FileDelta, RecordBuilder, RecordData, RecordKind};
-use rd_store::checkpoint::{EndOfLog, Flags, Request, Ticket, TicketState};
+use rd_store::checkpoint::{EndOfLog, FileRequest, Flags, Request, Requester, Ticket, TicketState};
 use rd_store::control_file::{self, ControlStore, GLOBAL_DIR};
 use rd_store::doublewrite::{self, DoubleWrite};
 use rd_store::files::{FileState, Growth};
@@ -505,7 +505,8 @@ impl World {
         ));
     }
 
-    fn create_file(&mut self, history: &mut History) {
+    /// Creates a file, as a namespace does that gets its first key.
+    pub fn create_file(&mut self, history: &mut History) {
         let file = self.backend.shared.files.allocate_number();
         self.create(file);
         let (tag, image) = meta_page(file, 0, Lsn::ZERO);
@@ -539,6 +540,18 @@ impl World {
         let ticket = self.ask(flags);
         self.checkpointer.turn();
         self.backend.shared.checkpoint.state(&ticket)
+    }
+
+    /// Asks for a checkpoint of a single file, and has it made.
+    pub fn checkpoint_file(&mut self, file: FileNo) -> TicketState {
+        let shared = Arc::clone(&self.backend.shared);
+        let request = FileRequest {
+            file,
+            requester: Requester::process(self.backend.slot.role(), "test"),
+        };
+        let ticket = shared.checkpoint.request_file(&shared.procs, &request);
+        self.checkpointer.turn();
+        shared.checkpoint.file_state(&ticket.expect("room"))
     }
 
     /// Asks for a checkpoint.
@@ -595,7 +608,11 @@ impl World {
             60..72 => self.flush(history),
             72..80 => self.clean_some(rng),
             80..86 => {
-                let state = self.checkpoint(Flags::IMMEDIATE | Flags::FORCE | Flags::CAUSE_MANUAL);
+                let state = if rng.below(3) == 0 {
+                    self.checkpoint_file(file)
+                } else {
+                    self.checkpoint(Flags::IMMEDIATE | Flags::FORCE | Flags::CAUSE_MANUAL)
+                };
                 assert!(
                     state == TicketState::Done || self.disk.has_crashed(),
                     "{state:?}"

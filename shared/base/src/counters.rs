@@ -93,6 +93,7 @@ Checkpoint {
     CheckpointsRequested "checkpoints_requested" "Checkpoints asked for by command.";
     CheckpointsShutdown "checkpoints_shutdown" "Shutdown checkpoints.";
     CheckpointsRecovery "checkpoints_end_of_recovery" "End-of-recovery checkpoints.";
+    CheckpointsNamespace "checkpoints_namespace" "Checkpoints of a single namespace.";
     CheckpointsFailed "checkpoints_failed" "Attempts that failed.";
     Heartbeats "checkpoint_heartbeats" "Times pg_control took up the durable LSN between two.";
     RedoAdvances "redo_point_advances" "Times the redo point advanced between two checkpoints.";

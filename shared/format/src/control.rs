@@ -68,8 +68,9 @@ on_disk! {
         96 previous_redo_lsn: U64,
         /// Start LSN of the checkpoint record before that.
         104 previous_checkpoint_lsn: U64,
-        /// Number of the last advance of the redo point. A heartbeat that leaves it where it is does
-        /// not count: a file's header may be ahead by one.
+        /// Number of the last advance of the redo point, or checkpoint of a single file. A heartbeat
+        /// does not count if it leaves the redo point where it is: a file's header may be ahead by
+        /// one.
         112 checkpoint_count: U64,
         /// When the last full checkpoint was complete, microseconds since 1970.
         120 checkpoint_us: U64,
@@ -135,7 +136,8 @@ on_disk! {
         4 flags: U32,
         /// Number of the last checkpoint that covered the file, as in its meta page.
         8 checkpoint_count: U64,
-        /// Redo point of that checkpoint, as in its meta page.
+        /// The file is complete up to here: redo point of that checkpoint, or where the log ended
+        /// when it began if it was of this file alone; as in its meta page.
         16 scn: U64,
         /// The LSN up to which the file is complete, after a clean stop; 0 while in use.
         24 stop_scn: U64,
@@ -254,7 +256,7 @@ checkpoint_flags! {
     CAUSE_MANUAL = 11, "manual";
     /// Cause: a backup begins.
     CAUSE_BACKUP = 12, "backup";
-    /// Cause: a namespace was made, dropped or renamed.
+    /// Cause: namespaces as a whole: one is to be in its file, or files of dropped ones are to go.
     CAUSE_NAMESPACE = 13, "namespace";
 }
 
@@ -271,7 +273,7 @@ pub struct FileRow {
     pub file: FileNo,
     /// Number of the last checkpoint that covered the file, as in its meta page.
     pub checkpoint_count: u64,
-    /// Redo point of that checkpoint, as in its meta page.
+    /// The file is complete up to here, as in its meta page.
     pub scn: Lsn,
     /// The LSN up to which the file is complete, after a clean stop; zero while in use.
     pub stop_scn: Lsn,
@@ -321,8 +323,8 @@ pub struct ControlFile {
     pub previous_redo_lsn: Lsn,
     /// Start LSN of the checkpoint record before that.
     pub previous_checkpoint_lsn: Lsn,
-    /// Number of the last advance of the redo point. A heartbeat that leaves it where it is does not
-    /// count: a file's header may be ahead by one.
+    /// Number of the last advance of the redo point, or checkpoint of a single file. A heartbeat does
+    /// not count if it leaves the redo point where it is: a file's header may be ahead by one.
     pub checkpoint_count: u64,
     /// When the last full checkpoint was complete, microseconds since 1970.
     pub checkpoint_us: u64,

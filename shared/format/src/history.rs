@@ -24,8 +24,8 @@ pub const HISTORY_BYTES: u64 = (CHECKPOINTS_KEPT + RECOVERIES_KEPT) * RECORD_BYT
 const CHECKPOINT_MAGIC: u32 = u32::from_le_bytes(*b"RDK\x01");
 /// First four bytes of a recovery's record: "RDR" and the format's number.
 const RECOVERY_MAGIC: u32 = u32::from_le_bytes(*b"RDR\x01");
-/// Bytes of the text of an error that are kept.
-const ERROR_BYTES: usize = 64;
+/// Bytes of the text of an error, or of a namespace's name, that are kept.
+const TEXT_BYTES: usize = 64;
 /// Bytes of a command's name that are kept.
 const COMMAND_BYTES: usize = 16;
 
@@ -63,7 +63,8 @@ on_disk! {
         72 ended_us: U64,
         /// The redo point, where recovery begins from then on.
         80 redo_lsn: U64,
-        /// Start of its record in the log; 0 if there is none.
+        /// Start of its record in the log; 0 if there is none. Of a checkpoint of one namespace: up to
+        /// where its file is complete.
         88 checkpoint_lsn: U64,
         /// Bytes of log since the redo point before.
         96 wal_bytes: U64,
@@ -87,8 +88,9 @@ on_disk! {
         168 estimate_after_us: U64,
         /// Segments of the log that were given up: recycled or removed.
         176 segments_retired: U64,
-        /// Why it failed, zeros behind the text, which may be cut.
-        184 error: [u8; 64],
+        /// Why it failed, or, if it is complete, of which namespace alone it was; zeros behind the
+        /// text, which may be cut.
+        184 text: [u8; 64],
         /// For how long commits were slowed meanwhile, all of them together, microseconds.
         248 commits_slowed_us: U64,
     }
@@ -229,7 +231,9 @@ pub struct CheckpointRow {
     /// Its kinds and causes, as [`crate::control::checkpoint_flags`] has them.
     pub flags: u32,
     /// Why it failed; none if it is complete.
-    pub error: Option<Word<ERROR_BYTES>>,
+    pub error: Option<Word<TEXT_BYTES>>,
+    /// The namespace, if it is complete and was of one alone.
+    pub namespace: Option<Word<TEXT_BYTES>>,
     /// Who asked for it first; the checkpointer itself, if nobody did.
     pub requester: Requester,
     /// Requests that it was to answer.
@@ -240,7 +244,8 @@ pub struct CheckpointRow {
     pub ended_us: u64,
     /// The redo point.
     pub redo_lsn: Lsn,
-    /// Start of its record; zero if there is none.
+    /// Start of its record; zero if there is none. Of a checkpoint of one namespace: up to where its
+    /// file is complete.
     pub checkpoint_lsn: Lsn,
     /// Bytes of log since the redo point before.
     pub wal_bytes: u64,
@@ -324,7 +329,9 @@ impl CheckpointRow {
             None => "complete".to_owned(),
             Some(error) => format!("failed: {error}"),
         };
-        vec![
+        let namespace = self.namespace.iter();
+        let namespace = namespace.map(|name| ("namespace", Text(name.to_string())));
+        let mut fields = vec![
             ("number", Number(self.number)),
             ("cause", Text(checkpoint_flags::words(self.flags))),
             ("requester", Text(self.requester.to_string())),
@@ -350,7 +357,9 @@ impl CheckpointRow {
             ("commits_slowed_us", Number(self.commits_slowed_us)),
             ("estimate_before_us", Number(self.estimate_before_us)),
             ("estimate_after_us", Number(self.estimate_after_us)),
-        ]
+        ];
+        fields.extend(namespace);
+        fields
     }
 }
 
@@ -532,7 +541,10 @@ impl Row for CheckpointRow {
             estimate_before_us: self.estimate_before_us.into(),
             estimate_after_us: self.estimate_after_us.into(),
             segments_retired: self.segments_retired.into(),
-            error: self.error.map_or([0; ERROR_BYTES], |error| *error.bytes()),
+            text: self
+                .error
+                .or(self.namespace)
+                .map_or([0; TEXT_BYTES], |text| *text.bytes()),
             commits_slowed_us: self.commits_slowed_us.into(),
         };
         seal(row.as_bytes())
@@ -542,10 +554,12 @@ impl Row for CheckpointRow {
         let row = CheckpointRowBytes::read_from_bytes(bytes).expect("the struct's length");
         let role = role_of(row.role.get(), row.role_number.get())
             .ok_or(HistoryError::Role(row.role.get()))?;
+        let (text, has_failed) = (Word::from_bytes(row.text), row.result.get() != 0);
         Ok(CheckpointRow {
             number: row.number.get(),
             flags: row.flags.get(),
-            error: (row.result.get() != 0).then(|| Word::from_bytes(row.error)),
+            error: Some(text).filter(|_| has_failed),
+            namespace: Some(text).filter(|name| !has_failed && !name.is_empty()),
             requester: Requester {
                 role,
                 connection: row.connection.get(),
@@ -687,6 +701,7 @@ mod tests {
             number,
             flags: 0x802,
             error: (number % 2 == 1).then(|| Word::new("no room on the disk")),
+            namespace: (number % 4 == 2).then(|| Word::new("orders")),
             requester: Requester::connection(Role::Backend(3), 17, "CHECKPOINT"),
             requests: 2,
             began_us: 5,

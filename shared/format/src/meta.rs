@@ -22,7 +22,8 @@ on_disk! {
         16 created_lsn: U64,
         /// Number of the last checkpoint (heartbeats included) that covered the file.
         24 checkpoint_count: U64,
-        /// Redo point of that checkpoint.
+        /// The file is complete up to here: redo point of that checkpoint, or where the log ended
+        /// when it began if it was of this file alone.
         32 checkpoint_scn: U64,
         /// Zero.
         40 reserved: [u8; 24],
@@ -40,7 +41,7 @@ pub struct Meta {
     pub created_lsn: Lsn,
     /// Number of the last checkpoint (heartbeats included) that covered the file.
     pub checkpoint_count: u64,
-    /// Redo point of that checkpoint.
+    /// The file is complete up to here.
     pub checkpoint_scn: Lsn,
 }
 

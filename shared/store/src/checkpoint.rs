@@ -29,15 +29,22 @@
 //! taken up stays in the queue. Who waited hears of the failure if he looks before the next one has
 //! succeeded, which is his too.
 //!
+//! Checkpoints of a single namespace have a queue of their own (`files.rs`).
+//!
 //! # The handover of `pg_control`
 //!
 //! Startup owns `pg_control` until it calls [`CheckpointShared::hand_over`], before redo; the
 //! checkpointer reads the file when it sees the handover and is its only writer from then on.
 
+mod files;
 mod queue;
+mod text;
+
+pub use files::{FileRequest, FileTicket, TooManyFileRequests};
 
 use crate::procs::Procs;
 use crate::recovery_time::Speeds;
+use files::FileQueue;
 use queue::Queue;
 use rd_base::{Lsn, Role, StartCount};
 use rd_format::control::checkpoint_flags as bits;
@@ -49,6 +56,7 @@ use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
+use text::TextWords;
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Longest text of an error that is kept, in bytes; a longer one is cut.
@@ -79,7 +87,7 @@ impl Flags {
     pub const CAUSE_MANUAL: Flags = Flags(bits::CAUSE_MANUAL);
     /// Cause: a backup begins.
     pub const CAUSE_BACKUP: Flags = Flags(bits::CAUSE_BACKUP);
-    /// Cause: a namespace was made, dropped or renamed.
+    /// Cause: namespaces as a whole: one is to be in its file, or files of dropped ones are to go.
     pub const CAUSE_NAMESPACE: Flags = Flags(bits::CAUSE_NAMESPACE);
 
     /// The flags with these numbers.
@@ -412,13 +420,8 @@ struct FromStartup {
     recovery: [AtomicU64; RECORD_BYTES / 8],
 }
 
-/// The text of the last failure. guard: the latch in [`Words`].
-#[repr(C, align(128))]
-#[derive(FromBytes, KnownLayout)]
-struct ErrorText {
-    bytes: AtomicU64,
-    words: [AtomicU64; ERROR_BYTES_MAX / 8],
-}
+/// The text of the last failure.
+type ErrorText = TextWords<{ ERROR_BYTES_MAX / 8 }>;
 
 /// Where all that lies in the segment.
 #[derive(Clone, Copy)]
@@ -428,6 +431,7 @@ pub struct CheckpointRegions {
     recovery: Region<RecoveryWords>,
     error: Region<ErrorText>,
     queue: Region<Queue>,
+    files: Region<FileQueue>,
 }
 
 impl CheckpointRegions {
@@ -439,6 +443,7 @@ impl CheckpointRegions {
             recovery: plan.reserve(1),
             error: plan.reserve(1),
             queue: plan.reserve(1),
+            files: plan.reserve(1),
         }
     }
 }
@@ -452,6 +457,7 @@ pub struct CheckpointShared {
     error: One<ErrorText>,
     /// guard: the latch in [`Words`].
     queue: One<Queue>,
+    files: One<FileQueue>,
 }
 
 impl CheckpointShared {
@@ -463,6 +469,7 @@ impl CheckpointShared {
             recovery: segment.one(regions.recovery),
             error: segment.one(regions.error),
             queue: segment.one(regions.queue),
+            files: segment.one(regions.files),
         }
     }
 
@@ -555,13 +562,7 @@ impl CheckpointShared {
     /// Why the last failed attempt failed; empty if none did.
     pub fn last_error(&self) -> String {
         let _latch = self.words.latch.lock();
-        let length = (self.error.bytes.load(Ordering::Relaxed) as usize).min(ERROR_BYTES_MAX);
-        let words = self.error.words.iter().take(length.div_ceil(8));
-        let mut bytes: Vec<u8> = words
-            .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
-            .collect();
-        bytes.truncate(length);
-        String::from_utf8_lossy(&bytes).into_owned()
+        self.error.read()
     }
 
     /// Wall clock, in microseconds since 1970, when the last one was complete; known from
@@ -779,13 +780,7 @@ impl CheckpointShared {
         let words = &self.words;
         {
             let _latch = words.latch.lock();
-            let text = &error.as_bytes()[..error.floor_char_boundary(ERROR_BYTES_MAX)];
-            for (word, bytes) in self.error.words.iter().zip(text.chunks(8)) {
-                let mut padded = [0; 8];
-                padded[..bytes.len()].copy_from_slice(bytes);
-                word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
-            }
-            self.error.bytes.store(text.len() as u64, Ordering::Relaxed);
+            self.error.write(error);
         }
         words.failed_count.fetch_add(1, Ordering::Relaxed);
         words

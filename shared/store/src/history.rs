@@ -262,6 +262,7 @@ mod tests {
             number,
             flags: 1,
             error: None,
+            namespace: None,
             requester: Requester::process(Role::Checkpointer, ""),
             requests: 0,
             began_us: number,

@@ -70,6 +70,10 @@ faults! {
     CheckpointSync = "checkpoint_sync",
     /// The relation files are synced, and `pg_control` is old.
     CheckpointSynced = "checkpoint_synced",
+    /// A checkpoint of a single namespace is about to begin.
+    NamespaceBegun = "namespace_begun",
+    /// The header of a single namespace's file is stamped and synced, and `pg_control` is old.
+    NamespaceStamped = "namespace_stamped",
     /// A slot of `pg_control` is about to be written.
     ControlWrite = "control_write",
     /// One slot of `pg_control` is new, and the other old.

@@ -468,7 +468,7 @@ fn synopses_read_as_in_redis() {
         ),
         (
             "checkpoint",
-            "CHECKPOINT [WAIT | NOWAIT] [FAST | SPREAD] [EXPLAIN]",
+            "CHECKPOINT [WAIT | NOWAIT] [FAST | SPREAD] [EXPLAIN] [NAMESPACE name]",
         ),
         ("info", "INFO [section [section ...]]"),
         (

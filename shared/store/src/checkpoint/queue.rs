@@ -24,11 +24,44 @@ pub(super) struct Entry {
     flags: AtomicU64,
     /// How many requests are joined in it.
     requests: AtomicU64,
+    requester: RequesterWords,
+    reserved: AtomicU64,
+}
+
+/// Who asks. guard: that of the entry it is in.
+#[repr(C)]
+#[derive(FromBytes, KnownLayout)]
+pub(super) struct RequesterWords {
     /// Role and its number, see [`role_numbers`].
     role: AtomicU64,
     connection: AtomicU64,
     command: [AtomicU64; 2],
-    reserved: AtomicU64,
+}
+
+impl RequesterWords {
+    pub fn write(&self, requester: &Requester) {
+        let (role, number) = role_numbers(requester.role);
+        let command = requester.command.bytes();
+        self.role
+            .store(u64::from(role) << 16 | u64::from(number), Relaxed);
+        self.connection.store(requester.connection, Relaxed);
+        for (word, bytes) in self.command.iter().zip(command.as_chunks::<8>().0) {
+            word.store(u64::from_le_bytes(*bytes), Relaxed);
+        }
+    }
+
+    pub fn read(&self) -> Requester {
+        let role = self.role.load(Relaxed);
+        let mut command = [0; 16];
+        for (bytes, word) in command.as_chunks_mut::<8>().0.iter_mut().zip(&self.command) {
+            *bytes = word.load(Relaxed).to_le_bytes();
+        }
+        Requester {
+            role: role_of((role >> 16) as u16, role as u16).expect("as it was written"),
+            connection: self.connection.load(Relaxed),
+            command: Word::from_bytes(command),
+        }
+    }
 }
 
 /// The queue. guard: all of it the latch of its owner.
@@ -47,33 +80,17 @@ pub(super) struct Queue {
 
 impl Entry {
     fn write(&self, request: &Request) {
-        let (role, number) = role_numbers(request.requester.role);
-        let command = request.requester.command.bytes();
         self.target.store(request.target.get(), Relaxed);
         self.flags.store(u64::from(request.flags.bits()), Relaxed);
         self.requests.store(1, Relaxed);
-        self.role
-            .store(u64::from(role) << 16 | u64::from(number), Relaxed);
-        self.connection.store(request.requester.connection, Relaxed);
-        for (word, bytes) in self.command.iter().zip(command.as_chunks::<8>().0) {
-            word.store(u64::from_le_bytes(*bytes), Relaxed);
-        }
+        self.requester.write(&request.requester);
     }
 
     fn read(&self) -> Request {
-        let role = self.role.load(Relaxed);
-        let mut command = [0; 16];
-        for (bytes, word) in command.as_chunks_mut::<8>().0.iter_mut().zip(&self.command) {
-            *bytes = word.load(Relaxed).to_le_bytes();
-        }
         Request {
             flags: self.flags(),
             target: self.target(),
-            requester: Requester {
-                role: role_of((role >> 16) as u16, role as u16).expect("as it was written"),
-                connection: self.connection.load(Relaxed),
-                command: Word::from_bytes(command),
-            },
+            requester: self.requester.read(),
         }
     }
 

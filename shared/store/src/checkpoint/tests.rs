@@ -237,3 +237,42 @@ fn pg_control_is_handed_over_with_what_is_known_of_the_log() {
     assert_eq!(checkpoints.end_of_log(), Some(end));
     assert_eq!(checkpoints.redo_lsn(), Lsn::new(800));
 }
+
+#[test]
+fn checkpoints_of_files_are_answered_in_their_order() {
+    let (checkpoints, procs) = checkpoints();
+    let request = |file| FileRequest {
+        file: rd_base::FileNo::new(file),
+        requester: Requester::connection(Role::Backend(1), 7, "CHECKPOINT"),
+    };
+    assert_eq!(checkpoints.next_file_request(), None);
+    let ask = |file| checkpoints.request_file(&procs, &request(file));
+    let first = ask(3).expect("room");
+    let second = ask(4).expect("room");
+    assert_eq!(checkpoints.file_requests(), 2);
+    assert_eq!(checkpoints.next_file_request(), Some(request(3)));
+    checkpoints.answer_file(&procs, Some("no room on the disk"));
+    assert_eq!(checkpoints.next_file_request(), Some(request(4)));
+    assert_eq!(checkpoints.file_state(&second), TicketState::Pending);
+    let why = "no room on the disk".to_owned();
+    assert_eq!(checkpoints.file_state(&first), TicketState::Failed(why));
+    checkpoints.answer_file(&procs, None);
+    assert_eq!(checkpoints.file_state(&second), TicketState::Done);
+    // None of them has to do with the redo point.
+    assert_eq!(
+        (checkpoints.started(), checkpoints.outstanding()),
+        (0, Vec::new())
+    );
+    let mut asked = 0;
+    while ask(5).is_ok() {
+        asked += 1;
+    }
+    assert_eq!(checkpoints.file_requests(), asked);
+    for _ in 0..asked {
+        checkpoints.answer_file(&procs, None);
+    }
+    ask(6).expect("room again");
+    // The entry of the first was used again: nobody may take another's answer for his.
+    let lost = checkpoints.file_state(&first);
+    assert!(matches!(lost, TicketState::Failed(_)), "{lost:?}");
+}

@@ -655,7 +655,8 @@ commands! {
         .flags(ANYTIME).categories(&["connection"]);
     Checkpoint => row(
             "checkpoint", -1, Group::Server,
-            "Makes a checkpoint, or tells what one would cost; waits for its end unless told otherwise",
+            "Makes a checkpoint, or tells what one would cost; waits for its end unless told otherwise; with \
+             NAMESPACE puts all that was written to one namespace into its file, and leaves the others alone",
         )
         .flags(Flags::ADMIN.and(Flags::NOSCRIPT).and(Flags::NO_MULTI))
         .complexity("O(N) in the number of dirty pages")
@@ -663,6 +664,7 @@ commands! {
             one_of("wait", &[token("wait", "WAIT"), token("nowait", "NOWAIT")]).optional(),
             one_of("pace", &[token("fast", "FAST"), token("spread", "SPREAD")]).optional(),
             token("explain", "EXPLAIN").optional(),
+            text("name").after("NAMESPACE").optional(),
         ]);
     StatCheckpoints => row(
             "stat|checkpoints", -2, Group::Server,
