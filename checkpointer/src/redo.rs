@@ -25,6 +25,8 @@ use std::time::Duration;
 
 /// From the beginning of one advance to that of the next, if it does not take longer.
 const EVERY: Duration = Duration::from_millis(500);
+/// The same after a start that did not finish: startup waits for it then.
+const EVERY_REPEATED: Duration = Duration::from_millis(200);
 /// How long the first attempt at a recovery is left alone.
 const FIRST_AFTER: Duration = Duration::from_secs(10);
 /// How long to wait before pages whose latches were taken are tried again.
@@ -43,21 +45,32 @@ impl Checkpointer {
         }
         let now_ns = self.now_ns();
         let control = self.control.as_ref().expect("redo follows the handover");
+        let (first, every) = match control.newest().unfinished_starts {
+            0 | 1 => (FIRST_AFTER, EVERY),
+            _ => (EVERY_REPEATED, EVERY_REPEATED),
+        };
         if self.redo_due_ns == 0 {
-            let is_first = control.newest().unfinished_starts <= 1;
-            let pause = if is_first { FIRST_AFTER } else { EVERY };
-            self.redo_due_ns = now_ns + nanos(pause);
+            self.redo_due_ns = now_ns + nanos(first);
         }
         if now_ns < self.redo_due_ns {
             return;
         }
-        self.redo_due_ns = now_ns + nanos(EVERY);
+        self.redo_due_ns = now_ns + nanos(every);
         let applied = self.store.shared.checkpoint.applied_lsn();
         let advanced = self
             .write_dirty_before(applied)
             .and_then(|()| self.advance_redo());
-        if let Err(failure) = advanced {
-            log::error!("could not advance the redo point during recovery: {failure}");
+        match advanced {
+            Ok(has_moved) => log::debug!(
+                "during recovery, pages dirty since before {applied} were written in {} ms; the redo \
+                 point {} {}",
+                (self.now_ns() - now_ns) / 1_000_000,
+                if has_moved { "is now" } else { "stays at" },
+                self.redo,
+            ),
+            Err(failure) => {
+                log::error!("could not advance the redo point during recovery: {failure}");
+            }
         }
     }
 

@@ -21,7 +21,7 @@
 set -euo pipefail
 
 seconds=300
-keys=7000000
+keys=4000000
 rate=30000
 reads=50
 base=${TMPDIR:-/tmp}
@@ -42,7 +42,7 @@ while [ $# -gt 0 ]; do
 done
 # shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
-buffers=$((keys / 3500 + 256))MB
+buffers=$((keys / 2500 + 256))MB
 data=$work/redoubt
 operations=$(awk -v rate="$rate" -v reads="$reads" 'BEGIN { printf "%.0f", rate * 100 / (100 - reads) }')
 load=(-w mixed --reads "$reads" -k "$keys" --distribution zipfian -c 32 -P 4)

@@ -14,9 +14,9 @@
 # PostgreSQL does the same with INSERT ... ON CONFLICT DO UPDATE on a bigint key, one transaction
 # each, by a procedure on the server with synchronous_commit = off, which changes nothing in the log.
 #
-# Prints a table in Markdown; exits with 1 if redo with the most workers is not 4 times as fast as
-# PostgreSQL's, or is slower than with fewer (by more than a tenth). A million keys and 3 million
-# upserts take about five minutes.
+# Prints a table in Markdown; exits with 1 if redo with as many workers as there are processors, or
+# more, is not 4 times as fast as PostgreSQL's, or if it is slower with more workers than with fewer
+# (by more than a tenth). A million keys and 3 million upserts take about five minutes.
 #
 # --quick: 100,000 keys, 300,000 upserts, one run; to see that everything works, not to quote.
 # --bin:   the directory of the programs; without it they are built (cargo build --release).
@@ -29,7 +29,8 @@ VALUE_BYTES=100
 BAR=4
 keys=1000000
 upserts=3000000
-workers="1 $(nproc)"
+processors=$(nproc)
+workers="1 $processors $((2 * processors))"
 runs=3
 base=${TMPDIR:-/tmp}
 bin=
@@ -144,19 +145,20 @@ for number in $workers; do
     pg_s=
     [ ! -s "$work/redo.pg" ] || pg_s=$(median <"$work/redo.pg")
     awk -v workers="$number" -v redo="$redo_s" -v open="$(median <"$work/open.$number")" \
-        -v upserts="$upserts" -v pg="$pg_s" -v bar=$BAR -v fewer="$fewer_s" 'BEGIN {
+        -v upserts="$upserts" -v pg="$pg_s" -v bar=$BAR -v fewer="$fewer_s" \
+        -v processors="$processors" 'BEGIN {
             ratio = pg > 0 ? pg / redo : 0
             slower = fewer > 0 && redo > 1.1 * fewer
-            met = (pg == "" || ratio >= bar) && !slower
+            # Of fewer workers than there are processors nothing is asked.
+            met = (pg == "" || workers < processors || ratio >= bar) && !slower
             printf "| Redoubt, workers: %s | %.0f | %.2f | %.2f | %s | %s |\n", workers, upserts / redo,
                 redo, open / 1000, pg == "" ? "" : sprintf("%.2f", ratio),
                 slower ? "**slower than with fewer**" : met ? "yes" : "**no**"
             exit met ? 0 : 1
-        }' >>"$work/table" || last_missed=$number
-    # Of PostgreSQL with fewer workers nothing is asked.
-    [ -n "$fewer_s" ] || fewer_s=$redo_s
+        }' >>"$work/table" || missed=1
+    # The fastest so far.
+    fewer_s=$({ [ -z "$fewer_s" ] || echo "$fewer_s"; echo "$redo_s"; } | sort -n | head -n 1)
 done
-[ "${last_missed:-}" != "${workers##* }" ] || missed=1
 if [ -s "$work/redo.pg" ]; then
     printf '| PostgreSQL 15 | %s | | |\n' "$(awk -v redo="$(median <"$work/redo.pg")" \
         -v open="$(median <"$work/open.pg")" -v upserts="$upserts" \

@@ -49,11 +49,14 @@ const HELD_BYTES_MAX: usize = 64 << 20;
 const BATCH_BYTES_MIN: usize = 256 << 10;
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
-/// Pages made dirty since the redo point has moved, above which redo waits for it if the last start
-/// did not finish: as many as a disk takes in a second or so.
-const DIRTIED_MAX: u64 = (256 << 20) / PAGE_BYTES as u64;
-/// Bytes of a batch at most, if the last start did not finish.
-const REPEATED_BATCH_BYTES_MAX: usize = 4 << 20;
+/// How far redo may be ahead of the redo point if the last start did not finish, bytes of log; or
+/// half of the log that this start has put behind the redo point, if that is more. So whenever it is
+/// cut off, it has read in vain no more than half of what it has achieved; and undisturbed it is soon
+/// as fast as ever.
+const LEAD_BYTES_MIN: u64 = 4 << 20;
+/// Bytes of a batch at most, if the last start did not finish. What is read ahead of the redo point
+/// is some batches, and read again by the next start if this one does not finish either.
+const REPEATED_BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// What is known of the log before it is read.
 pub(super) struct Known<'k> {
@@ -63,8 +66,8 @@ pub(super) struct Known<'k> {
     pub promised: Lsn,
     /// Who says so.
     pub witness: &'k str,
-    /// The last start did not finish. Then redo does not get further ahead of the redo point than
-    /// can be written soon, so that even a start that is cut off again and again gets to the end.
+    /// The last start did not finish. Then redo does not get far ahead of the redo point, so that
+    /// even a start that is cut off again and again gets to the end.
     pub is_repeated: bool,
 }
 
@@ -102,9 +105,7 @@ struct Position {
 struct Ahead {
     /// The redo point.
     redo: Lsn,
-    /// Pages that had been made dirty when it was seen to be there.
-    dirtied: u64,
-    /// Batches given since.
+    /// Batches given since it was seen to be there.
     batches: u32,
 }
 
@@ -164,7 +165,6 @@ impl<'s, 'w> Redo<'s, 'w> {
             },
             ahead: known.is_repeated.then_some(Ahead {
                 redo: from.lsn,
-                dirtied: 0,
                 batches: 0,
             }),
             store,
@@ -264,16 +264,16 @@ impl<'s, 'w> Redo<'s, 'w> {
         let checkpoint = &self.store.shared.checkpoint;
         ahead.batches += 1;
         loop {
-            let dirtied = self.crew.tally().dirtied;
             if checkpoint.redo_lsn() != ahead.redo {
                 ahead = Ahead {
                     redo: checkpoint.redo_lsn(),
-                    dirtied,
                     batches: 0,
                 };
             }
+            let achieved = ahead.redo.bytes_since(self.from.lsn);
+            let lead = self.given.lsn.bytes_since(ahead.redo);
             // With two batches more than at the last advance there is something to advance to.
-            if ahead.batches < 2 || dirtied - ahead.dirtied < DIRTIED_MAX {
+            if ahead.batches < 2 || lead < LEAD_BYTES_MIN.max(achieved / 2) {
                 self.ahead = Some(ahead);
                 return Ok(());
             }

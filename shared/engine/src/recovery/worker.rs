@@ -33,8 +33,6 @@ pub(in crate::recovery) enum Pages {
 pub(super) struct Tally {
     /// Page changes; the records are counted by the reader.
     pub summary: RedoSummary,
-    /// Times that a page was made dirty that was not.
-    pub dirtied: u64,
     /// The highest page LSN that was found, and where.
     pub newest: Option<(Lsn, PageTag)>,
 }
@@ -44,7 +42,6 @@ impl Tally {
     pub fn add(&mut self, other: &Tally) {
         self.summary.pages_changed += other.summary.pages_changed;
         self.summary.pages_skipped += other.summary.pages_skipped;
-        self.dirtied += other.dirtied;
         self.newest = self.newest.max(other.newest);
     }
 }
@@ -129,7 +126,6 @@ impl Worker {
             .fetch_for_redo(&self.store, tag, block.image.is_some())
             .map_err(|error| failed(first.start, error.into()))?;
         let mut bytes = pin.write();
-        let was_dirty = bytes.is_dirty();
         let mut page_lsn = page::page_lsn(&bytes);
         tally.newest = tally.newest.max(Some((page_lsn, tag)));
         for task in tasks {
@@ -149,7 +145,6 @@ impl Worker {
             page_lsn = place.end;
             tally.summary.pages_changed += 1;
         }
-        tally.dirtied += u64::from(!was_dirty && bytes.is_dirty());
         Ok(())
     }
 }
