@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, SockaddrStorage, getsockname, send};
 use nix::unistd::read;
-use rd_base::handover::{HANDOVER_BYTES, Handover, Peer};
+use rd_base::handover::{Handover, MOVED_BYTES_MAX, Peer};
 use rd_sys::fdpass::Channel;
 use rd_wire::{Limits, RequestParser};
 use std::io;
@@ -203,6 +203,22 @@ impl Connection {
         self.stream.is_some() && self.blocked && stalled_ns > limit_ns
     }
 
+    /// What another backend has to know to serve it from here on; none if this one must go on: only
+    /// between commands, with nothing half received, owed, or begun, can a client not tell.
+    pub fn to_hand_over(&self) -> Option<Vec<u8>> {
+        let is_busy = self.ended
+            || self.is_gone
+            || self.blocked
+            || self.is_gated
+            || self.is_held
+            || self.is_braked
+            || !self.is_idle();
+        if is_busy {
+            return None;
+        }
+        self.session.to_hand_over()?.encode()
+    }
+
     /// Whether it waits for nothing, holds nothing and is owed nothing.
     pub fn is_idle(&self) -> bool {
         matches!(self.hold, Hold::Free) && self.input.is_empty() && self.output.is_empty()
@@ -235,7 +251,7 @@ pub fn local_address(socket: &OwnedFd, peer: &Peer) -> String {
 /// # Errors
 /// When the postmaster's socket is broken or what came is no handover.
 pub fn take_over(postmaster: &Channel) -> io::Result<Option<(OwnedFd, Handover)>> {
-    let mut message = [0; HANDOVER_BYTES];
+    let mut message = [0; MOVED_BYTES_MAX];
     let received = match postmaster.receive(&mut message) {
         Ok(received) => received,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),

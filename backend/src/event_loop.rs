@@ -36,21 +36,26 @@
 
 use crate::brake::Braked;
 use crate::connection::{Connection, Hold, Received, local_address, take_over};
+use crate::load::Load;
 use crate::server::Server;
 use crate::session::Session;
 use crate::slab::Slab;
 use crate::transaction::AgeLimits;
 use crate::turn::{proceed, run, run_buffered};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use rd_base::Lsn;
 use rd_base::counters::Counter;
-use rd_base::handover::CLOSED_MAX;
+use rd_base::handover::{CLOSED_MAX, Handover};
+use rd_base::{Lsn, Role};
 use rd_store::ChildContext;
+use rd_store::procs::SlotNo;
 use rd_store::wal::flush::{FlushOutcome, Flusher};
+use rd_sys::fault::{self, Fault};
 use rd_sys::fdpass::Channel;
 use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
 use rd_wire::ReplyWriter;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// Epoll tokens that are no connection's.
@@ -100,6 +105,7 @@ pub struct EventLoop {
     /// Whether those commands are to be tried in the next turn, notice or not.
     must_retry: bool,
     scratch: Box<[u8]>,
+    load: Load,
     gatherings: u32,
     /// Whether this backend did the last flush, or was handed the next: it must do it or pass it
     /// on.
@@ -153,6 +159,7 @@ impl EventLoop {
             shows_parked: false,
             must_retry: false,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            load: Load::default(),
             gatherings: 0,
             is_leader: false,
             is_calm: false,
@@ -197,6 +204,7 @@ impl EventLoop {
                 self.tick();
             }
             self.report_closed();
+            self.relieve();
             if self.leave_by_ns != 0 && self.may_leave() {
                 self.server.leave();
             }
@@ -386,14 +394,17 @@ impl EventLoop {
         loop {
             match take_over(&self.postmaster) {
                 Ok(Some((socket, handover))) => {
-                    let local = local_address(&socket, &handover.peer);
-                    let (wall_us, now_ns) = (self.server.wall_us(), self.server.now_ns);
-                    let mut session = Session::new(handover, local, wall_us, now_ns);
-                    self.server.enlist(&mut session);
+                    let Some((session, stays)) = self.begin_session(&socket, handover) else {
+                        log::error!("a connection was handed over with settings that mean nothing");
+                        rd_sys::fork::exit_process(1);
+                    };
                     let limits = self.server.request_limits();
                     let connection = Connection::new(socket, limits, session);
-                    self.server.count(Counter::ConnectionsReceived);
                     let token = self.connections.insert(connection);
+                    if !stays {
+                        self.close(token);
+                        continue;
+                    }
                     let Some(connection) = self.connections.get(token) else {
                         return;
                     };
@@ -413,6 +424,77 @@ impl EventLoop {
                 }
             }
         }
+    }
+
+    /// The session of a connection that was handed over, and whether its client is to stay.
+    fn begin_session(&self, socket: &OwnedFd, handover: Handover) -> Option<(Session, bool)> {
+        let local = local_address(socket, &handover.peer);
+        let now_ns = self.server.now_ns;
+        if handover.settings.is_some() {
+            let session = Session::handed_over(handover, local, now_ns)?;
+            let stays = self.server.take_over(&session);
+            return Some((session, stays));
+        }
+        let mut session = Session::new(handover, local, self.server.wall_us(), now_ns);
+        self.server.enlist(&mut session);
+        self.server.count(Counter::ConnectionsReceived);
+        Some((session, true))
+    }
+
+    /// If it is crowded here, sends connections back to be served by another backend, half of what
+    /// it has more than the emptiest.
+    fn relieve(&mut self) {
+        let now_ns = self.server.now_ns;
+        if !self.load.is_crowded(now_ns) && fault::point(Fault::BackendCrowded).is_ok() {
+            return;
+        }
+        let own_slot = self.context.slot();
+        let others = (0..self.server.config.backends())
+            .filter_map(|number| SlotNo::of(Role::Backend(u16::try_from(number).ok()?)))
+            .filter(|slot| *slot != own_slot);
+        let clients = &self.context.shared.clients;
+        let fewest = others.map(|slot| clients.count_of(slot)).min();
+        let own = self.connections.len();
+        let mut surplus = fewest.map_or(0, |fewest| own.saturating_sub(fewest) / 2);
+        if surplus == 0 {
+            return self.load.rest(now_ns);
+        }
+        for token in self.connections.tokens() {
+            if surplus == 0 {
+                return;
+            }
+            match self.send_back(token) {
+                Ok(true) => surplus -= 1,
+                Ok(false) => {}
+                // The postmaster has much to read; in the next window there is another turn.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    log::warn!("could not send a connection back to the postmaster: {error}");
+                    return self.load.rest(now_ns);
+                }
+            }
+        }
+    }
+
+    /// Sends a connection back for another backend; `Ok(false)` if it cannot leave now.
+    fn send_back(&mut self, token: u64) -> io::Result<bool> {
+        let Some(connection) = self.connections.get(token) else {
+            return Ok(false);
+        };
+        let Some(message) = connection.to_hand_over() else {
+            return Ok(false);
+        };
+        // The copy that is on its way would keep the socket watched here.
+        self.epoll.delete(connection.fd())?;
+        if let Err(error) = self.postmaster.send(&message, Some(connection.fd())) {
+            let interest = EpollEvent::new(connection.interest, token);
+            self.epoll.add(connection.fd(), interest)?;
+            return Err(error);
+        }
+        if let Some(connection) = self.connections.remove(token) {
+            self.server.part_with(&connection);
+        }
+        Ok(true)
     }
 
     /// One turn of a connection: read, carry out, send.
@@ -578,7 +660,6 @@ impl EventLoop {
         let Some(connection) = self.connections.remove(token) else {
             return;
         };
-        self.server.memory_bytes -= connection.accounted_bytes;
         if let Some(lsn) = connection.output.waits_until() {
             // Nobody waits for what it wrote any more, but others are to see it.
             self.server.store.shared.wal.request_lazy_flush(lsn);

@@ -18,6 +18,7 @@ mod connection;
 mod dispatch;
 mod event_loop;
 mod expirer;
+mod load;
 mod output;
 #[cfg(test)]
 mod rig;

@@ -142,6 +142,7 @@ impl Client {
         let handover = Handover {
             connection: 1,
             peer: Peer::Tcp("127.0.0.1:1".to_owned()),
+            settings: None,
         };
         let session = Session::new(
             handover,

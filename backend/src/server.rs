@@ -348,12 +348,29 @@ impl Server {
 
     /// Drops what is kept for a connection that is closed.
     pub fn forget(&mut self, connection: &Connection) {
-        if connection.is_reader {
-            self.readers -= 1;
-        }
+        self.part_with(connection);
         if let Some(row) = connection.session.row {
             self.store.shared.clients.give_back(row);
         }
+    }
+
+    /// A connection is no longer here; it may be elsewhere.
+    pub fn part_with(&mut self, connection: &Connection) {
+        self.memory_bytes -= connection.accounted_bytes;
+        if connection.is_reader {
+            self.readers -= 1;
+        }
+    }
+
+    /// Takes over the row of a connection that another backend has served so far. `false`: it was
+    /// to be closed meanwhile.
+    pub fn take_over(&self, session: &Session) -> bool {
+        let clients = &self.store.shared.clients;
+        let Some(row) = session.row else {
+            return true;
+        };
+        clients.pass_on(row, self.store.slot);
+        !clients.is_to_be_killed(row, session.id)
     }
 
     /// Leaves, when every connection has been served and closed.

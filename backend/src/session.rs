@@ -2,7 +2,7 @@
 
 use crate::transaction::Transactions;
 use rd_base::Lsn;
-use rd_base::handover::{Handover, Peer};
+use rd_base::handover::{Handover, Peer, Settings};
 use rd_engine::NamespaceId;
 use rd_store::clients::ClientTurn;
 use rd_wire::{CommandId, Proto};
@@ -19,6 +19,16 @@ pub enum Replies {
     SkipNext,
     /// That of the command under way is not.
     Skip,
+}
+
+/// What is switched on, as a number for the next backend.
+mod mark {
+    pub const NO_EVICT: u32 = 1;
+    pub const NO_TOUCH: u32 = 1 << 1;
+    pub const RESP3: u32 = 1 << 2;
+    pub const SYNCHRONOUS: u32 = 1 << 3;
+    pub const ASYNCHRONOUS: u32 = 1 << 4;
+    pub const SILENT: u32 = 1 << 5;
 }
 
 /// One connection's settings and identity.
@@ -98,6 +108,85 @@ impl Session {
         }
     }
 
+    /// A connection that another backend has served so far; none if what that says of it means
+    /// nothing.
+    pub fn handed_over(handover: Handover, local_address: String, now_ns: u64) -> Option<Session> {
+        let settings = handover.settings.clone()?;
+        let is_on = |mark| settings.marks & mark != 0;
+        let [name, library_name, library_version] = settings.names;
+        let synchronous_commit = match (is_on(mark::SYNCHRONOUS), is_on(mark::ASYNCHRONOUS)) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        };
+        Some(Session {
+            proto: if is_on(mark::RESP3) {
+                Proto::Resp3
+            } else {
+                Proto::Resp2
+            },
+            namespace: NamespaceId::from_number(settings.namespace)?,
+            name,
+            library_name,
+            library_version,
+            synchronous_commit,
+            active_at_ns: settings.active_at_ns,
+            row: settings.row.map(|row| row as usize),
+            newest_seen: Lsn::new(settings.newest_seen),
+            replies: if is_on(mark::SILENT) {
+                Replies::Off
+            } else {
+                Replies::On
+            },
+            no_evict: is_on(mark::NO_EVICT),
+            no_touch: is_on(mark::NO_TOUCH),
+            ..Session::new(handover, local_address, settings.connected_at_us, now_ns)
+        })
+    }
+
+    /// What another backend has to know; none in the middle of a transaction, or while it watches
+    /// keys.
+    pub fn to_hand_over(&self) -> Option<Handover> {
+        let is_silent = match self.replies {
+            Replies::On => false,
+            Replies::Off => true,
+            Replies::SkipNext | Replies::Skip => return None,
+        };
+        if !self.transactions.is_none() || !self.transactions.watches.keys.is_empty() {
+            return None;
+        }
+        let marks = [
+            (mark::NO_EVICT, self.no_evict),
+            (mark::NO_TOUCH, self.no_touch),
+            (mark::RESP3, self.proto == Proto::Resp3),
+            (mark::SYNCHRONOUS, self.synchronous_commit == Some(true)),
+            (mark::ASYNCHRONOUS, self.synchronous_commit == Some(false)),
+            (mark::SILENT, is_silent),
+        ];
+        let set = marks
+            .iter()
+            .filter_map(|&(mark, is_on)| is_on.then_some(mark));
+        let settings = Settings {
+            newest_seen: self.newest_seen.get(),
+            namespace: self.namespace.number(),
+            connected_at_us: self.connected_at_us,
+            active_at_ns: self.active_at_ns,
+            row: self.row.map(|row| row as u32),
+            marks: set.sum(),
+            names: [&self.name, &self.library_name, &self.library_version].map(String::clone),
+        };
+        let address = self.address.clone();
+        let peer = match self.unix_uid {
+            Some(uid) => Peer::Unix { uid, path: address },
+            None => Peer::Tcp(address),
+        };
+        Some(Handover {
+            connection: self.id,
+            peer,
+            settings: Some(settings),
+        })
+    }
+
     /// What it has done last, for the table of clients.
     pub fn turn(&self) -> ClientTurn {
         ClientTurn {
@@ -160,5 +249,63 @@ impl Session {
         self.replies = Replies::On;
         self.no_evict = false;
         self.no_touch = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moved(session: &Session) -> Option<Session> {
+        let handover = session.to_hand_over()?;
+        Session::handed_over(handover, session.local_address.clone(), 77)
+    }
+
+    #[test]
+    fn the_next_backend_knows_all_that_was_set() {
+        let peer = Peer::Unix {
+            uid: 7,
+            path: "/run/x:0".to_owned(),
+        };
+        let handover = Handover {
+            connection: 5,
+            peer,
+            settings: None,
+        };
+        let mut session = Session::new(handover, "/run/x:0".to_owned(), 11, 12);
+        for (proto, synchronous_commit, replies, is_on) in [
+            (Proto::Resp2, None, Replies::On, false),
+            (Proto::Resp3, Some(true), Replies::Off, true),
+            (Proto::Resp3, Some(false), Replies::On, true),
+        ] {
+            session.proto = proto;
+            session.synchronous_commit = synchronous_commit;
+            session.replies = replies;
+            (session.no_evict, session.no_touch) = (is_on, !is_on);
+            session.namespace = NamespaceId::new(9).expect("one of the first");
+            session.name = "name".to_owned();
+            session.library_name = "library".to_owned();
+            session.library_version = "1".to_owned();
+            session.row = Some(3);
+            session.newest_seen = Lsn::new(0x1234);
+            let after = moved(&session).expect("it may move");
+            assert_eq!(
+                (after.id, &after.address, after.unix_uid),
+                (5, &session.address, Some(7))
+            );
+            assert_eq!((after.proto, after.replies), (proto, replies));
+            assert_eq!(after.synchronous_commit, synchronous_commit);
+            assert_eq!((after.no_evict, after.no_touch), (is_on, !is_on));
+            assert_eq!((after.namespace, after.row), (session.namespace, Some(3)));
+            assert_eq!((after.connected_at_us, after.active_at_ns), (11, 12));
+            assert_eq!(after.newest_seen, session.newest_seen);
+            let names = [&after.name, &after.library_name, &after.library_version];
+            assert_eq!(names, ["name", "library", "1"]);
+        }
+        session.replies = Replies::SkipNext;
+        assert!(
+            moved(&session).is_none(),
+            "in the middle of a command's replies"
+        );
     }
 }

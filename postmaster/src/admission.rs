@@ -1,5 +1,9 @@
 //! Who may come in, and to which backend: decided here, done in `server`.
 //!
+//! A backend is filled before the next one gets a connection: together they cost fewer turns and
+//! share their flushes. A backend that has not the time for all of them, while processors have
+//! nothing to do, sends some back to be given to others.
+//!
 //! The counts are the postmaster's own: a connection counts from its handing over until the
 //! backend says that it is closed. Nothing in shared memory is asked, and a backend that says
 //! nonsense can only make its own count wrong, never negative.
@@ -14,6 +18,10 @@ pub struct Gate {
     pub admission: Admission,
     /// Most connections at a time (`max_connections`).
     pub connections_max: u32,
+    /// Connections that a backend gets before the next one gets any (`backend_fill`).
+    pub fill: u32,
+    /// Connections that have left a backend and not reached the next.
+    moving: u32,
     /// Per backend, by its number; none while it does not live.
     counts: Vec<Option<u32>>,
 }
@@ -45,10 +53,12 @@ impl fmt::Display for Refusal {
 
 impl Gate {
     /// A gate before any backend.
-    pub fn new(connections_max: u32) -> Gate {
+    pub fn new(connections_max: u32, fill: u32) -> Gate {
         Gate {
             admission: Admission::Loading,
             connections_max,
+            fill,
+            moving: 0,
             counts: Vec::new(),
         }
     }
@@ -71,15 +81,20 @@ impl Gate {
 
     /// Connections there are.
     pub fn connections(&self) -> u64 {
-        self.counts
-            .iter()
-            .flatten()
-            .map(|&count| u64::from(count))
-            .sum()
+        let served = self.counts.iter().flatten().map(|&count| u64::from(count));
+        served.sum::<u64>() + u64::from(self.moving)
     }
 
-    /// The backend that the next connection goes to: the one with the fewest, the first of
-    /// several, but none of those in `full`, whose sockets take no more at the moment.
+    /// Connections and numbers of the living backends, but for those in `full`, whose sockets take
+    /// no more at the moment.
+    fn open(&self, full: &[u16]) -> impl Iterator<Item = (u32, u16)> {
+        let living = self.counts.iter().zip(0_u16..);
+        let open = living.filter_map(|(count, number)| Some(((*count)?, number)));
+        open.filter(|(_, number)| !full.contains(number))
+    }
+
+    /// The backend that the next connection goes to: the first that is not filled, or else the one
+    /// with the fewest.
     ///
     /// # Errors
     /// Why it is to be refused. `Ok(None)`: no backend can take it now; try again later.
@@ -92,10 +107,29 @@ impl Gate {
         if self.connections() >= u64::from(self.connections_max) {
             return Err(Refusal::Full);
         }
-        let living = self.counts.iter().zip(0_u16..);
-        let open = living.filter_map(|(count, number)| Some(((*count)?, number)));
-        let fewest = open.filter(|(_, number)| !full.contains(number)).min();
-        Ok(fewest.map(|(_, number)| number))
+        let first = self.open(full).find(|(count, _)| *count < self.fill);
+        let chosen = first.or_else(|| self.open(full).min());
+        Ok(chosen.map(|(_, number)| number))
+    }
+
+    /// The backend for a connection that the backend `from` has sent back: the one with the fewest,
+    /// `from` itself only if no other takes it. `None`: try again later.
+    pub fn choose_next(&self, from: u16, full: &[u16]) -> Option<u16> {
+        let by_preference = |&(count, number): &(u32, u16)| (number == from, count, number);
+        let chosen = self.open(full).min_by_key(by_preference);
+        chosen.map(|(_, number)| number)
+    }
+
+    /// The backend has sent a connection back.
+    pub fn sent_back(&mut self, number: u16) {
+        self.closed(number, 1);
+        self.moving = self.moving.saturating_add(1);
+    }
+
+    /// So many connections that were between two backends are no longer.
+    pub fn settled(&mut self, connections: usize) {
+        let settled = u32::try_from(connections).unwrap_or(u32::MAX);
+        self.moving = self.moving.saturating_sub(settled);
     }
 
     /// A connection was handed to this backend.
@@ -119,7 +153,7 @@ mod tests {
     use super::*;
 
     fn open_gate(backends: u16, connections_max: u32) -> Gate {
-        let mut gate = Gate::new(connections_max);
+        let mut gate = Gate::new(connections_max, 1);
         gate.admission = Admission::Open;
         (0..backends).for_each(|number| gate.add_backend(number));
         gate
@@ -139,6 +173,40 @@ mod tests {
         gate.remove_backend(0);
         assert_eq!(gate.choose(&[1]), Ok(Some(2)));
         assert_eq!(gate.connections(), 3);
+    }
+
+    #[test]
+    fn one_is_filled_before_the_next() {
+        let mut gate = open_gate(3, 100);
+        gate.fill = 2;
+        for expected in [0, 0, 1, 1, 2, 2, 0, 1, 2, 0] {
+            assert_eq!(gate.choose(&[]), Ok(Some(expected)));
+            gate.handed_over(expected);
+        }
+        gate.closed(1, 2);
+        assert_eq!(gate.choose(&[]), Ok(Some(1)));
+        assert_eq!(gate.choose(&[1]), Ok(Some(2)));
+    }
+
+    #[test]
+    fn what_a_backend_sends_back_goes_to_another_and_counts_all_the_while() {
+        let mut gate = open_gate(3, 4);
+        gate.fill = 10;
+        for number in [0, 0, 0, 2] {
+            gate.handed_over(number);
+        }
+        gate.sent_back(0);
+        assert_eq!(gate.connections(), 4);
+        assert_eq!(gate.choose(&[]), Err(Refusal::Full));
+        assert_eq!(gate.choose_next(0, &[]), Some(1));
+        assert_eq!(gate.choose_next(0, &[1]), Some(2));
+        assert_eq!(gate.choose_next(0, &[1, 2]), Some(0));
+        assert_eq!(gate.choose_next(0, &[0, 1, 2]), None);
+        gate.settled(1);
+        gate.handed_over(1);
+        assert_eq!(gate.connections(), 4);
+        gate.settled(usize::MAX);
+        assert_eq!(gate.connections(), 4);
     }
 
     #[test]

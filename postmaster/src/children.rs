@@ -8,12 +8,12 @@ use rd_base::handover::CLOSED_MAX;
 use rd_base::{Config, Role};
 use rd_store::{ChildContext, Shared};
 use rd_sys::deathwatch::DeathWatch;
-use rd_sys::fdpass::Channel;
+use rd_sys::fdpass::{Channel, Received};
 use rd_sys::fork;
 use rd_sys::process::{Pid, Signal, kill};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +25,16 @@ pub struct Inherited<'a> {
     pub config: &'a Arc<Config>,
     /// Shared memory.
     pub shared: &'a Arc<Shared>,
+}
+
+/// A connection that a backend has sent back, for another to serve.
+pub struct SentBack {
+    /// The backend.
+    pub from: u16,
+    /// What the next one is to be told; it is for backends to understand.
+    pub message: Vec<u8>,
+    /// The connection.
+    pub socket: OwnedFd,
 }
 
 /// The children that were forked and not yet reaped.
@@ -124,12 +134,12 @@ impl Children {
         link.send(bytes, Some(passed))
     }
 
-    /// How many connections the backend says are closed, all its messages together; none if it
-    /// has no socket any more.
+    /// What the backend says, all its messages together: how many connections are closed, which is
+    /// returned, and which are sent back; nothing if it has no socket any more.
     ///
     /// # Errors
     /// When the socket has ended, or says what no backend says.
-    pub fn take_closed(&self, number: u16) -> io::Result<usize> {
+    pub fn take_reports(&self, number: u16, sent_back: &mut Vec<SentBack>) -> io::Result<usize> {
         let Some(link) = self.links.get(&number) else {
             return Ok(0);
         };
@@ -140,6 +150,14 @@ impl Children {
                 Ok(received) if received.len == 0 => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
+                Ok(Received {
+                    len,
+                    fd: Some(socket),
+                }) => sent_back.push(SentBack {
+                    from: number,
+                    message: buffer.get(..len).unwrap_or(&[]).to_vec(),
+                    socket,
+                }),
                 Ok(received) => closed += received.len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(closed),
                 Err(error) => return Err(error),

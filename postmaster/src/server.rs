@@ -12,13 +12,13 @@
 //! descriptor it takes in goes to a child or is closed.
 
 use crate::admission::{Gate, Refusal};
-use crate::children::{Children, Inherited};
+use crate::children::{Children, Inherited, SentBack};
 use crate::listen::{Accept, Accepted, Listeners, refuse};
 use crate::pidfile::{PidFile, Status};
 use crate::progress::{in_words, progress};
 use crate::reap;
 use crate::restart::RestartPolicy;
-use crate::state::{Action, Event, Outcome, Phase, Shutdown, State, StatusWord, next};
+use crate::state::{Action, Admission, Event, Outcome, Phase, Shutdown, State, StatusWord, next};
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -80,6 +80,8 @@ pub struct Server {
     events: VecDeque<Event>,
     /// Accepted, and no backend can take it now; nothing else is accepted until one can.
     waiting: Option<Accepted>,
+    /// Between two backends.
+    moving: Vec<SentBack>,
     last_connection: u64,
     kill_at_ns: Option<u64>,
     accept_again_at_ns: Option<u64>,
@@ -116,7 +118,7 @@ impl Server {
     pub fn new(boot: Boot) -> Server {
         let backends = u16::try_from(boot.config.backends()).expect("at most BACKENDS_MAX");
         let state = State::new(backends, policy(&boot.config));
-        let gate = Gate::new(boot.config.max_connections());
+        let gate = Gate::new(boot.config.max_connections(), boot.config.backend_fill());
         Server {
             data_dir: boot.data_dir,
             config: Arc::new(boot.config),
@@ -132,6 +134,7 @@ impl Server {
             gate,
             events: VecDeque::from([Event::LockAcquired]),
             waiting: None,
+            moving: Vec::new(),
             last_connection: 0,
             kill_at_ns: None,
             accept_again_at_ns: None,
@@ -182,7 +185,13 @@ impl Server {
                 log::debug!("sending {signal} to {role}");
                 self.children.signal(role, signal);
             }
-            Action::Admit(admission) => self.gate.admission = admission,
+            Action::Admit(admission) => {
+                self.gate.admission = admission;
+                if admission == Admission::Loading {
+                    // What their clients have set is of a server that has crashed.
+                    self.gate.settled(self.moving.drain(..).count());
+                }
+            }
             Action::Status(word) => self.show_status(word),
             Action::ArmKillTimer => {
                 let timeout = self.config.shutdown_kill_timeout().as_nanos();
@@ -227,6 +236,7 @@ impl Server {
             // In the child: what belongs to the postmaster alone is closed.
             self.listeners.close_in_child();
             self.waiting = None;
+            self.moving.clear();
         });
         match forked {
             Ok(pid) => {
@@ -327,6 +337,7 @@ impl Server {
         self.config = Arc::new(reloaded.config);
         logline::set_level(self.config.log_min_messages());
         self.gate.connections_max = self.config.max_connections();
+        self.gate.fill = self.config.backend_fill();
         self.listeners.set_keepalive(self.config.tcp_keepalive());
         self.events
             .push_back(Event::ConfigurationRead(policy(&self.config)));
@@ -367,9 +378,10 @@ impl Server {
         }
         for source in &ready {
             if let Source::Link(number) = source {
-                self.take_closed(*number);
+                self.take_reports(*number);
             }
         }
+        self.pass_on();
         self.hand_over_waiting();
         for source in &ready {
             if let Source::Listener(index) = source {
@@ -386,7 +398,7 @@ impl Server {
         let mut sources = vec![Source::Signals];
         let mut polled = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut link_flags = PollFlags::POLLIN;
-        if self.waiting.is_some() {
+        if self.waiting.is_some() || !self.moving.is_empty() {
             link_flags |= PollFlags::POLLOUT;
         }
         for (number, link) in self.children.links() {
@@ -446,9 +458,15 @@ impl Server {
         }
     }
 
-    /// A backend's socket has something to say: connections closed, or the backend's own end.
-    fn take_closed(&mut self, number: u16) {
-        match self.children.take_closed(number) {
+    /// A backend's socket has something to say: connections closed or sent back, or the backend's
+    /// own end.
+    fn take_reports(&mut self, number: u16) {
+        let before = self.moving.len();
+        let closed = self.children.take_reports(number, &mut self.moving);
+        for _ in before..self.moving.len() {
+            self.gate.sent_back(number);
+        }
+        match closed {
             Ok(connections) => self.gate.closed(number, connections),
             Err(error) => {
                 // SIGCHLD says the rest. Without its socket it gets no further connections.
@@ -518,6 +536,37 @@ impl Server {
         }
     }
 
+    /// Gives the connections that backends have sent back to others, as far as those can take them
+    /// at the moment.
+    fn pass_on(&mut self) {
+        let mut full = Vec::new();
+        while let Some(sent_back) = self.moving.last() {
+            let Some(number) = self.gate.choose_next(sent_back.from, &full) else {
+                return;
+            };
+            match self
+                .children
+                .send(number, &sent_back.message, sent_back.socket.as_fd())
+            {
+                Ok(()) => {
+                    self.gate.settled(1);
+                    self.gate.handed_over(number);
+                    self.moving.pop();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => full.push(number),
+                // SIGCHLD is on its way, and what follows from it.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    self.gate.remove_backend(number);
+                }
+                Err(error) => {
+                    log::warn!("could not hand a connection on to backend {number}: {error}");
+                    self.gate.settled(1);
+                    self.moving.pop();
+                }
+            }
+        }
+    }
+
     fn hand_over_waiting(&mut self) {
         if let Some(accepted) = self.waiting.take() {
             self.admit(accepted);
@@ -529,9 +578,11 @@ impl Server {
         let handover = Handover {
             connection,
             peer: accepted.peer.clone(),
+            settings: None,
         };
+        let message = handover.encode().ok_or(io::ErrorKind::InvalidInput)?;
         self.children
-            .send(number, &handover.encode(), accepted.socket.as_fd())?;
+            .send(number, &message, accepted.socket.as_fd())?;
         self.last_connection = connection;
         self.gate.handed_over(number);
         Ok(())

@@ -343,6 +343,9 @@ Connections "Connections" {
     Backends: int backends =
         Parameter::int("backends", "0", 0, BACKENDS_MAX as u64).at_start().extremes(&["1"]),
         "Backend processes; 0 is as many as there are cores, at least 2.";
+    BackendFill: int backend_fill =
+        Parameter::int("backend_fill", "64", 1, 1_000_000).extremes(&["1"]),
+        "A backend gets this many connections before the next one gets any.";
     Databases: int databases =
         Parameter::int("databases", "16", 1, DATABASES_MAX as u64).at_start().extremes(&["1"]),
         "Databases that SELECT can name, counted from 0.";

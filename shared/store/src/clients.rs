@@ -204,6 +204,14 @@ impl Clients {
         row.id.store(0, Ordering::Release);
     }
 
+    /// Another backend, the one in `slot`, serves the connection from now on. It must ask
+    /// [`Clients::is_to_be_killed`] afterwards.
+    pub fn pass_on(&self, index: usize, slot: SlotNo) {
+        let row = &self.rows[index];
+        row.slot.store(slot.index() as u32, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
     /// Shows `state` in a row that the caller has taken. Texts that do not fit are cut.
     pub fn describe(&self, index: usize, state: &ClientState<'_>) {
         let row = &self.rows[index];
@@ -247,8 +255,10 @@ impl Clients {
     pub fn kill(&self, id: u64) -> Option<SlotNo> {
         let is_it = |row: &&Row| row.id.load(Ordering::Relaxed) == id;
         let row = self.rows.iter().find(is_it)?;
-        let slot = SlotNo::new(row.slot.load(Ordering::Relaxed) as usize);
         row.to_be_killed.store(id, Ordering::Relaxed);
+        // Whoever takes the connection over either sees this, or is seen.
+        fence(Ordering::SeqCst);
+        let slot = SlotNo::new(row.slot.load(Ordering::Relaxed) as usize);
         self.kills[slot.index()].fetch_add(1, Ordering::Release);
         Some(slot)
     }

@@ -95,6 +95,17 @@ impl NamespaceId {
         u64::from(self.generation) << 16 | u64::from(self.index)
     }
 
+    /// The inverse of [`NamespaceId::number`]; `None` if no namespace has that number.
+    pub fn from_number(number: u64) -> Option<NamespaceId> {
+        let index = number as u16;
+        let generation = u32::try_from(number >> 16).ok()?;
+        let first = NamespaceId::new(usize::from(index))?;
+        Some(NamespaceId {
+            generation,
+            ..first
+        })
+    }
+
     /// The index.
     pub fn index(self) -> usize {
         usize::from(self.index)

@@ -84,6 +84,9 @@ faults! {
     HistoryWrite = "history_write",
     /// A relation file is about to grow.
     FileExtend = "file_extend",
+    /// A backend is about to find that it has time for all its connections; an error says that it
+    /// has not.
+    BackendCrowded = "backend_crowded",
     /// Recovery has read `pg_control` and changed nothing.
     RecoveryBegun = "recovery_begun",
     /// Recovery is about to apply a record.

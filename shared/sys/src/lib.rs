@@ -6,6 +6,7 @@
 //! * [`prefetch`]: hints to the processor's caches;
 //! * [`fork`], [`process`], [`signals`], [`crash`], [`title`], [`fdpass`], [`lockfile`],
 //!   [`deathwatch`]: the life of a process;
+//! * [`cpu`]: how busy the processors are;
 //! * [`storage`], [`clock`], [`random`], [`fault`]: seams that a test can take hold of;
 //!   `simdisk`, `simproc`, `watchdog`: for tests.
 //!
@@ -21,6 +22,7 @@
 
 mod atomics;
 pub mod clock;
+pub mod cpu;
 pub mod crash;
 pub mod deathwatch;
 pub mod event;

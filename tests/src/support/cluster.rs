@@ -112,6 +112,8 @@ impl Cluster {
         };
         cluster.set("listen_addresses", "");
         cluster.set("shared_buffers", "32MB");
+        // So that few connections are served by several backends.
+        cluster.set("backend_fill", "1");
         for (name, value) in settings {
             cluster.set(name, value);
         }
