@@ -50,9 +50,9 @@ const BATCH_BYTES_MIN: usize = 256 << 10;
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
 /// How far redo may be ahead of the redo point if the last start did not finish, bytes of log; or
-/// half of the log that this start has put behind the redo point, if that is more. So whenever it is
-/// cut off, it has read in vain no more than half of what it has achieved; and undisturbed it is soon
-/// as fast as ever.
+/// a third of the log that this start has put behind the redo point, if that is more. So whenever it is
+/// cut off, it has read in vain, with what it had begun to read, less than half of what it has
+/// achieved; and undisturbed it is soon as fast as ever.
 const LEAD_BYTES_MIN: u64 = 4 << 20;
 /// Bytes of a batch at most, if the last start did not finish. What is read ahead of the redo point
 /// is some batches, and read again by the next start if this one does not finish either.
@@ -273,7 +273,7 @@ impl<'s, 'w> Redo<'s, 'w> {
             let achieved = ahead.redo.bytes_since(self.from.lsn);
             let lead = self.given.lsn.bytes_since(ahead.redo);
             // With two batches more than at the last advance there is something to advance to.
-            if ahead.batches < 2 || lead < LEAD_BYTES_MIN.max(achieved / 2) {
+            if ahead.batches < 2 || lead < LEAD_BYTES_MIN.max(achieved / 3) {
                 self.ahead = Some(ahead);
                 return Ok(());
             }
