@@ -335,6 +335,7 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::StatRecovery => stat::recovery(call),
         CommandId::StatIo => stat::io(call),
         CommandId::StatWal => stat::wal(call),
+        CommandId::StatScrub => stat::scrub(call),
         CommandId::StatBuffers => stat::buffers(call),
         CommandId::StatProcesses => stat::processes(call),
         CommandId::StatAdvice => advice::advice(call),

@@ -271,6 +271,7 @@ impl Checkpointer {
             self.incremental();
             self.heartbeat();
             self.serve_namespaces();
+            self.scrub();
         }
     }
 

@@ -14,7 +14,7 @@
 //! * **What its death means**: it alone knows what was written and not synced, so the server goes
 //!   through recovery.
 //!
-//! One loop serves everything by turns; what waits for the disk for long runs on two threads of
+//! One loop serves everything by turns; what waits for the disk for long runs on three threads of
 //! its own (`worker`). The supply of clean frames goes before everything else.
 //!
 //! | module | what it holds |
@@ -32,6 +32,7 @@
 //! | `requests` | files created, grown, unlinked |
 //! | `control` | `pg_control` |
 //! | `namespace` | checkpoints of a single namespace's file |
+//! | `scrub` | pages read back and checked, and repaired |
 //! | `history` | what is remembered of each checkpoint and recovery |
 //! | `turn` | the loop, and how it sleeps |
 //! | `report` | what the log says of a checkpoint |
@@ -48,6 +49,7 @@ mod pacing;
 mod redo;
 mod report;
 mod requests;
+mod scrub;
 mod supply;
 mod sync;
 mod turn;
@@ -110,6 +112,9 @@ pub type WorkerStep = Box<dyn FnMut() -> bool>;
 pub struct Workers {
     syncs: Worker<SyncJob, Synced>,
     growth: Worker<FileWork, requests::Grown>,
+    scrubs: Worker<scrub::Chunk, scrub::ChunkRead>,
+    /// What the scrub reads: the disk itself.
+    past_cache: Arc<RelationFiles>,
 }
 
 impl Workers {
@@ -121,14 +126,17 @@ impl Workers {
         let wake = || store.shared.procs.event(store.slot).clone();
         let sync = sync::work(Arc::clone(relations), store.clock.clone());
         let growth = requests::work(Arc::clone(relations));
+        let (past_cache, scrub) = scrubbing(store);
         Ok(Workers {
             syncs: Worker::on_thread("sync", wake(), sync)?,
             growth: Worker::on_thread("growth", wake(), growth)?,
+            scrubs: Worker::on_thread("scrub", wake(), scrub)?,
+            past_cache,
         })
     }
 
     /// By whoever calls the functions that come with them, one job at a time, each of which says
-    /// whether there was one: for simulations.
+    /// whether there was one; the scrub reads in place. For simulations.
     pub fn by_steps(store: &Store, relations: &Arc<RelationFiles>) -> (Workers, [WorkerStep; 2]) {
         let wake = || store.shared.procs.event(store.slot).clone();
         let sync = sync::work(Arc::clone(relations), store.clock.clone());
@@ -136,18 +144,41 @@ impl Workers {
         let growth = requests::work(Arc::clone(relations));
         let (growth, growth_step) = Worker::by_steps(wake(), growth);
         let steps: [WorkerStep; 2] = [Box::new(sync_step), Box::new(growth_step)];
-        (Workers { syncs, growth }, steps)
+        let (past_cache, scrub) = scrubbing(store);
+        let workers = Workers {
+            syncs,
+            growth,
+            scrubs: Worker::in_place(scrub),
+            past_cache,
+        };
+        (workers, steps)
     }
 
     /// By whoever calls the checkpointer's steps: for simulations.
     pub fn in_place(store: &Store, relations: &Arc<RelationFiles>) -> Workers {
         let sync = sync::work(Arc::clone(relations), store.clock.clone());
         let growth = requests::work(Arc::clone(relations));
+        let (past_cache, scrub) = scrubbing(store);
         Workers {
             syncs: Worker::in_place(sync),
             growth: Worker::in_place(growth),
+            scrubs: Worker::in_place(scrub),
+            past_cache,
         }
     }
+}
+
+/// What the scrub reads, and the work of its thread.
+fn scrubbing(
+    store: &Store,
+) -> (
+    Arc<RelationFiles>,
+    impl FnMut(scrub::Chunk) -> scrub::ChunkRead + use<>,
+) {
+    let past_cache = Arc::new(RelationFiles::past_cache(Arc::clone(&store.storage)));
+    let files = store.shared.files.clone();
+    let work = scrub::work(Arc::clone(&past_cache), files, store.clock.clone());
+    (past_cache, work)
 }
 
 /// All that the checkpointer knows. Its steps can be called one by one, without a process.
@@ -157,6 +188,8 @@ pub struct Checkpointer {
     flusher: Flusher,
     syncs: Worker<SyncJob, Synced>,
     growth: Worker<FileWork, requests::Grown>,
+    scrubs: Worker<scrub::Chunk, scrub::ChunkRead>,
+    scrub: scrub::Scrub,
     /// Files whose creation or growth is under way.
     growing: BTreeSet<FileNo>,
     /// `pg_control`, from the handover on.
@@ -226,6 +259,8 @@ impl Checkpointer {
             flusher,
             syncs: workers.syncs,
             growth: workers.growth,
+            scrubs: workers.scrubs,
+            scrub: scrub::Scrub::new(workers.past_cache),
             growing: BTreeSet::new(),
             control: None,
             area: None,
@@ -316,6 +351,14 @@ impl Checkpointer {
         let log_end = self.store.shared.checkpoint.end_of_log();
         self.idle_lsn = log_end.map_or(redo_lsn, |end| end.lsn);
         let (has_area, had_area) = (self.area.is_some(), newest.is_double_written());
+        self.scrub.copies_since = self.area.as_ref().map(|area| {
+            // Without the area until now, it holds old copies that count for nothing.
+            if had_area {
+                newest.first_unsynced_batch
+            } else {
+                area.next()
+            }
+        });
         self.open_history(newest.system_identifier);
         self.control = Some(control);
         let now = self.now();

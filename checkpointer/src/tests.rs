@@ -2,6 +2,7 @@
 
 mod incremental;
 mod load;
+mod scrub;
 mod world;
 
 use rd_base::counters::Counter;

@@ -86,6 +86,7 @@ impl Checkpointer {
             self.attempt(own);
         }
         self.heartbeat();
+        self.scrub();
     }
 
     /// Whether a checkpoint is due now, for requests or for these reasons of our own.
@@ -267,7 +268,11 @@ impl Checkpointer {
                 next_ns = next_ns.min(paused_ns);
             }
             next_ns = next_ns.min(self.heartbeat_ns);
-            let nexts = [self.incremental.next_ns(), self.brake.next_ns()];
+            let nexts = [
+                self.incremental.next_ns(),
+                self.brake.next_ns(),
+                self.scrub_next_ns(),
+            ];
             next_ns = nexts.into_iter().flatten().fold(next_ns, u64::min);
         }
         (next_ns < u64::MAX).then(|| Duration::from_nanos(next_ns.saturating_sub(now_ns)))

@@ -1,5 +1,5 @@
 //! Threads of the checkpointer, made after its fork: each does one kind of work that waits for the
-//! disk (syncing relation files, making room in them), so that clean frames are supplied
+//! disk (syncing relation files, making room in them, reading them back), so that clean frames are supplied
 //! meanwhile.
 //!
 //! A worker can also be without a thread: then the work is done when it is given, in the order in

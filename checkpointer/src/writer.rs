@@ -302,6 +302,7 @@ fn micros_of(cause: Counter) -> Counter {
         Counter::PagesWrittenRecovery => Counter::PageWriteMicrosRecovery,
         Counter::PagesWrittenIncremental => Counter::PageWriteMicrosIncremental,
         Counter::PagesWrittenSupply => Counter::PageWriteMicrosSupply,
+        Counter::PagesWrittenScrub => Counter::PageWriteMicrosScrub,
         _ => Counter::PageWriteMicrosTimed,
     }
 }

@@ -4,8 +4,9 @@
 //! a refused start has changed nothing that matters.
 
 use nix::sys::signal::Signal;
-use rd_base::{Lsn, Timeline};
+use rd_base::{BlockNo, FileNo, Lsn, PageTag, Timeline};
 use rd_format::control::SLOT_BYTES;
+use rd_format::page::{self, PageBytes};
 use rd_format::wal_page::segment_name;
 use rd_tests::support::cluster::Cluster;
 use rd_tests::support::load::{Acknowledged, Load};
@@ -264,7 +265,9 @@ fn other_slot(cluster: &Cluster) -> u32 {
 
 /// A server at rest with so many keys that their file has hundreds of blocks.
 fn stopped_with_keys() -> (Cluster, Acknowledged) {
-    let mut cluster = Cluster::started(&[("shared_buffers", "64MB")]);
+    // What is said here is said by those who read, not by the scrub.
+    let settings = [("shared_buffers", "64MB"), ("scrub_rate", "0")];
+    let mut cluster = Cluster::started(&settings);
     let load = Load::start(&cluster.socket(), 4, 1000);
     load.wait_for(4_000);
     let acknowledged = load.stop();
@@ -331,6 +334,38 @@ fn a_data_page_is_never_served_when_it_is_not_right() {
         cluster.stop(Signal::SIGINT);
         put(&path, block * PAGE, &page);
     }
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+#[test]
+fn a_data_page_that_is_newer_than_the_log() {
+    let (mut cluster, acknowledged) = stopped_with_keys();
+    cluster.announce("the write-ahead log has come to");
+    let path = cluster.path(KEYS_FILE);
+    let block = 100;
+    let tag = PageTag::new(FileNo::new(2), BlockNo::new(block));
+    let at = u64::from(block) * PAGE;
+    let mut page: PageBytes = [0; PAGE as usize];
+    let file = File::open(&path).expect("it is there");
+    file.read_exact_at(&mut page, at).expect("a page");
+    let before = page;
+    // Whole, and right for any server whose log has come so far.
+    page::set_page_lsn(&mut page, Lsn::new(0x7_0000_0028));
+    page::seal(&mut page, tag);
+    put(&path, at, &page);
+    cluster.start();
+    let mut client = cluster.client();
+    let reply = client.call(&["RANGE", "", ""]).expect("answered");
+    let error = reply.error().expect("an error").to_owned();
+    for word in ["file 2 block 100", "7/28", "rd_"] {
+        assert!(error.contains(word), "no {word:?} in: {error}");
+    }
+    let mut client = cluster.client();
+    let reply = client.call(&["SET", "zzz", "z"]).expect("answered");
+    assert!(reply.is_ok());
+    cluster.stop(Signal::SIGINT);
+    put(&path, at, &before);
     cluster.start();
     acknowledged.assert_there(&mut cluster.client());
 }

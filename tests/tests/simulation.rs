@@ -132,6 +132,8 @@ fn sized_config(protection: &str, size: &str) -> Arc<Config> {
         ("torn_page_protection", protection),
         // So that a sync of the log can fail by itself, after its write.
         ("wal_sync_method", "fdatasync"),
+        // Crashes are put at every I/O, and these are of no interest here.
+        ("scrub_rate", "0"),
     ];
     let config = Config::from_pairs(&pairs).expect("valid");
     Arc::new(config.with_wal_segment_size(SEGMENT_BYTES).expect("valid"))

@@ -262,7 +262,12 @@ fn stats(server: &Server, out: &mut String) -> fmt::Result {
 }
 
 fn storage(server: &Server, out: &mut String) -> fmt::Result {
-    counters(server, out, InfoSection::Storage)
+    counters(server, out, InfoSection::Storage)?;
+    let seen = server.store.shared.scrub.seen();
+    fields!(out,
+        "scrub_in_progress": u8::from(seen.is_under_way),
+        "scrub_unrepaired": seen.bad_count,
+    )
 }
 
 fn replication(_: &Server, out: &mut String) -> fmt::Result {

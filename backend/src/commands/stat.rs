@@ -117,6 +117,11 @@ pub fn io(call: &mut Call<'_>) -> Outcome {
     answer_rows(call, io_rows)
 }
 
+/// STAT SCRUB.
+pub fn scrub(call: &mut Call<'_>) -> Outcome {
+    answer(call, scrub_fields)
+}
+
 /// STAT PROCESSES.
 pub fn processes(call: &mut Call<'_>) -> Outcome {
     answer_rows(call, process_rows)
@@ -245,6 +250,28 @@ pub fn buffer_fields(server: &Server) -> Fields {
     ]
 }
 
+/// The scrub of relation files.
+pub fn scrub_fields(server: &Server) -> Fields {
+    let shared = &server.store.shared;
+    let count = |counter| number(shared.stats.get(counter));
+    let seen = shared.scrub.seen();
+    let names: Vec<String> = seen.bad.iter().map(ToString::to_string).collect();
+    vec![
+        ("scrub_in_progress", is(seen.is_under_way)),
+        ("scrub_began_us", number(seen.began_us)),
+        ("scrub_ended_us", number(seen.ended_us)),
+        ("scrub_pages_done", number(seen.pages_done)),
+        ("scrub_pages_total", number(seen.pages_total)),
+        ("scrub_rounds", count(Counter::ScrubRounds)),
+        ("scrub_pages_checked", count(Counter::ScrubPages)),
+        ("scrub_read_us", count(Counter::ScrubMicros)),
+        ("scrub_pages_bad", count(Counter::ScrubBad)),
+        ("scrub_pages_repaired", count(Counter::ScrubRepaired)),
+        ("scrub_unrepaired", number(seen.bad_count)),
+        ("scrub_unrepaired_pages", text(names.join(", "))),
+    ]
+}
+
 /// The kind of process that has a slot.
 fn kind(slot: SlotNo) -> &'static str {
     match slot.role() {
@@ -284,7 +311,7 @@ const fn pages(cause: &'static str, pages: Counter, micros: Counter) -> Io {
 }
 
 use Counter as C;
-const IO: [Io; 12] = [
+const IO: [Io; 14] = [
     Io {
         object: "relation files",
         cause: "read",
@@ -314,6 +341,17 @@ const IO: [Io; 12] = [
         C::PageWriteMicrosIncremental,
     ),
     pages("supply", C::PagesWrittenSupply, C::PageWriteMicrosSupply),
+    Io {
+        object: "relation files",
+        cause: "scrub",
+        reads: [Some(C::ScrubPages), Some(C::ScrubMicros)],
+        ..NOTHING
+    },
+    pages(
+        "scrub-repair",
+        C::PagesWrittenScrub,
+        C::PageWriteMicrosScrub,
+    ),
     Io {
         object: "relation files",
         cause: "sync",

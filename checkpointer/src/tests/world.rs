@@ -207,7 +207,11 @@ impl World {
         parameters: &[(&str, &str)],
     ) -> World {
         let storage: Arc<dyn Storage> = Arc::new(disk.clone());
-        let mut pairs = vec![("max_wal_size", "2MB"), ("min_wal_size", "2MB")];
+        let mut pairs = vec![
+            ("max_wal_size", "2MB"),
+            ("min_wal_size", "2MB"),
+            ("scrub_rate", "0"),
+        ];
         pairs.extend_from_slice(parameters);
         let config = Arc::new(Config::from_pairs(&pairs).expect("valid parameters"));
         let sizes = Sizes {

@@ -113,6 +113,7 @@ Checkpoint {
     PagesWrittenRecovery "pages_written_end_of_recovery" "Pages written for those after recovery.";
     PagesWrittenIncremental "pages_written_incremental" "Pages written for the recovery time.";
     PagesWrittenSupply "pages_written_supply" "Pages written to keep clean frames in supply.";
+    PagesWrittenScrub "pages_written_scrub" "Pages written because the scrub found them damaged.";
     PageWriteMicrosTimed "page_write_us_timed" "Microseconds of writing pages for timed checkpoints.";
     PageWriteMicrosWal "page_write_us_wal" "Microseconds of that for checkpoints by log size.";
     PageWriteMicrosRequested "page_write_us_requested" "Microseconds of that for requested ones.";
@@ -120,6 +121,7 @@ Checkpoint {
     PageWriteMicrosRecovery "page_write_us_end_of_recovery" "Microseconds of that after recovery.";
     PageWriteMicrosIncremental "page_write_us_incremental" "Microseconds of that for the recovery time.";
     PageWriteMicrosSupply "page_write_us_supply" "Microseconds of that to keep clean frames.";
+    PageWriteMicrosScrub "page_write_us_scrub" "Microseconds of that for the scrub.";
     PageBytesWritten "page_bytes_written" "Bytes of pages written to their places.";
     DoubleWriteBatches "double_write_batches" "Batches written to the double-write area.";
     DoubleWriteSyncs "double_write_syncs" "Times the double-write area was forced to disk.";
@@ -151,6 +153,11 @@ Storage {
     VersionsSpilled "versions_spilled" "Versions moved to overflow pages.";
     OverflowPages "overflow_pages_written" "Overflow pages filled with values.";
     ChecksumFailures "checksum_failures" "Pages that failed their checksum when read.";
+    ScrubRounds "scrub_rounds" "Times the scrub has come through all relation files.";
+    ScrubPages "scrub_pages_checked" "Pages that the scrub has read from disk and checked.";
+    ScrubMicros "scrub_read_us" "Microseconds it spent reading them.";
+    ScrubBad "scrub_pages_bad" "Pages that it found damaged.";
+    ScrubRepaired "scrub_pages_repaired" "Of those, the ones that it wrote anew.";
 }
 }
 

@@ -472,6 +472,12 @@ Checkpoints "Checkpoints" {
         Parameter::size("double_write_size", "16MB", PAGE, 8 * MB, GB).at_start()
             .extremes(&["8MB"]),
         "Size of the double-write area.";
+    ScrubRate: size scrub_rate_bytes =
+        Parameter::size("scrub_rate", "4MB", KB, 0, TB).extremes(&["0", "8kB", "1TB"]),
+        "Bytes of relation files read and checked in a second, beside all else; 0 is none.";
+    ScrubInterval: time scrub_interval =
+        Parameter::time("scrub_interval", "7d", SECOND, SECOND, 365 * DAY).extremes(&["1s"]),
+        "From the beginning of one round of that to the next; the first begins with the server.";
 }
 Recovery "Crash and recovery" {
     EndOfRecoveryCheckpoint: EndOfRecoveryCheckpoint end_of_recovery_checkpoint =

@@ -217,6 +217,30 @@ impl DoubleWrite {
         Ok(newest)
     }
 
+    /// The copy of the page `tag` that was written last of all, if that can be proved: the batch
+    /// that holds it lies at or behind `since`, and every later batch can be read and does not hold
+    /// the page. `since` is a batch from which on every page went by way of this area.
+    ///
+    /// # Errors
+    /// When the area cannot be read.
+    pub fn last_copy(&self, tag: PageTag, since: BatchNo) -> io::Result<Option<Box<PageBytes>>> {
+        for number in (since.get()..self.next.get()).rev() {
+            let header = self.header(number % self.slots)?;
+            let Some(batch) = header.filter(|batch| batch.batch.get() == number) else {
+                return Ok(None);
+            };
+            let place = batch.entries.iter().position(|entry| entry.tag == tag);
+            let Some(index) = place else { continue };
+            let mut page = Box::new([0; PAGE_BYTES]);
+            let offset = page_offset(slot_offset(batch.batch, self.slots), index);
+            let whole = self.file.read_at(&mut page[..], offset)? == PAGE_BYTES
+                && batch.entries[index].matches(&page)
+                && page::verify(&page, tag).is_ok();
+            return Ok(whole.then_some(page));
+        }
+        Ok(None)
+    }
+
     /// Makes the batches from `first` on durable, by writing them once more. What is read of them may
     /// be in the kernel's cache only: when the processes died before the sync, or it failed. Without
     /// this the repair would break D1: a power cut could tear the page that it writes, and take the
@@ -471,6 +495,44 @@ mod tests {
             repair.copies, 0,
             "another directory's copies count for nothing"
         );
+    }
+
+    #[test]
+    fn the_last_copy_is_given_only_if_nothing_can_be_newer() {
+        let storage = disk(3);
+        let mut area = DoubleWrite::open(&storage, 7, BatchNo::new(0)).expect("readable");
+        let write = |area: &mut DoubleWrite, block, lsn| {
+            area.release_before(area.next());
+            let page = sealed(tag(block), lsn);
+            area.write_batch(&[(tag(block), &page)]).expect("room")
+        };
+        let lsn_of = |area: &DoubleWrite, block, since| {
+            let copy = area.last_copy(tag(block), since).expect("readable");
+            copy.map(|page| page::page_lsn(&page).get())
+        };
+        let first = write(&mut area, 1, 5);
+        let second = write(&mut area, 1, 6);
+        let third = write(&mut area, 2, 7);
+        assert_eq!(lsn_of(&area, 1, first), Some(6));
+        assert_eq!(lsn_of(&area, 2, first), Some(7));
+        assert_eq!(lsn_of(&area, 3, first), None);
+        assert_eq!(lsn_of(&area, 1, third), None, "who knows what was before");
+        // A copy that is damaged, and a batch of which nobody knows what it held.
+        let damage = |at: u64| {
+            let file = storage
+                .open(DOUBLEWRITE_PATH, OpenMode::ReadWrite)
+                .expect("there");
+            file.write_all_at(b"damage", at).expect("room");
+        };
+        damage(page_offset(slot_offset(second, SLOTS_MIN), 0) + 500);
+        assert_eq!(lsn_of(&area, 1, first), None, "not the one before it");
+        damage(slot_offset(third, SLOTS_MIN) + 8);
+        assert_eq!(lsn_of(&area, 2, first), None);
+        for round in 8..12 {
+            write(&mut area, 3, round);
+        }
+        assert_eq!(lsn_of(&area, 3, first), Some(11));
+        assert_eq!(lsn_of(&area, 1, first), None, "its slot was used again");
     }
 
     #[test]

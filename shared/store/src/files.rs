@@ -646,6 +646,15 @@ impl Files {
         self.words.grown.wake_all();
     }
 
+    /// What the meta page of `file` says: number and redo point of the last checkpoint that covered
+    /// it.
+    pub fn covered(&self, file: FileNo) -> Option<(u64, Lsn)> {
+        self.row(file).map(|row| {
+            let count = row.checkpoint_count.load(Ordering::Relaxed);
+            (count, Lsn::new(row.checkpoint_scn.load(Ordering::Relaxed)))
+        })
+    }
+
     /// Notes what the meta page of `file` says from now on.
     pub fn set_covered(&self, file: FileNo, checkpoint_count: u64, scn: Lsn) {
         if let Some(row) = self.row(file) {

@@ -20,6 +20,7 @@ pub mod namespaces;
 pub mod procs;
 pub mod recovery_time;
 pub mod relation;
+pub mod scrub;
 pub mod shared;
 pub mod snapshot;
 pub mod stats;

@@ -13,7 +13,7 @@ use crate::buffer::{PageReadError, PageSource};
 use crate::ctx::Store;
 use rd_base::counters::Counter;
 use rd_base::limits::{FILE_PIECE_BYTES, PAGE_BYTES};
-use rd_base::{BlockNo, FileNo, PageTag, Role};
+use rd_base::{BlockNo, FileNo, Lsn, PageTag, Role};
 use rd_format::page::{self, PageBytes};
 use rd_sys::latch::lock_mutex;
 use rd_sys::storage::{OpenMode, Storage, StorageFile};
@@ -94,6 +94,15 @@ impl RelationFiles {
         RelationFiles {
             storage,
             mode: OpenMode::ReadWrite,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Relation files to be read from the disk itself, past the system's cache.
+    pub fn past_cache(storage: Arc<dyn Storage>) -> RelationFiles {
+        RelationFiles {
+            storage,
+            mode: OpenMode::ReadPastCache,
             open: Mutex::default(),
         }
     }
@@ -297,6 +306,29 @@ impl RelationFiles {
     }
 }
 
+impl Store {
+    /// Holds a page that was just read against the log: its LSN cannot lie above the insert
+    /// position. While the log is redone its end is not known; redo itself then looks at what it has
+    /// met, and nothing else is read.
+    ///
+    /// # Errors
+    /// Names the page.
+    pub fn check_page_lsn(&self, tag: PageTag, page: &PageBytes) -> Result<(), PageReadError> {
+        let page_lsn = page::page_lsn(page);
+        // After the page, which may hold what was inserted meanwhile.
+        let end = self.shared.wal.insert_lsn();
+        if page_lsn <= end || end == Lsn::ZERO {
+            return Ok(());
+        }
+        Err(PageReadError::BeyondLog {
+            tag,
+            path: path_of(tag),
+            page_lsn,
+            end,
+        })
+    }
+}
+
 impl PageSource for Store {
     fn read_page(&self, tag: PageTag, page: &mut PageBytes) -> Result<(), PageReadError> {
         let files = &self.shared.files;
@@ -305,6 +337,7 @@ impl PageSource for Store {
         self.count(Counter::PagesRead);
         let began_ns = self.clock.monotonic_ns();
         let read = self.relations.read_page(tag, page);
+        let read = read.and_then(|()| self.check_page_lsn(tag, page));
         let took_ns = self.clock.monotonic_ns() - began_ns;
         self.add(Counter::PageReadMicros, took_ns / 1000);
         if let Err(PageReadError::Damaged { .. }) = &read {

@@ -16,6 +16,7 @@ use crate::files::{Files, FilesRegions};
 use crate::history::{History, HistoryRegions};
 use crate::namespaces::{Namespaces, NamespacesRegions};
 use crate::procs::{Procs, ProcsRegions};
+use crate::scrub::{ScrubRegions, ScrubShared};
 use crate::snapshot::{SnapshotRegions, Snapshots};
 use crate::stats::{Stats, StatsRegions};
 use crate::wal::{Wal, WalRegions};
@@ -116,6 +117,7 @@ struct Regions {
     clients: ClientsRegions,
     cursors: CursorsRegions,
     expiry: ExpiryRegions,
+    scrub: ScrubRegions,
     pool: PoolRegions,
 }
 
@@ -147,6 +149,8 @@ pub struct Shared {
     pub cursors: Cursors,
     /// When the next key ends.
     pub expiry: Expiry,
+    /// What the scrub of relation files has found.
+    pub scrub: ScrubShared,
     /// Shared buffers.
     pub pool: Pool,
     root: One<Root>,
@@ -186,6 +190,7 @@ fn plan(sizes: &Sizes) -> (Plan, Regions) {
         clients: ClientsRegions::plan(&mut plan),
         cursors: CursorsRegions::plan(&mut plan),
         expiry: ExpiryRegions::plan(&mut plan),
+        scrub: ScrubRegions::plan(&mut plan),
         pool: PoolRegions::plan(&mut plan, sizes),
     };
     (plan, regions)
@@ -237,6 +242,7 @@ impl Shared {
             clients: Clients::open(&segment, &at.clients),
             cursors: Cursors::open(&segment, &at.cursors),
             expiry: Expiry::open(&segment, &at.expiry),
+            scrub: ScrubShared::open(&segment, &at.scrub),
             pool: Pool::open(&segment, &at.pool, &sizes),
             root: segment.one(at.root),
             overrides: segment.area(at.overrides),

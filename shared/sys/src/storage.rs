@@ -17,7 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// To what writes past the system's cache are aligned: no disk has larger blocks.
+/// To what reads and writes past the system's cache are aligned: no disk has larger blocks.
 pub const DIRECT_BYTES: usize = 4096;
 
 /// How a file is opened.
@@ -25,6 +25,10 @@ pub const DIRECT_BYTES: usize = 4096;
 pub enum OpenMode {
     /// To read one that exists.
     Read,
+    /// As `Read`, from the disk itself: what is aligned as in `ReadWriteSyncData` is read past the
+    /// system's cache, whatever lies in it, and leaves that as it is, where the file system can do
+    /// that.
+    ReadPastCache,
     /// To read and write one that exists.
     ReadWrite,
     /// To read and write one that must not exist yet.
@@ -35,6 +39,13 @@ pub enum OpenMode {
     ReadWriteSyncData,
     /// As `ReadWriteSyncData`; the metadata are durable too (`O_SYNC`).
     ReadWriteSync,
+}
+
+impl OpenMode {
+    /// Whether a file that is opened so can be written.
+    pub fn writes(self) -> bool {
+        !matches!(self, OpenMode::Read | OpenMode::ReadPastCache)
+    }
 }
 
 /// A directory of files on a disk that may fail.
@@ -133,9 +144,9 @@ impl RealStorage {
 impl Storage for RealStorage {
     fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
         let mut options = OpenOptions::new();
-        options.read(true).write(mode != OpenMode::Read).mode(0o600);
+        options.read(true).write(mode.writes()).mode(0o600);
         match mode {
-            OpenMode::Read | OpenMode::ReadWrite => {}
+            OpenMode::Read | OpenMode::ReadPastCache | OpenMode::ReadWrite => {}
             OpenMode::CreateNew => {
                 options.create_new(true);
             }
@@ -149,18 +160,17 @@ impl Storage for RealStorage {
             "open file"
         };
         let file = self.on(what, path, |full| options.open(full))?;
-        let direct = match sync_flag(mode) {
-            0 => None,
-            // A file system that cannot do it says so here; the other descriptor does it all then.
-            sync => self
-                .on(what, path, |full| {
-                    options.custom_flags(sync | libc::O_DIRECT).open(full)
-                })
-                .ok(),
-        };
+        let sync = sync_flag(mode);
+        let wants_direct = sync != 0 || mode == OpenMode::ReadPastCache;
+        let open_direct = |full: &Path| options.custom_flags(sync | libc::O_DIRECT).open(full);
+        // A file system that cannot do it says so here; the other descriptor does it all then.
+        let direct = wants_direct
+            .then(|| self.on(what, path, open_direct).ok())
+            .flatten();
         Ok(Arc::new(RealFile {
             file,
             direct,
+            reads_direct: mode == OpenMode::ReadPastCache,
             path: path.to_owned(),
         }))
     }
@@ -209,7 +219,8 @@ impl Storage for RealStorage {
 /// By which writes through a descriptor of this mode are durable when they return.
 fn sync_flag(mode: OpenMode) -> libc::c_int {
     match mode {
-        OpenMode::Read | OpenMode::ReadWrite | OpenMode::CreateNew => 0,
+        OpenMode::Read | OpenMode::ReadPastCache => 0,
+        OpenMode::ReadWrite | OpenMode::CreateNew => 0,
         OpenMode::ReadWriteSyncData => libc::O_DSYNC,
         OpenMode::ReadWriteSync => libc::O_SYNC,
     }
@@ -217,14 +228,25 @@ fn sync_flag(mode: OpenMode) -> libc::c_int {
 
 struct RealFile {
     file: File,
-    /// The same file, for writes past the system's cache.
+    /// The same file, past the system's cache.
     direct: Option<File>,
+    /// Reads go there too.
+    reads_direct: bool,
     path: String,
 }
 
 impl RealFile {
     fn failed(&self, what: &str, error: &io::Error) -> io::Error {
         failed(what, &self.path, error)
+    }
+
+    /// The descriptor past the system's cache, for what is aligned.
+    fn direct_for(&self, bytes: &[u8], offset: u64) -> Option<&File> {
+        let numbers = [bytes.len() as u64, offset, bytes.as_ptr() as u64];
+        let is_aligned = numbers
+            .iter()
+            .all(|number| number.is_multiple_of(DIRECT_BYTES as u64));
+        self.direct.as_ref().filter(|_| is_aligned)
     }
 
     fn range(&self, offset: u64, len: u64) -> io::Result<(libc::off_t, libc::off_t)> {
@@ -238,8 +260,16 @@ impl RealFile {
 impl StorageFile for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
+        let mut is_direct = self.reads_direct;
         while done < buffer.len() {
-            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
+            let (rest, at) = (&mut buffer[done..], offset + done as u64);
+            let direct = self.direct_for(rest, at).filter(|_| is_direct);
+            let read = direct.unwrap_or(&self.file).read_at(rest, at);
+            match read {
+                // As in `write_all_at`.
+                Err(error) if direct.is_some() && error.kind() == io::ErrorKind::InvalidInput => {
+                    is_direct = false;
+                }
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -253,11 +283,7 @@ impl StorageFile for RealFile {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let numbers = [bytes.len() as u64, offset, bytes.as_ptr() as u64];
-        let is_aligned = numbers
-            .iter()
-            .all(|number| number.is_multiple_of(DIRECT_BYTES as u64));
-        let direct = self.direct.as_ref().filter(|_| is_aligned);
+        let direct = self.direct_for(bytes, offset);
         let written = match direct.map(|direct| direct.write_all_at(bytes, offset)) {
             // The file system asks for more alignment, or takes the flag and cannot do it.
             Some(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
@@ -414,6 +440,27 @@ mod tests {
                 assert!(seen[12288..].iter().all(|byte| *byte == 1));
             }
         }
+    }
+
+    #[test]
+    fn what_is_read_past_the_cache_is_what_was_written_last() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = RealStorage::new(dir.path().to_owned());
+        let plain = disk.open("a", OpenMode::CreateNew).expect("made");
+        let past = disk.open("a", OpenMode::ReadPastCache).expect("opened");
+        let mut memory = [0; 5 * DIRECT_BYTES];
+        let aligned = memory.as_ptr().align_offset(DIRECT_BYTES);
+        for fill in 1..5 {
+            // The file ends within a block.
+            plain.write_all_at(&[fill; 10_000], 0).expect("written");
+            for from in [aligned, aligned + 1] {
+                let buffer = &mut memory[from..][..3 * DIRECT_BYTES];
+                assert_eq!(past.read_at(buffer, 0).expect("read"), 10_000);
+                assert!(buffer[..10_000].iter().all(|byte| *byte == fill));
+                assert_eq!(past.read_at(&mut buffer[..9], 9995).expect("read"), 5);
+            }
+        }
+        past.write_all_at(b"x", 0).expect_err("opened to read");
     }
 
     #[test]

@@ -141,6 +141,7 @@ fn rows_are_those_of_redis() {
         "stat|io",
         "stat|wal",
         "stat|buffers",
+        "stat|scrub",
         "stat|processes",
         "stat|advice",
         "stat|recoveries",

@@ -4,6 +4,7 @@
 //! Invariant: the machine itself changes nothing on the disk, so the disk is what the processes have
 //! made of it.
 
+use rd_base::counters::Counter;
 use rd_base::{Config, Role};
 use rd_checkpointer::{Checkpointer, Workers};
 use rd_engine::recovery::{Recovered, RecoveryError, Watcher, recover};
@@ -273,6 +274,10 @@ impl Machine {
         };
         if let Some(failure) = self.orders.failure.borrow_mut().take() {
             return Err(failure);
+        }
+        let checkpointer = SlotNo::of(Role::Checkpointer).expect("a slot");
+        if self.shared.stats.of(checkpointer, Counter::ScrubBad) > 0 {
+            return Err(Failure("the scrub takes a good page for damaged".into()));
         }
         self.tick(progress == Progress::Paused(Pause::Wait))?;
         let refused = match self.recovered() {

@@ -58,7 +58,7 @@ pub struct Plan {
     variants: u64,
 }
 
-fn config(protection: &str, method: &str, size: &str) -> Arc<Config> {
+fn config(protection: &str, method: &str, size: &str, scrubs: bool) -> Arc<Config> {
     let pairs = [
         ("double_write_size", size),
         ("checkpoint_timeout", "30s"),
@@ -68,6 +68,8 @@ fn config(protection: &str, method: &str, size: &str) -> Arc<Config> {
         ("recovery_time_target", "1s"),
         ("torn_page_protection", protection),
         ("wal_sync_method", method),
+        ("scrub_rate", if scrubs { "1GB" } else { "0" }),
+        ("scrub_interval", "1s"),
     ];
     let config = Config::from_pairs(&pairs).expect("valid");
     Arc::new(config.with_wal_segment_size(SEGMENT_BYTES).expect("valid"))
@@ -109,7 +111,7 @@ impl Plan {
             let method = methods[rng.below(4) as usize];
             let size = if rng.below(8) == 0 { "9MB" } else { "8MB" };
             Manner {
-                config: config(protection, method, size),
+                config: config(protection, method, size, seed % 3 == 1),
                 tick_ns: [0, 2_000_000, 50_000_000, 400_000_000][rng.below(4) as usize],
                 switch_odds: [1, 2, 4, 12][rng.below(4) as usize],
             }

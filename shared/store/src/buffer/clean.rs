@@ -5,6 +5,7 @@
 use super::desc::{CLAIMED, DIRTY, MAPPED, PIN, State, VALID, WRITING};
 use super::pool::{Pin, Pool};
 use rd_base::{FileNo, FrameNo, Lsn, PageTag};
+use rd_format::page::page_lsn;
 use rd_sys::frame::PageBytes;
 use std::sync::atomic::Ordering;
 
@@ -42,7 +43,51 @@ pub enum CopyOutcome {
     Busy,
 }
 
+/// A page as memory has it, see [`Pool::copy_resident`].
+pub enum Resident<'p> {
+    /// It is not in memory.
+    Absent,
+    /// It is being read in, made or changed: come back later.
+    Busy,
+    /// The copy is newer than what is in the page's file, or may be.
+    Unwritten(Pin<'p>),
+    /// The page was read from its file, or written to it, and not changed by any record since.
+    Settled(Pin<'p>),
+}
+
 impl Pool {
+    /// Copies the page `tag` into `copy` if it is in memory; the pin keeps it there. Does not count
+    /// as a use of the page.
+    pub fn copy_resident(&self, tag: PageTag, copy: &mut PageBytes) -> Resident<'_> {
+        let found = self.table.pin_quickly(tag, 0);
+        let Some((frame, state)) = found.or_else(|| {
+            // B12: only under the latch does finding nothing prove something.
+            let _chain = self.table.lock(tag);
+            self.table.pin_quickly(tag, 0)
+        }) else {
+            return Resident::Absent;
+        };
+        let pin = Pin { pool: self, frame };
+        let Some(bytes) = self.frames.try_read(frame) else {
+            return Resident::Busy;
+        };
+        // Marks need the exclusive latch, so this is the state of these bytes.
+        let now = self.table.descriptor(frame).load();
+        if !state.has(VALID) || !now.has(VALID) {
+            return Resident::Busy;
+        }
+        copy.copy_from_slice(&bytes[..]);
+        drop(bytes);
+        if now.has_any(DIRTY | WRITING) {
+            Resident::Unwritten(pin)
+        } else if page_lsn(copy) == Lsn::ZERO {
+            // Whoever makes it anew has not begun.
+            Resident::Busy
+        } else {
+            Resident::Settled(pin)
+        }
+    }
+
     /// Collects the frames that are dirty since before `limit` into `found`. B4: `limit` is an
     /// insert position that was read before this is called.
     pub fn dirty_before(&self, limit: Lsn, found: &mut Vec<DirtyFrame>) {

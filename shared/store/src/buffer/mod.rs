@@ -13,7 +13,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use clean::{Copied, CopyOutcome, DirtyFrame};
+pub use clean::{Copied, CopyOutcome, DirtyFrame, Resident};
 pub use pool::{
     PageRead, PageReadError, PageSource, PageWrite, Pin, PinnedRead, PinnedWrite, Pool, PoolRegions,
 };

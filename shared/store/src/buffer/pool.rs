@@ -76,6 +76,33 @@ pub enum PageReadError {
         /// What is wrong with it.
         error: PageError,
     },
+    /// The page is whole, but no record of this log can have made it so.
+    #[error(
+        "in file \"{path}\": {tag} has page LSN {page_lsn}, but the write-ahead log has come to \
+         {end} only: the page is of another server, or the log was lost that it came from"
+    )]
+    BeyondLog {
+        /// Which page.
+        tag: PageTag,
+        /// The file, relative to the data directory.
+        path: String,
+        /// What the page says.
+        page_lsn: Lsn,
+        /// The insert position.
+        end: Lsn,
+    },
+}
+
+impl PageReadError {
+    /// Which page.
+    pub fn tag(&self) -> PageTag {
+        match self {
+            PageReadError::Io { tag, .. }
+            | PageReadError::BeyondEnd { tag, .. }
+            | PageReadError::Damaged { tag, .. }
+            | PageReadError::BeyondLog { tag, .. } => *tag,
+        }
+    }
 }
 
 /// Where pages come from, and whom to ask when no frame is clean.

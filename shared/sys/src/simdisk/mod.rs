@@ -688,7 +688,7 @@ impl SimFile {
         action: impl FnOnce(&mut Contents),
         part_of: impl FnOnce(&mut Contents, u64),
     ) -> io::Result<()> {
-        if self.mode == OpenMode::Read {
+        if !self.mode.writes() {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
         if offset
@@ -765,7 +765,8 @@ impl StorageFile for SimFile {
             OpenMode::ReadWriteSyncData | OpenMode::ReadWriteSync => {
                 self.sync("write file", Some(range))
             }
-            OpenMode::Read | OpenMode::ReadWrite | OpenMode::CreateNew => Ok(()),
+            OpenMode::Read | OpenMode::ReadPastCache => Ok(()),
+            OpenMode::ReadWrite | OpenMode::CreateNew => Ok(()),
         }
     }
 

@@ -690,6 +690,11 @@ commands! {
         .flags(STAT);
     StatBuffers => row("stat|buffers", 2, Group::Server, "Returns the state of shared buffers")
         .flags(STAT).complexity("O(N) in the number of buffers");
+    StatScrub => row(
+            "stat|scrub", 2, Group::Server,
+            "Returns how far the scrub of relation files has come, and what it found",
+        )
+        .flags(STAT);
     StatProcesses => row(
             "stat|processes", 2, Group::Server,
             "Returns the processes, with what each has done",

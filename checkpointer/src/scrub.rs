@@ -1,0 +1,571 @@
+//! The scrub: every page of every relation file is read from the disk itself and checked, round
+//! after round and slowly, so that what has rotted is found while it can still be repaired.
+//!
+//! A thread (`worker`) reads and checks, chunk by chunk, as fast as `scrub_rate` allows. What it
+//! suspects is looked at again by the loop, which writes all pages and so knows that none is being
+//! written while it looks.
+//!
+//! A page is damaged if it cannot be read, fails its checksum or its structure, is newer than the
+//! log, or older than the same page in memory that no record has changed since (the disk has lost a
+//! write), or if it is all zeros although its file's bitmap on disk says that it is in use and
+//! memory does not have it. It is repaired from shared buffers, or from the double-write area, if
+//! its copy there is the last that was ever written. What cannot be repaired stays as it is: reads
+//! of it fail by name, and all else works.
+//!
+//! Invariants:
+//! - Nothing is judged or repaired while a batch of pages is on its way to disk.
+//! - A repair goes the way of every page: log, double-write area, its place.
+//! - The scrub rests while a checkpoint is hurried, commits are slowed, clean frames are short, or
+//!   the server stops. No checkpoint waits for it.
+
+use crate::turn::nanos;
+use crate::{Checkpointer, Failure};
+use rd_base::counters::Counter;
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{BatchNo, BlockNo, FileNo, Lsn, PageTag};
+use rd_format::PageError;
+use rd_format::bitmap::{self, META_BLOCK};
+use rd_format::meta;
+use rd_format::page::{self, PageBytes, PageKind};
+use rd_store::buffer::{PageReadError, Resident};
+use rd_store::files::{FileState, Files};
+use rd_store::relation::{self, PIECE_BLOCKS, RelationFiles, path_of};
+use rd_store::shared::Phase;
+use rd_sys::clock::Clock;
+use rd_sys::storage::DIRECT_BYTES;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Most blocks that are read in one go: 1 MiB.
+const CHUNK_BLOCKS_MAX: u64 = (1 << 20) / PAGE_BYTES as u64;
+/// Chunks in a second at most, unless they are as large as they can be.
+const CHUNKS_PER_S: u64 = 16;
+
+/// How long to wait before pages whose latches were taken are looked at again.
+const BUSY_NAP: Duration = Duration::from_millis(10);
+
+/// Blocks of one file to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk {
+    file: FileNo,
+    first: u32,
+    count: u32,
+}
+
+impl Chunk {
+    fn tags(&self) -> impl Iterator<Item = PageTag> + use<> {
+        let file = self.file;
+        (self.first..self.first + self.count).map(move |block| tag(file, block))
+    }
+}
+
+/// What the thread has made of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sight {
+    /// It is whole, and this is its LSN.
+    Whole(Lsn),
+    /// It was never written, as far as can be seen.
+    Empty,
+    /// To be looked at again.
+    Suspect,
+}
+
+/// A chunk that was read.
+pub struct ChunkRead {
+    chunk: Chunk,
+    sights: Vec<Sight>,
+    micros: u64,
+}
+
+fn tag(file: FileNo, block: u32) -> PageTag {
+    PageTag::new(file, BlockNo::new(block))
+}
+
+/// The thread's part.
+struct Reader {
+    relations: Arc<RelationFiles>,
+    files: Files,
+    /// Chunk and alignment.
+    memory: Vec<u8>,
+    /// The bitmap that was read last, if it was whole, and whose it is.
+    bitmap: Box<PageBytes>,
+    bitmap_at: Option<PageTag>,
+}
+
+/// The work of the scrub's thread. `relations` read past the system's cache.
+pub fn work(
+    relations: Arc<RelationFiles>,
+    files: Files,
+    clock: Clock,
+) -> impl FnMut(Chunk) -> ChunkRead {
+    let mut reader = Reader {
+        relations,
+        files,
+        memory: Vec::new(),
+        bitmap: Box::new([0; PAGE_BYTES]),
+        bitmap_at: None,
+    };
+    move |chunk| {
+        let began_ns = clock.monotonic_ns();
+        let sights = reader.read(&chunk);
+        ChunkRead {
+            chunk,
+            sights,
+            micros: (clock.monotonic_ns() - began_ns) / 1000,
+        }
+    }
+}
+
+impl Reader {
+    fn read(&mut self, chunk: &Chunk) -> Vec<Sight> {
+        let files = &self.files;
+        self.relations
+            .forget_unlinked(files.unlinks(), |file| files.exists(file));
+        let bytes = chunk.count as usize * PAGE_BYTES;
+        let mut memory = std::mem::take(&mut self.memory);
+        memory.resize(memory.len().max(bytes + DIRECT_BYTES), 0);
+        let aligned = memory.as_ptr().align_offset(DIRECT_BYTES);
+        let buffer = &mut memory[aligned..][..bytes];
+        let read = self
+            .relations
+            .piece(chunk.file, chunk.first / PIECE_BLOCKS)
+            .and_then(|piece| {
+                piece.read_at(buffer, relation::offset_of(BlockNo::new(chunk.first)))
+            });
+        // After an error every block is suspect; the loop finds out which it was.
+        let read = read.unwrap_or(0);
+        let (pages, _) = buffer.as_chunks::<PAGE_BYTES>();
+        let whole = read / PAGE_BYTES;
+        let sight = |(index, tag)| {
+            if index < whole {
+                self.look_at(tag, &pages[index])
+            } else {
+                Sight::Suspect
+            }
+        };
+        let sights = chunk.tags().enumerate().map(sight).collect();
+        self.memory = memory;
+        sights
+    }
+
+    fn look_at(&mut self, tag: PageTag, page: &PageBytes) -> Sight {
+        match page::verify(page, tag) {
+            Ok(()) => {
+                if page::kind(page) == Some(PageKind::Bitmap) {
+                    *self.bitmap = *page;
+                    self.bitmap_at = Some(tag);
+                }
+                Sight::Whole(page::page_lsn(page))
+            }
+            Err(PageError::ZeroPage { .. }) => {
+                let (block, bit) = bitmap::covering(tag.block);
+                let is_known = self.bitmap_at == Some(PageTag::new(tag.file, block));
+                // Without the bitmap nobody can tell: block 0, and what a bad bitmap speaks of.
+                let is_used = is_known && bitmap::is_set(&self.bitmap, bit);
+                if is_used {
+                    Sight::Suspect
+                } else {
+                    Sight::Empty
+                }
+            }
+            Err(_) => Sight::Suspect,
+        }
+    }
+}
+
+/// A round under way.
+struct Round {
+    /// The files that there were when it began.
+    files: Vec<FileNo>,
+    /// The file at hand, and the next block of it.
+    at: usize,
+    block: u32,
+    checked: u64,
+    bad: u64,
+    repaired: u64,
+}
+
+/// What the loop keeps of the scrub.
+pub(crate) struct Scrub {
+    /// Past the system's cache.
+    relations: Arc<RelationFiles>,
+    round: Option<Round>,
+    /// When the last round began, monotonic nanoseconds; none yet.
+    began_ns: Option<u64>,
+    /// When the next chunk may be read.
+    ready_ns: u64,
+    /// Pages to be looked at again.
+    suspects: BTreeSet<PageTag>,
+    /// Pages that are damaged and could not be repaired.
+    bad: BTreeSet<PageTag>,
+    /// The first batch of the double-write area from which on it holds every page that was written;
+    /// none before the handover.
+    pub(crate) copies_since: Option<BatchNo>,
+}
+
+impl Scrub {
+    pub fn new(relations: Arc<RelationFiles>) -> Scrub {
+        Scrub {
+            relations,
+            round: None,
+            began_ns: None,
+            ready_ns: 0,
+            suspects: BTreeSet::new(),
+            bad: BTreeSet::new(),
+            copies_since: None,
+        }
+    }
+}
+
+/// What a second look has come to.
+enum Verdict {
+    Good,
+    /// Somebody is at it: look again later.
+    Later,
+    Bad(String),
+}
+
+impl Checkpointer {
+    /// Looks at what the thread has read, and gives it more, if it is time.
+    pub(crate) fn scrub(&mut self) {
+        while let Some(read) = self.scrubs.answer() {
+            self.take_up(&read);
+        }
+        if !self.may_scrub() {
+            return;
+        }
+        self.look_at_suspects();
+        let now_ns = self.now_ns();
+        if self.scrubs.is_busy() || self.scrub_due_ns().is_none_or(|due_ns| now_ns < due_ns) {
+            return;
+        }
+        if self.scrub.round.is_none() {
+            self.begin_round(now_ns);
+        }
+        match self.next_chunk() {
+            Some(chunk) => {
+                let bytes = u64::from(chunk.count) * PAGE_BYTES as u64;
+                let rate = self.store.config.scrub_rate_bytes().max(1);
+                let width = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
+                self.scrub.ready_ns = now_ns.saturating_add(width as u64);
+                self.scrubs.give(chunk);
+            }
+            None if self.scrub.suspects.is_empty() => self.end_round(),
+            None => {}
+        }
+    }
+
+    /// Whether nothing more urgent goes on.
+    fn may_scrub(&self) -> bool {
+        let shared = &self.store.shared;
+        self.log_is_written()
+            && shared.phase() == Phase::Running
+            && self.batch.is_empty()
+            && !self.must_stop()
+            && !self.cleaning.is_asked()
+            && !shared.brake.is_on()
+            && !shared.checkpoint.wanted().is_immediate()
+            && !shared.pool.wants_supply()
+    }
+
+    /// When the next chunk, or the next round, is due; none without a rate.
+    fn scrub_due_ns(&self) -> Option<u64> {
+        if self.store.config.scrub_rate_bytes() == 0 {
+            return None;
+        }
+        let interval_ns = nanos(self.store.config.scrub_interval());
+        Some(match (&self.scrub.round, self.scrub.began_ns) {
+            (None, Some(began_ns)) => began_ns.saturating_add(interval_ns),
+            (None, None) => 0,
+            (Some(_), _) => self.scrub.ready_ns,
+        })
+    }
+
+    /// When the loop must look at the scrub, if nobody wakes it before.
+    pub(crate) fn scrub_next_ns(&self) -> Option<u64> {
+        // Its thread wakes the loop; and what keeps it from going on ends in some other turn.
+        if self.scrubs.is_busy() || !self.may_scrub() {
+            return None;
+        }
+        self.scrub_due_ns()
+    }
+
+    fn begin_round(&mut self, now_ns: u64) {
+        let table = &self.store.shared.files;
+        let mut files = table.live();
+        files.sort_unstable();
+        let pages = files.iter().map(|file| u64::from(table.blocks(*file)));
+        let now_us = self.store.clock.wall_us();
+        self.store.shared.scrub.begin(now_us, pages.sum());
+        self.scrub.began_ns = Some(now_ns);
+        self.scrub.round = Some(Round {
+            files,
+            at: 0,
+            block: 0,
+            checked: 0,
+            bad: 0,
+            repaired: 0,
+        });
+    }
+
+    fn end_round(&mut self) {
+        let Some(round) = self.scrub.round.take() else {
+            return;
+        };
+        let files = &self.store.shared.files;
+        self.scrub.bad.retain(|tag| files.exists(tag.file));
+        self.publish_bad();
+        let scrub = &self.store.shared.scrub;
+        scrub.end(self.store.clock.wall_us());
+        self.store.count(Counter::ScrubRounds);
+        let took_ns = self.now_ns() - self.scrub.began_ns.unwrap_or_default();
+        let level = if round.bad > 0 {
+            log::Level::Info
+        } else {
+            log::Level::Debug
+        };
+        log::log!(
+            level,
+            "scrub complete: {} pages checked in {:.1} s, {} bad, {} of them repaired",
+            round.checked,
+            took_ns as f64 / 1e9,
+            round.bad,
+            round.repaired,
+        );
+    }
+
+    /// The next blocks to be read; none when the round is through.
+    fn next_chunk(&mut self) -> Option<Chunk> {
+        let rate = self.store.config.scrub_rate_bytes();
+        let blocks = rate / CHUNKS_PER_S / PAGE_BYTES as u64;
+        let blocks = blocks.clamp(1, CHUNK_BLOCKS_MAX) as u32;
+        let files = &self.store.shared.files;
+        let round = self.scrub.round.as_mut()?;
+        while let Some(file) = round.files.get(round.at).copied() {
+            let end = match files.state(file) {
+                FileState::Live => files.blocks(file),
+                _ => 0,
+            };
+            if round.block >= end {
+                round.at += 1;
+                round.block = 0;
+                continue;
+            }
+            let left_in_piece = PIECE_BLOCKS - round.block % PIECE_BLOCKS;
+            let chunk = Chunk {
+                file,
+                first: round.block,
+                count: blocks.min(end - round.block).min(left_in_piece),
+            };
+            round.block += chunk.count;
+            return Some(chunk);
+        }
+        None
+    }
+
+    /// Takes note of what the thread has seen.
+    fn take_up(&mut self, read: &ChunkRead) {
+        let pages = read.sights.len() as u64;
+        self.store.add(Counter::ScrubPages, pages);
+        self.store.add(Counter::ScrubMicros, read.micros);
+        self.store.shared.scrub.advance(pages);
+        if let Some(round) = &mut self.scrub.round {
+            round.checked += pages;
+        }
+        let mut copy = [0; PAGE_BYTES];
+        for (tag, sight) in read.chunk.tags().zip(&read.sights) {
+            let is_suspect = match *sight {
+                Sight::Suspect => true,
+                Sight::Empty => self.scrub.bad.contains(&tag),
+                Sight::Whole(lsn) => {
+                    let pool = &self.store.shared.pool;
+                    let is_old = match pool.copy_resident(tag, &mut copy) {
+                        Resident::Settled(_) => page::page_lsn(&copy) > lsn,
+                        _ => false,
+                    };
+                    let is_new = lsn > self.store.shared.wal.insert_lsn();
+                    is_old || is_new || self.scrub.bad.contains(&tag)
+                }
+            };
+            if is_suspect {
+                self.scrub.suspects.insert(tag);
+            }
+        }
+    }
+
+    /// Looks at the suspects once more, and repairs what is damaged.
+    fn look_at_suspects(&mut self) {
+        let suspects = std::mem::take(&mut self.scrub.suspects);
+        for tag in suspects {
+            match self.judge(tag) {
+                Verdict::Good => {
+                    if self.scrub.bad.remove(&tag) {
+                        self.publish_bad();
+                    }
+                }
+                Verdict::Later => _ = self.scrub.suspects.insert(tag),
+                Verdict::Bad(what) => self.deal_with(tag, &what),
+            }
+        }
+        if !self.scrub.suspects.is_empty() {
+            let again_ns = self.now_ns() + nanos(BUSY_NAP);
+            self.scrub.ready_ns = self.scrub.ready_ns.max(again_ns);
+        }
+    }
+
+    /// Reads a page from the disk, and holds it against all that is known of it.
+    fn judge(&self, tag: PageTag) -> Verdict {
+        if self.store.shared.files.state(tag.file) != FileState::Live {
+            return Verdict::Good;
+        }
+        let mut page = [0; PAGE_BYTES];
+        let relations = &self.scrub.relations;
+        let read = relations.read_page(tag, &mut page);
+        let error = read
+            .and_then(|()| self.store.check_page_lsn(tag, &page))
+            .err();
+        let is_empty = matches!(
+            &error,
+            Some(PageReadError::Damaged {
+                error: PageError::ZeroPage { .. },
+                ..
+            })
+        );
+        if let Some(error) = error.as_ref().filter(|_| !is_empty) {
+            return Verdict::Bad(error.to_string());
+        }
+        let mut copy = [0; PAGE_BYTES];
+        let (here, there) = match self.store.shared.pool.copy_resident(tag, &mut copy) {
+            Resident::Busy => return Verdict::Later,
+            // What is on disk is old, as it should be.
+            Resident::Unwritten(_) => return Verdict::Good,
+            Resident::Settled(_) => (page::page_lsn(&copy), page::page_lsn(&page)),
+            Resident::Absent if is_empty && self.is_in_use(tag) => {
+                let path = path_of(tag);
+                return Verdict::Bad(format!(
+                    "in file \"{path}\": {tag} is all zeros, but the file's bitmap says that it is \
+                     in use: its content was lost"
+                ));
+            }
+            Resident::Absent => return Verdict::Good,
+        };
+        if here <= there {
+            return Verdict::Good;
+        }
+        let path = path_of(tag);
+        Verdict::Bad(format!(
+            "in file \"{path}\": {tag} has page LSN {there}, but {here} was written: the disk has \
+             lost a write"
+        ))
+    }
+
+    /// Whether the bitmap on disk says so.
+    fn is_in_use(&self, tag: PageTag) -> bool {
+        let (block, bit) = bitmap::covering(tag.block);
+        let mut page = [0; PAGE_BYTES];
+        let at = PageTag::new(tag.file, block);
+        let read = self.scrub.relations.read_page(at, &mut page);
+        let is_bitmap = read.is_ok() && page::kind(&page) == Some(PageKind::Bitmap);
+        is_bitmap && bitmap::is_set(&page, bit)
+    }
+
+    /// Repairs a damaged page if that can be, and says so either way.
+    fn deal_with(&mut self, tag: PageTag, what: &str) {
+        let repaired = self.repair(tag);
+        let failed = match repaired {
+            Ok(Repair::Later) => {
+                self.scrub.suspects.insert(tag);
+                return;
+            }
+            Ok(Repair::From(source)) => match self.judge(tag) {
+                Verdict::Bad(_) => format!("written anew from {source}, it is damaged again"),
+                Verdict::Good | Verdict::Later => {
+                    log::warn!("scrub: {what}; repaired from {source}");
+                    self.found_bad(true);
+                    if self.scrub.bad.remove(&tag) {
+                        self.publish_bad();
+                    }
+                    return;
+                }
+            },
+            Ok(Repair::None) => {
+                "it is not in shared buffers, and the double-write area has no copy \
+                                 that is known to be the last"
+                    .to_owned()
+            }
+            Err(failure) => failure.to_string(),
+        };
+        log::error!(
+            "scrub: {what}; it cannot be repaired: {failed}; reads of it fail, all else works: \
+             restore the data directory from a backup (rd_verify tells what else is damaged)"
+        );
+        self.found_bad(false);
+        self.scrub.bad.insert(tag);
+        self.publish_bad();
+    }
+
+    fn found_bad(&mut self, is_repaired: bool) {
+        self.store.count(Counter::ScrubBad);
+        self.store
+            .add(Counter::ScrubRepaired, u64::from(is_repaired));
+        if let Some(round) = &mut self.scrub.round {
+            round.bad += 1;
+            round.repaired += u64::from(is_repaired);
+        }
+    }
+
+    fn publish_bad(&self) {
+        let bad = &self.scrub.bad;
+        let shared = &self.store.shared.scrub;
+        shared.name_bad(bad.len(), bad.iter().copied());
+    }
+
+    /// Writes a damaged page anew, from wherever its last version is.
+    fn repair(&mut self, tag: PageTag) -> Result<Repair, Failure> {
+        let shared = Arc::clone(&self.store.shared);
+        let mut page = Box::new([0; PAGE_BYTES]);
+        // Pinned until it is written: whoever reads it in meanwhile would find it half-written.
+        let resident = shared.pool.copy_resident(tag, &mut page);
+        let source = match &resident {
+            Resident::Busy => return Ok(Repair::Later),
+            Resident::Unwritten(_) | Resident::Settled(_) => {
+                if page::verify_image(&page, tag).is_err() {
+                    return Ok(Repair::None);
+                }
+                "shared buffers"
+            }
+            Resident::Absent => {
+                let copy = match (&self.area, self.scrub.copies_since) {
+                    (Some(area), Some(since)) => area.last_copy(tag, since)?,
+                    _ => None,
+                };
+                let Some(copy) = copy else {
+                    return Ok(Repair::None);
+                };
+                page = copy;
+                "the double-write area"
+            }
+        };
+        if tag.block == META_BLOCK && page::kind(&page) == Some(PageKind::Meta) {
+            // Checkpoints write this in the file, past shared buffers.
+            if let Some((count, scn)) = shared.files.covered(tag.file) {
+                let mut meta = meta::read(&page);
+                (meta.checkpoint_count, meta.checkpoint_scn) = (count, scn);
+                meta::write(&mut page, &meta);
+            }
+        }
+        self.write_pages(&[(tag, *page)], Counter::PagesWrittenScrub)?;
+        Ok(Repair::From(source))
+    }
+}
+
+/// What came of a repair.
+enum Repair {
+    /// The page is in its place again, from there.
+    From(&'static str),
+    /// There is nothing to repair it from.
+    None,
+    /// Somebody is at it.
+    Later,
+}

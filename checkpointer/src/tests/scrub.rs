@@ -1,0 +1,218 @@
+//! The scrub on a disk that rots, loses writes and forgets.
+
+use super::world::{FIRST_FILE, History, World, new_disk};
+use super::{manual, tag};
+use rd_base::counters::Counter;
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{BlockNo, FileNo, PageTag};
+use rd_format::bitmap::META_BLOCK;
+use rd_format::page;
+use rd_store::checkpoint::TicketState;
+use rd_store::relation::{offset_of, path_of};
+use rd_sys::simdisk::{Lie, Rng, SimStorage};
+use std::time::Duration;
+
+const SCRUBS: [(&str, &str); 2] = [("scrub_rate", "1TB"), ("scrub_interval", "10s")];
+
+/// A server with pages in memory and on disk, before its first round.
+fn world(disk: &SimStorage, history: &mut History) -> World {
+    let (mut world, _) = World::start_with(disk, history, &SCRUBS);
+    round(&mut world);
+    for block in 2..=9 {
+        world.write_page(history, tag(block), 1, 100);
+    }
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    world
+}
+
+/// Has a whole round made, after the end of one that is under way.
+fn round(world: &mut World) {
+    let shared = world.backend.shared.clone();
+    for step in 0..200 {
+        if step == 100 || step == 0 && !shared.scrub.seen().is_under_way {
+            world.pass(Duration::from_secs(10));
+        }
+        world.pass(Duration::from_millis(1));
+        world.checkpointer.turn();
+    }
+    assert!(!shared.scrub.seen().is_under_way);
+}
+
+/// Pages found bad so far, those that were repaired, and those that are bad now.
+fn found(world: &World) -> (u64, u64, Vec<PageTag>) {
+    let shared = &world.backend.shared;
+    let count = |counter| shared.stats.get(counter);
+    (
+        count(Counter::ScrubBad),
+        count(Counter::ScrubRepaired),
+        shared.scrub.seen().bad,
+    )
+}
+
+fn damage(disk: &SimStorage, tag: PageTag) {
+    let at = offset_of(tag.block) + 700;
+    disk.damage(&path_of(tag), at, b"rotten")
+        .expect("within the file");
+}
+
+fn is_whole(world: &World, tag: PageTag) -> bool {
+    let read = world.backend.relations.read_page(tag, &mut [0; PAGE_BYTES]);
+    read.is_ok()
+}
+
+/// Takes all pages out of memory.
+fn forget(world: &World) {
+    assert!(world.backend.shared.pool.discard(FIRST_FILE));
+}
+
+#[test]
+fn a_healthy_server_is_found_healthy_whatever_it_does() {
+    for seed in 0..40 {
+        let disk = new_disk(seed);
+        let mut history = History::default();
+        let (mut world, _) = World::start_with(&disk, &mut history, &SCRUBS);
+        let mut rng = Rng::new(seed);
+        for _ in 0..150 {
+            world.step(&mut history, &mut rng);
+            if rng.below(4) == 0 {
+                round(&mut world);
+            }
+        }
+        round(&mut world);
+        assert_eq!(found(&world), (0, 0, Vec::new()), "seed {seed}");
+        let checked = world.backend.shared.stats.get(Counter::ScrubPages);
+        assert!(checked > 500, "{checked} pages, seed {seed}");
+    }
+}
+
+#[test]
+fn what_is_in_memory_is_written_anew() {
+    let disk = new_disk(1);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    // One that is as on disk, one that is dirty, and the first block, of which checkpoints write a
+    // part past shared buffers.
+    world.write_page(&mut history, tag(4), 1, 100);
+    for block in [3, 4] {
+        damage(&disk, tag(block));
+    }
+    round(&mut world);
+    assert_eq!(found(&world), (2, 2, Vec::new()));
+    assert!(is_whole(&world, tag(3)) && is_whole(&world, tag(4)));
+    round(&mut world);
+    assert_eq!(found(&world), (2, 2, Vec::new()), "once is enough");
+    let shared = world.backend.shared.clone();
+    assert_eq!(shared.stats.get(Counter::PagesWrittenScrub), 2);
+    // The repair lasts, and is as good as any other version of the page.
+    history.promised = shared.wal.durable_lsn();
+    drop((world, shared));
+    disk.crash(1);
+    World::start(&disk, &mut history);
+}
+
+#[test]
+fn a_header_is_repaired_with_what_the_last_checkpoint_wrote_into_it() {
+    let disk = new_disk(2);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    // In memory it is as it was when the file was made.
+    world.make_dirty_file(&mut history, 2);
+    let header = PageTag::new(FileNo::new(2), META_BLOCK);
+    for _ in 0..2 {
+        let data = PageTag::new(FileNo::new(2), BlockNo::new(5));
+        world.write_page(&mut history, data, 1, 100);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    }
+    let at = offset_of(header.block) + page::PageHeader::BYTES as u64 + 26;
+    disk.damage(&path_of(header), at, &[0xEE]).expect("there");
+    round(&mut world);
+    assert_eq!(found(&world), (1, 1, Vec::new()));
+    history.promised = world.backend.shared.wal.durable_lsn();
+    drop(world);
+    disk.crash(2);
+    // Which holds headers against `pg_control`.
+    World::start(&disk, &mut history);
+}
+
+#[test]
+fn what_is_not_in_memory_is_repaired_from_the_double_write_area_while_its_copy_is_the_last() {
+    let disk = new_disk(3);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    forget(&world);
+    damage(&disk, tag(5));
+    round(&mut world);
+    assert_eq!(found(&world), (1, 1, Vec::new()));
+    assert!(is_whole(&world, tag(5)));
+    // So many batches that the area no longer has it.
+    for _ in 0..20 {
+        world.write_page(&mut history, tag(7), 1, 100);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    }
+    forget(&world);
+    damage(&disk, tag(5));
+    damage(&disk, tag(7));
+    round(&mut world);
+    let (bad, repaired, named) = found(&world);
+    assert!(bad > 2);
+    assert_eq!((repaired, named), (2, vec![tag(5)]));
+    round(&mut world);
+    assert!(found(&world).0 > bad, "each round names it");
+    assert!(!is_whole(&world, tag(5)) && is_whole(&world, tag(7)));
+    let fetched = world.backend.shared.pool.fetch(&world.backend, tag(5));
+    let error = fetched.err().expect("it is damaged").to_string();
+    assert!(error.contains("file 1 block 5"), "{error}");
+    // Somebody puts a good one in its place.
+    damage_undone(&disk);
+    round(&mut world);
+    assert_eq!(found(&world).2, []);
+}
+
+/// Six bytes of a value, as `write_page` has filled it.
+fn damage_undone(disk: &SimStorage) {
+    let at = offset_of(tag(5).block) + 700;
+    disk.damage(&path_of(tag(5)), at, &[0; 6])
+        .expect("within the file");
+}
+
+#[test]
+fn a_write_that_the_disk_has_lost_or_spoilt_is_done_again() {
+    for (lie, block) in [(Lie::Lost, 6), (Lie::Rot, 6)] {
+        let disk = new_disk(4);
+        let mut history = History::default();
+        let mut world = world(&disk, &mut history);
+        world.write_page(&mut history, tag(block), 1, 100);
+        disk.lie(lie, "base/1", 0);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+        assert_eq!(disk.lies_told(), 1);
+        round(&mut world);
+        assert_eq!(found(&world), (1, 1, Vec::new()), "{lie:?}");
+        history.promised = world.backend.shared.wal.durable_lsn();
+        drop(world);
+        disk.crash(4);
+        World::start(&disk, &mut history);
+    }
+}
+
+#[test]
+fn the_rate_is_kept_and_nothing_is_read_without_one() {
+    let disk = new_disk(5);
+    let mut history = History::default();
+    // A block of 8 kB every half second.
+    let parameters = [("scrub_rate", "16kB"), ("scrub_interval", "1s")];
+    let (mut world, _) = World::start_with(&disk, &mut history, &parameters);
+    let stats = world.backend.shared.stats.clone();
+    let checked = || stats.get(Counter::ScrubPages);
+    let before = checked();
+    for _ in 0..100 {
+        world.pass(Duration::from_millis(100));
+        world.checkpointer.turn();
+        world.checkpointer.turn();
+    }
+    let pages = checked() - before;
+    assert!((18..=21).contains(&pages), "{pages} pages in 10 s");
+    let (mut world, _) = World::start(&disk, &mut history);
+    world.pass(Duration::from_secs(1000));
+    world.checkpointer.turn();
+    assert_eq!(world.backend.shared.stats.get(Counter::ScrubPages), 0);
+}
