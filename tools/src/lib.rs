@@ -20,6 +20,7 @@ pub mod history;
 pub mod pidfile;
 pub mod probe;
 pub mod reading;
+pub mod resetwal;
 pub mod shell;
 pub mod trees;
 pub mod wait;

@@ -247,6 +247,49 @@ fn write_relation(
     Ok(())
 }
 
+/// Gives `file`, which the catalog names, a header again if it has none that can be used, and an
+/// empty tree if it has no page at all; for `rd_resetwal`. Says whether anything was missing.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn restore_first_pages(
+    relations: &RelationFiles,
+    system_identifier: u64,
+    file: FileNo,
+    lsn: Lsn,
+) -> io::Result<bool> {
+    let tags = FIRST_BLOCKS.map(|block| PageTag::new(file, block));
+    let mut found = [(); 3].map(|()| Box::new([0; PAGE_BYTES]));
+    for (tag, page) in tags.iter().zip(&mut found) {
+        if !relations.read_block(*tag, page)? {
+            page.fill(0);
+        }
+    }
+    let is_mine = page::verify(&found[0], tags[0]).is_ok()
+        && meta::read(&found[0]).system_identifier == system_identifier;
+    if is_mine {
+        return Ok(false);
+    }
+    let blocks = relations.blocks_on_disk(file)?.unwrap_or(0);
+    if blocks < FIRST_FILE_BLOCKS {
+        relations.grow(file, blocks, FIRST_FILE_BLOCKS)?;
+    }
+    let is_new = page::is_zero(&found[1]) && page::is_zero(&found[2]);
+    let mut pages = first_pages(system_identifier, file);
+    let covered = meta::Meta {
+        checkpoint_scn: lsn,
+        created_lsn: lsn,
+        ..meta::read(&pages[0])
+    };
+    meta::write(&mut pages[0], &covered);
+    for (tag, page) in tags.iter().zip(&mut pages).take(if is_new { 3 } else { 1 }) {
+        page::set_page_lsn(page, lsn);
+        page::seal(page, *tag);
+        relations.write_page(*tag, page)?.sync_data()?;
+    }
+    Ok(true)
+}
+
 /// Adds the catalog's entry of the first database to its root.
 fn add_database(root: &mut PageBytes, file: FileNo, start: Lsn) {
     let value = CatalogValue {

@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub const GLOBAL_DIR: &str = "global";
 /// The file, relative to the data directory.
 pub const CONTROL_PATH: &str = "global/pg_control";
+/// Where a new one is made before it takes the other's place.
+const TEMPORARY_PATH: &str = "global/pg_control.new";
 
 /// `pg_control` cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,15 +70,33 @@ fn read_from(file: &dyn StorageFile) -> Result<(Chosen, Vec<u8>), ControlFileErr
 /// # Errors
 /// When it exists, or cannot be written and synced.
 pub fn create(storage: &dyn Storage, control: &ControlFile) -> io::Result<()> {
-    let file = storage.open(CONTROL_PATH, OpenMode::CreateNew)?;
+    create_as(storage, CONTROL_PATH, control)?;
+    storage.sync_dir(GLOBAL_DIR)
+}
+
+/// Puts a new file with `control` in both slots in the place of the one that is there, whatever is
+/// in that: the old one is as it was until the new one is durable. For `rd_resetwal`.
+///
+/// # Errors
+/// When it cannot be written and synced.
+pub fn replace(storage: &dyn Storage, control: &ControlFile) -> io::Result<()> {
+    if storage.exists(TEMPORARY_PATH)? {
+        storage.remove(TEMPORARY_PATH)?;
+    }
+    create_as(storage, TEMPORARY_PATH, control)?;
+    storage.rename(TEMPORARY_PATH, CONTROL_PATH)?;
+    storage.sync_dir(GLOBAL_DIR)
+}
+
+fn create_as(storage: &dyn Storage, path: &str, control: &ControlFile) -> io::Result<()> {
+    let file = storage.open(path, OpenMode::CreateNew)?;
     file.allocate(0, 2 * SLOT_BYTES as u64)?;
     let mut control = control.clone();
     for slot in 0..2 {
         control.sequence += 1;
         file.write_all_at(&control.encode(), (slot * SLOT_BYTES) as u64)?;
     }
-    file.sync_all()?;
-    storage.sync_dir(GLOBAL_DIR)
+    file.sync_all()
 }
 
 /// The open control file, and what is in it.

@@ -217,6 +217,21 @@ impl DoubleWrite {
         Ok(newest)
     }
 
+    /// The highest page LSN that any batch names, whatever became of its pages.
+    ///
+    /// # Errors
+    /// When the area cannot be read.
+    pub fn newest_lsn(&self) -> io::Result<Lsn> {
+        let mut newest = Lsn::ZERO;
+        for slot in 0..self.slots {
+            let entries = self.header(slot)?.map_or(Vec::new(), |batch| batch.entries);
+            newest = entries
+                .iter()
+                .fold(newest, |newest, entry| newest.max(entry.page_lsn));
+        }
+        Ok(newest)
+    }
+
     /// The copy of the page `tag` that was written last of all, if that can be proved: the batch
     /// that holds it lies at or behind `since`, and every later batch can be read and does not hold
     /// the page. `since` is a batch from which on every page went by way of this area.

@@ -111,10 +111,23 @@ pub fn list(storage: &dyn Storage, timeline: Timeline, segment_bytes: u64) -> io
 /// When the directory is there already, or the disk refuses.
 pub fn create(storage: &dyn Storage, timeline: Timeline, segment_bytes: u64) -> io::Result<()> {
     storage.create_dir(WAL_DIR)?;
-    fill(storage, segment_bytes)?;
-    storage.rename(TEMPORARY, &path(timeline, 1, segment_bytes))?;
-    storage.sync_dir(WAL_DIR)?;
+    make(storage, timeline, 1, segment_bytes)?;
     storage.sync_dir("")
+}
+
+/// Makes segment `number`, full of zeros and durable, while there is no server.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn make(
+    storage: &dyn Storage,
+    timeline: Timeline,
+    number: u64,
+    segment_bytes: u64,
+) -> io::Result<()> {
+    fill(storage, segment_bytes)?;
+    storage.rename(TEMPORARY, &path(timeline, number, segment_bytes))?;
+    storage.sync_dir(WAL_DIR)
 }
 
 /// S1: a file of zeros under the temporary name, synced. If the sync fails the file is thrown away

@@ -1,0 +1,239 @@
+//! `rd_resetwal` on the directories of real servers: what it refuses, what it says, and that the
+//! server starts afterwards, with what is left.
+
+use nix::sys::signal::Signal;
+use rd_tests::support::cluster::{Cluster, run};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+const KEYS: usize = 3_000;
+
+fn key(number: usize) -> String {
+    format!("key:{number:06}")
+}
+
+fn with_keys(settings: &[(&str, &str)]) -> Cluster {
+    let cluster = Cluster::started(settings);
+    set(&cluster, 0..KEYS, "one");
+    cluster
+}
+
+fn set(cluster: &Cluster, numbers: std::ops::Range<usize>, value: &str) {
+    let mut client = cluster.client();
+    let value = value.repeat(100);
+    for number in numbers.clone() {
+        client.send(&["SET", &key(number), &value]);
+    }
+    for _ in numbers {
+        assert!(client.receive().expect("answered").is_ok());
+    }
+}
+
+/// How many keys there are, as counted and as read.
+fn keys(cluster: &Cluster) -> (usize, usize) {
+    let mut client = cluster.client();
+    let counted = client.call(&["DBSIZE"]).expect("answered");
+    let counted = counted.as_int().expect("a number") as usize;
+    let read = (0..KEYS).filter(|number| {
+        let reply = client.call(&["GET", &key(*number)]).expect("answered");
+        assert!(reply.error().is_none(), "{reply:?}");
+        reply.as_str().is_some()
+    });
+    (counted, read.count())
+}
+
+fn resetwal(cluster: &Cluster, options: &[&str]) -> (i32, String) {
+    let directory = cluster.data_dir();
+    let directory = directory.to_string_lossy().into_owned();
+    let mut arguments = options.to_vec();
+    arguments.extend(["-D", &directory]);
+    let (status, out, errors) = run("rd_resetwal", &arguments);
+    (status.code().expect("an exit"), out + &errors)
+}
+
+/// `rd_verify` must find nothing.
+fn assert_sound(cluster: &Cluster) {
+    let directory = cluster.data_dir();
+    let (status, out, errors) = run("rd_verify", &[&directory.to_string_lossy()]);
+    assert!(status.success(), "{out}{errors}");
+}
+
+fn segments(cluster: &Cluster) -> Vec<String> {
+    let entries = fs::read_dir(cluster.path("wal")).expect("a directory");
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("an entry").file_name();
+    let mut names: Vec<String> = entries
+        .map(|entry| name(entry).to_string_lossy().into_owned())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn after_a_clean_stop_everything_is_there() {
+    let mut cluster = with_keys(&[("wal_segment_size", "1MB")]);
+    let (code, said) = resetwal(&cluster, &["-f"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("Stop it first"), "{said}");
+    cluster.stop(Signal::SIGINT);
+    let before = (
+        segments(&cluster),
+        cluster.control("Latest checkpoint's REDO"),
+    );
+
+    let (code, said) = resetwal(&cluster, &["-n"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("Current pg_control values"), "{said}");
+    assert!(said.contains("First log segment after reset"), "{said}");
+    assert!(said.contains("nothing is lost"), "{said}");
+    let after = (
+        segments(&cluster),
+        cluster.control("Latest checkpoint's REDO"),
+    );
+    assert_eq!(before, after, "a dry run changes nothing");
+
+    for _ in 0..2 {
+        let (code, said) = resetwal(&cluster, &[]);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("Write-ahead log reset"), "{said}");
+        let [segment] = &segments(&cluster)[..] else {
+            panic!("one segment is left: {:?}", segments(&cluster));
+        };
+        assert!(segment > before.0.last().expect("it was there"));
+        assert_sound(&cluster);
+    }
+    cluster.start();
+    assert_eq!(keys(&cluster), (KEYS, KEYS));
+    // The new log recovers as the old one did.
+    set(&cluster, 0..KEYS / 2, "two");
+    cluster.kill_all();
+    cluster.start();
+    assert_eq!(keys(&cluster), (KEYS, KEYS));
+    cluster.stop(Signal::SIGINT);
+    assert_sound(&cluster);
+}
+
+#[test]
+fn after_a_crash_it_wants_to_be_forced_and_says_what_is_lost() {
+    // Nothing is written that a checkpoint has not asked for, and none advances behind our backs.
+    let mut cluster = with_keys(&[
+        ("recovery_time_target", "0"),
+        ("checkpoint_heartbeat", "1min"),
+        ("checkpoint_timeout", "1h"),
+    ]);
+    let reply = cluster.client().call(&["CHECKPOINT"]).expect("answered");
+    assert!(reply.is_ok());
+    let mut client = cluster.client();
+    for number in 0..50 {
+        let reply = client.call(&["SET", &format!("late:{number}"), "lost"]);
+        assert!(reply.expect("answered").is_ok());
+    }
+    cluster.kill_all();
+    let (code, said) = resetwal(&cluster, &[]);
+    assert_eq!(code, 1, "{said}");
+    for words in ["not shut down cleanly", "50 of them commits", "-f to force"] {
+        assert!(said.contains(words), "no {words:?} in: {said}");
+    }
+    let (code, said) = resetwal(&cluster, &["--dry-run"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("50 of them commits"), "{said}");
+    // It was really left as it was.
+    let copy = tempfile::tempdir().expect("a directory");
+    cluster.copy_data(&copy.path().join("data"));
+
+    let (code, said) = resetwal(&cluster, &["--force"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("50 of them commits, the last made at"),
+        "{said}"
+    );
+    assert!(said.contains("Write-ahead log reset"), "{said}");
+    assert_sound(&cluster);
+    cluster.start();
+    assert_eq!(keys(&cluster), (KEYS, KEYS));
+    let reply = cluster.client().call(&["GET", "late:7"]).expect("answered");
+    assert_eq!(reply.as_str(), None, "what was lost is lost");
+    set(&cluster, 0..KEYS, "two");
+    cluster.stop(Signal::SIGINT);
+    assert_sound(&cluster);
+
+    fs::remove_dir_all(cluster.data_dir()).expect("removed");
+    fs::rename(copy.path().join("data"), cluster.data_dir()).expect("put back");
+    let private = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(cluster.data_dir(), private).expect("ours");
+    cluster.start();
+    let reply = cluster.client().call(&["GET", "late:7"]).expect("answered");
+    assert_eq!(reply.as_str(), Some("lost"), "a start loses nothing");
+}
+
+#[test]
+fn without_pg_control_values_are_guessed() {
+    let mut cluster = with_keys(&[("wal_segment_size", "1MB")]);
+    // In a file that no pg_control of the first day names.
+    let mut client = cluster.client();
+    for words in [&["SELECT", "3"][..], &["SET", "other", "there"]] {
+        assert!(client.call(words).expect("answered").is_ok());
+    }
+    cluster.stop(Signal::SIGINT);
+    let path = cluster.path("global/pg_control");
+    let system = cluster.control("Database system identifier");
+    let bytes = fs::read(&path).expect("it is there");
+    fs::write(&path, vec![0; bytes.len()]).expect("written");
+    let (log, code) = cluster.start_refused();
+    assert_eq!(code, Some(1), "{log}");
+    cluster.announce("pg_control");
+    cluster.announce("does not start");
+    for (options, expected) in [(&[][..], 1), (&["-n"], 0)] {
+        let (code, said) = resetwal(&cluster, options);
+        assert_eq!(code, expected, "{said}");
+        for words in ["Guessed pg_control values", &system, "all zeros"] {
+            assert!(said.contains(words), "no {words:?} in: {said}");
+        }
+        let says_how = said.contains("use -f to force reset");
+        assert_eq!(says_how, expected == 1, "{said}");
+    }
+    let (code, said) = resetwal(&cluster, &["-f"]);
+    assert_eq!(code, 0, "{said}");
+    assert_sound(&cluster);
+    assert_eq!(cluster.control("Database system identifier"), system);
+    cluster.start();
+    assert_eq!(keys(&cluster), (KEYS, KEYS));
+    let mut client = cluster.client();
+    client.call(&["SELECT", "3"]).expect("answered");
+    let reply = client.call(&["GET", "other"]).expect("answered");
+    assert_eq!(reply.as_str(), Some("there"));
+    set(&cluster, 0..KEYS, "two");
+    cluster.kill_all();
+    cluster.start();
+    assert_eq!(keys(&cluster), (KEYS, KEYS));
+}
+
+#[test]
+fn a_server_killed_in_the_middle_of_much_starts_with_what_is_left() {
+    // Pages are written all the time, so that the crash finds files of many moments.
+    let mut cluster = with_keys(&[("recovery_time_target", "1ms")]);
+    for value in ["two", "three", "four"] {
+        set(&cluster, 0..KEYS, value);
+    }
+    cluster.kill_all();
+    let (code, said) = resetwal(&cluster, &["-f"]);
+    assert_eq!(code, 0, "{said}");
+    // Trees may name pages that never got to the disk: what is read is right, missing, or an error
+    // that names the page; and the server lives.
+    cluster.announce("rd_verify");
+    cluster.announce("scrub: in file \"base/2\"");
+    cluster.start();
+    let mut client = cluster.client();
+    for number in 0..KEYS {
+        let reply = client.call(&["GET", &key(number)]).expect("answered");
+        let whole = ["one", "two", "three", "four"].map(|word| word.repeat(100));
+        let is_value = |text: &str| whole.iter().any(|value| value == text);
+        match reply.error() {
+            Some(error) => assert!(error.contains("file 2 block"), "{error}"),
+            None => assert!(reply.as_str().is_none_or(is_value), "{reply:?}"),
+        }
+    }
+    let mut client = cluster.client();
+    for words in [&["SELECT", "1"][..], &["SET", "after", "all"]] {
+        assert!(client.call(words).expect("answered").is_ok());
+    }
+}

@@ -1,0 +1,115 @@
+//! What of the log is lost with it.
+
+use anyhow::Result;
+use rd_base::civil::Utc;
+use rd_base::{Lsn, StartCount};
+use rd_format::wal_record::RecordKind;
+use rd_store::wal::{ReadFrom, WalReader};
+use rd_sys::storage::Storage;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The part of the log that may not be in the relation files.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// The redo point; or, if that is not known, where the log begins.
+    pub from: Lsn,
+    /// The end of the last record that can be read.
+    pub end: Lsn,
+    /// Records.
+    pub records: u64,
+    /// Of those, commits.
+    pub commits: u64,
+    /// When the last of them was made, microseconds since 1970; 0 without one.
+    pub last_commit_us: u64,
+    /// The start count of the last record.
+    pub start_count: StartCount,
+    /// The highest LSN that is known to have been durable.
+    pub durable: Lsn,
+    /// Where and why it cannot be read further, in words.
+    pub reason: String,
+    /// Whether `from` is the redo point.
+    pub is_from_redo: bool,
+}
+
+impl Loss {
+    /// Reads the log from `from` to its end. `durable` is what `pg_control` says of that; none if it
+    /// cannot be read, and then `from` is just a place in the log.
+    ///
+    /// # Errors
+    /// When a file that is there cannot be read.
+    pub fn read(storage: &Arc<dyn Storage>, from: ReadFrom, durable: Option<Lsn>) -> Result<Loss> {
+        let mut loss = Loss {
+            from: from.lsn,
+            end: from.lsn,
+            records: 0,
+            commits: 0,
+            last_commit_us: 0,
+            start_count: from.start_count,
+            durable: durable.unwrap_or_default(),
+            reason: String::new(),
+            is_from_redo: durable.is_some(),
+        };
+        let mut reader = match durable {
+            Some(_) => WalReader::new(Arc::clone(storage), from),
+            None => WalReader::first_from(Arc::clone(storage), from)?,
+        };
+        while let Some(record) = reader.next()? {
+            loss.records += 1;
+            if record.view.kind() == RecordKind::Commit {
+                loss.commits += 1;
+                loss.last_commit_us = record.view.header().time_us;
+            }
+        }
+        let end = reader.finish()?;
+        loss.end = end.lsn;
+        loss.start_count = end.start_count;
+        loss.durable = loss.durable.max(end.durable_seen);
+        loss.reason = end.to_string();
+        Ok(loss)
+    }
+
+    /// Whether there is nothing to be lost.
+    pub fn is_nothing(&self) -> bool {
+        self.records == 0 && self.durable <= self.end
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_nothing() && self.is_from_redo {
+            return write!(f, "No record follows the redo point, {}.", self.from);
+        }
+        let (from, end) = (self.from, self.end);
+        let what = if self.is_from_redo {
+            "The write-ahead log from the redo point,"
+        } else {
+            "The write-ahead log that is there, from"
+        };
+        write!(
+            f,
+            "{what} {from}, to {end} ({} bytes) holds {} records, {} of them commits",
+            end.bytes_since(from),
+            self.records,
+            self.commits,
+        )?;
+        if self.commits > 0 {
+            let last = Utc::since_epoch(Duration::from_micros(self.last_commit_us));
+            write!(f, ", the last made at {last:#}")?;
+        }
+        writeln!(f, ".")?;
+        if self.durable > self.end {
+            writeln!(
+                f,
+                "It was durable up to {}; what lies behind cannot be read: {}.",
+                self.durable, self.reason
+            )?;
+        }
+        write!(
+            f,
+            "What of it is not in the relation files is lost; transactions may be there in part, \
+             and trees may be damaged."
+        )
+    }
+}

@@ -1,0 +1,454 @@
+//! What `rd_resetwal` finds out of a data directory, plans and does.
+//!
+//! Invariants:
+//! - The new log begins in a segment behind every LSN that anything in the directory names: both
+//!   slots of `pg_control`, the segments that are there, the double-write area, the relation files.
+//!   So no page is newer than the log, and no old record passes for one of the new log.
+//! - After anything but a clean stop, torn pages are mended from the double-write area first, as a
+//!   start would do it; keys are counted anew, since nobody knows which commits the files hold.
+//! - The new `pg_control` takes the place of the old one whole, and only then old log is removed.
+//!   Cut off anywhere, the tool can be run again.
+
+mod loss;
+
+pub use loss::Loss;
+
+use crate::control;
+use crate::waldump::source::{Log, Wanted};
+use anyhow::{Context, Result, bail};
+use rd_base::limits::{FILES_MAX, LOG_BYTES_MAX, PAGE_BYTES};
+use rd_base::{BatchNo, BlockNo, FileNo, Lsn, PageTag, Timeline};
+use rd_engine::init::{self, VERSION, VERSION_FILE};
+use rd_engine::namespace::names_of_files;
+use rd_engine::verify::{FilePages, verify};
+use rd_format::bitmap::META_BLOCK;
+use rd_format::catalog::CATALOG_FILE;
+use rd_format::control::{
+    ControlFile, DbState, FileRow, PROTECTION_DOUBLE_WRITE, checkpoint_flags,
+};
+use rd_format::page::{self, PageBytes};
+use rd_format::{meta, wal_page};
+use rd_store::control_file;
+use rd_store::doublewrite::{DOUBLEWRITE_PATH, DoubleWrite};
+use rd_store::relation::{BASE_DIR, RelationFiles, parse_name, path};
+use rd_store::wal::{ReadFrom, WAL_DIR, segments};
+use rd_sys::clock::wall_us;
+use rd_sys::storage::{RealStorage, Storage};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Size of the log's files where nothing tells it.
+const SEGMENT_BYTES_USUAL: u64 = 16 << 20;
+
+/// A data directory, as it was found.
+pub struct Found {
+    storage: Arc<dyn Storage>,
+    /// What `pg_control` says, or what was guessed.
+    pub control: ControlFile,
+    /// The other slot, if it is valid.
+    other: Option<ControlFile>,
+    /// `pg_control` cannot be read: why.
+    pub guessed: Option<String>,
+    /// What of the log is lost; none after a clean stop.
+    pub loss: Option<Loss>,
+}
+
+/// What is to be written.
+pub struct Plan {
+    /// The new `pg_control`.
+    pub control: ControlFile,
+    /// The name of the first file of the new log.
+    pub segment: String,
+    number: u64,
+    /// What people should know of the files.
+    pub notes: Vec<String>,
+}
+
+/// Reads `pg_control`, and what of the log it does not need any more.
+///
+/// # Errors
+/// When the directory is of another version, or something cannot be read.
+pub fn look(dir: &Path) -> Result<Found> {
+    let version = std::fs::read_to_string(dir.join(VERSION_FILE));
+    let version = version.with_context(|| format!("could not read \"{VERSION_FILE}\""))?;
+    if version.trim() != VERSION {
+        bail!(
+            "data directory is of wrong version\nDETAIL: File \"{VERSION_FILE}\" contains \
+             \"{}\", which is not compatible with this program's version \"{VERSION}\".",
+            version.trim()
+        );
+    }
+    let storage: Arc<dyn Storage> = Arc::new(RealStorage::new(dir.to_owned()));
+    let chosen = match control::read(dir)?.outcome {
+        Ok(chosen) => chosen,
+        Err([first, second]) => {
+            let why = format!("slot 0: {first}; slot 1: {second}");
+            return guess(dir, storage, why);
+        }
+    };
+    chosen.control.compatible()?;
+    let control = chosen.control;
+    let is_clean = control.state == DbState::ShutDown;
+    let from = ReadFrom {
+        lsn: control.redo_lsn,
+        timeline: control.timeline,
+        segment_bytes: u64::from(control.wal_segment_bytes),
+        system_id: control.system_identifier,
+        start_count: control.redo_predecessor_count,
+    };
+    let loss = (!is_clean).then(|| Loss::read(&storage, from, Some(control.durable_lsn)));
+    Ok(Found {
+        loss: loss.transpose()?,
+        storage,
+        control,
+        other: chosen.other.ok(),
+        guessed: None,
+    })
+}
+
+/// Makes values up from what else there is, as `pg_control` cannot be read.
+fn guess(dir: &Path, storage: Arc<dyn Storage>, why: String) -> Result<Found> {
+    let wanted = Wanted {
+        path: Some(PathBuf::from(dir)),
+        ..Wanted::default()
+    };
+    let log = Log::find(&wanted).ok();
+    let relations = RelationFiles::reader(Arc::clone(&storage));
+    let mut systems: BTreeMap<u64, usize> = BTreeMap::new();
+    for file in files_on_disk(&*storage)? {
+        if let Some((_, header)) = header(&relations, file) {
+            *systems.entry(header.system_identifier).or_default() += 1;
+        }
+    }
+    let most = systems.into_iter().max_by_key(|(_, files)| *files);
+    let of_log = log.as_ref().map(|log| log.from.system_id);
+    let system_identifier = most
+        .map(|(system, _)| system)
+        .or(of_log)
+        .unwrap_or_else(rd_sys::random::u64);
+    let of_log = log.as_ref().map(|log| log.from.segment_bytes);
+    let segment_bytes = of_log.unwrap_or(SEGMENT_BYTES_USUAL);
+    let first = segments::first_lsn(segment_bytes);
+    let mut control = ControlFile::initial(system_identifier, segment_bytes as u32, first);
+    if storage.exists(DOUBLEWRITE_PATH)? {
+        control.protection = PROTECTION_DOUBLE_WRITE;
+    }
+    let loss = match &log {
+        Some(log) => {
+            control.timeline = log.from.timeline;
+            Some(Loss::read(&storage, log.from, None)?)
+        }
+        None => None,
+    };
+    if let Some(loss) = &loss {
+        control.start_count = loss.start_count;
+    }
+    Ok(Found {
+        storage,
+        control,
+        other: None,
+        guessed: Some(why),
+        loss,
+    })
+}
+
+fn files_on_disk(storage: &dyn Storage) -> Result<BTreeSet<FileNo>> {
+    let names = storage.list(BASE_DIR)?;
+    let parsed = names.iter().filter_map(|name| parse_name(name));
+    Ok(parsed.map(|(file, _)| file).collect())
+}
+
+/// The page LSN and the content of a file's header, if that can be used.
+fn header(relations: &RelationFiles, file: FileNo) -> Option<(Lsn, meta::Meta)> {
+    let mut page: PageBytes = [0; PAGE_BYTES];
+    let tag = PageTag::new(file, META_BLOCK);
+    relations.read_page(tag, &mut page).ok()?;
+    Some((page::page_lsn(&page), meta::read(&page)))
+}
+
+fn segment_bytes(control: &ControlFile) -> u64 {
+    u64::from(control.wal_segment_bytes)
+}
+
+impl Found {
+    /// Whether the server was stopped in order, and says so.
+    pub fn is_clean(&self) -> bool {
+        self.guessed.is_none() && self.control.state == DbState::ShutDown
+    }
+
+    fn area(&self) -> Result<Option<DoubleWrite>> {
+        if !self.storage.exists(DOUBLEWRITE_PATH)? {
+            return Ok(None);
+        }
+        let (system, first) = (
+            self.control.system_identifier,
+            self.control.first_unsynced_batch,
+        );
+        let area = DoubleWrite::open(&*self.storage, system, first);
+        Ok(Some(area?))
+    }
+
+    /// Puts back what the double-write area holds of pages that may be torn, and gives files that the
+    /// catalog names a header, if they have none. Says what was done.
+    ///
+    /// # Errors
+    /// When something cannot be read or written.
+    pub fn mend(&self) -> Result<Vec<String>> {
+        let mut done = Vec::new();
+        let relations = RelationFiles::writer(Arc::clone(&self.storage));
+        let area = self.area()?.filter(|_| self.control.is_double_written());
+        if let Some(area) = area {
+            let repair = area.repair(&relations, self.control.first_unsynced_batch)?;
+            let (written, copies) = (repair.written, repair.copies);
+            done.push(format!(
+                "{written} of {copies} pages in the double-write area written back"
+            ));
+            let torn = repair.torn.iter();
+            done.extend(torn.map(|tag| {
+                format!("{tag} was torn or damaged; mended from the double-write area")
+            }));
+        }
+        let lsn = segments::first_lsn(segment_bytes(&self.control));
+        for file in named(&relations).unwrap_or_default() {
+            let system = self.control.system_identifier;
+            if init::restore_first_pages(&relations, system, file, lsn)? {
+                let path = path(file, 0);
+                done.push(format!(
+                    "\"{path}\" had no header that could be used, and has got a new one"
+                ));
+            }
+        }
+        Ok(done)
+    }
+
+    /// What is to be written.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub fn plan(&self) -> Result<Plan> {
+        let relations = RelationFiles::reader(Arc::clone(&self.storage));
+        let mut notes = Vec::new();
+        let mut highest = Highest::default();
+        for control in std::iter::once(&self.control).chain(&self.other) {
+            highest.take_control(control);
+        }
+        if let Some(loss) = &self.loss {
+            highest.take(loss.end);
+            highest.take(loss.durable);
+        }
+        let area = self.area()?;
+        if let Some(area) = &area {
+            highest.take(area.newest_lsn()?);
+        }
+        let on_disk = files_on_disk(&*self.storage)?;
+        let mut checkpoint_count = self.control.checkpoint_count;
+        let mut headers = BTreeMap::new();
+        for file in &on_disk {
+            let Some((lsn, header)) = header(&relations, *file) else {
+                continue;
+            };
+            if header.system_identifier != self.control.system_identifier {
+                let path = path(*file, 0);
+                notes.push(format!("\"{path}\" is of another data directory"));
+                continue;
+            }
+            highest.take(lsn);
+            highest.take(header.checkpoint_scn);
+            checkpoint_count = checkpoint_count.max(header.checkpoint_count);
+            headers.insert(*file, header);
+        }
+        let mut files = if self.is_clean() {
+            self.control.files.clone()
+        } else {
+            let named = match named(&relations) {
+                Ok(named) => named,
+                Err(error) => {
+                    notes.push(format!("the catalog of namespaces cannot be read: {error}"));
+                    BTreeSet::new()
+                }
+            };
+            count_files(&relations, &headers, &named, &mut highest, &mut notes)?
+        };
+        let bytes = segment_bytes(&self.control);
+        let timeline = self.control.timeline;
+        let number = self.first_segment(highest.lsn, &mut notes)?;
+        let start = wal_page::segment_start(number, bytes);
+        files.iter_mut().for_each(|row| row.stop_scn = start);
+        let after_files = on_disk.last().map_or(0, |file| file.get() + 1);
+        let now_us = wall_us();
+        let control = ControlFile {
+            written_us: now_us,
+            state: DbState::ShutDown,
+            redo_predecessor_count: self.control.start_count,
+            durable_predecessor_count: self.control.start_count,
+            unfinished_starts: 0,
+            redo_lsn: start,
+            durable_lsn: start,
+            checkpoint_lsn: start,
+            previous_redo_lsn: start,
+            previous_checkpoint_lsn: start,
+            checkpoint_count: checkpoint_count.max(1),
+            checkpoint_us: now_us,
+            checkpoint_flags: checkpoint_flags::SHUTDOWN,
+            first_unsynced_batch: area.map_or(BatchNo::new(1), |area| area.next()),
+            next_file: self.control.next_file.max(FileNo::new(after_files)),
+            backup_start_lsn: Lsn::ZERO,
+            backup_end_lsn: Lsn::ZERO,
+            keys_lsn: start,
+            pending_drops: match self.is_clean() {
+                true => self.control.pending_drops.clone(),
+                // Whether they were dropped is for the catalog to say now.
+                false => Vec::new(),
+            },
+            files,
+            ..self.control.clone()
+        };
+        Ok(Plan {
+            control,
+            segment: wal_page::segment_name(timeline, number, bytes),
+            number,
+            notes,
+        })
+    }
+
+    /// The number of the first segment of the new log.
+    fn first_segment(&self, highest: Lsn, notes: &mut Vec<String>) -> Result<u64> {
+        let bytes = segment_bytes(&self.control);
+        let mut last = wal_page::segment_of(highest, bytes);
+        if self.storage.exists(WAL_DIR)? {
+            let names = self.storage.list(WAL_DIR)?;
+            let parse = |name: &String| wal_page::parse_segment_name(name, bytes);
+            let numbers = names.iter().filter_map(parse).map(|(_, number)| number);
+            last = numbers.fold(last, u64::max);
+        } else {
+            notes.push(format!("there is no directory \"{WAL_DIR}\": it is made"));
+        }
+        Ok(last + 1)
+    }
+
+    /// Writes the new log and the new `pg_control`, and removes the old log.
+    ///
+    /// # Errors
+    /// When the disk refuses; then the old ones may be there still.
+    pub fn reset(&self, plan: &Plan) -> Result<()> {
+        let storage = &*self.storage;
+        let bytes = segment_bytes(&plan.control);
+        if !storage.exists(WAL_DIR)? {
+            storage.create_dir(WAL_DIR)?;
+            storage.sync_dir("")?;
+        }
+        segments::make(storage, plan.control.timeline, plan.number, bytes)?;
+        control_file::replace(storage, &plan.control)?;
+        for name in storage.list(WAL_DIR)? {
+            if is_segment_name(&name) && name != plan.segment {
+                storage.remove(&format!("{WAL_DIR}/{name}"))?;
+            }
+        }
+        storage.sync_dir(WAL_DIR)?;
+        Ok(())
+    }
+
+    /// The timeline, for people.
+    pub fn timeline(&self) -> Timeline {
+        self.control.timeline
+    }
+}
+
+/// Whether a file in `wal/` is one of the log, whatever the size of those is.
+fn is_segment_name(name: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
+    name.len() == 24 && name.bytes().all(is_digit)
+}
+
+/// The files that the catalog names, and its own.
+fn named(relations: &RelationFiles) -> Result<BTreeSet<FileNo>, String> {
+    let blocks = relations.blocks_on_disk(CATALOG_FILE);
+    let blocks = blocks.map_err(|error| error.to_string())?;
+    let names = names_of_files(&FilePages {
+        relations,
+        file: CATALOG_FILE,
+        blocks: blocks.unwrap_or(0),
+    })?;
+    Ok(names.into_keys().chain([CATALOG_FILE]).collect())
+}
+
+/// Reads every page of every file with a header, and counts its keys.
+fn count_files(
+    relations: &RelationFiles,
+    headers: &BTreeMap<FileNo, meta::Meta>,
+    named: &BTreeSet<FileNo>,
+    highest: &mut Highest,
+    notes: &mut Vec<String>,
+) -> Result<Vec<FileRow>> {
+    for file in named.iter().filter(|file| !headers.contains_key(file)) {
+        let path = path(*file, 0);
+        notes.push(format!("\"{path}\" has no header that can be used"));
+    }
+    let mut rows = Vec::new();
+    for (file, header) in headers {
+        // Without a catalog nobody knows; and more than the server has room for cannot be kept.
+        if headers.len() > FILES_MAX && !named.contains(file) {
+            continue;
+        }
+        let blocks = relations.blocks_on_disk(*file)?.unwrap_or(0);
+        let mut page: PageBytes = [0; PAGE_BYTES];
+        for block in 0..blocks {
+            let tag = PageTag::new(*file, BlockNo::new(block));
+            if relations.read_page(tag, &mut page).is_ok() {
+                highest.take(page::page_lsn(&page));
+            }
+        }
+        let report = verify(&FilePages {
+            relations,
+            file: *file,
+            blocks,
+        });
+        let problems = report.problems.len() as u64 + report.problems_more;
+        if problems > 0 {
+            let path = path(*file, 0);
+            notes.push(format!(
+                "\"{path}\" has {problems} problems, the first: {}",
+                report.problems[0]
+            ));
+        }
+        rows.push(FileRow {
+            file: *file,
+            checkpoint_count: header.checkpoint_count,
+            scn: header.checkpoint_scn,
+            stop_scn: Lsn::ZERO,
+            key_count: report.keys,
+            blocks,
+        });
+    }
+    rows.truncate(FILES_MAX);
+    Ok(rows)
+}
+
+/// The highest LSN that was met.
+#[derive(Default)]
+struct Highest {
+    lsn: Lsn,
+}
+
+impl Highest {
+    fn take(&mut self, lsn: Lsn) {
+        // What no log comes to is damage, however good its checksum.
+        if lsn.get() <= LOG_BYTES_MAX / 2 {
+            self.lsn = self.lsn.max(lsn);
+        }
+    }
+
+    fn take_control(&mut self, control: &ControlFile) {
+        let own = [
+            control.redo_lsn,
+            control.durable_lsn,
+            control.checkpoint_lsn,
+            control.keys_lsn,
+        ];
+        let of_files = control.files.iter().flat_map(|row| [row.scn, row.stop_scn]);
+        let of_drops = control.pending_drops.iter().map(|drop| drop.last_lsn);
+        let all = own.into_iter().chain(of_files).chain(of_drops);
+        all.for_each(|lsn| self.take(lsn));
+    }
+}
