@@ -62,6 +62,9 @@ fn pass(cluster: &Cluster, fault: Fault, action: &str) -> Acknowledged {
     drop(client);
     wait_for(&text, || {
         checkpoint(cluster, &["CHECKPOINT", "NOWAIT", "FAST"]);
+        if matches!(fault, Fault::NamespaceBegun | Fault::NamespaceStamped) {
+            checkpoint(cluster, &["CHECKPOINT", "NAMESPACE", "db0"]);
+        }
         (actions(cluster, fault) > before).then_some(())
     });
     let acknowledged = load.stop();
