@@ -488,7 +488,10 @@ impl EventLoop {
         self.epoll.delete(connection.fd())?;
         if let Err(error) = self.postmaster.send(&message, Some(connection.fd())) {
             let interest = EpollEvent::new(connection.interest, token);
-            self.epoll.add(connection.fd(), interest)?;
+            if self.epoll.add(connection.fd(), interest).is_err() {
+                // Nobody would see what its client sends.
+                self.close(token);
+            }
             return Err(error);
         }
         if let Some(connection) = self.connections.remove(token) {

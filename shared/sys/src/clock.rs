@@ -7,13 +7,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Nanoseconds of `CLOCK_MONOTONIC`: the same line of time in all processes of this machine since
 /// its boot, so it may be kept in shared memory.
 pub fn monotonic_ns() -> u64 {
+    read(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds of a clock that every Linux has.
+pub(crate) fn read(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: the kernel writes one timespec to a live, exclusively borrowed one.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    assert_eq!(result, 0, "CLOCK_MONOTONIC is always there on Linux");
+    let result = unsafe { libc::clock_gettime(clock, &mut now) };
+    assert_eq!(result, 0, "clock {clock} is always there on Linux");
     (now.tv_sec as u64)
         .wrapping_mul(1_000_000_000)
         .wrapping_add(now.tv_nsec as u64)

@@ -1,20 +1,12 @@
 //! How busy the processors are: this thread, and the machine.
 
+use crate::clock;
 use std::fs::File;
 use std::io::Read;
 
 /// Nanoseconds that this thread has run on a processor.
 pub fn thread_ns() -> u64 {
-    let mut used = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the kernel writes one timespec to a live, exclusively borrowed one.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut used) };
-    assert_eq!(result, 0, "every thread of Linux has this clock");
-    (used.tv_sec as u64)
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(used.tv_nsec as u64)
+    clock::read(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Nanoseconds, all processors together, in which there was nothing to run since the machine
