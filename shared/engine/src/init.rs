@@ -96,8 +96,8 @@ pub fn init_data_directory(
     let made = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             step(report, &format!("creating directory {shown}"), || {
-                let mut builder = DirBuilder::new();
-                builder.mode(0o700).recursive(true).create(path)
+                make_missing_parents(path)?;
+                DirBuilder::new().mode(0o700).create(path)
             })
             .map_err(on_path("create directory"))?;
             true
@@ -132,6 +132,17 @@ pub fn init_data_directory(
         clean_up(path, made);
     }
     Ok(done?)
+}
+
+/// Makes the directories above `path` that are not there, and their names durable.
+fn make_missing_parents(path: &Path) -> io::Result<()> {
+    let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
+    let missing: Vec<&Path> = path.ancestors().skip(1).take_while(is_missing).collect();
+    for dir in missing.into_iter().rev() {
+        DirBuilder::new().mode(0o700).create(dir)?;
+        sync_parent(dir)?;
+    }
+    Ok(())
 }
 
 /// Makes the name of the new directory durable.

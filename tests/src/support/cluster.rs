@@ -25,10 +25,13 @@ use tempfile::TempDir;
 const PORT: &str = "7432";
 /// The setting that is fixed when the data directory is made.
 const SEGMENT_SIZE: &str = "wal_segment_size";
+/// The setting that says where the unix socket is.
+const SOCKET_DIRECTORY: &str = "unix_socket_directory";
 
 /// A data directory and, at times, a server on it.
 pub struct Cluster {
     directory: TempDir,
+    data_dir: PathBuf,
     settings: Vec<(String, String)>,
     server: Option<Server>,
     starts: usize,
@@ -104,6 +107,7 @@ impl Cluster {
             .tempdir()
             .expect("a directory");
         let mut cluster = Cluster {
+            data_dir: directory.path().join("data"),
             directory,
             settings: Vec::new(),
             server: None,
@@ -135,7 +139,14 @@ impl Cluster {
 
     /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.data_dir.clone()
+    }
+
+    /// Puts the data directory elsewhere, on another disk; the unix socket stays where it is.
+    pub fn put_data(&mut self, data_dir: PathBuf) {
+        let own = self.directory.path().to_owned();
+        self.set(SOCKET_DIRECTORY, &own.to_string_lossy());
+        self.data_dir = data_dir;
     }
 
     /// A file of the data directory.
@@ -145,9 +156,15 @@ impl Cluster {
 
     /// The unix socket.
     pub fn socket(&self) -> PathBuf {
-        let port = self.settings.iter().find(|(name, _)| name == "port");
-        let port = port.map_or(PORT, |(_, port)| port);
-        self.path(&format!(".s.REDOUBT.{port}"))
+        let port = self.setting("port").unwrap_or(PORT);
+        let directory = self.setting(SOCKET_DIRECTORY).map(PathBuf::from);
+        let directory = directory.unwrap_or_else(|| self.data_dir());
+        directory.join(format!(".s.REDOUBT.{port}"))
+    }
+
+    fn setting(&self, name: &str) -> Option<&str> {
+        let found = self.settings.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
     }
 
     /// Says that complaints in the log with this text in them belong to the test; the empty text
@@ -215,8 +232,8 @@ impl Cluster {
     /// Makes the data directory, if its segment size is not the usual one; else the first start
     /// makes it.
     fn initialise(&self) {
-        let size = self.settings.iter().find(|(name, _)| name == SEGMENT_SIZE);
-        let Some((_, size)) = size.filter(|_| !self.data_dir().exists()) else {
+        let size = self.setting(SEGMENT_SIZE);
+        let Some(size) = size.filter(|_| !self.data_dir().exists()) else {
             return;
         };
         let megabytes = size.trim_end_matches("MB");
@@ -407,6 +424,13 @@ impl Cluster {
     /// Kills postmaster and children at once, as a crash of the machine's kernel would not, but
     /// that of its power supply does: nobody gets to say anything.
     pub fn kill_all(&mut self) {
+        let children = self.send_kills();
+        self.wait_gone(&children);
+    }
+
+    /// Sends what [`Cluster::kill_all`] does, and gives the children that got it: for processes that
+    /// cannot end yet.
+    pub fn send_kills(&mut self) -> Vec<Child> {
         // Held still, the postmaster neither sees children go nor makes new ones.
         self.signal(Signal::SIGSTOP);
         let children = self.children();
@@ -414,6 +438,11 @@ impl Cluster {
             send(child.pid, Signal::SIGKILL);
         }
         self.signal(Signal::SIGKILL);
+        children
+    }
+
+    /// Waits for the end of a server that was killed, and of its children.
+    pub fn wait_gone(&mut self, children: &[Child]) {
         self.wait_exit();
         wait_for("the children to be gone", || {
             children

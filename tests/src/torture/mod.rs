@@ -13,8 +13,10 @@ use crate::support::cluster::{self, Cluster};
 use nix::sys::signal::Signal;
 use rd_wire::Client;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use victim::Victim;
 use workload::{Look, Writer};
@@ -118,7 +120,7 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
 }
 
 /// Has every tree of the stopped server checked: links, order, free blocks, numbers of keys.
-fn verify(cluster: &mut Cluster, report: &mut Report) {
+pub fn verify(cluster: &mut Cluster, report: &mut Report) {
     // A process that was killed inside a sync is gone when the kernel is done with it. Until then
     // all goes on; should a stop come in between, then its end is a crash, which stops are not
     // restarted from.
@@ -144,9 +146,34 @@ fn verify(cluster: &mut Cluster, report: &mut Report) {
 }
 
 /// The last lines of a text.
-fn tail(text: &str, lines: usize) -> String {
+pub fn tail(text: &str, lines: usize) -> String {
     let skip = text.lines().count().saturating_sub(lines);
     text.lines().skip(skip).collect::<Vec<_>>().join("\n")
+}
+
+/// Lets the writers write while `action` goes on, and brings them home.
+pub fn under_load<T>(
+    socket: &Path,
+    writers: Vec<Writer>,
+    action: impl FnOnce() -> T,
+) -> (Vec<Writer>, T) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let threads: Vec<_> = writers
+        .into_iter()
+        .map(|mut writer| {
+            let (stop, socket) = (Arc::clone(&stop), socket.to_owned());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    writer.write_until_broken(&socket, &stop);
+                }
+                writer
+            })
+        })
+        .collect();
+    let done = action();
+    stop.store(true, Ordering::Relaxed);
+    let home = |thread: JoinHandle<Writer>| thread.join().expect("a writer does not panic");
+    (threads.into_iter().map(home).collect(), done)
 }
 
 /// Lets the writers write, kills the victim in the midst of it, and brings the writers home.
@@ -157,33 +184,15 @@ fn load_and_kill(
     load: Duration,
     random: &mut Random,
 ) -> Vec<Writer> {
-    let stop = Arc::new(AtomicBool::new(false));
     let socket = cluster.socket();
-    let threads: Vec<_> = writers
-        .into_iter()
-        .map(|mut writer| {
-            let (stop, socket) = (Arc::clone(&stop), socket.clone());
-            std::thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    writer.write_until_broken(&socket, &stop);
-                }
-                writer
-            })
-        })
-        .collect();
-    // The load itself is what is wanted here, for as long as was drawn.
-    std::thread::sleep(load);
-    victim.kill(cluster, random);
-    // A little load on a server that has lost a child, or is restarting.
-    let until = Instant::now() + Duration::from_millis(random.below(50));
-    while Instant::now() < until {
-        std::thread::yield_now();
-    }
-    stop.store(true, Ordering::Relaxed);
-    threads
-        .into_iter()
-        .map(|thread| thread.join().expect("a writer does not panic"))
-        .collect()
+    let (writers, ()) = under_load(&socket, writers, || {
+        // The load itself is what is wanted here, for as long as was drawn.
+        std::thread::sleep(load);
+        victim.kill(cluster, random);
+        // A little load on a server that has lost a child, or is restarting.
+        std::thread::sleep(Duration::from_micros(random.below(50_000)));
+    });
+    writers
 }
 
 /// Brings the server back, at times with another kill while it recovers.
@@ -213,9 +222,9 @@ fn settle(cluster: &mut Cluster, victim: Victim, random: &mut Random, report: &m
     }
 }
 
-/// Looks at every key of every writer. A server that has just lost a child may still say that it is
+/// Looks at every key of every writer, and notes what is wrong in the report. A server that has just lost a child may still say that it is
 /// ready; then the connection breaks, and the look is taken again when it is back.
-fn check(cluster: &mut Cluster, writers: &mut [Writer], report: &mut Report) {
+pub fn check(cluster: &mut Cluster, writers: &mut [Writer], report: &mut Report) {
     for writer in writers {
         let deadline = Instant::now() + DEADLINE;
         loop {

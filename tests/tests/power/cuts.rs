@@ -1,0 +1,284 @@
+//! Rounds of load, power cut, recovery and check.
+
+use crate::disk::Disk;
+use nix::sys::signal::Signal;
+use rd_sys::simdisk::IoRecord;
+use rd_tests::support::cluster::{Cluster, program};
+use rd_tests::support::wait_for;
+use rd_tests::torture::workload::Writer;
+use rd_tests::torture::{Random, Report, check, tail, under_load, verify};
+use rd_wire::Client;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long a cut that is meant for a certain I/O waits for it, on a server that has little to do.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Longest load before a cut is prepared.
+const LOAD_MAX: Duration = Duration::from_millis(300);
+/// Cuts of a recovery, one in the recovery from the other, beside the first.
+const DEPTH_MAX: u64 = 3;
+/// The data directory, below the mount: `rd_initdb` makes both directories, and both names must last.
+const DATA: &str = "made/data";
+
+/// What goes on when the power fails.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// Clients write.
+    Load,
+    /// Clients write, and a checkpoint is under way.
+    Checkpoint,
+    /// Clients write, and the server is being stopped.
+    Stop,
+    /// The server recovers from the last cut.
+    Recovery,
+    /// `rd_initdb` makes the directory.
+    Making,
+}
+
+impl Moment {
+    /// Draws one of those that a server is in which serves.
+    fn choose(random: &mut Random) -> Moment {
+        match random.below(4) {
+            0 | 1 => Moment::Load,
+            2 => Moment::Checkpoint,
+            _ => Moment::Stop,
+        }
+    }
+
+    /// For the report.
+    fn name(self) -> &'static str {
+        match self {
+            Moment::Load => "under load",
+            Moment::Checkpoint => "in a checkpoint",
+            Moment::Stop => "in a stop",
+            Moment::Recovery => "in recovery",
+            Moment::Making => "in rd_initdb",
+        }
+    }
+
+    /// I/Os until the cut, at most.
+    fn ios_max(self) -> u64 {
+        match self {
+            Moment::Load => 3000,
+            Moment::Checkpoint | Moment::Stop => 600,
+            Moment::Recovery => 400,
+            Moment::Making => 150,
+        }
+    }
+}
+
+/// How often, how hard, and from which seed.
+pub struct Plan {
+    /// Where everything random comes from, but the timing of processes.
+    pub seed: u64,
+    /// Power cuts, those in recoveries not counted.
+    pub cuts: u64,
+    /// Connections that write.
+    pub writers: usize,
+}
+
+/// A server on a disk whose power fails.
+struct Bench {
+    cluster: Cluster,
+    disk: Disk,
+    random: Random,
+    report: Report,
+    /// The last I/Os before the last cut.
+    last: Vec<IoRecord>,
+    _place: TempDir,
+}
+
+/// Runs the plan; `Err` says why there can be no such disk here. `tell` hears of each round.
+pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Result<Report, String> {
+    let mut bench = Bench::new(plan)?;
+    let mut writers: Vec<Writer> = (0..plan.writers)
+        .map(|number| Writer::new(number, bench.random.draw()))
+        .collect();
+    bench.make();
+    if bench.report.losses.is_empty() {
+        bench.recover(&mut writers);
+    }
+    for round in 0..plan.cuts {
+        if !bench.report.losses.is_empty() {
+            break;
+        }
+        writers = bench.cut_under_load(writers);
+        bench.recover(&mut writers);
+        tell(round, &bench.report);
+    }
+    if bench.report.losses.is_empty() {
+        bench.cluster.stop(Signal::SIGINT);
+        verify(&mut bench.cluster, &mut bench.report);
+    } else {
+        bench.explain();
+    }
+    bench.report.acknowledged = writers.iter().map(Writer::acknowledged).sum();
+    Ok(bench.report)
+}
+
+/// Kills all processes of a server on a disk without power, which cannot end before it lets go.
+fn end(cluster: &mut Cluster, disk: &Disk) {
+    let children = cluster.send_kills();
+    disk.let_go();
+    cluster.wait_gone(&children);
+}
+
+impl Bench {
+    fn new(plan: &Plan) -> Result<Bench, String> {
+        let place = tempfile::Builder::new().prefix("rdpower").tempdir();
+        let place = place.map_err(|error| error.to_string())?;
+        let mut random = Random::new(plan.seed);
+        let disk = Disk::mounted(place.path(), random.draw())
+            .map_err(|error| format!("no FUSE file system can be mounted: {error}"))?;
+        let mut cluster = Cluster::new(&[
+            ("min_wal_size", "4MB"),
+            ("max_wal_size", "16MB"),
+            ("shared_buffers", "16MB"),
+        ]);
+        cluster.put_data(place.path().join(DATA));
+        // What a start says of an end without a stop.
+        cluster.announce("");
+        Ok(Bench {
+            cluster,
+            disk,
+            random,
+            report: Report::default(),
+            last: Vec::new(),
+            _place: place,
+        })
+    }
+
+    fn count(&mut self, moment: Moment) {
+        let name = moment.name().to_owned();
+        *self.report.kills.entry(name).or_default() += 1;
+    }
+
+    /// Loses what was not synced.
+    fn power_cycle(&mut self, moment: Moment) {
+        self.count(moment);
+        self.last = self.disk.recent();
+        self.disk.power_cycle(self.random.draw());
+    }
+
+    /// Has the data directory made, with the power failing meanwhile, until it fails too late: what
+    /// was made by then must be there. Half a directory must be refused, in words that say so.
+    fn make(&mut self) {
+        let data_dir = self.cluster.data_dir();
+        loop {
+            let ios = self.random.below(Moment::Making.ios_max());
+            self.disk.cut_after(ios);
+            let mut making = Command::new(program("rd_initdb"))
+                .arg("-D")
+                .arg(&data_dir)
+                .args(["--wal-segsize", "1"])
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("it was built");
+            let made = wait_for("rd_initdb or the cut", || {
+                let ended = making.try_wait().expect("our child");
+                ended.map(Some).or(self.disk.is_cut().then_some(None))
+            });
+            if made.is_none() {
+                making.kill().expect("our child");
+                self.disk.let_go();
+                making.wait().expect("our child");
+            }
+            self.power_cycle(Moment::Making);
+            if let Some(status) = made {
+                assert!(status.success(), "rd_initdb ended with {status}");
+                return;
+            }
+            // What was made so far has its first file, or nothing.
+            let is_begun = data_dir
+                .read_dir()
+                .is_ok_and(|mut names| names.next().is_some());
+            if is_begun && !data_dir.join("global/pg_control").exists() {
+                let (log, _) = self.cluster.start_refused();
+                let is_told = log.contains("pg_control");
+                assert!(is_told, "half a directory was refused by:\n{log}");
+            }
+            self.disk.replace(self.random.draw());
+        }
+    }
+
+    /// Lets clients write, and the power fail.
+    fn cut_under_load(&mut self, writers: Vec<Writer>) -> Vec<Writer> {
+        let moment = Moment::choose(&mut self.random);
+        let load = Duration::from_micros(self.random.below(LOAD_MAX.as_micros() as u64));
+        let ios = self.random.below(moment.ios_max());
+        let socket = self.cluster.socket();
+        let (cluster, disk) = (&mut self.cluster, &self.disk);
+        let (writers, ()) = under_load(&socket, writers, || {
+            // The load itself is what is wanted here, for as long as was drawn.
+            std::thread::sleep(load);
+            match moment {
+                Moment::Checkpoint => {
+                    if let Ok(mut client) = Client::connect_unix(&socket) {
+                        // Whether it is refused or not: the power fails either way.
+                        let _ = client.cmd(&[b"CHECKPOINT", b"NOWAIT", b"FAST"]);
+                    }
+                }
+                Moment::Stop => cluster.signal(Signal::SIGINT),
+                Moment::Load | Moment::Recovery | Moment::Making => {}
+            }
+            disk.cut_after(ios);
+            let patience = Instant::now() + PATIENCE;
+            wait_for("the cut", || {
+                if Instant::now() > patience {
+                    disk.cut_after(0);
+                }
+                (disk.is_cut() || has_ended(cluster)).then_some(())
+            });
+            if cluster.pid().is_some() {
+                end(cluster, disk);
+            }
+        });
+        self.power_cycle(moment);
+        writers
+    }
+
+    /// Starts the server, at times with power that fails before it serves, and looks for all that
+    /// was acknowledged.
+    fn recover(&mut self, writers: &mut [Writer]) {
+        for _ in 0..DEPTH_MAX {
+            if self.random.below(3) > 0 {
+                break;
+            }
+            self.disk
+                .cut_after(self.random.below(Moment::Recovery.ios_max()));
+            self.cluster.spawn();
+            let (cluster, disk) = (&mut self.cluster, &self.disk);
+            wait_for("recovery or the cut", || {
+                let is_over = cluster.status().starts_with("ready") || has_ended(cluster);
+                (disk.is_cut() || is_over).then_some(())
+            });
+            if cluster.pid().is_some() {
+                end(cluster, disk);
+            }
+            self.power_cycle(Moment::Recovery);
+        }
+        self.cluster.spawn();
+        match self.cluster.wait_ready() {
+            Ok(()) => check(&mut self.cluster, writers, &mut self.report),
+            Err(status) => {
+                let loss = format!("the server ended with {status} instead of serving");
+                self.report.losses.push(loss);
+            }
+        }
+    }
+
+    /// Adds what may say why.
+    fn explain(&mut self) {
+        let ios: Vec<String> = self.last.iter().map(|io| format!("{io:?}")).collect();
+        let what = format!("the last I/Os before the cut:\n{}", ios.join("\n"));
+        self.report.losses.push(what);
+        let log = tail(&self.cluster.log(), 80);
+        self.report.losses.push(format!("server log:\n{log}"));
+    }
+}
+
+/// Whether the server has ended by itself.
+fn has_ended(cluster: &mut Cluster) -> bool {
+    cluster.pid().is_none() || cluster.poll_exit().is_some()
+}

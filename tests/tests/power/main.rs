@@ -1,0 +1,100 @@
+//! `power`: a whole server on a disk that loses at a power cut what was not synced.
+//!
+//! The disk is a file system over FUSE (`disk`), so the programs are those that users run, with the
+//! calls to the kernel that they really make. Clients write, the power fails at some I/O, what was not
+//! synced is lost, kept or torn as the seed says, and after the next start every acknowledged write
+//! must be there (`cuts`). At times the power fails again in the recovery, in a checkpoint, in a stop,
+//! or while the data directory is made.
+//!
+//! Without arguments, as `cargo test` runs it, it cuts the power a few times. Where no FUSE file system
+//! can be mounted, which needs /dev/fuse and root, it says so and does nothing.
+
+mod cuts;
+mod disk;
+
+use clap::Parser;
+use cuts::{Plan, run};
+use rd_tests::torture::Report;
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Cuts the power of a server under load, and looks for what it promised.
+#[derive(Parser, Debug)]
+#[command(name = "power")]
+struct Args {
+    /// Where everything random comes from; drawn from the clock if not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Power cuts; those in recoveries come on top.
+    #[arg(long, default_value_t = 5)]
+    cuts: u64,
+    /// Connections that write.
+    #[arg(long, default_value_t = 4)]
+    writers: usize,
+    /// What `cargo test` may say: names of tests to be run.
+    #[arg(hide = true)]
+    names: Vec<String>,
+    #[arg(long, hide = true)]
+    nocapture: bool,
+    #[arg(long, hide = true)]
+    exact: bool,
+    #[arg(long, hide = true)]
+    list: bool,
+    #[arg(long, hide = true)]
+    test_threads: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.list {
+        println!("power: test");
+        return ExitCode::SUCCESS;
+    }
+    let is_meant = args.names.is_empty() || args.names.iter().any(|name| "power".contains(name));
+    if !is_meant {
+        return ExitCode::SUCCESS;
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let from_clock = since.map_or(1, |since| since.as_nanos() as u64);
+    let plan = Plan {
+        seed: args.seed.unwrap_or(from_clock),
+        cuts: args.cuts,
+        writers: args.writers,
+    };
+    println!("power\nseed {}", plan.seed);
+    if let Err(error) = disk::own_mounts() {
+        println!("skipped: this process may not mount: {error}");
+        return ExitCode::SUCCESS;
+    }
+    let began = Instant::now();
+    let report = match run(&plan, |round, report: &Report| {
+        if (round + 1) % 25 == 0 {
+            println!("cut {}: {} checks", round + 1, report.checks);
+        }
+    }) {
+        Ok(report) => report,
+        Err(reason) => {
+            println!("skipped: {reason}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    for (moment, count) in &report.kills {
+        println!("{count:6} x {moment}");
+    }
+    println!(
+        "{} writes acknowledged, {} checks, all trees verified {} times, {:.1} s",
+        report.acknowledged,
+        report.checks,
+        report.verified,
+        began.elapsed().as_secs_f64()
+    );
+    if report.losses.is_empty() {
+        println!("nothing lost");
+        return ExitCode::SUCCESS;
+    }
+    for loss in &report.losses {
+        println!("LOST: {loss}");
+    }
+    println!("seed {}", plan.seed);
+    ExitCode::FAILURE
+}
