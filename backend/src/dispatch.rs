@@ -155,7 +155,7 @@ pub fn proceed(
 pub fn go_on(call: &mut Call<'_>, waiting: Waiting) -> Outcome {
     match waiting {
         Waiting::Checkpoint { ticket, reply } => admin::proceed(call, ticket, reply),
-        Waiting::Namespace(ticket) => namespaces::proceed(call, ticket),
+        Waiting::Namespace(ticket, access) => namespaces::proceed(call, ticket, access),
         Waiting::Durable(lsn) => replication::proceed(call, lsn),
         Waiting::Range(stream) => ranges::proceed(call, stream),
         Waiting::Keys(walk) => scan::proceed(call, walk),
@@ -278,6 +278,10 @@ pub fn handle(id: CommandId, call: &mut Call<'_>) -> Outcome {
         CommandId::NamespaceRename => namespaces::rename(call),
         CommandId::NamespaceList => namespaces::list(call),
         CommandId::NamespaceInfo => namespaces::info(call),
+        CommandId::NamespaceReadonly => namespaces::readonly(call),
+        CommandId::NamespaceReadwrite => namespaces::readwrite(call),
+        CommandId::NamespaceOffline => namespaces::offline(call),
+        CommandId::NamespaceOnline => namespaces::online(call),
         CommandId::NamespaceHelp => admin::help(call, "namespace"),
         CommandId::Multi => transactions::multi(call),
         CommandId::Exec => transactions::exec(call),

@@ -130,8 +130,12 @@ impl Expirer {
                 server.park(reason);
                 TURN_NS
             }
-            // Dropped in between, with all that was to be removed.
-            Err(EngineError::NoNamespace) => {
+            // Dropped or closed in between, with all that was to be removed.
+            Err(
+                EngineError::NoNamespace
+                | EngineError::NamespaceReadOnly(_)
+                | EngineError::NamespaceOffline(_),
+            ) => {
                 self.ended.clear();
                 self.next_namespace(server);
                 TURN_NS
@@ -166,7 +170,13 @@ impl Expirer {
         let mut allowed = u64::from(server.config.expire_rate()).div_ceil(turns_per_s) as usize;
         let until_ns = server.store.clock.monotonic_ns() + LOOK_NS;
         while let Some(sweep) = &mut self.sweep {
-            let Some(namespace) = server.engine.namespace(sweep.namespace) else {
+            // What cannot be written is swept when it can be again.
+            let is_writable = |id: &NamespaceId| {
+                let access = server.engine.access(*id);
+                access.is_ok_and(|(access, _)| access.is_writable())
+            };
+            let namespace = server.engine.namespace(sweep.namespace);
+            let Some(namespace) = namespace.filter(is_writable) else {
                 self.ended.clear();
                 self.next_namespace(server);
                 continue;

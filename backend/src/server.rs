@@ -206,6 +206,8 @@ impl Server {
                 format!("CORRUPT {error}; {advice}")
             }
             EngineError::Conflict { .. } => format!("CONFLICT {error}"),
+            EngineError::NamespaceReadOnly(_) => format!("READONLY {error}"),
+            EngineError::NamespaceOffline(_) => format!("OFFLINE {error}"),
             EngineError::ReadOnly => format!("MISCONF {error}"),
             EngineError::DiskFull { .. } => {
                 format!("MISCONF {error}; writes go on when there is room")

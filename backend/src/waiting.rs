@@ -7,9 +7,13 @@ use crate::commands::ranges::RangeStream;
 use crate::commands::scan::KeysWalk;
 use crate::commands::several::SeveralStream;
 use rd_base::Lsn;
-use rd_store::checkpoint::{FileTicket, Ticket};
+use rd_engine::NamespaceId;
+use rd_store::checkpoint::{FileRequest, FileTicket, Ticket};
+use rd_store::namespaces::{Access, AccessChange};
+use rd_store::shared::Shared;
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// How many streams a backend has under way.
 #[derive(Clone, Default)]
@@ -47,8 +51,8 @@ pub enum Waiting {
         /// What is replied when it is.
         reply: &'static str,
     },
-    /// For the checkpoint of a single namespace.
-    Namespace(FileTicket),
+    /// For the checkpoint of a single namespace, or its file to be closed or opened.
+    Namespace(FileTicket, Option<Box<NewAccess>>),
     /// For the log to be durable up to an LSN, for WAITAOF.
     Durable(Lsn),
     /// For room in the output, to go on with a range.
@@ -59,11 +63,37 @@ pub enum Waiting {
     Several(Box<SeveralStream>),
 }
 
+/// A change of a namespace's access under way.
+pub struct NewAccess {
+    /// Keeps others from changing it.
+    pub _change: AccessChange,
+    /// What is still to be said when the file is open; nothing if it was said before the file was
+    /// closed.
+    pub to_be_set: Option<(NamespaceId, Access)>,
+    /// Has the file as it was.
+    pub back: FileRequest,
+    /// Shared memory.
+    pub shared: Arc<Shared>,
+}
+
+impl Drop for NewAccess {
+    fn drop(&mut self) {
+        // It failed, or its client is gone: the namespace is closed still, so its file must be.
+        if self.to_be_set.is_some() {
+            let (checkpoint, procs) = (&self.shared.checkpoint, &self.shared.procs);
+            if let Err(error) = checkpoint.request_file(procs, &self.back) {
+                let file = self.back.file;
+                log::warn!("relation file {file} stays open until the next start: {error}");
+            }
+        }
+    }
+}
+
 impl Waiting {
     /// Whether it is a stream.
     pub fn is_stream(&self) -> bool {
         match self {
-            Waiting::Checkpoint { .. } | Waiting::Namespace(_) | Waiting::Durable(_) => false,
+            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => false,
             Waiting::Range(_) | Waiting::Keys(_) | Waiting::Several(_) => true,
         }
     }
@@ -72,7 +102,7 @@ impl Waiting {
     /// `output_max`; else somebody's notice or the client's reading brings it on.
     pub fn is_ready(&self, unsent: usize, output_max: usize) -> bool {
         match self {
-            Waiting::Checkpoint { .. } | Waiting::Namespace(_) | Waiting::Durable(_) => false,
+            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => false,
             Waiting::Range(stream) if stream.is_counting() => true,
             Waiting::Keys(walk) if walk.is_counting() => true,
             Waiting::Range(_) | Waiting::Keys(_) | Waiting::Several(_) => unsent <= output_max,
@@ -82,7 +112,7 @@ impl Waiting {
     /// Whether a part of its reply has been written.
     pub fn has_begun(&self) -> bool {
         match self {
-            Waiting::Checkpoint { .. } | Waiting::Namespace(_) | Waiting::Durable(_) => false,
+            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => false,
             Waiting::Range(stream) => !stream.is_counting(),
             Waiting::Keys(walk) => !walk.is_counting(),
             Waiting::Several(stream) => stream.has_begun(),
@@ -92,7 +122,7 @@ impl Waiting {
     /// Heap bytes that it holds.
     pub fn heap_bytes(&self) -> usize {
         match self {
-            Waiting::Checkpoint { .. } | Waiting::Namespace(_) | Waiting::Durable(_) => 0,
+            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => 0,
             Waiting::Range(stream) => stream.heap_bytes(),
             Waiting::Keys(walk) => walk.heap_bytes(),
             Waiting::Several(stream) => stream.heap_bytes(),

@@ -144,9 +144,8 @@ impl Control {
             next.state = DbState::InProduction;
             next.unfinished_starts = 0;
         }
-        next.files
-            .iter_mut()
-            .for_each(|row| row.stop_scn = Lsn::ZERO);
+        let written = next.files.iter_mut().filter(|row| !row.is_closed());
+        written.for_each(|row| row.stop_scn = Lsn::ZERO);
         next.first_unsynced_batch = now.first_unsynced_batch;
         next.next_file = next.next_file.max(now.next_file);
         next.pending_drops = now.pending_drops.clone();

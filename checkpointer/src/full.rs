@@ -313,8 +313,12 @@ impl Checkpointer {
         let mut stamped: Vec<(PageTag, PageBytes)> = Vec::new();
         let touched: Vec<FileNo> = self.touched.iter().copied().collect();
         for file in touched {
-            if !shared.files.exists(file) {
+            let closed = shared.files.closed(file);
+            // What is closed says its own, and may be away.
+            let is_left_alone = closed.is_some() && !self.half_opened.contains(&file);
+            if !shared.files.exists(file) || is_left_alone || self.is_away(file)? {
                 self.touched.remove(&file);
+                self.half_opened.remove(&file);
                 continue;
             }
             let tag = PageTag::new(file, META_BLOCK);
@@ -328,7 +332,11 @@ impl Checkpointer {
             }
             let mut meta = meta::read(&header);
             meta.checkpoint_count = count;
-            meta.checkpoint_scn = meta.checkpoint_scn.max(redo);
+            meta.stop_scn = closed.map_or(Lsn::ZERO, |(_, stop_scn)| stop_scn);
+            meta.checkpoint_scn = match closed {
+                Some((_, stop_scn)) => stop_scn,
+                None => meta.checkpoint_scn.max(redo),
+            };
             meta::write(&mut header, &meta);
             stamped.push((tag, header));
         }
@@ -338,10 +346,21 @@ impl Checkpointer {
                 let scn = meta::read(header).checkpoint_scn;
                 shared.files.set_covered(tag.file, count, scn);
                 self.touched.remove(&tag.file);
+                self.half_opened.remove(&tag.file);
             }
         }
         self.headers_are_settled = true;
         Ok(())
+    }
+
+    /// Whether the file of an offline namespace is not there.
+    fn is_away(&self, file: FileNo) -> Result<bool, Failure> {
+        let closed = self.store.shared.files.closed(file);
+        if !closed.is_some_and(|(access, _)| access.is_offline()) {
+            return Ok(false);
+        }
+        self.relations.forget(file);
+        Ok(self.relations.blocks_on_disk(file)?.is_none())
     }
 
     /// Step 5.

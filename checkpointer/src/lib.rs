@@ -203,6 +203,8 @@ pub struct Checkpointer {
     writeback: Writeback,
     /// Files of which a page was written since their header was.
     touched: BTreeSet<FileNo>,
+    /// Files that are closed, and whose headers may say that they are open: opening them has failed.
+    half_opened: BTreeSet<FileNo>,
     /// No file's header says another number than its row in `pg_control` is about to.
     headers_are_settled: bool,
     sync_tally: SyncTally,
@@ -269,6 +271,7 @@ impl Checkpointer {
             unsynced: Unsynced::default(),
             writeback: Writeback::default(),
             touched: BTreeSet::new(),
+            half_opened: BTreeSet::new(),
             headers_are_settled: false,
             sync_tally: SyncTally::default(),
             pace: Pace {

@@ -8,6 +8,12 @@
 //! 4. The key counts are cut, and the log is flushed up to the cut.
 //! 5. `pg_control` is written, both slots.
 //!
+//! A namespace that is made read only or taken offline has its file *closed* by such a checkpoint: the
+//! SCN is its stop SCN, too. Nobody changes the file after that, since all commits in the namespace
+//! that had their LSN before are complete, and no other is let in. While it is offline nobody reads
+//! it either, when every process has passed the epoch and no page of it is left in memory; then it
+//! may be taken away. It is *opened*, or comes online, when its header is what was left there.
+//!
 //! Such checkpoints are made between two batches of a full one under way as well, so nobody waits
 //! for that. A crash or failure before 5 leaves a header that is ahead by one, as any advance of the
 //! redo point does. Since 5 takes that number, every other header that may be ahead by it is
@@ -21,13 +27,15 @@ use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{FileNo, Lsn, PageTag};
 use rd_format::bitmap::META_BLOCK;
-use rd_format::meta;
-use rd_store::buffer::DirtyFrame;
+use rd_format::control::{ControlFile, DbState, FileRow};
+use rd_format::{Access, held, meta};
+use rd_store::buffer::{DirtyFrame, PageReadError};
 use rd_store::checkpoint::{Begun, FileRequest, Flags};
 use rd_store::files::FileState;
 use rd_store::history::{CheckpointRow, Word};
-use rd_store::relation;
+use rd_store::relation::{self, PIECE_BLOCKS};
 use rd_sys::fault::{self, Fault};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +44,41 @@ const CAUSE: Counter = Counter::PagesWrittenRequested;
 /// How long to wait before pages whose latches were taken are tried again.
 const BUSY_NAP: Duration = Duration::from_millis(1);
 
+/// Why what was asked of a file was not done.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    /// It could not be done now.
+    #[error("{0}")]
+    Failure(#[from] Failure),
+    /// The file cannot be read.
+    #[error("{0}")]
+    Page(#[from] PageReadError),
+    /// It is not there.
+    #[error("\"{0}\" is not there; put it back, and bring the namespace online again")]
+    Missing(String),
+    /// It has lost its end.
+    #[error(
+        "\"{path}\" has {found} blocks, and {expected} when it was closed; put the whole file in \
+         its place"
+    )]
+    Short {
+        path: String,
+        found: u32,
+        expected: u32,
+    },
+    /// It is not the file that was left there.
+    #[error("{0}")]
+    NotTheFile(String),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Refusal {
+        Refusal::Failure(error.into())
+    }
+}
+
 /// What a checkpoint of one file has come to.
+#[derive(Default)]
 struct Covered {
     count: u64,
     scn: Lsn,
@@ -55,7 +97,7 @@ impl Checkpointer {
         }
         let shared = Arc::clone(&self.store.shared);
         while let Some(request) = shared.checkpoint.next_file_request() {
-            let done = self.checkpoint_namespace(&request);
+            let done = self.serve_namespace(&request);
             let error = done.err();
             shared
                 .checkpoint
@@ -76,13 +118,160 @@ impl Checkpointer {
         }
     }
 
-    fn checkpoint_namespace(&mut self, request: &FileRequest) -> Result<(), String> {
+    /// Closes or opens a file, or makes a checkpoint of it, as is asked.
+    fn serve_namespace(&mut self, request: &FileRequest) -> Result<(), String> {
         let file = request.file;
-        let shared = Arc::clone(&self.store.shared);
-        if shared.files.state(file) != FileState::Live {
+        let files = self.store.shared.files.clone();
+        if files.state(file) != FileState::Live {
             // It was dropped meanwhile: nobody needs its pages.
             return Ok(());
         }
+        let closed = files.closed(file).map(|(access, _)| access);
+        let text = |refusal: Refusal| refusal.to_string();
+        match (request.access, closed) {
+            (None, None) => self.checkpoint_namespace(request, Access::READ_WRITE)?,
+            (None, Some(_)) => {}
+            (Some(access), None) if access.is_writable() => {}
+            (Some(access), None) => {
+                self.wait_for_growth(file);
+                self.checkpoint_namespace(request, access)?;
+            }
+            (Some(access), Some(now)) if access == now => {}
+            (Some(access), Some(now)) => {
+                if !access.is_offline() {
+                    // An attempt that failed may have left another header.
+                    self.settle_headers()
+                        .map_err(|failure| text(failure.into()))?;
+                    self.check_closed(file, now).map_err(text)?;
+                }
+                if now.is_offline() {
+                    self.forget_descriptors(file);
+                }
+                if now.is_offline() && !access.is_offline() {
+                    self.sync_returned(file)
+                        .map_err(|failure| text(failure.into()))?;
+                }
+                match access.is_writable() {
+                    true => self.checkpoint_namespace(request, access)?,
+                    false => self.note_access(file, access)?,
+                }
+            }
+        }
+        if request.access.is_some_and(Access::is_offline) {
+            self.let_go_of(file);
+        }
+        Ok(())
+    }
+
+    /// Holds what lies in the place of a closed file against what was left there: what `pg_control`
+    /// says, or is about to say.
+    fn check_closed(&self, file: FileNo, access: Access) -> Result<(), Refusal> {
+        let control = self.control.as_ref().expect("the log is written").newest();
+        let files = &self.store.shared.files;
+        let path = relation::path(file, 0);
+        self.relations.forget(file);
+        let Some(meta) = self.relations.read_meta(file)? else {
+            return Err(Refusal::Missing(path));
+        };
+        let (checkpoint_count, scn, stop_scn) = files.covered(file).expect("it is closed");
+        let row = &FileRow {
+            file,
+            access,
+            checkpoint_count,
+            scn,
+            stop_scn,
+            key_count: files.keys(file),
+            blocks: files.blocks(file),
+        };
+        // Nothing is under way that the header could be ahead by.
+        let at_rest = ControlFile {
+            state: DbState::ShutDown,
+            ..control.clone()
+        };
+        let found = held::hold(&meta, row, &at_rest);
+        if !found.is_good() {
+            return Err(Refusal::NotTheFile(held::complaint(
+                found, &meta, row, control,
+            )));
+        }
+        let blocks = self.relations.blocks_on_disk(file)?.unwrap_or(0);
+        if blocks < row.blocks {
+            return Err(Refusal::Short {
+                path,
+                found: blocks,
+                expected: row.blocks,
+            });
+        }
+        Ok(())
+    }
+
+    /// Has every process close the file, before it next reads any page, and open it anew: it may be
+    /// another one than it was.
+    fn forget_descriptors(&self, file: FileNo) {
+        self.relations.forget(file);
+        self.store.shared.files.replaced();
+    }
+
+    /// Syncs what was put back: nobody knows whether whoever has copied it has done so.
+    fn sync_returned(&mut self, file: FileNo) -> Result<(), Failure> {
+        let batch = self.first_unsynced_batch();
+        let blocks = self.store.shared.files.blocks(file);
+        for piece in 0..blocks.div_ceil(PIECE_BLOCKS) {
+            let descriptor = self.relations.piece(file, piece)?;
+            // Nothing in it is of the log.
+            self.unsynced
+                .note((file, piece), &descriptor, batch, 0, Lsn::MAX);
+        }
+        self.sync_file(file);
+        self.relations.sync_dir();
+        Ok(())
+    }
+
+    /// Waits until the file does not grow any more; what asked for that is refused by now.
+    fn wait_for_growth(&mut self, file: FileNo) {
+        self.serve_files();
+        while self.growing.contains(&file) && !self.must_stop() {
+            self.wait_for_workers();
+        }
+    }
+
+    /// Writes for which access a closed file is closed now; its header stays as it is.
+    fn note_access(&mut self, file: FileNo, access: Access) -> Result<(), String> {
+        self.settle_headers()
+            .map_err(|failure| failure.to_string())?;
+        let files = self.store.shared.files.clone();
+        let (_, stop_scn) = files.closed(file).expect("it is closed");
+        files.set_closed(file, access, stop_scn);
+        self.write_rows();
+        Ok(())
+    }
+
+    /// Waits until nobody can come by a page of the file, none is left in memory, and the scrub does
+    /// not read it.
+    fn let_go_of(&mut self, file: FileNo) {
+        let shared = Arc::clone(&self.store.shared);
+        let epoch = shared.procs.bump_epoch();
+        let is_unread = || shared.procs.all_past(epoch) && shared.pool.discard(file);
+        let is_let_go_of = |my: &mut Self| my.scrub_lets_go_of(file) && is_unread();
+        while !self.must_stop() && !is_let_go_of(self) {
+            self.supply_beside();
+            self.serve_files();
+            self.absorb();
+            self.look_at_brake();
+            self.incremental();
+            self.heartbeat();
+            self.sleep(Some(BUSY_NAP));
+        }
+        self.forget_descriptors(file);
+    }
+
+    /// Makes a checkpoint of a file, which is closed for `access` by it if that is not to write.
+    fn checkpoint_namespace(
+        &mut self,
+        request: &FileRequest,
+        access: Access,
+    ) -> Result<(), String> {
+        let file = request.file;
         let name = self.namespace_in(file);
         let path = relation::path(file, 0);
         let begun = Begun {
@@ -95,7 +284,7 @@ impl Checkpointer {
         }
         let beginning = self.beginning(begun);
         let tally = std::mem::take(&mut self.sync_tally);
-        let covered = self.cover(file);
+        let covered = self.cover(file, access);
         let syncs = self.sync_tally;
         self.sync_tally = tally.with(&syncs);
         match covered {
@@ -103,6 +292,9 @@ impl Checkpointer {
                 let covered = Covered { syncs, ..covered };
                 self.remember_namespace(&beginning, &name, &covered, None);
                 self.store.count(Counter::CheckpointsNamespace);
+                if !access.is_writable() {
+                    log::info!("namespace \"{name}\" is {access}: \"{path}\" is closed");
+                }
                 if self.store.config.log_checkpoints() {
                     log::info!(
                         "checkpoint of namespace \"{name}\" complete: {begun}: wrote {} buffers; \
@@ -123,13 +315,8 @@ impl Checkpointer {
                     "checkpoint of namespace \"{name}\" (\"{path}\"; {begun}) failed: {failure}"
                 );
                 let none = Covered {
-                    count: 0,
-                    scn: Lsn::ZERO,
-                    found: 0,
-                    written: 0,
-                    write_us: 0,
-                    sync_us: 0,
                     syncs,
+                    ..Covered::default()
                 };
                 self.remember_namespace(&beginning, &name, &none, Some(&failure));
                 Err(failure.to_string())
@@ -138,7 +325,7 @@ impl Checkpointer {
     }
 
     /// Steps 1 to 5.
-    fn cover(&mut self, file: FileNo) -> Result<Covered, Failure> {
+    fn cover(&mut self, file: FileNo, access: Access) -> Result<Covered, Failure> {
         let shared = Arc::clone(&self.store.shared);
         let began_ns = self.now_ns();
         fault::point(Fault::NamespaceBegun)?;
@@ -147,13 +334,17 @@ impl Checkpointer {
         let written_ns = self.now_ns();
         self.sync_file(file);
         self.settle_headers()?;
-        let count = self.stamp_file(file, scn)?;
+        let stop_scn = if access.is_writable() { Lsn::ZERO } else { scn };
+        let count = self.stamp_file(file, scn, stop_scn)?;
         self.sync_file(file);
         fault::point(Fault::NamespaceStamped)?;
-        let redo = self.redo_in_control();
-        let (files, keys_lsn) = self.cut_keys(redo, false);
-        let files = self.named_rows(files);
-        self.write_control(|control, now| control.cover(now, files, keys_lsn));
+        self.headers_are_settled = true;
+        self.touched.remove(&file);
+        self.half_opened.remove(&file);
+        shared.files.set_covered(file, count, scn);
+        shared.files.set_closed(file, access, stop_scn);
+        self.write_rows();
+        fault::point(Fault::NamespaceCovered)?;
         let micros = |from, to| (to - from) / 1000;
         Ok(Covered {
             count,
@@ -164,6 +355,14 @@ impl Checkpointer {
             sync_us: micros(written_ns, self.now_ns()),
             syncs: SyncTally::default(),
         })
+    }
+
+    /// Steps 4 and 5.
+    fn write_rows(&mut self) {
+        let redo = self.redo_in_control();
+        let (files, keys_lsn) = self.cut_keys(redo, false);
+        let files = self.named_rows(files);
+        self.write_control(|control, now| control.cover(now, files, keys_lsn));
     }
 
     /// Step 2: writes the pages of `file` that are dirty since before `limit`; everything else is
@@ -211,8 +410,9 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Step 3; gives the number.
-    fn stamp_file(&mut self, file: FileNo, scn: Lsn) -> Result<u64, Failure> {
+    /// Step 3; gives the number. Until the table has it, too, the header counts as one that is ahead:
+    /// if anything fails before that, the next advance brings header and `pg_control` together again.
+    fn stamp_file(&mut self, file: FileNo, scn: Lsn, stop_scn: Lsn) -> Result<u64, Failure> {
         let count = self.control.as_ref().expect("the log is written");
         let count = count.next_count();
         let tag = PageTag::new(file, META_BLOCK);
@@ -221,16 +421,16 @@ impl Checkpointer {
         let meta = meta::Meta {
             checkpoint_count: count,
             checkpoint_scn: scn,
+            stop_scn,
             ..meta::read(&header)
         };
         meta::write(&mut header, &meta);
-        // Whatever becomes of it, the next advance brings header and `pg_control` together again.
         self.touched.insert(file);
         self.headers_are_settled = false;
+        if self.store.shared.files.closed(file).is_some() {
+            self.half_opened.insert(file);
+        }
         self.write_pages(&[(tag, header)], CAUSE)?;
-        self.headers_are_settled = true;
-        self.store.shared.files.set_covered(file, count, scn);
-        self.touched.remove(&file);
         Ok(count)
     }
 

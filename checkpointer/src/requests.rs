@@ -111,6 +111,7 @@ impl Checkpointer {
                 Ok(()) => {
                     self.unsynced.forget(file);
                     self.touched.remove(&file);
+                    self.half_opened.remove(&file);
                     shared.files.unlinked(file);
                     log::debug!("relation file {file} was dropped and is removed");
                 }

@@ -15,6 +15,8 @@
 //! Invariants:
 //! - Nothing is judged or repaired while a batch of pages is on its way to disk.
 //! - A repair goes the way of every page: log, double-write area, its place.
+//! - The file of an offline namespace is not looked at: it may be away. Nothing of it is being read
+//!   when the command is answered that took it offline.
 //! - The scrub rests while a checkpoint is hurried, commits are slowed, clean frames are short, or
 //!   the server stops. No checkpoint waits for it.
 
@@ -23,10 +25,10 @@ use crate::{Checkpointer, Failure};
 use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BatchNo, BlockNo, FileNo, Lsn, PageTag};
-use rd_format::PageError;
 use rd_format::bitmap::{self, META_BLOCK};
 use rd_format::meta;
 use rd_format::page::{self, PageBytes, PageKind};
+use rd_format::{Access, PageError};
 use rd_store::buffer::{PageReadError, Resident};
 use rd_store::files::{FileState, Files};
 use rd_store::relation::{self, PIECE_BLOCKS, RelationFiles, path_of};
@@ -58,6 +60,17 @@ impl Chunk {
         let file = self.file;
         (self.first..self.first + self.count).map(move |block| tag(file, block))
     }
+}
+
+/// Whether `file` is there to be read: nobody drops it, and its namespace is not offline, nor on its
+/// way from there.
+fn may_read(files: &Files, file: FileNo) -> bool {
+    let is_offline = |access: Access| access.is_offline();
+    files.state(file) == FileState::Live
+        && !is_offline(files.access(file))
+        && !files
+            .closed(file)
+            .is_some_and(|(access, _)| is_offline(access))
 }
 
 /// What the thread has made of a block.
@@ -121,7 +134,7 @@ impl Reader {
     fn read(&mut self, chunk: &Chunk) -> Vec<Sight> {
         let files = &self.files;
         self.relations
-            .forget_unlinked(files.unlinks(), |file| files.exists(file));
+            .forget_gone(files.gone(), |file| files.exists(file));
         let bytes = chunk.count as usize * PAGE_BYTES;
         let mut memory = std::mem::take(&mut self.memory);
         memory.resize(memory.len().max(bytes + DIRECT_BYTES), 0);
@@ -195,6 +208,8 @@ pub(crate) struct Scrub {
     began_ns: Option<u64>,
     /// When the next chunk may be read.
     ready_ns: u64,
+    /// The file of which the thread reads a chunk.
+    reading: Option<FileNo>,
     /// Pages to be looked at again.
     suspects: BTreeSet<PageTag>,
     /// Pages that are damaged and could not be repaired.
@@ -211,6 +226,7 @@ impl Scrub {
             round: None,
             began_ns: None,
             ready_ns: 0,
+            reading: None,
             suspects: BTreeSet::new(),
             bad: BTreeSet::new(),
             copies_since: None,
@@ -229,9 +245,7 @@ enum Verdict {
 impl Checkpointer {
     /// Looks at what the thread has read, and gives it more, if it is time.
     pub(crate) fn scrub(&mut self) {
-        while let Some(read) = self.scrubs.answer() {
-            self.take_up(&read);
-        }
+        self.take_up_chunks();
         if !self.may_scrub() {
             return;
         }
@@ -249,11 +263,27 @@ impl Checkpointer {
                 let rate = self.store.config.scrub_rate_bytes().max(1);
                 let width = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
                 self.scrub.ready_ns = now_ns.saturating_add(width as u64);
+                self.scrub.reading = Some(chunk.file);
                 self.scrubs.give(chunk);
             }
             None if self.scrub.suspects.is_empty() => self.end_round(),
             None => {}
         }
+    }
+
+    fn take_up_chunks(&mut self) {
+        while let Some(read) = self.scrubs.answer() {
+            self.scrub.reading = None;
+            self.take_up(&read);
+        }
+    }
+
+    /// Whether the scrub has nothing more to do with `file`, which is offline now.
+    pub(crate) fn scrub_lets_go_of(&mut self, file: FileNo) -> bool {
+        self.take_up_chunks();
+        self.scrub.suspects.retain(|tag| tag.file != file);
+        self.scrub.relations.forget(file);
+        self.scrub.reading != Some(file)
     }
 
     /// Whether nothing more urgent goes on.
@@ -294,6 +324,7 @@ impl Checkpointer {
     fn begin_round(&mut self, now_ns: u64) {
         let table = &self.store.shared.files;
         let mut files = table.live();
+        files.retain(|file| may_read(table, *file));
         files.sort_unstable();
         let pages = files.iter().map(|file| u64::from(table.blocks(*file)));
         let now_us = self.store.clock.wall_us();
@@ -343,9 +374,9 @@ impl Checkpointer {
         let files = &self.store.shared.files;
         let round = self.scrub.round.as_mut()?;
         while let Some(file) = round.files.get(round.at).copied() {
-            let end = match files.state(file) {
-                FileState::Live => files.blocks(file),
-                _ => 0,
+            let end = match may_read(files, file) {
+                true => files.blocks(file),
+                false => 0,
             };
             if round.block >= end {
                 round.at += 1;
@@ -416,7 +447,7 @@ impl Checkpointer {
 
     /// Reads a page from the disk, and holds it against all that is known of it.
     fn judge(&self, tag: PageTag) -> Verdict {
-        if self.store.shared.files.state(tag.file) != FileState::Live {
+        if !may_read(&self.store.shared.files, tag.file) {
             return Verdict::Good;
         }
         let mut page = [0; PAGE_BYTES];
@@ -549,9 +580,10 @@ impl Checkpointer {
         };
         if tag.block == META_BLOCK && page::kind(&page) == Some(PageKind::Meta) {
             // Checkpoints write this in the file, past shared buffers.
-            if let Some((count, scn)) = shared.files.covered(tag.file) {
+            if let Some((count, scn, stop_scn)) = shared.files.covered(tag.file) {
                 let mut meta = meta::read(&page);
                 (meta.checkpoint_count, meta.checkpoint_scn) = (count, scn);
+                meta.stop_scn = stop_scn;
                 meta::write(&mut page, &meta);
             }
         }

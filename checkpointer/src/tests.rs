@@ -210,7 +210,7 @@ fn a_checkpoint_of_one_file_leaves_the_redo_point_and_the_other_files() {
     let scn = world.backend.shared.wal.insert_lsn();
     let written = stats.get(Counter::PagesWrittenRequested);
     // The other one is not named by `pg_control` yet, its creation lies above the redo point.
-    assert_eq!(world.checkpoint_file(other), TicketState::Done);
+    assert_eq!(world.checkpoint_file(other, None), TicketState::Done);
     let after = control(&disk);
     assert_eq!(after.redo_lsn, before.redo_lsn);
     assert_eq!(after.checkpoint_count, before.checkpoint_count + 1);

@@ -15,6 +15,13 @@ const OF_RECOVERY: [Fault; 3] = [
     Fault::RecoveryDone,
 ];
 
+/// Points that a checkpoint of a single namespace passes.
+const OF_NAMESPACES: [Fault; 3] = [
+    Fault::NamespaceBegun,
+    Fault::NamespaceStamped,
+    Fault::NamespaceCovered,
+];
+
 /// A server whose log and files are so small that everything happens all the time.
 fn cluster() -> Cluster {
     let mut cluster = Cluster::new(&[
@@ -62,7 +69,7 @@ fn pass(cluster: &Cluster, fault: Fault, action: &str) -> Acknowledged {
     drop(client);
     wait_for(&text, || {
         checkpoint(cluster, &["CHECKPOINT", "NOWAIT", "FAST"]);
-        if matches!(fault, Fault::NamespaceBegun | Fault::NamespaceStamped) {
+        if OF_NAMESPACES.contains(&fault) {
             checkpoint(cluster, &["CHECKPOINT", "NAMESPACE", "db0"]);
         }
         (actions(cluster, fault) > before).then_some(())

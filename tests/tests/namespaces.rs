@@ -98,7 +98,7 @@ fn namespaces_have_names_and_limits() {
          a USE users -> OK
          a GET u -> 1
          a NAMESPACE INFO -> [name users database nil keys 1 file*
-         a NAMESPACE INFO db1 -> [name db1 database 1 keys 0 file nil disk_bytes 0]
+         a NAMESPACE INFO db1 -> [name db1 database 1 keys 0 file nil disk_bytes 0 access read write*
          a NAMESPACE CREATE users -> -ERR there is a namespace 'users' already
          a NAMESPACE CREATE db7 -> -ERR 'db7' is a database that SELECT names*
          a NAMESPACE DROP db0 -> -ERR 'db0' is a database that SELECT names*

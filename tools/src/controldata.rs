@@ -356,13 +356,19 @@ fn file_text(file: &FileRow) -> String {
         checkpoint_count,
         scn,
         stop_scn,
+        access,
         key_count,
         blocks,
         ..
     } = file;
     format!(
         "blocks {blocks}, keys {key_count}, checkpoint count {checkpoint_count}, SCN {scn}, \
-         stop SCN {stop_scn}"
+         stop SCN {stop_scn}{}",
+        if file.is_closed() {
+            format!(", {access}")
+        } else {
+            String::new()
+        }
     )
 }
 
@@ -374,6 +380,7 @@ fn file_json(file: &FileRow) -> Value {
         "checkpoint_count": file.checkpoint_count,
         "scn": file.scn.to_string(),
         "stop_scn": file.stop_scn.to_string(),
+        "access": file.access.to_string(),
     })
 }
 

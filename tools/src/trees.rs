@@ -8,6 +8,7 @@ use rd_engine::namespace::names_of_files;
 use rd_engine::verify::{FilePages, Report, verify};
 use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::{ControlFile, DbState, FileRow};
+use rd_format::held::{self, Held};
 use rd_format::meta;
 use rd_format::page::PageBytes;
 use rd_store::relation::RelationFiles;
@@ -21,11 +22,13 @@ pub type Names = Result<BTreeMap<FileNo, Vec<u8>>, String>;
 pub fn names(relations: &RelationFiles, control: &ControlFile) -> Names {
     let row = control.files.iter().find(|row| row.file == CATALOG_FILE);
     let row = row.ok_or("pg_control does not name its file")?;
-    names_of_files(&FilePages {
+    let names = names_of_files(&FilePages {
         relations,
         file: CATALOG_FILE,
         blocks: row.blocks,
-    })
+    })?;
+    let names = names.into_iter().map(|(file, named)| (file, named.name));
+    Ok(names.collect())
 }
 
 /// The relation files to look at: all, or the one that is asked for.
@@ -61,6 +64,11 @@ fn check_names(names: &Names, control: &ControlFile) -> Vec<String> {
         format!("namespace {namespace} lies in file {file}, which pg_control does not name")
     })
     .collect()
+}
+
+/// Whether the file is not there because its namespace is offline: its owner has it elsewhere.
+pub fn is_away(relations: &RelationFiles, row: &FileRow) -> bool {
+    row.access.is_offline() && matches!(relations.blocks_on_disk(row.file), Ok(None))
 }
 
 /// Checks one file.
@@ -100,23 +108,22 @@ fn check_meta(relations: &RelationFiles, control: &ControlFile, row: &FileRow) -
     let tag = PageTag::new(row.file, rd_format::bitmap::META_BLOCK);
     relations.read_page(tag, &mut page).context("meta page")?;
     let meta = meta::read(&page);
-    let mine = (meta.system_identifier, meta.file) == (control.system_identifier, row.file);
-    anyhow::ensure!(
-        mine,
-        "the meta page is of file {} of system {}",
-        meta.file,
-        meta.system_identifier
-    );
-    anyhow::ensure!(
-        (meta.checkpoint_count, meta.checkpoint_scn) == (row.checkpoint_count, row.scn),
-        "the meta page has checkpoint count {}, SCN {}, and pg_control says {}, {}: the file is \
-         from another time",
-        meta.checkpoint_count,
-        meta.checkpoint_scn,
-        row.checkpoint_count,
-        row.scn
-    );
-    Ok(())
+    let wrong = match held::hold(&meta, row, control) {
+        Held::Same => return Ok(()),
+        Held::Foreign(found) => format!("the meta page is of the data directory {found}"),
+        Held::OtherFile(found) => format!("the meta page is of file {found}"),
+        Held::Ahead | Held::TooOld | Held::TooNew => format!(
+            "the meta page has checkpoint count {}, SCN {}, stop SCN {}, and pg_control says {}, {}, \
+             {}: the file is from another time",
+            meta.checkpoint_count,
+            meta.checkpoint_scn,
+            meta.stop_scn,
+            row.checkpoint_count,
+            row.scn,
+            row.header_stop_scn(),
+        ),
+    };
+    anyhow::bail!(wrong)
 }
 
 fn failed(problem: String) -> Report {
@@ -186,6 +193,13 @@ pub fn check_files(
     let mut problems = 0;
     let names = names(relations, control);
     for row in rows {
+        if is_away(relations, row) {
+            if !quiet {
+                let name = shown(&names, row.file);
+                writeln!(out, "{name}: not there: the namespace is offline")?;
+            }
+            continue;
+        }
         let mut report = check(relations, control, row);
         if row.file == CATALOG_FILE {
             report.problems.extend(check_names(&names, control));

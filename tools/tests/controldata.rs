@@ -14,6 +14,7 @@ fn text_and_json_say_the_same() {
     newest.checkpoint_flags = checkpoint_flags::FAST | checkpoint_flags::CAUSE_TIME;
     newest.files.push(FileRow {
         file: FileNo::new(2),
+        access: rd_format::Access::READ_WRITE,
         checkpoint_count: 5,
         scn: Lsn::new(0x20_1028),
         stop_scn: Lsn::ZERO,

@@ -2,12 +2,14 @@
 
 use super::Call;
 use crate::dispatch::{Failure, Flow, Outcome};
-use crate::waiting::Waiting;
+use crate::waiting::{NewAccess, Waiting};
 use rd_base::FileNo;
 use rd_engine::{EngineError, NamespaceId, NamespaceInfo};
 use rd_store::checkpoint::{FileRequest, FileTicket, Requester, TicketState};
-use rd_wire::num::parse_i64;
+use rd_store::namespaces::{Access, AccessChange};
+use rd_wire::num::{is_word, parse_i64};
 use rd_wire::texts;
+use std::sync::Arc;
 
 /// The database that SELECT calls `index`.
 fn database(call: &Call<'_>, index: i64) -> Option<NamespaceId> {
@@ -166,10 +168,23 @@ fn listed(call: &mut Call<'_>) -> Vec<NamespaceInfo> {
     all.result
 }
 
-/// NAMESPACE LIST.
+/// NAMESPACE LIST [ACCESS]: the names, or a map from these to what may be done with the namespaces.
 pub fn list(call: &mut Call<'_>) -> Outcome {
+    let shows_access = match call.args.len() {
+        2 => false,
+        3 if is_word(call.arg(2), "ACCESS") => true,
+        _ => return Err(texts::SYNTAX.into()),
+    };
     let all = listed(call);
     let mut reply = call.reply();
+    if shows_access {
+        reply.map(all.len());
+        for info in all {
+            reply.bulk(&info.name);
+            reply.bulk(info.access.to_string().as_bytes());
+        }
+        return Ok(Flow::Done);
+    }
     reply.array(all.len());
     for info in all {
         reply.bulk(&info.name);
@@ -187,7 +202,7 @@ pub fn info(call: &mut Call<'_>) -> Outcome {
     let info = all.into_iter().find(|info| info.id == namespace);
     let info = info.ok_or(EngineError::NoNamespace)?;
     let mut reply = call.reply();
-    reply.map(5);
+    reply.map(9);
     reply.bulk(b"name");
     reply.bulk(&info.name);
     reply.bulk(b"database");
@@ -204,6 +219,15 @@ pub fn info(call: &mut Call<'_>) -> Outcome {
     }
     reply.bulk(b"disk_bytes");
     reply.integer(info.disk_bytes as i64);
+    reply.bulk(b"access");
+    reply.bulk(info.access.to_string().as_bytes());
+    let (count, scn, stop_scn) = info.covered.unwrap_or_default();
+    reply.bulk(b"checkpoint_count");
+    reply.integer(count as i64);
+    for (name, lsn) in [("scn", scn), ("stop_scn", stop_scn)] {
+        reply.bulk(name.as_bytes());
+        reply.bulk(lsn.to_string().as_bytes());
+    }
     Ok(Flow::Done)
 }
 
@@ -213,7 +237,10 @@ pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
     let entry = call.server.store.shared.namespaces.entry(namespace);
     let place = entry.place().ok_or(EngineError::NoNamespace)?;
     match place.lies.file() {
-        Some(file) => ask_for_checkpoint(call, file, "CHECKPOINT"),
+        Some(file) => {
+            let ticket = request(call, file, None, "CHECKPOINT")?;
+            Ok(Flow::Wait(Waiting::Namespace(ticket, None)))
+        }
         None => {
             // Without a file there is nothing to be written but the log that says so.
             call.depends_on(place.since);
@@ -223,30 +250,155 @@ pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
     }
 }
 
-/// Asks the checkpointer for a checkpoint of `file`, and waits.
-fn ask_for_checkpoint(call: &mut Call<'_>, file: FileNo, command: &str) -> Outcome {
+/// Asks the checkpointer for a checkpoint of `file`, or that it closes or opens it.
+fn request(
+    call: &Call<'_>,
+    file: FileNo,
+    access: Option<Access>,
+    command: &str,
+) -> Result<FileTicket, Failure> {
     let shared = &call.server.store.shared;
-    let requester = Requester::connection(call.server.role, call.session.id, command);
-    let request = FileRequest { file, requester };
+    let request = FileRequest {
+        file,
+        access,
+        requester: Requester::connection(call.server.role, call.session.id, command),
+    };
     let ticket = shared.checkpoint.request_file(&shared.procs, &request);
-    let ticket = ticket.map_err(|error| format!("ERR {error}"))?;
-    Ok(Flow::Wait(Waiting::Namespace(ticket)))
+    ticket.map_err(|error| format!("ERR {error}").into())
 }
 
-/// Looks whether the checkpoint of a namespace is done.
-pub fn proceed(call: &mut Call<'_>, ticket: FileTicket) -> Outcome {
-    match call.server.store.shared.checkpoint.file_state(&ticket) {
-        TicketState::Pending => Ok(Flow::Wait(Waiting::Namespace(ticket))),
-        TicketState::Done => {
-            call.reply().ok();
-            Ok(Flow::Done)
-        }
-        TicketState::Failed(reason) => Err(format!(
-            "ERR the checkpoint of the namespace failed: {reason}; run the command again when that \
-             is put right"
-        )
-        .into()),
+/// Asks that the file is closed or opened, as part of a change of `namespace` from `before`.
+fn change_file(
+    call: &Call<'_>,
+    change: AccessChange,
+    (file, access): (FileNo, Access),
+    to_be_set: Option<(NamespaceId, Access)>,
+    before: Access,
+    command: &str,
+) -> Outcome {
+    let ticket = request(call, file, Some(access), command)?;
+    let new = NewAccess {
+        _change: change,
+        to_be_set,
+        back: FileRequest {
+            file,
+            access: Some(before),
+            requester: Requester::connection(call.server.role, call.session.id, command),
+        },
+        shared: Arc::clone(&call.server.store.shared),
+    };
+    Ok(Flow::Wait(Waiting::Namespace(ticket, Some(Box::new(new)))))
+}
+
+/// NAMESPACE READONLY name.
+pub fn readonly(call: &mut Call<'_>) -> Outcome {
+    close(call, Access::READ_ONLY, "READONLY")
+}
+
+/// NAMESPACE OFFLINE name.
+pub fn offline(call: &mut Call<'_>) -> Outcome {
+    close(call, Access::OFFLINE, "OFFLINE")
+}
+
+/// NAMESPACE READWRITE name.
+pub fn readwrite(call: &mut Call<'_>) -> Outcome {
+    open(call, Access::READ_ONLY, "READWRITE")
+}
+
+/// NAMESPACE ONLINE name.
+pub fn online(call: &mut Call<'_>) -> Outcome {
+    open(call, Access::OFFLINE, "ONLINE")
+}
+
+/// What is about to be changed: the namespace, what may be done with it so far, and its file.
+type Before = (NamespaceId, Access, Option<FileNo>);
+
+/// Begins a change of `restriction`.
+fn begin_change(
+    call: &mut Call<'_>,
+    restriction: Access,
+) -> Result<(Before, AccessChange), Failure> {
+    let name = call.arg(2);
+    let namespace = find(call, name)?;
+    let change = call.server.engine.begin_access_change(namespace)?;
+    let (access, file) = call
+        .server
+        .engine
+        .access(namespace)
+        .map_err(|error| about(name, error))?;
+    if access.is_offline() && !restriction.is_offline() {
+        let shown = String::from_utf8_lossy(name).into_owned();
+        return Err(EngineError::NamespaceOffline(shown).into());
     }
+    Ok(((namespace, access, file), change))
+}
+
+/// First nobody is let in any more, then the file is brought to disk and closed.
+fn close(call: &mut Call<'_>, restriction: Access, command: &str) -> Outcome {
+    let ((namespace, before, _), change) = begin_change(call, restriction)?;
+    let access = before.with(restriction);
+    let set = call.server.engine.set_access(namespace, access)?;
+    let Some(file) = call.after(set) else {
+        call.reply().ok();
+        return Ok(Flow::Done);
+    };
+    change_file(call, change, (file, access), None, before, command)
+}
+
+/// First the file is looked at and opened, then whoever it is for is let in.
+fn open(call: &mut Call<'_>, restriction: Access, command: &str) -> Outcome {
+    let ((namespace, before, file), change) = begin_change(call, restriction)?;
+    let access = before.without(restriction);
+    let Some(file) = file else {
+        let set = call.server.engine.set_access(namespace, access)?;
+        call.after(set);
+        call.reply().ok();
+        return Ok(Flow::Done);
+    };
+    let to_be_set = Some((namespace, access));
+    change_file(call, change, (file, access), to_be_set, before, command)
+}
+
+/// Looks whether what was asked of a namespace's file is done.
+pub fn proceed(call: &mut Call<'_>, ticket: FileTicket, access: Option<Box<NewAccess>>) -> Outcome {
+    match call.server.store.shared.checkpoint.file_state(&ticket) {
+        TicketState::Pending => Ok(Flow::Wait(Waiting::Namespace(ticket, access))),
+        TicketState::Done => finish(call, ticket, access),
+        TicketState::Failed(reason) => {
+            let what = match access.as_deref().map(|new| new.to_be_set) {
+                None => "the checkpoint of the namespace failed",
+                Some(None) => {
+                    "the namespace is as it was asked for, but its file could not be closed"
+                }
+                Some(Some(_)) => "the namespace stays as it is",
+            };
+            Err(
+                format!("ERR {what}: {reason}; run the command again when that is put right")
+                    .into(),
+            )
+        }
+    }
+}
+
+/// The file is closed or open.
+fn finish(call: &mut Call<'_>, ticket: FileTicket, mut access: Option<Box<NewAccess>>) -> Outcome {
+    if let Some(new) = &mut access
+        && let Some((namespace, to)) = new.to_be_set
+    {
+        match call.server.engine.set_access(namespace, to) {
+            Ok(set) => {
+                new.to_be_set = None;
+                call.after(set);
+            }
+            Err(EngineError::Park(reason)) => {
+                call.server.park(reason);
+                return Ok(Flow::Wait(Waiting::Namespace(ticket, access)));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    call.reply().ok();
+    Ok(Flow::Done)
 }
 
 /// What CLIENT LIST shows of the namespace at `index`: the number by which SELECT names it, else

@@ -208,7 +208,11 @@ pub fn watch(call: &mut Call<'_>) -> Outcome {
                 Some(_) => Ok(()),
                 None => access.delete(0).map(drop),
             };
-            call.server.engine.write(namespace, &[key], remove)?;
+            match call.server.engine.write(namespace, &[key], remove) {
+                // It stays, and nothing comes later.
+                Err(EngineError::NamespaceReadOnly(_)) => {}
+                removed => drop(removed?),
+            }
             let snapshot = later.insert(call.server.engine.snapshot_newest()?);
             watched = call.server.engine.watch(namespace, key, snapshot)?;
         }

@@ -5,8 +5,10 @@
 use crate::{Checkpointer, Workers};
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, Config, FileNo, Lsn, PageTag, Role, StartCount, Timeline};
+use rd_format::Access;
 use rd_format::bitmap::META_BLOCK;
 use rd_format::control::{ControlFile, DbState, FileRow, PROTECTION_DOUBLE_WRITE};
+use rd_format::held;
 use rd_format::meta::{self, Meta};
 use rd_format::overflow;
 use rd_format::page::{self, PageBytes};
@@ -122,6 +124,7 @@ pub fn make_data(storage: &Arc<dyn Storage>) {
     control.next_file = FileNo::new(2);
     control.files.push(FileRow {
         file: FIRST_FILE,
+        access: rd_format::Access::READ_WRITE,
         checkpoint_count: 1,
         scn: first,
         stop_scn: first,
@@ -140,6 +143,7 @@ pub fn meta_page(file: FileNo, checkpoint_count: u64, scn: Lsn) -> (PageTag, Pag
         created_lsn: Lsn::ZERO,
         checkpoint_count,
         checkpoint_scn: scn,
+        stop_scn: Lsn::ZERO,
     };
     meta::init(&mut page, &meta);
     (PageTag::new(file, META_BLOCK), page)
@@ -237,6 +241,16 @@ impl World {
                 .files
                 .load(row, blocks.expect("the file is there"), control.keys_lsn)
                 .expect("a free row");
+            let header = backend
+                .relations
+                .read_meta(row.file)
+                .expect("it was mended");
+            let ahead = control.checkpoint_count + 1;
+            if row.is_closed() && header.is_some_and(|header| header.checkpoint_count == ahead) {
+                shared
+                    .files
+                    .set_closed(row.file, Access::READ_WRITE, Lsn::ZERO);
+            }
         }
         for pending in &control.pending_drops {
             shared.files.load_pending_drop(pending).expect("a free row");
@@ -546,11 +560,12 @@ impl World {
         self.backend.shared.checkpoint.state(&ticket)
     }
 
-    /// Asks for a checkpoint of a single file, and has it made.
-    pub fn checkpoint_file(&mut self, file: FileNo) -> TicketState {
+    /// Asks for a checkpoint of a single file, or that it is closed or opened, and has it done.
+    pub fn checkpoint_file(&mut self, file: FileNo, access: Option<Access>) -> TicketState {
         let shared = Arc::clone(&self.backend.shared);
         let request = FileRequest {
             file,
+            access,
             requester: Requester::process(self.backend.slot.role(), "test"),
         };
         let ticket = shared.checkpoint.request_file(&shared.procs, &request);
@@ -602,7 +617,17 @@ impl World {
         let mut live = self.backend.shared.files.live();
         live.sort_unstable();
         let file = live[rng.below(live.len() as u64) as usize];
+        let is_closed = self.backend.shared.files.closed(file).is_some();
         match rng.below(100) {
+            0..20 if is_closed => {
+                let state = self.checkpoint_file(file, Some(Access::READ_WRITE));
+                let was_opened = self.backend.shared.files.closed(file).is_none();
+                assert!(
+                    state == TicketState::Done && was_opened || self.disk.has_crashed(),
+                    "{state:?}"
+                );
+            }
+            0..60 if is_closed => self.flush(history),
             0..60 => {
                 let block = BlockNo::new(1 + rng.below(u64::from(BLOCKS)) as u32);
                 let keys = rng.below(4) as i32;
@@ -612,10 +637,15 @@ impl World {
             60..72 => self.flush(history),
             72..80 => self.clean_some(rng),
             80..86 => {
-                let state = if rng.below(3) == 0 {
-                    self.checkpoint_file(file)
-                } else {
-                    self.checkpoint(Flags::IMMEDIATE | Flags::FORCE | Flags::CAUSE_MANUAL)
+                let access = [
+                    None,
+                    Some(Access::READ_WRITE),
+                    Some(Access::READ_ONLY),
+                    Some(Access::OFFLINE),
+                ];
+                let state = match access.get(rng.below(8) as usize) {
+                    Some(access) => self.checkpoint_file(file, *access),
+                    None => self.checkpoint(Flags::IMMEDIATE | Flags::FORCE | Flags::CAUSE_MANUAL),
                 };
                 assert!(
                     state == TicketState::Done || self.disk.has_crashed(),
@@ -658,24 +688,35 @@ fn before_redo(storage: &Arc<dyn Storage>, mut slots: ControlStore) -> (ControlF
     let first = control.first_unsynced_batch;
     let relations = RelationFiles::writer(Arc::clone(storage));
     let mut start = Start::default();
+    let found = ControlFile {
+        state: if was_clean {
+            DbState::ShutDown
+        } else {
+            control.state
+        },
+        ..control.clone()
+    };
+    for row in &control.files {
+        // A header that is whole is right before anything is mended.
+        if let Ok(header) = relations.read_meta(row.file) {
+            let header = header.expect("a file that pg_control names has a header");
+            let found_is = held::hold(&header, row, &found);
+            assert!(found_is.is_good(), "{found_is:?}: {header:?} {row:?}");
+        }
+    }
     if control.is_double_written() {
         let area = DoubleWrite::open(&**storage, SYSTEM_ID, first).expect("a good disk");
-        let repair = area.repair(&relations, first).expect("a good disk");
+        let repair = area.repair(&relations, first, |file| control.is_offline(file));
+        let repair = repair.expect("a good disk");
         start.torn = repair.torn.len();
     }
     check_blocks(&**storage, &relations);
     for row in &control.files {
-        let tag = PageTag::new(row.file, META_BLOCK);
-        let mut page = [0; PAGE_BYTES];
-        relations
-            .read_page(tag, &mut page)
-            .expect("a file that pg_control names has a header");
-        let header = meta::read(&page);
-        let same =
-            (header.checkpoint_count, header.checkpoint_scn) == (row.checkpoint_count, row.scn);
-        let ahead = header.checkpoint_count == control.checkpoint_count + 1 && !was_clean;
-        assert!(same || ahead, "{tag}: {header:?} {row:?}");
-        assert!(!was_clean || row.stop_scn == control.durable_lsn);
+        let header = relations.read_meta(row.file).expect("it was mended");
+        let header = header.expect("a file that pg_control names has a header");
+        let found_is = held::hold(&header, row, &found);
+        assert!(found_is.is_good(), "{found_is:?}: {header:?} {row:?}");
+        assert!(!was_clean || row.is_closed() || row.stop_scn == control.durable_lsn);
     }
     (control, start)
 }

@@ -21,6 +21,7 @@ use crate::btree::scan::{At, Chunk, Visit};
 use crate::chores::finish_splits;
 use crate::error::{EngineError, Result};
 use crate::namespace;
+use crate::namespace::access::{check_file, check_readable};
 use crate::overflow;
 use crate::txn::access::WriteSet;
 use crate::txn::routed_range::Merge;
@@ -215,7 +216,9 @@ impl Engine {
     pub fn look_ahead<'k>(&mut self, namespace: NamespaceId, keys: impl Iterator<Item = &'k [u8]>) {
         self.enter();
         let store = &self.store;
-        match store.shared.namespaces.entry(namespace).lies() {
+        let entry = store.shared.namespaces.entry(namespace);
+        match entry.lies() {
+            Lies::In(_) if entry.access().is_offline() => self.work.ahead.forget(),
             Lies::In(file) => self.work.ahead.look(Tree { store, file }, keys),
             Lies::Absent | Lies::Empty => self.work.ahead.forget(),
         }
@@ -355,6 +358,7 @@ impl Engine {
     /// Publishes a snapshot for `view` and finds the namespace's file of that time.
     pub(crate) fn fix(&self, namespace: NamespaceId, view: View<'_>) -> Result<Fixed> {
         let entry = self.store.shared.namespaces.entry(namespace);
+        check_readable(&entry)?;
         loop {
             let (at, snapshot) = self.snapshot_for(view)?;
             let (file, since) = match entry.at(at) {
@@ -452,6 +456,7 @@ impl Engine {
             // The LSN was loaded before these changes became durable.
             Found::Replaced => return Ok(Shown::Moved),
         };
+        check_readable(&entry)?;
         let since = if newest {
             place.content_since
         } else {
@@ -522,6 +527,7 @@ impl Engine {
             answer(None, None);
             return Ok(Lsn::ZERO);
         };
+        check_file(&self.store, file)?;
         let tree = Tree {
             store: &self.store,
             file,
@@ -675,6 +681,9 @@ impl Engine {
 
     fn walk(&self, cursor: &mut RangeCursor, chunk: Chunk, visit: &mut Visit<'_>) -> Result<bool> {
         self.enter();
+        if let Some(file) = cursor.file {
+            check_file(&self.store, file)?;
+        }
         if cursor.merge.is_some() {
             return self.walk_in_transaction(cursor, chunk, visit);
         }
@@ -706,6 +715,7 @@ impl Engine {
         }
         let entry = self.store.shared.namespaces.entry(namespace);
         let place = entry.place().ok_or(EngineError::NoNamespace)?;
+        check_readable(&entry)?;
         let files = &self.store.shared.files;
         let result = place.lies.file().map_or(0, |file| files.keys(file));
         // Read afterwards: whatever was counted is below.
@@ -735,6 +745,7 @@ impl Engine {
         let entry = store.shared.namespaces.entry(namespace);
         let committed = loop {
             let held = entry.share();
+            check_readable(&entry)?;
             let file = match entry.lies() {
                 Lies::In(file) => file,
                 Lies::Absent => return Err(EngineError::NoNamespace),

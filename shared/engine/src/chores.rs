@@ -50,7 +50,8 @@ impl Engine {
         }
         let entry = namespaces.entry(namespace);
         let _held = entry.share();
-        if entry.file() != Some(chore.file) {
+        // One whose file is closed is forgotten, as by a crash.
+        if entry.file() != Some(chore.file) || !entry.access().is_writable() {
             return true;
         }
         let tree = Tree {
@@ -87,6 +88,9 @@ impl Engine {
 /// whoever meets the mark.
 pub(crate) fn finish_splits(store: &Store, work: &mut Work) {
     while let Some(tag) = work.marks.take() {
+        if !store.shared.files.access(tag.file).is_writable() {
+            continue;
+        }
         let tree = Tree {
             store,
             file: tag.file,

@@ -72,6 +72,15 @@ pub enum EngineError {
          writes go on after the next one that is complete"
     )]
     ReadOnly,
+    /// The namespace is read only.
+    #[error("namespace \"{0}\" is read only; NAMESPACE READWRITE {0} makes it writable")]
+    NamespaceReadOnly(String),
+    /// The namespace is offline.
+    #[error("namespace \"{0}\" is offline; NAMESPACE ONLINE {0} brings it back")]
+    NamespaceOffline(String),
+    /// Somebody else is changing whether the namespace can be read and written.
+    #[error("namespace \"{0}\" is being made read only, writable, offline or online; try again")]
+    NamespaceChanging(String),
     /// No such namespace, or none any more.
     #[error("there is no such namespace")]
     NoNamespace,

@@ -4,13 +4,16 @@ use crate::api::Engine;
 use crate::btree::Tree;
 use crate::btree::sweep::Swept;
 use crate::error::{EngineError, Result};
+use crate::namespace::access::check_readable;
 use crate::txn::write::Committed;
 use rd_store::namespaces::NamespaceId;
 
 impl Engine {
     /// The tree of a namespace, if it has a file.
     fn tree_of(&self, namespace: NamespaceId) -> Result<Option<Tree<'_>>> {
-        let place = self.store.shared.namespaces.entry(namespace).place();
+        let entry = self.store.shared.namespaces.entry(namespace);
+        let place = entry.place();
+        check_readable(&entry)?;
         let file = place.ok_or(EngineError::NoNamespace)?.lies.file();
         let tree = |file| Tree {
             store: &self.store,

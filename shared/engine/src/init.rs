@@ -307,6 +307,7 @@ fn add_database(root: &mut PageBytes, file: FileNo, start: Lsn) {
         file: Some(file),
         previous: None,
         index: 0,
+        access: rd_format::Access::READ_WRITE,
     }
     .encode();
     let entry = LeafEntry {
@@ -325,6 +326,7 @@ fn first_control(options: &InitOptions<'_>, start: Lsn) -> ControlFile {
     let double_write = config.torn_page_protection() == TornPageProtection::DoubleWrite;
     let row = |file| FileRow {
         file,
+        access: rd_format::Access::READ_WRITE,
         checkpoint_count: FIRST_CHECKPOINT,
         scn: start,
         stop_scn: start,

@@ -28,7 +28,10 @@
 //!    drops.
 //! 5. From before the LSN is reserved, readers of the entries wait.
 //! 6. The entries say what is so now, and files are noted as dropped.
+//!
+//! Whether a namespace can be read and written: `access.rs`.
 
+pub(crate) mod access;
 mod changes;
 
 pub use changes::NamespaceInfo;
@@ -78,6 +81,7 @@ pub(crate) fn first_pages(system_identifier: u64, file: FileNo) -> [Box<PageByte
         created_lsn: Lsn::ZERO,
         checkpoint_count: 0,
         checkpoint_scn: Lsn::ZERO,
+        stop_scn: Lsn::ZERO,
     };
     meta::init(meta_page, &meta);
     bitmap::init(bitmap_page, FIRST_BITMAP_BLOCK);
@@ -165,7 +169,10 @@ pub fn load_namespaces(store: &Store) -> Result<Vec<FileNo>> {
         let lies = value.file.map_or(Lies::Empty, Lies::In);
         files.extend(value.file);
         if let Some(id) = id {
-            namespaces.load(id, name, lies, since);
+            namespaces.load(id, name, lies, since, value.access);
+            if let Some(file) = value.file.filter(|file| store.shared.files.exists(*file)) {
+                store.shared.files.set_access(file, value.access);
+            }
         }
         id.is_some()
     })?;
@@ -218,12 +225,22 @@ fn read_catalog(
     Err(tree.broken(ROOT_BLOCK, "the leaves link to each other in a circle"))
 }
 
+/// What the catalog says of the namespace that lies in a file.
+pub struct NamedFile {
+    /// Its name, as people know it.
+    pub name: Vec<u8>,
+    /// What may be done with it.
+    pub access: rd_format::Access,
+}
+
 /// The files of all namespaces and what people call these, from the pages of the catalog's file;
 /// for programs that look at a data directory whose server is stopped.
 ///
 /// # Errors
 /// Why the catalog cannot be read, in words.
-pub fn names_of_files(pages: &dyn Pages) -> std::result::Result<BTreeMap<FileNo, Vec<u8>>, String> {
+pub fn names_of_files(
+    pages: &dyn Pages,
+) -> std::result::Result<BTreeMap<FileNo, NamedFile>, String> {
     let mut names = BTreeMap::new();
     let mut block = ROOT_BLOCK;
     let mut before: Option<Vec<u8>> = None;
@@ -250,7 +267,11 @@ pub fn names_of_files(pages: &dyn Pages) -> std::result::Result<BTreeMap<FileNo,
                 && let Some(value) = CatalogValue::decode(value)
                 && let Some(file) = value.file
             {
-                names.insert(file, shown_name(entry.key));
+                let named = NamedFile {
+                    name: shown_name(entry.key),
+                    access: value.access,
+                };
+                names.insert(file, named);
             }
         }
         match node.right_link() {
@@ -285,6 +306,7 @@ pub(crate) fn give_file(
     let entry = store.shared.namespaces.entry(namespace);
     refuse_if_read_only(store)?;
     let _held = (!is_held).then(|| entry.hold());
+    access::check_writable(&entry)?;
     match entry.lies() {
         Lies::Empty => {}
         Lies::In(_) => return Ok(()),
@@ -301,7 +323,7 @@ pub(crate) fn give_file(
         let mut change = CatalogChange::new(store);
         change.edits.push(Edit {
             name: entry.name(),
-            value: Some(value_of(namespace, Lies::Empty, None)),
+            value: Some(value_of(namespace, &entry, Lies::Empty, None)),
         });
         change.steps.push((entry, Step::Enter));
         change.log(work, set)?;
@@ -311,11 +333,18 @@ pub(crate) fn give_file(
     done
 }
 
-fn value_of(namespace: NamespaceId, lies: Lies, previous: Option<FileNo>) -> CatalogValue {
+/// What the catalog is to say of a namespace that can be written as its `entry` says.
+fn value_of(
+    namespace: NamespaceId,
+    entry: &NamespaceEntry<'_>,
+    lies: Lies,
+    previous: Option<FileNo>,
+) -> CatalogValue {
     CatalogValue {
         file: lies.file(),
         previous,
         index: namespace.index() as u16,
+        access: entry.access(),
     }
 }
 
@@ -328,7 +357,7 @@ fn log_file(
     file: FileNo,
 ) -> Result<()> {
     work.begin(store, namespace, CATALOG_FILE);
-    let value = value_of(namespace, Lies::In(file), None).encode();
+    let value = value_of(namespace, entry, Lies::In(file), None).encode();
     let name = entry.name();
     let upsert = Upsert {
         key: &name,

@@ -114,6 +114,7 @@ fn a_catalog_that_contradicts_itself_is_refused() {
         file,
         previous: None,
         index: index as u16,
+        access: rd_format::Access::READ_WRITE,
     };
     let first = DATABASES_MAX;
     type Entries = [(&'static [u8], CatalogValue); 2];

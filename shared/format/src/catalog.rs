@@ -1,5 +1,6 @@
 //! The values of the catalog: relation file 1 maps the names of namespaces to these.
 
+use crate::access::Access;
 use crate::layout::on_disk;
 use rd_base::FileNo;
 use zerocopy::little_endian::{U16, U32};
@@ -22,8 +23,11 @@ on_disk! {
         8 index: U16,
         /// 1 if the namespace is empty and has no file, else 0.
         10 is_empty: u8,
+        /// What may be done with it: 0 read and write, 1 read only, 2 offline, 3 offline and then read
+        /// only.
+        11 access: u8,
         /// Zero.
-        11 reserved: [u8; 5],
+        12 reserved: [u8; 4],
     }
 }
 
@@ -36,6 +40,8 @@ pub struct CatalogValue {
     pub previous: Option<FileNo>,
     /// The namespace's place in the table in shared memory.
     pub index: u16,
+    /// What may be done with it.
+    pub access: Access,
 }
 
 impl CatalogValue {
@@ -46,7 +52,8 @@ impl CatalogValue {
             previous: U32::new(self.previous.map_or(0, FileNo::get)),
             index: U16::new(self.index),
             is_empty: u8::from(self.file.is_none()),
-            reserved: [0; 5],
+            access: self.access.bits() as u8,
+            reserved: [0; 4],
         };
         let mut bytes = [0; CatalogValueBytes::BYTES];
         bytes.copy_from_slice(value.as_bytes());
@@ -72,6 +79,7 @@ impl CatalogValue {
             file: file(value.file),
             previous: file(value.previous),
             index: value.index.get(),
+            access: Access::from_bits(u32::from(value.access))?,
         })
     }
 }
@@ -91,6 +99,7 @@ mod tests {
                 file,
                 previous,
                 index: 3,
+                access: Access::OFFLINE,
             };
             assert_eq!(CatalogValue::decode(&value.encode()), Some(value));
         }
@@ -103,6 +112,7 @@ mod tests {
                     file,
                     previous,
                     index: 3,
+                    access: Access::READ_WRITE,
                 };
                 assert_eq!(CatalogValue::decode(&value.encode()), None, "{value:?}");
             }

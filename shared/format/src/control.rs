@@ -9,6 +9,7 @@
 //! - Magic, format and used length stay where they are in every format to come, so that an older
 //!   program can say which one it met.
 
+use crate::access::Access;
 use crate::layout::on_disk;
 use rd_base::limits::{
     FILES_MAX, GROWING_U32_MAX, GROWING_U64_MAX, LOG_BYTES_MAX, PAGE_BYTES, WAL_PAGE_BYTES,
@@ -22,7 +23,7 @@ pub const SLOT_BYTES: usize = 256 << 10;
 /// First eight bytes of a slot: "RDCTRL", 0, 0.
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"RDCTRL\x00\x00");
 /// The format that this code writes.
-pub const CONTROL_FORMAT: u32 = 1;
+pub const CONTROL_FORMAT: u32 = 2;
 /// Largest file of the log.
 pub const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 
@@ -31,7 +32,7 @@ on_disk! {
     pub struct ControlBytes: 320 {
         /// "RDCTRL", 0, 0.
         0 magic: U64,
-        /// Format of the slot; 1.
+        /// Format of the slot; 2.
         8 format: U32,
         /// Bytes of the slot that mean something, this struct and all rows.
         12 used_bytes: U32,
@@ -132,14 +133,16 @@ on_disk! {
     pub struct FileRowBytes: 48 {
         /// The file's number.
         0 file: U32,
-        /// Zero.
-        4 flags: U32,
+        /// What may be done with its namespace, as in the catalog, once the file is closed for that; 0
+        /// while it is written.
+        4 access: U32,
         /// Number of the last checkpoint that covered the file, as in its meta page.
         8 checkpoint_count: U64,
         /// The file is complete up to here: redo point of that checkpoint, or where the log ended
         /// when it began if it was of this file alone; as in its meta page.
         16 scn: U64,
-        /// The LSN up to which the file is complete, after a clean stop; 0 while in use.
+        /// The LSN up to which the file is complete, after a clean stop, or since it is closed; 0 while
+        /// in use.
         24 stop_scn: U64,
         /// Number of keys, see `keys_lsn`.
         32 key_count: U64,
@@ -275,7 +278,10 @@ pub struct FileRow {
     pub checkpoint_count: u64,
     /// The file is complete up to here, as in its meta page.
     pub scn: Lsn,
-    /// The LSN up to which the file is complete, after a clean stop; zero while in use.
+    /// What may be done with its namespace, if the file is closed for that.
+    pub access: Access,
+    /// The LSN up to which the file is complete, after a clean stop, or since it is closed; zero while
+    /// in use.
     pub stop_scn: Lsn,
     /// Number of keys at [`ControlFile::keys_lsn`].
     pub key_count: u64,
@@ -552,7 +558,8 @@ impl ControlFile {
             .0
             .iter()
             .map(FileRow::from_bytes)
-            .collect();
+            .collect::<Option<_>>()
+            .ok_or(ControlError::Content("a file has an access that is none"))?;
         let pending_drops = drop_rows
             .as_chunks()
             .0
@@ -683,6 +690,12 @@ impl ControlFile {
         Self::from_fixed(&fixed, DbState::StartingUp, Vec::new(), Vec::new())
     }
 
+    /// Whether `file` is closed because its namespace is offline: it may be away.
+    pub fn is_offline(&self, file: FileNo) -> bool {
+        let row = self.files.iter().find(|row| row.file == file);
+        row.is_some_and(|row| row.access.is_offline())
+    }
+
     /// Whether pages are written by way of the double-write area, from the first unsynced batch on.
     pub fn is_double_written(&self) -> bool {
         self.protection & PROTECTION_DOUBLE_WRITE != 0
@@ -761,10 +774,24 @@ fn check_envelope(bytes: &[u8]) -> Result<(ControlBytes, &[u8]), ControlError> {
 }
 
 impl FileRow {
+    /// Whether the file is complete on disk and not changed, whether the server runs or not.
+    pub fn is_closed(&self) -> bool {
+        !self.access.is_writable()
+    }
+
+    /// The stop SCN that the file's header is to have: a clean stop does not write it there.
+    pub fn header_stop_scn(&self) -> Lsn {
+        if self.is_closed() {
+            self.stop_scn
+        } else {
+            Lsn::ZERO
+        }
+    }
+
     fn to_bytes(self) -> FileRowBytes {
         FileRowBytes {
             file: U32::new(self.file.get()),
-            flags: U32::new(0),
+            access: U32::new(self.access.bits()),
             checkpoint_count: U64::new(self.checkpoint_count),
             scn: U64::new(self.scn.get()),
             stop_scn: U64::new(self.stop_scn.get()),
@@ -774,16 +801,17 @@ impl FileRow {
         }
     }
 
-    fn from_bytes(bytes: &[u8; FileRowBytes::BYTES]) -> Self {
+    fn from_bytes(bytes: &[u8; FileRowBytes::BYTES]) -> Option<Self> {
         let row: &FileRowBytes = zerocopy::transmute_ref!(bytes);
-        Self {
+        Some(Self {
             file: FileNo::new(row.file.get()),
+            access: Access::from_bits(row.access.get())?,
             checkpoint_count: row.checkpoint_count.get(),
             scn: Lsn::new(row.scn.get()),
             stop_scn: Lsn::new(row.stop_scn.get()),
             key_count: row.key_count.get(),
             blocks: row.blocks.get(),
-        }
+        })
     }
 }
 

@@ -15,11 +15,13 @@
 
 mod layout;
 
+pub mod access;
 pub mod bitmap;
 pub mod catalog;
 pub mod control;
 pub mod describe;
 pub mod doublewrite;
+pub mod held;
 pub mod history;
 pub mod meta;
 pub mod node;
@@ -29,6 +31,7 @@ pub mod table;
 pub mod wal_page;
 pub mod wal_record;
 
+pub use access::Access;
 pub use layout::{Field, Table};
 pub use node::{Bound, LeafEntry, NodeMut, NodeRef, OverflowStub, OwnedBound, Payload};
 pub use page::{PageBytes, PageError, PageKind};

@@ -25,8 +25,11 @@ on_disk! {
         /// The file is complete up to here: redo point of that checkpoint, or where the log ended
         /// when it began if it was of this file alone.
         32 checkpoint_scn: U64,
+        /// Where the log ended when the namespace was made read only or taken offline: the file is
+        /// unchanged since. 0 while it can be written.
+        40 stop_scn: U64,
         /// Zero.
-        40 reserved: [u8; 24],
+        48 reserved: [u8; 16],
     }
 }
 
@@ -43,6 +46,8 @@ pub struct Meta {
     pub checkpoint_count: u64,
     /// The file is complete up to here.
     pub checkpoint_scn: Lsn,
+    /// Since when the file is closed; zero while it can be written.
+    pub stop_scn: Lsn,
 }
 
 const BODY: std::ops::Range<usize> = PageHeader::BYTES..PageHeader::BYTES + MetaBody::BYTES;
@@ -62,6 +67,7 @@ pub fn write(page: &mut PageBytes, meta: &Meta) {
     body.created_lsn.set(meta.created_lsn.get());
     body.checkpoint_count.set(meta.checkpoint_count);
     body.checkpoint_scn.set(meta.checkpoint_scn.get());
+    body.stop_scn.set(meta.stop_scn.get());
     page[BODY].copy_from_slice(body.as_bytes());
 }
 
@@ -74,6 +80,7 @@ pub fn read(page: &PageBytes) -> Meta {
         created_lsn: Lsn::new(body.created_lsn.get()),
         checkpoint_count: body.checkpoint_count.get(),
         checkpoint_scn: Lsn::new(body.checkpoint_scn.get()),
+        stop_scn: Lsn::new(body.stop_scn.get()),
     }
 }
 

@@ -4,6 +4,7 @@ mod support;
 
 use rd_base::limits::FILES_MAX;
 use rd_base::{BatchNo, FileNo, Lsn, StartCount};
+use rd_format::Access;
 use rd_format::control::{
     ControlBytes, ControlError, ControlFile, DbState, FileRow, PendingDrop, SLOT_BYTES,
     checkpoint_flags, choose,
@@ -25,6 +26,7 @@ fn sample(random: &mut Random, files: usize, drops: usize) -> ControlFile {
     control.files = (0..files)
         .map(|number| FileRow {
             file: FileNo::new(number as u32 + 1),
+            access: Access::from_bits(random.below(4) as u32).expect("one of four"),
             checkpoint_count: small(random),
             scn: Lsn::new(small(random)),
             stop_scn: Lsn::new(small(random)),

@@ -266,6 +266,7 @@ fn a_meta_page_speaks_of_its_own_file_only() {
         created_lsn: Lsn::new(1),
         checkpoint_count: 2,
         checkpoint_scn: Lsn::new(3),
+        stop_scn: Lsn::new(3),
     };
     let mut page = [0; PAGE_BYTES];
     meta::init(&mut page, &meta);

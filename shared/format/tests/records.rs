@@ -254,6 +254,7 @@ fn sample_meta() -> meta::Meta {
         created_lsn: Lsn::new(2),
         checkpoint_count: 3,
         checkpoint_scn: Lsn::new(4),
+        stop_scn: Lsn::new(4),
     }
 }
 

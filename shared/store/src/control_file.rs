@@ -220,6 +220,7 @@ mod tests {
     fn numbered(store: &ControlStore, number: u64) -> ControlFile {
         let row = |file| FileRow {
             file: FileNo::new(file),
+            access: rd_format::Access::READ_WRITE,
             checkpoint_count: number,
             scn: Lsn::new(1 << 24),
             stop_scn: Lsn::ZERO,

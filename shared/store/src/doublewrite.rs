@@ -14,7 +14,7 @@
 use crate::control_file::GLOBAL_DIR;
 use crate::relation::{RelationFiles, path_of};
 use rd_base::limits::PAGE_BYTES;
-use rd_base::{BatchNo, Lsn, PageTag};
+use rd_base::{BatchNo, FileNo, Lsn, PageTag};
 use rd_format::doublewrite::{
     DW_BATCH_PAGES_MAX, DW_SLOT_BYTES, DwBatch, DwEntry, decode_header, encode_header, page_offset,
     slot_offset,
@@ -282,17 +282,26 @@ impl DoubleWrite {
 
     /// Puts copies from batch `first` on back in their places: wherever the page there is torn,
     /// missing, or not newer than the copy (it may be in the kernel's cache only, after a sync
-    /// that failed). Then syncs those files. To be called before anything else is written.
+    /// that failed). Then syncs those files. Files that `is_offline` names are left alone: they were synced
+    /// before `pg_control` said so, and may be away. To be called before anything else is written.
     ///
     /// # Errors
     /// When something cannot be read or written.
-    pub fn repair(&self, relations: &RelationFiles, first: BatchNo) -> io::Result<Repair> {
+    pub fn repair(
+        &self,
+        relations: &RelationFiles,
+        first: BatchNo,
+        is_offline: impl Fn(FileNo) -> bool,
+    ) -> io::Result<Repair> {
         let mut repair = Repair::default();
         let (mut in_place, mut page) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
         let mut touched: BTreeMap<String, Arc<dyn StorageFile>> = BTreeMap::new();
         self.secure(first)?;
         for (tag, copy) in self.newest_copies(first)? {
             repair.copies += 1;
+            if is_offline(tag.file) {
+                continue;
+            }
             let file = match relations.piece_of(tag) {
                 Ok(file) => file,
                 // The file was unlinked since: nothing needs its pages.
@@ -436,7 +445,9 @@ mod tests {
                 let relations = RelationFiles::writer(Arc::new(storage.clone()));
                 let first = BatchNo::new(first);
                 let area = DoubleWrite::open(&storage, 7, first).expect("readable");
-                let repair = area.repair(&relations, first).expect("a good disk");
+                let repair = area
+                    .repair(&relations, first, |_| false)
+                    .expect("a good disk");
                 torn += repair.torn.len();
                 let mut page = [0; PAGE_BYTES];
                 for block in 0..BLOCKS {
@@ -448,7 +459,9 @@ mod tests {
                     let known = lsns[block as usize];
                     assert!(found >= known, "block {block}: {found} < {known}, I/O {at}");
                 }
-                let again = area.repair(&relations, first).expect("a good disk");
+                let again = area
+                    .repair(&relations, first, |_| false)
+                    .expect("a good disk");
                 assert_eq!(again.torn, []);
             }
         }
@@ -477,7 +490,7 @@ mod tests {
                 let repair = || {
                     let area = DoubleWrite::open(&storage, 7, first).expect("readable");
                     let relations = RelationFiles::writer(Arc::new(storage.clone()));
-                    area.repair(&relations, first)
+                    area.repair(&relations, first, |_| false)
                 };
                 storage.crash_at(Some(storage.io_count() + at));
                 let repaired = rd_sys::crash::catch_panics(|| repair().is_ok());
@@ -502,10 +515,14 @@ mod tests {
         area.write_batch(&[(tag(1), &sealed(tag(1), 50))])
             .expect("room");
         area.release_before(area.next());
-        let repair = area.repair(&relations, area.next()).expect("readable");
+        let repair = area
+            .repair(&relations, area.next(), |_| false)
+            .expect("readable");
         assert_eq!(repair, Repair::default());
         let other = DoubleWrite::open(&storage, 8, BatchNo::new(0)).expect("readable");
-        let repair = other.repair(&relations, BatchNo::new(0)).expect("readable");
+        let repair = other
+            .repair(&relations, BatchNo::new(0), |_| false)
+            .expect("readable");
         assert_eq!(
             repair.copies, 0,
             "another directory's copies count for nothing"

@@ -20,6 +20,7 @@ use crate::ctx::Store;
 use crate::relation::PIECE_BLOCKS;
 use rd_base::limits::{FILES_MAX, PAGE_BYTES};
 use rd_base::{FileNo, Lsn, Role};
+use rd_format::Access;
 use rd_format::control::{FileRow as ControlRow, PendingDrop};
 use rd_sys::futex::Condition;
 use rd_sys::latch::Latch;
@@ -111,6 +112,14 @@ struct Row {
     /// atomic: Relaxed; written by startup before service, then by the checkpointer.
     checkpoint_count: AtomicU64,
     checkpoint_scn: AtomicU64,
+    /// Since when it is closed, as in its meta page; 0 while it is written. atomic: as
+    /// `checkpoint_count`.
+    stop_scn: AtomicU64,
+    /// [`Access`] for which it is closed. atomic: as `stop_scn`.
+    closed_for: AtomicU32,
+    /// [`Access`] of its namespace. atomic: Release by who holds the namespace's entry alone; Acquire
+    /// by all.
+    access: AtomicU32,
 }
 
 impl Row {
@@ -136,6 +145,11 @@ struct TableWords {
     grown: Condition,
     /// Moves with each unlinked file. atomic: Release.
     unlinks: AtomicU64,
+    /// Moves with each file that goes offline or comes back. atomic: Release by the checkpointer.
+    replaced: AtomicU64,
+    /// Files whose namespaces cannot be written. atomic: SeqCst; changed with [`Row::access`].
+    restricted: AtomicU32,
+    reserved2: AtomicU32,
     /// The next number to be given out. atomic: AcqRel; set by startup before service.
     next_file: AtomicU32,
     reserved: AtomicU32,
@@ -269,6 +283,8 @@ impl Files {
             &row.failures,
             &row.errno,
             &row.hint,
+            &row.closed_for,
+            &row.access,
         ] {
             word.store(0, Ordering::Relaxed);
         }
@@ -277,6 +293,7 @@ impl Files {
             &row.counted_to,
             &row.checkpoint_count,
             &row.checkpoint_scn,
+            &row.stop_scn,
         ] {
             word.store(0, Ordering::Relaxed);
         }
@@ -308,9 +325,11 @@ impl Files {
         live.map(Row::file).collect()
     }
 
-    /// Moves with each file that is unlinked.
-    pub fn unlinks(&self) -> u64 {
-        self.words.unlinks.load(Ordering::Acquire)
+    /// Move with each file that is unlinked, and with each that goes offline or comes back.
+    pub fn gone(&self) -> (u64, u64) {
+        let words = [&self.words.unlinks, &self.words.replaced];
+        let [unlinks, replaced] = words.map(|word| word.load(Ordering::Acquire));
+        (unlinks, replaced)
     }
 
     /// A file number that was never used. It is given back by nobody, used or not.
@@ -352,6 +371,9 @@ impl Files {
         row.checkpoint_count
             .store(known.checkpoint_count, Ordering::Relaxed);
         row.checkpoint_scn.store(known.scn.get(), Ordering::Relaxed);
+        row.stop_scn
+            .store(known.header_stop_scn().get(), Ordering::Relaxed);
+        row.closed_for.store(known.access.bits(), Ordering::Relaxed);
         self.raise_next_number(FileNo::new(known.file.get() + 1));
         row.set_state(FileState::Live);
         Ok(())
@@ -373,6 +395,75 @@ impl Files {
         row.set_state(FileState::Dropped);
         self.note_work();
         Ok(())
+    }
+
+    // ---- access -------------------------------------------------------------------------------
+
+    /// What may be done with the namespace that lies in `file`.
+    #[inline]
+    pub fn access(&self, file: FileNo) -> Access {
+        // Pairs with the store in `set_access`.
+        if self.words.restricted.load(Ordering::SeqCst) == 0 {
+            return Access::READ_WRITE;
+        }
+        let bits = |row: &Row| row.access.load(Ordering::Acquire);
+        access_of(self.row(file).map_or(0, bits))
+    }
+
+    /// Says what may be done with the namespace that lies in `file`; for who holds its entry alone,
+    /// and for startup.
+    pub fn set_access(&self, file: FileNo, access: Access) {
+        let before = self.access(file);
+        if before == access {
+            return;
+        }
+        if before.is_writable() && !access.is_writable() {
+            self.words.restricted.fetch_add(1, Ordering::SeqCst);
+        }
+        let row = self.known(file);
+        row.access.store(access.bits(), Ordering::Release);
+        if !before.is_writable() && access.is_writable() {
+            self.words.restricted.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// For which access `file` is closed, and its stop SCN; none while it is written.
+    pub fn closed(&self, file: FileNo) -> Option<(Access, Lsn)> {
+        let row = self.row(file)?;
+        let access = access_of(row.closed_for.load(Ordering::Relaxed));
+        let stop_scn = Lsn::new(row.stop_scn.load(Ordering::Relaxed));
+        (!access.is_writable()).then_some((access, stop_scn))
+    }
+
+    /// The files that are closed, and since when.
+    pub fn all_closed(&self) -> Vec<(FileNo, Lsn)> {
+        let named = self.rows.iter().map(Row::file);
+        let named = named.filter(|file| file.get() != 0);
+        let closed = |file| self.closed(file).map(|(_, stop_scn)| (file, stop_scn));
+        named.filter_map(closed).collect()
+    }
+
+    /// What the meta page of `file` says: number, SCN and stop SCN of the last checkpoint that covered
+    /// it; the last is zero while it is written.
+    pub fn covered(&self, file: FileNo) -> Option<(u64, Lsn, Lsn)> {
+        let row = self.row(file)?;
+        let words = [&row.checkpoint_count, &row.checkpoint_scn, &row.stop_scn];
+        let [count, scn, stop_scn] = words.map(|word| word.load(Ordering::Relaxed));
+        Some((count, Lsn::new(scn), Lsn::new(stop_scn)))
+    }
+
+    /// Notes that `file` is closed since `stop_scn`, or is not any more; for the checkpointer, when its
+    /// meta page says so, and for startup, if it cannot be relied on that it does.
+    pub fn set_closed(&self, file: FileNo, access: Access, stop_scn: Lsn) {
+        let row = self.known(file);
+        row.stop_scn.store(stop_scn.get(), Ordering::Relaxed);
+        row.closed_for.store(access.bits(), Ordering::Relaxed);
+    }
+
+    /// Notes that `file` may be another one than it was, under the same name: descriptors of it are
+    /// not to be used any more.
+    pub fn replaced(&self) {
+        self.words.replaced.fetch_add(1, Ordering::AcqRel);
     }
 
     // ---- room ---------------------------------------------------------------------------------
@@ -567,6 +658,7 @@ impl Files {
         let _guard = self.words.latch.lock();
         let row = self.known(file);
         assert_eq!(row.state(), FileState::Leaving, "file {file} was unlinked");
+        self.set_access(file, Access::READ_WRITE);
         row.set_state(FileState::Free);
         row.file.store(0, Ordering::Release);
         self.words.unlinks.fetch_add(1, Ordering::AcqRel);
@@ -646,15 +738,6 @@ impl Files {
         self.words.grown.wake_all();
     }
 
-    /// What the meta page of `file` says: number and redo point of the last checkpoint that covered
-    /// it.
-    pub fn covered(&self, file: FileNo) -> Option<(u64, Lsn)> {
-        self.row(file).map(|row| {
-            let count = row.checkpoint_count.load(Ordering::Relaxed);
-            (count, Lsn::new(row.checkpoint_scn.load(Ordering::Relaxed)))
-        })
-    }
-
     /// Notes what the meta page of `file` says from now on.
     pub fn set_covered(&self, file: FileNo, checkpoint_count: u64, scn: Lsn) {
         if let Some(row) = self.row(file) {
@@ -663,6 +746,11 @@ impl Files {
             row.checkpoint_scn.store(scn.get(), Ordering::Relaxed);
         }
     }
+}
+
+fn access_of(bits: u32) -> Access {
+    let access = Access::from_bits(bits);
+    access.unwrap_or_else(|| rd_sys::crash::panic_abort(&format!("access {bits} in shared memory")))
 }
 
 /// The system's numbers for a full and for a bad disk, where an error carries none.

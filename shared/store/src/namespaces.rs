@@ -32,6 +32,7 @@ pub use entry::{Found, Lies, NamespaceChange, NamespaceEntry, PAST, Place};
 use crate::procs::Procs;
 use entry::Row;
 use rd_base::{FileNo, Lsn, PageTag};
+pub use rd_format::Access;
 use rd_sys::latch::{RwLatch, WriteGuard};
 use rd_sys::{Area, One, Plan, Region, Segment};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -197,6 +198,20 @@ pub struct PageBudget {
     pages: u64,
 }
 
+/// A change of a namespace's access, which takes several steps: no other one is begun before this is
+/// dropped.
+#[must_use = "others may change the access when it is dropped"]
+pub struct AccessChange {
+    namespaces: Namespaces,
+    index: usize,
+}
+
+impl Drop for AccessChange {
+    fn drop(&mut self) {
+        self.namespaces.entries[self.index].end_changing();
+    }
+}
+
 impl Drop for PageBudget {
     fn drop(&mut self) {
         self.totals.pages.fetch_sub(self.pages, Ordering::SeqCst);
@@ -276,6 +291,16 @@ impl Namespaces {
         indices.into_iter().map(hold).collect()
     }
 
+    /// Keeps others from changing the access of `namespace` until the change is dropped; none while
+    /// somebody does.
+    pub fn change_access(&self, namespace: NamespaceId) -> Option<AccessChange> {
+        let row = &self.entries[namespace.index()];
+        row.begin_changing().then(|| AccessChange {
+            namespaces: self.clone(),
+            index: namespace.index(),
+        })
+    }
+
     /// Keeps all names as they are, to change them.
     pub fn hold_names(&self) -> WriteGuard<'_> {
         self.names.latch.write()
@@ -292,13 +317,21 @@ impl Namespaces {
     }
 
     /// Fills an entry from the catalog at start, before anybody else looks.
-    pub fn load(&self, namespace: NamespaceId, name: &[u8], lies: Lies, since: Lsn) {
-        self.entries[namespace.index()].load(name, lies, since, true);
+    pub fn load(
+        &self,
+        namespace: NamespaceId,
+        name: &[u8],
+        lies: Lies,
+        since: Lsn,
+        access: Access,
+    ) {
+        self.entries[namespace.index()].load(name, lies, since, access, true);
     }
 
     /// Enters a database that the catalog does not name yet, at start: it is empty.
     pub fn load_unnamed(&self, namespace: NamespaceId, name: &[u8]) {
-        self.entries[namespace.index()].load(name, Lies::Empty, Lsn::ZERO, false);
+        let access = Access::READ_WRITE;
+        self.entries[namespace.index()].load(name, Lies::Empty, Lsn::ZERO, access, false);
     }
 
     fn place_of(&self, tag: PageTag) -> &Resting {
@@ -433,7 +466,13 @@ mod tests {
         let file = |number| Lies::In(FileNo::new(number));
         let entry = namespaces.entry(NamespaceId::DB0);
         assert_eq!(entry.place(), None);
-        namespaces.load(NamespaceId::DB0, b"0", file(2), Lsn::new(10));
+        namespaces.load(
+            NamespaceId::DB0,
+            b"0",
+            file(2),
+            Lsn::new(10),
+            Access::READ_WRITE,
+        );
         assert_eq!((entry.name(), entry.in_catalog()), (b"0".to_vec(), true));
         assert_eq!(namespaces.find(b"0"), Some(NamespaceId::DB0));
         let held = entry.hold();
@@ -465,7 +504,13 @@ mod tests {
     #[test]
     fn what_is_durable_is_found_however_often_the_place_changes() {
         let (namespaces, _) = shared();
-        namespaces.load(NamespaceId::DB0, b"0", Lies::Empty, Lsn::new(10));
+        namespaces.load(
+            NamespaceId::DB0,
+            b"0",
+            Lies::Empty,
+            Lsn::new(10),
+            Access::READ_WRITE,
+        );
         let entry = namespaces.entry(NamespaceId::DB0);
         let durable = Lsn::new(15);
         let mut changes = 0;
@@ -513,7 +558,13 @@ mod tests {
     #[test]
     fn a_reader_waits_while_the_place_changes() {
         let (namespaces, _) = shared();
-        namespaces.load(NamespaceId::DB0, b"0", Lies::Empty, Lsn::ZERO);
+        namespaces.load(
+            NamespaceId::DB0,
+            b"0",
+            Lies::Empty,
+            Lsn::ZERO,
+            Access::READ_WRITE,
+        );
         let entry = namespaces.entry(NamespaceId::DB0);
         std::thread::scope(|scope| {
             let held = entry.hold();

@@ -14,6 +14,8 @@ use crate::ctx::Store;
 use rd_base::counters::Counter;
 use rd_base::limits::{FILE_PIECE_BYTES, PAGE_BYTES};
 use rd_base::{BlockNo, FileNo, Lsn, PageTag, Role};
+use rd_format::bitmap::META_BLOCK;
+use rd_format::meta::{self, Meta};
 use rd_format::page::{self, PageBytes};
 use rd_sys::latch::lock_mutex;
 use rd_sys::storage::{OpenMode, Storage, StorageFile};
@@ -68,8 +70,9 @@ struct Open {
     /// Moves with each use.
     tick: u64,
     pieces: Vec<OpenPiece>,
-    /// The count of unlinked files when descriptors were last looked through.
-    unlinks_seen: u64,
+    /// The counts of files that were unlinked, and that may have been replaced, when descriptors were
+    /// last looked through.
+    seen: (u64, u64),
 }
 
 struct OpenPiece {
@@ -159,14 +162,39 @@ impl RelationFiles {
         self.open().pieces.retain(|open| open.file != file);
     }
 
-    /// Closes the descriptors of files that `exists` denies, if `unlinks`, a number that moves
-    /// with each unlinked file, is another one than last time.
-    pub fn forget_unlinked(&self, unlinks: u64, exists: impl Fn(FileNo) -> bool) {
+    /// Closes the descriptors of files that `exists` denies, if `now` is other than last time: numbers
+    /// that move with each unlinked file, and with each that may be another one now, when all are
+    /// closed.
+    pub fn forget_gone(&self, now: (u64, u64), exists: impl Fn(FileNo) -> bool) {
         let mut open = self.open();
-        if open.unlinks_seen != unlinks {
-            open.unlinks_seen = unlinks;
-            open.pieces.retain(|open| exists(open.file));
+        if open.seen != now {
+            let may_be_others = open.seen.1 != now.1;
+            open.seen = now;
+            open.pieces
+                .retain(|open| !may_be_others && exists(open.file));
         }
+    }
+
+    /// The first page of `file` as far as it says whose it is; none if there is no such file. Also the
+    /// meta page of another file, which does not belong there.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no meta page.
+    pub fn read_meta(&self, file: FileNo) -> Result<Option<Meta>, PageReadError> {
+        let tag = PageTag::new(file, META_BLOCK);
+        let mut page = [0; PAGE_BYTES];
+        match self.piece(file, 0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            _ => {}
+        }
+        if let Err(error) = self.read_page(tag, &mut page) {
+            let other = meta::read(&page).file;
+            let is_whole = page::verify(&page, PageTag::new(other, META_BLOCK)).is_ok();
+            if !is_whole || other == file {
+                return Err(error);
+            }
+        }
+        Ok(Some(meta::read(&page)))
     }
 
     /// Reads a block as it is on disk, unchecked; false if the file ends before its end.
@@ -333,7 +361,7 @@ impl PageSource for Store {
     fn read_page(&self, tag: PageTag, page: &mut PageBytes) -> Result<(), PageReadError> {
         let files = &self.shared.files;
         self.relations
-            .forget_unlinked(files.unlinks(), |file| files.exists(file));
+            .forget_gone(files.gone(), |file| files.exists(file));
         self.count(Counter::PagesRead);
         let began_ns = self.clock.monotonic_ns();
         let read = self.relations.read_page(tag, page);
@@ -474,7 +502,7 @@ mod tests {
             files.piece(FileNo::new(file), 0).expect("there");
         }
         assert_eq!(files.open().pieces.len(), OPEN_MAX);
-        files.forget_unlinked(1, |file| file.get() % 2 == 0);
+        files.forget_gone((1, 0), |file| file.get() % 2 == 0);
         assert_eq!(files.open().pieces.len(), OPEN_MAX / 2);
     }
 }

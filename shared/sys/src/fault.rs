@@ -74,6 +74,8 @@ faults! {
     NamespaceBegun = "namespace_begun",
     /// The header of a single namespace's file is stamped and synced, and `pg_control` is old.
     NamespaceStamped = "namespace_stamped",
+    /// `pg_control` says of a single namespace's file what its header says, and nobody was told.
+    NamespaceCovered = "namespace_covered",
     /// A slot of `pg_control` is about to be written.
     ControlWrite = "control_write",
     /// One slot of `pg_control` is new, and the other old.

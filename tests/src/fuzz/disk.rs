@@ -317,6 +317,7 @@ pub(super) fn page_seeds() -> Vec<Vec<u8>> {
         created_lsn: Lsn::new(1),
         checkpoint_count: 1,
         checkpoint_scn: Lsn::new(1),
+        stop_scn: Lsn::new(1),
     };
     meta::init(&mut bytes, &meta);
     seeds.push(patch_of(&bytes));
@@ -406,6 +407,7 @@ pub(super) fn control_seeds() -> Vec<Vec<u8>> {
     control.files = (1..3)
         .map(|file| FileRow {
             file: FileNo::new(file),
+            access: rd_format::Access::READ_WRITE,
             checkpoint_count: 4,
             scn: Lsn::new(5),
             stop_scn: Lsn::new(6),

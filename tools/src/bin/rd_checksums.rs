@@ -106,7 +106,16 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         found: Found::default(),
         chunk: vec![0; CHUNK_BLOCKS as usize * PAGE_BYTES],
     };
+    let mut away = 0;
     for row in &rows {
+        if trees::is_away(&relations, row) {
+            away += 1;
+            if arguments.verbose {
+                let name = trees::shown(&names, row.file);
+                scan.say(&format!("{name}: not there: the namespace is offline"));
+            }
+            continue;
+        }
         let bad_before = scan.found.bad;
         scan.file(row);
         if arguments.verbose {
@@ -125,6 +134,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut out = io::stdout().lock();
     writeln!(out, "Checksum operation completed")?;
     writeln!(out, "Files scanned:   {files}")?;
+    if away > 0 {
+        writeln!(out, "Files away:      {away}")?;
+    }
     writeln!(out, "Blocks scanned:  {blocks}")?;
     writeln!(out, "Never written:   {unwritten}")?;
     writeln!(out, "Bad checksums:   {bad}")?;

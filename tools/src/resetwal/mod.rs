@@ -6,6 +6,8 @@
 //!   So no page is newer than the log, and no old record passes for one of the new log.
 //! - After anything but a clean stop, torn pages are mended from the double-write area first, as a
 //!   start would do it; keys are counted anew, since nobody knows which commits the files hold.
+//! - A file that is closed, as its namespace is read only or offline, keeps its stop SCN; that of an
+//!   offline namespace is not touched, and its row stays as it is: it may be away.
 //! - The new `pg_control` takes the place of the old one whole, and only then old log is removed.
 //!   Cut off anywhere, the tool can be run again.
 
@@ -26,8 +28,9 @@ use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::{
     ControlFile, DbState, FileRow, PROTECTION_DOUBLE_WRITE, checkpoint_flags,
 };
+use rd_format::held::{self, Held};
 use rd_format::page::{self, PageBytes};
-use rd_format::{meta, wal_page};
+use rd_format::{Access, meta, wal_page};
 use rd_store::control_file;
 use rd_store::doublewrite::{DOUBLEWRITE_PATH, DoubleWrite};
 use rd_store::relation::{BASE_DIR, RelationFiles, parse_name, path};
@@ -199,7 +202,8 @@ impl Found {
         let relations = RelationFiles::writer(Arc::clone(&self.storage));
         let area = self.area()?.filter(|_| self.control.is_double_written());
         if let Some(area) = area {
-            let repair = area.repair(&relations, self.control.first_unsynced_batch)?;
+            let first = self.control.first_unsynced_batch;
+            let repair = area.repair(&relations, first, |file| self.control.is_offline(file))?;
             let (written, copies) = (repair.written, repair.copies);
             done.push(format!(
                 "{written} of {copies} pages in the double-write area written back"
@@ -210,7 +214,10 @@ impl Found {
             }));
         }
         let lsn = segments::first_lsn(segment_bytes(&self.control));
-        for file in named(&relations).unwrap_or_default() {
+        for (file, access) in named(&relations).unwrap_or_default() {
+            if access.is_offline() || self.control.is_offline(file) {
+                continue;
+            }
             let system = self.control.system_identifier;
             if init::restore_first_pages(&relations, system, file, lsn)? {
                 let path = path(file, 0);
@@ -255,6 +262,7 @@ impl Found {
             }
             highest.take(lsn);
             highest.take(header.checkpoint_scn);
+            highest.take(header.stop_scn);
             checkpoint_count = checkpoint_count.max(header.checkpoint_count);
             headers.insert(*file, header);
         }
@@ -265,16 +273,22 @@ impl Found {
                 Ok(named) => named,
                 Err(error) => {
                     notes.push(format!("the catalog of namespaces cannot be read: {error}"));
-                    BTreeSet::new()
+                    BTreeMap::new()
                 }
             };
-            count_files(&relations, &headers, &named, &mut highest, &mut notes)?
+            let kept = self.kept(&mut headers, &named)?;
+            let mut files = count_files(&relations, &headers, &named, &mut highest, &mut notes)?;
+            files.extend(kept);
+            files.sort_unstable_by_key(|row| row.file);
+            files
         };
+        files.truncate(FILES_MAX);
         let bytes = segment_bytes(&self.control);
         let timeline = self.control.timeline;
         let number = self.first_segment(highest.lsn, &mut notes)?;
         let start = wal_page::segment_start(number, bytes);
-        files.iter_mut().for_each(|row| row.stop_scn = start);
+        let written = files.iter_mut().filter(|row| !row.is_closed());
+        written.for_each(|row| row.stop_scn = start);
         let after_files = on_disk.last().map_or(0, |file| file.get() + 1);
         let now_us = wall_us();
         let control = ControlFile {
@@ -310,6 +324,45 @@ impl Found {
             number,
             notes,
         })
+    }
+
+    /// The rows of files that are closed because their namespaces are offline, which stay as they are
+    /// whatever lies in the files' places; taken out of `headers`.
+    ///
+    /// # Errors
+    /// When there is neither such a row nor the file.
+    fn kept(
+        &self,
+        headers: &mut BTreeMap<FileNo, meta::Meta>,
+        named: &BTreeMap<FileNo, Access>,
+    ) -> Result<Vec<FileRow>> {
+        let mut kept = Vec::new();
+        for row in self
+            .control
+            .files
+            .iter()
+            .filter(|row| row.access.is_offline())
+        {
+            let header = headers.get(&row.file);
+            let is_ahead = |header| held::hold(header, row, &self.control) == Held::Ahead;
+            // One that was about to come back is there, and changed already.
+            if !header.is_some_and(is_ahead) {
+                headers.remove(&row.file);
+                kept.push(*row);
+            }
+        }
+        for (file, access) in named {
+            let is_known = headers.contains_key(file) || kept.iter().any(|row| row.file == *file);
+            if access.is_offline() && !is_known {
+                bail!(
+                    "\"{}\" is not there or has no header that can be used: it belongs to a \
+                     namespace that is offline, and pg_control does not say more of it\nHINT: Put \
+                     the file back first.",
+                    path(*file, 0)
+                );
+            }
+        }
+        Ok(kept)
     }
 
     /// The number of the first segment of the new log.
@@ -361,8 +414,8 @@ fn is_segment_name(name: &str) -> bool {
     name.len() == 24 && name.bytes().all(is_digit)
 }
 
-/// The files that the catalog names, and its own.
-fn named(relations: &RelationFiles) -> Result<BTreeSet<FileNo>, String> {
+/// The files that the catalog names, and its own, with what may be done with the namespaces in them.
+fn named(relations: &RelationFiles) -> Result<BTreeMap<FileNo, Access>, String> {
     let blocks = relations.blocks_on_disk(CATALOG_FILE);
     let blocks = blocks.map_err(|error| error.to_string())?;
     let names = names_of_files(&FilePages {
@@ -370,25 +423,28 @@ fn named(relations: &RelationFiles) -> Result<BTreeSet<FileNo>, String> {
         file: CATALOG_FILE,
         blocks: blocks.unwrap_or(0),
     })?;
-    Ok(names.into_keys().chain([CATALOG_FILE]).collect())
+    let named = names.into_iter().map(|(file, named)| (file, named.access));
+    Ok(named.chain([(CATALOG_FILE, Access::READ_WRITE)]).collect())
 }
 
 /// Reads every page of every file with a header, and counts its keys.
 fn count_files(
     relations: &RelationFiles,
     headers: &BTreeMap<FileNo, meta::Meta>,
-    named: &BTreeSet<FileNo>,
+    named: &BTreeMap<FileNo, Access>,
     highest: &mut Highest,
     notes: &mut Vec<String>,
 ) -> Result<Vec<FileRow>> {
-    for file in named.iter().filter(|file| !headers.contains_key(file)) {
+    let has_none =
+        |(file, access): &(&FileNo, &Access)| !access.is_offline() && !headers.contains_key(*file);
+    for (file, _) in named.iter().filter(has_none) {
         let path = path(*file, 0);
         notes.push(format!("\"{path}\" has no header that can be used"));
     }
     let mut rows = Vec::new();
     for (file, header) in headers {
         // Without a catalog nobody knows; and more than the server has room for cannot be kept.
-        if headers.len() > FILES_MAX && !named.contains(file) {
+        if headers.len() > FILES_MAX && !named.contains_key(file) {
             continue;
         }
         let blocks = relations.blocks_on_disk(*file)?.unwrap_or(0);
@@ -416,12 +472,16 @@ fn count_files(
             file: *file,
             checkpoint_count: header.checkpoint_count,
             scn: header.checkpoint_scn,
-            stop_scn: Lsn::ZERO,
+            // For which access it is closed is for the catalog to say.
+            access: match header.stop_scn {
+                Lsn::ZERO => Access::READ_WRITE,
+                _ => Access::READ_ONLY,
+            },
+            stop_scn: header.stop_scn,
             key_count: report.keys,
             blocks,
         });
     }
-    rows.truncate(FILES_MAX);
     Ok(rows)
 }
 

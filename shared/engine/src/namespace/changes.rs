@@ -1,16 +1,18 @@
 //! What changes namespaces by the catalog alone: one record, whatever the number of namespaces and
 //! their size.
 
+use super::access::check_writable;
 use super::{catalog, catalog_name, check_change, free_name, shown_name, text_of, value_of};
 use crate::api::{Engine, Read};
 use crate::chores::finish_splits;
 use crate::error::{EngineError, Result};
-use crate::txn::access::{Access, WriteSet};
+use crate::txn::access::{Access as KeyAccess, WriteSet};
 use crate::txn::commit::Around;
 use crate::txn::write::{self, Committed};
 use crate::work::Work;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{FileNo, Lsn};
+use rd_format::Access;
 use rd_format::catalog::{CATALOG_FILE, CatalogValue};
 use rd_store::Store;
 use rd_store::namespaces::{
@@ -35,6 +37,8 @@ pub(super) enum Step {
     Rename(Vec<u8>),
     /// Its namespace is dropped.
     Drop,
+    /// Its namespace can be read and written as this says.
+    SetAccess(Access),
 }
 
 /// A change of the catalog by one record, with what goes with it in shared memory. The entries are
@@ -66,7 +70,7 @@ impl<'s> CatalogChange<'s> {
     fn empty(&mut self, namespace: NamespaceId, entry: NamespaceEntry<'s>, file: FileNo) {
         self.edits.push(Edit {
             name: entry.name(),
-            value: Some(value_of(namespace, Lies::Empty, Some(file))),
+            value: Some(value_of(namespace, &entry, Lies::Empty, Some(file))),
         });
         self.steps.push((entry, Step::Replace(Lies::Empty)));
         self.dropped.push(file);
@@ -77,7 +81,7 @@ impl<'s> CatalogChange<'s> {
         let store = self.store;
         let edits = std::mem::take(&mut self.edits);
         let keys: Vec<&[u8]> = edits.iter().map(|edit| &edit.name[..]).collect();
-        let mut program = |access: &mut Access<'_>| {
+        let mut program = |access: &mut KeyAccess<'_>| {
             for (index, edit) in edits.iter().enumerate() {
                 match &edit.value {
                     Some(value) => access.put(index, &value.encode(), None)?,
@@ -108,6 +112,12 @@ impl Around for CatalogChange<'_> {
                 Step::Create(name) => change.create(name, end),
                 Step::Rename(name) => change.rename(name),
                 Step::Drop => change.replace(Lies::Absent, end),
+                Step::SetAccess(access) => {
+                    change.set_access(*access);
+                    if let Some(file) = entry.file() {
+                        self.store.shared.files.set_access(file, *access);
+                    }
+                }
             }
             entry.set_in_catalog(!matches!(step, Step::Drop));
         }
@@ -116,9 +126,12 @@ impl Around for CatalogChange<'_> {
         }
         self.begun.clear();
         let shared = &self.store.shared;
-        let lies_elsewhere = |(_, step): &(_, Step)| matches!(step, Step::Replace(Lies::In(_)));
-        if self.steps.iter().any(lies_elsewhere) {
-            // A sweep under way may have passed the namespace that it lies in now.
+        let is_to_be_swept = |(_, step): &(_, Step)| {
+            matches!(step, Step::Replace(Lies::In(_)))
+                || matches!(step, Step::SetAccess(access) if access.is_writable())
+        };
+        if self.steps.iter().any(is_to_be_swept) {
+            // A sweep under way may have passed the namespace that it lies in now, or passed it over.
             shared.expiry.note(&shared.procs, 0);
         }
         let epoch = shared.procs.bump_epoch();
@@ -170,6 +183,11 @@ pub struct NamespaceInfo {
     pub keys: u64,
     /// Bytes that its file has on disk.
     pub disk_bytes: u64,
+    /// What may be done with it.
+    pub access: Access,
+    /// Its file's checkpoint number and SCN, and its stop SCN, zero while it is written; none while
+    /// the namespace is empty.
+    pub covered: Option<(u64, Lsn, Lsn)>,
 }
 
 impl Engine {
@@ -200,6 +218,8 @@ impl Engine {
                 file,
                 keys: file.map_or(0, |file| shared.files.keys(file)),
                 disk_bytes: u64::from(blocks) * PAGE_BYTES as u64,
+                access: shared.namespaces.entry(named.id).access(),
+                covered: file.and_then(|file| shared.files.covered(file)),
             }
         };
         let list = shared.namespaces.list();
@@ -249,7 +269,10 @@ impl Engine {
         change.changes_names = true;
         change.edits.push(Edit {
             name: name.clone(),
-            value: Some(value_of(last, Lies::Empty, None)),
+            value: Some(CatalogValue {
+                access: Access::READ_WRITE,
+                ..value_of(last, &entry, Lies::Empty, None)
+            }),
         });
         change.steps.push((entry, Step::Create(name)));
         let lsn = change.log(work, set)?;
@@ -301,7 +324,7 @@ impl Engine {
         }
         let entry = namespaces.entry(id);
         let _held = entry.hold();
-        let value = value_of(id, entry.lies(), None);
+        let value = value_of(id, &entry, entry.lies(), None);
         let mut change = CatalogChange::new(store);
         change.changes_names = true;
         change.edits = vec![
@@ -335,6 +358,9 @@ impl Engine {
         let namespaces = &store.shared.namespaces;
         let _held = namespaces.hold_all(&[one, other]);
         let entries = [one, other].map(|id| namespaces.entry(id));
+        for entry in &entries {
+            check_writable(entry)?;
+        }
         let lies = entries.map(|entry| entry.lies());
         if lies.contains(&Lies::Absent) {
             return Err(EngineError::NoNamespace);
@@ -354,7 +380,7 @@ impl Engine {
             let given = lies[1 - index];
             change.edits.push(Edit {
                 name: entries[index].name(),
-                value: Some(value_of(id, given, None)),
+                value: Some(value_of(id, &entries[index], given, None)),
             });
             change.steps.push((entries[index], Step::Replace(given)));
         }
@@ -377,6 +403,7 @@ impl Engine {
         let entry = store.shared.namespaces.entry(namespace);
         let _held = entry.hold();
         let place = entry.place().ok_or(EngineError::NoNamespace)?;
+        check_writable(&entry)?;
         let Lies::In(file) = place.lies else {
             return Ok(Committed {
                 result: (),
@@ -412,6 +439,7 @@ impl Engine {
         let mut since = Lsn::ZERO;
         for id in ids {
             let entry = namespaces.entry(id);
+            check_writable(&entry)?;
             since = since.max(entry.place().map_or(Lsn::ZERO, |place| place.content_since));
             if let Some(file) = entry.file() {
                 check_change(store, &entry)?;
@@ -430,7 +458,7 @@ impl Engine {
 }
 
 /// `lsn` if it is not durable yet, else zero.
-fn not_durable(store: &Store, lsn: Lsn) -> Lsn {
+pub(super) fn not_durable(store: &Store, lsn: Lsn) -> Lsn {
     if lsn > store.shared.wal.durable_lsn() {
         lsn
     } else {
@@ -438,7 +466,7 @@ fn not_durable(store: &Store, lsn: Lsn) -> Lsn {
     }
 }
 
-fn committed<R>(result: R, lsn: Lsn) -> Committed<R> {
+pub(super) fn committed<R>(result: R, lsn: Lsn) -> Committed<R> {
     Committed {
         result,
         lsn,

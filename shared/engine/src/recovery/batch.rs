@@ -108,11 +108,20 @@ impl Batch {
         self.records
     }
 
-    /// Adds a record.
+    /// Adds a record. What it says of the pages of `closed` files, which are complete up to the LSNs
+    /// beside them, is left out: they may be away.
     ///
     /// # Errors
     /// When its bytes make no sense.
-    pub fn add(&mut self, record: &Record<'_>) -> Result<(), RecoveryError> {
+    pub fn add(
+        &mut self,
+        record: &Record<'_>,
+        closed: &[(FileNo, Lsn)],
+    ) -> Result<(), RecoveryError> {
+        let is_there = |file: FileNo| {
+            let mut closed = closed.iter();
+            closed.any(|(closed, until)| *closed == file && record.end <= *until)
+        };
         let wrong = |error| RecoveryError::Record {
             lsn: record.start,
             error,
@@ -123,6 +132,10 @@ impl Batch {
         let mut at = blocks.at();
         while let Some(block) = blocks.next() {
             let block = block.map_err(wrong)?;
+            if is_there(block.tag.file) {
+                at = blocks.at();
+                continue;
+            }
             if block.image.is_some() {
                 self.needs.push(Need::Room(block.tag));
             }

@@ -32,39 +32,9 @@ pub enum RecoveryError {
         /// Where it should be.
         path: String,
     },
-    /// A file belongs to another data directory.
-    #[error(
-        "relation file \"{path}\" is of another data directory: it has system identifier {found}, \
-         this one has {expected}; put the right file in its place"
-    )]
-    FileForeign {
-        /// The file.
-        path: String,
-        /// In its header.
-        found: u64,
-        /// In `pg_control`.
-        expected: u64,
-    },
-    /// A file was restored from another time.
-    #[error(
-        "relation file \"{path}\" is from another time than the rest: its header says checkpoint \
-         {found_count} at {found_scn}, \"global/pg_control\" says {expected_count} at \
-         {expected_scn}, so the file is {}; restore the data directory as a whole from one backup \
-         (compare with rd_controldata)",
-        if .found_count < .expected_count { "too old" } else { "too new" }
-    )]
-    FileOfOtherTime {
-        /// The file.
-        path: String,
-        /// Checkpoint count in its header.
-        found_count: u64,
-        /// SCN in its header.
-        found_scn: Lsn,
-        /// Checkpoint count in `pg_control`.
-        expected_count: u64,
-        /// SCN in `pg_control`.
-        expected_scn: Lsn,
-    },
+    /// A file is foreign, or from another time: see [`rd_format::held`].
+    #[error("{0}")]
+    NotTheFile(String),
     /// A page cannot be read.
     #[error("{0}; look at it with rd_verify, or restore the data directory from a backup")]
     Page(#[from] PageReadError),

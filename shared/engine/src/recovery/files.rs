@@ -6,13 +6,14 @@
 //! number had not reached `pg_control` yet: then that is given out again, and the file found.
 
 use super::RecoveryError;
-use rd_base::limits::PAGE_BYTES;
 use rd_base::{FileNo, Lsn, PageTag};
+use rd_format::Access;
 use rd_format::bitmap::META_BLOCK;
 use rd_format::catalog::CATALOG_FILE;
-use rd_format::control::{ControlFile, DbState, FileRow};
-use rd_format::meta;
+use rd_format::control::{ControlFile, FileRow};
+use rd_format::held::{self, Held};
 use rd_store::Store;
+use rd_store::buffer::PageReadError;
 use rd_store::files::FileState;
 use rd_store::relation::{BASE_DIR, parse_name, path_of};
 use std::collections::BTreeSet;
@@ -24,50 +25,63 @@ fn meta_tag(file: FileNo) -> PageTag {
     PageTag::new(file, META_BLOCK)
 }
 
+/// When headers are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Torn {
+    /// Before torn pages are mended: a header that is torn is passed over. One that is whole must not
+    /// be mended into what it is not.
+    IsPassedOver,
+    /// Afterwards.
+    IsDamage,
+}
+
+/// Says what there is to say of the file of an offline namespace.
+fn warn_of_offline(error: &RecoveryError) {
+    match error {
+        RecoveryError::FileMissing { path } => log::warn!(
+            "relation file \"{path}\" is not there: its namespace is offline, and stays so; put the \
+             file back before NAMESPACE ONLINE"
+        ),
+        error => log::warn!("{error}; its namespace is offline, and stays so"),
+    }
+}
+
 /// Holds the header of every file that `control` names against its row. After a crash a header may
-/// be ahead by the one checkpoint that was under way.
+/// be ahead by the one checkpoint that was under way. A file of an offline namespace is its owner's
+/// affair until it is brought online; what there is to say of it is said in the log.
 ///
 /// # Errors
 /// Names the first file that is missing, foreign, or from another time.
-pub(super) fn check(store: &Store, control: &ControlFile) -> Result<(), RecoveryError> {
+pub(super) fn check(store: &Store, control: &ControlFile, torn: Torn) -> Result<(), RecoveryError> {
     for row in &control.files {
-        check_file(store, control, row)?;
+        match hold(store, control, row) {
+            Err(RecoveryError::Page(PageReadError::Damaged { .. }))
+                if torn == Torn::IsPassedOver => {}
+            Err(error) if row.access.is_offline() => {
+                if torn == Torn::IsDamage {
+                    warn_of_offline(&error);
+                }
+            }
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
     }
     Ok(())
 }
 
-fn check_file(store: &Store, control: &ControlFile, row: &FileRow) -> Result<(), RecoveryError> {
-    let tag = meta_tag(row.file);
-    let path = path_of(tag);
-    if !store.storage.exists(&path)? {
+fn hold(store: &Store, control: &ControlFile, row: &FileRow) -> Result<Held, RecoveryError> {
+    let Some(meta) = store.relations.read_meta(row.file)? else {
+        let path = path_of(meta_tag(row.file));
         return Err(RecoveryError::FileMissing { path });
+    };
+    let held = held::hold(&meta, row, control);
+    match held.is_good() {
+        true => Ok(held),
+        false => {
+            let complaint = held::complaint(held, &meta, row, control);
+            Err(RecoveryError::NotTheFile(complaint))
+        }
     }
-    let mut page = [0; PAGE_BYTES];
-    store.relations.read_page(tag, &mut page)?;
-    let header = meta::read(&page);
-    if header.system_identifier != control.system_identifier {
-        return Err(RecoveryError::FileForeign {
-            path,
-            found: header.system_identifier,
-            expected: control.system_identifier,
-        });
-    }
-    let is_same =
-        header.checkpoint_count == row.checkpoint_count && header.checkpoint_scn == row.scn;
-    // The header is written first, and carries the number of the checkpoint under way.
-    let is_one_ahead = control.state != DbState::ShutDown
-        && header.checkpoint_count == control.checkpoint_count + 1
-        && header.checkpoint_scn >= control.redo_lsn;
-    if is_same || is_one_ahead {
-        return Ok(());
-    }
-    Err(RecoveryError::FileOfOtherTime {
-        path,
-        found_count: header.checkpoint_count,
-        found_scn: header.checkpoint_scn,
-        expected_count: row.checkpoint_count,
-        expected_scn: row.scn,
-    })
 }
 
 /// Enters the files that `control` names in the shared table.
@@ -83,7 +97,17 @@ pub(super) fn load(store: &Store, control: &ControlFile) -> Result<(), RecoveryE
     let files = &store.shared.files;
     files.raise_next_number(control.next_file);
     for row in &control.files {
-        files.load(row, blocks_on_disk(store, row.file)?, control.keys_lsn)?;
+        let blocks = match row.access.is_offline() {
+            true => row.blocks,
+            false => blocks_on_disk(store, row.file)?,
+        };
+        files.load(row, blocks, control.keys_lsn)?;
+        if row.is_closed() && matches!(hold(store, control, row), Ok(Held::Ahead)) {
+            // It was to be closed for something else, or opened, when the server went down. Its pages
+            // are on disk whatever became of that; its header is brought in order when it is closed
+            // again.
+            files.set_closed(row.file, Access::READ_WRITE, Lsn::ZERO);
+        }
     }
     let names = store.storage.list(BASE_DIR)?;
     let on_disk: BTreeSet<FileNo> = names

@@ -34,6 +34,7 @@ mod worker;
 pub use error::RecoveryError;
 
 use crate::namespace;
+use files::Torn;
 use rd_base::civil::Utc;
 use rd_base::counters::Counter;
 use rd_base::words::EndOfRecoveryCheckpoint;
@@ -106,7 +107,7 @@ fn open_clean(store: &Store, mut slots: ControlStore) -> Result<Recovered, Recov
     let control = slots.newest().clone();
     let shut_down_at = utc(control.written_us);
     log::info!("the server was shut down at {shut_down_at:#}");
-    files::check(store, &control)?;
+    files::check(store, &control, Torn::IsDamage)?;
     let end = control.durable_lsn;
     let control = begin_start(store, &mut slots, control, DbState::InProduction)?;
     files::load(store, &control)?;
@@ -141,8 +142,10 @@ fn open_crashed(
     control.unfinished_starts += 1;
     let found = control.state;
     let control = begin_start(store, &mut slots, control, DbState::InCrashRecovery)?;
+    // As it went down, which tells how far headers may be ahead.
+    files::check(store, &control, Torn::IsPassedOver)?;
     let repaired = repair(store, &control)?;
-    files::check(store, &control)?;
+    files::check(store, &control, Torn::IsDamage)?;
     let log_began_ns = store.clock.monotonic_ns();
     files::load(store, &control)?;
     hand_over(store, &control);
@@ -231,7 +234,7 @@ fn repair(store: &Store, control: &ControlFile) -> Result<Repaired, RecoveryErro
     let area = DoubleWrite::open(&*store.storage, control.system_identifier, first)?;
     // For this step alone the startup process writes relation files: nobody else does yet.
     let relations = RelationFiles::writer(Arc::clone(&store.storage));
-    let repair = area.repair(&relations, first)?;
+    let repair = area.repair(&relations, first, |file| control.is_offline(file))?;
     for tag in &repair.torn {
         log::warn!("{tag} was torn; mended from the double-write area");
     }
@@ -343,6 +346,7 @@ fn report(store: &Store, row: &RecoveryRow) {
 fn finish(store: &Store, end: Lsn) -> Result<(), RecoveryError> {
     let named = namespace::load_namespaces(store)?;
     files::drop_unnamed(store, &named, end);
+    namespace::access::settle_files(store);
     store.shared.set_phase(Phase::Running);
     Ok(())
 }

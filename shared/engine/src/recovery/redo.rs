@@ -23,7 +23,7 @@ use super::batch::{Batch, Need};
 use super::crew::{Crew, UNDER_WAY_MAX};
 use super::{RecoveryError, RedoSummary, Watcher, files};
 use rd_base::limits::PAGE_BYTES;
-use rd_base::{Lsn, StartCount};
+use rd_base::{FileNo, Lsn, StartCount};
 use rd_store::Store;
 use rd_store::shared::RedoProgress;
 use rd_store::wal::read::{LogEnd, ReadFrom, WalReader, estimate_end, secure_tail};
@@ -114,6 +114,8 @@ struct Redo<'s, 'w> {
     watcher: &'w mut dyn Watcher,
     from: ReadFrom,
     crew: Crew,
+    /// Files that are closed, and since when: they hold what the log says of them up to there.
+    closed: Vec<(FileNo, Lsn)>,
     /// Batches that are not proved to be durable, in the order of the log.
     held: VecDeque<Batch>,
     held_bytes: usize,
@@ -171,6 +173,7 @@ impl<'s, 'w> Redo<'s, 'w> {
             watcher,
             from,
             crew,
+            closed: store.shared.files.all_closed(),
             held: VecDeque::new(),
             held_bytes: 0,
             is_overfull: false,
@@ -195,7 +198,7 @@ impl<'s, 'w> Redo<'s, 'w> {
             read += 1;
             self.read = record.end;
             if !self.is_overfull {
-                batch.add(&record)?;
+                batch.add(&record, &self.closed)?;
                 if batch.bytes() >= self.batch_bytes {
                     let next = self.crew.batch();
                     self.hold(std::mem::replace(&mut batch, next));
@@ -334,7 +337,7 @@ impl<'s, 'w> Redo<'s, 'w> {
             let Some(record) = reader.next()?.filter(|record| record.end <= end.lsn) else {
                 break;
             };
-            batch.add(&record)?;
+            batch.add(&record, &self.closed)?;
             if batch.bytes() >= self.batch_bytes {
                 let next = self.crew.batch();
                 self.give(std::mem::replace(&mut batch, next))?;

@@ -19,6 +19,7 @@ use crate::btree::plan::{Arrival, bytes_of};
 use crate::btree::room::Waiter;
 use crate::change::{CriticalChange, credit_of, credit_of_drop, pass};
 use crate::error::{EngineError, Result};
+use crate::namespace::access::check_writable;
 use crate::overflow;
 use crate::work::Work;
 use rd_base::counters::Counter;
@@ -184,6 +185,13 @@ pub(crate) fn commit<'s>(
         return Ok(Lsn::ZERO);
     }
     refuse_if_read_only(store)?;
+    // The entries are held: what is so now stays so.
+    for part in parts.iter() {
+        if !part.set.pending.is_empty() && !store.shared.files.access(part.tree.file).is_writable()
+        {
+            check_writable(&store.shared.namespaces.entry(part.namespace))?;
+        }
+    }
     check_record_size(parts)?;
     prepare(work, parts, claim)?;
     build_record(work, parts);

@@ -16,6 +16,7 @@ use crate::api::{Engine, Value, View};
 use crate::btree::Tree;
 use crate::error::{EngineError, Result};
 use crate::namespace;
+use crate::namespace::access::{check_readable, check_writable};
 use crate::work::Work;
 use rd_base::Lsn;
 use rd_base::limits::KEY_BYTES_MAX;
@@ -121,6 +122,10 @@ impl Engine {
         for (namespace, space) in &spaces {
             let place = namespaces.entry(*namespace).place();
             let place = place.ok_or(EngineError::NoNamespace)?;
+            match space.writes.is_empty() {
+                true => check_readable(&namespaces.entry(*namespace))?,
+                false => check_writable(&namespaces.entry(*namespace))?,
+            }
             if place.content_since > transaction.lsn() {
                 return Err(EngineError::namespace_conflict(place.content_since));
             }

@@ -1,4 +1,5 @@
-//! What is asked of single relation files as a whole: checkpoints of one namespace.
+//! What is asked of single relation files as a whole: checkpoints of one namespace, and that its file
+//! is closed or opened.
 //!
 //! They do not wait for the redo point, so they stand in a queue of their own, and are done one
 //! after the other in the order in which they came:
@@ -16,15 +17,18 @@ use super::text::TextWords;
 use super::{CheckpointShared, TicketState};
 use crate::procs::Procs;
 use rd_base::{FileNo, Role};
+use rd_format::Access;
 use rd_format::history::Requester;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use zerocopy::{FromBytes, KnownLayout};
 
-/// Requests outstanding at once.
-const ENTRIES: u64 = 64;
+const _: () = assert!(ENTRIES as usize >= crate::namespaces::NAMESPACES_MAX);
+
+/// Requests outstanding at once: startup can ask for each namespace that there may be.
+const ENTRIES: u64 = 512;
 /// Longest text of an error that is kept, in bytes.
-const ERROR_BYTES_MAX: usize = 256;
+const ERROR_BYTES_MAX: usize = 512;
 /// In place of an error's length: it is done.
 const DONE: u64 = u64::MAX;
 
@@ -34,6 +38,8 @@ const DONE: u64 = u64::MAX;
 pub(super) struct Entry {
     number: AtomicU64,
     file: AtomicU64,
+    /// 1 + [`Access`]; 0 leaves it as it is.
+    access: AtomicU64,
     requester: RequesterWords,
     error: TextWords<{ ERROR_BYTES_MAX / 8 }>,
 }
@@ -55,6 +61,8 @@ pub(super) struct FileQueue {
 pub struct FileRequest {
     /// Which.
     pub file: FileNo,
+    /// What it is to be closed for, or opened; none leaves it as it is.
+    pub access: Option<Access>,
     /// Who asks.
     pub requester: Requester,
 }
@@ -96,6 +104,8 @@ impl CheckpointShared {
             let entry = queue.entry(number);
             entry.number.store(number, Relaxed);
             entry.file.store(u64::from(request.file.get()), Relaxed);
+            let access = request.access.map_or(0, |access| 1 + access.bits());
+            entry.access.store(u64::from(access), Relaxed);
             entry.requester.write(&request.requester);
             queue.next.store(number + 1, Release);
             number
@@ -134,7 +144,9 @@ impl CheckpointShared {
         }
         let _latch = self.words.latch.lock();
         let entry = self.files.entry(self.files.first.load(Relaxed));
+        let access = entry.access.load(Relaxed) as u32;
         Some(FileRequest {
+            access: access.checked_sub(1).and_then(Access::from_bits),
             file: FileNo::new(entry.file.load(Relaxed) as u32),
             requester: entry.requester.read(),
         })

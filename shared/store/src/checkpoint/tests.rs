@@ -243,6 +243,7 @@ fn checkpoints_of_files_are_answered_in_their_order() {
     let (checkpoints, procs) = checkpoints();
     let request = |file| FileRequest {
         file: rd_base::FileNo::new(file),
+        access: Some(rd_format::Access::OFFLINE),
         requester: Requester::connection(Role::Backend(1), 7, "CHECKPOINT"),
     };
     assert_eq!(checkpoints.next_file_request(), None);

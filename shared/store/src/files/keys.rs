@@ -25,6 +25,7 @@
 
 use super::{FileState, Files, Row};
 use rd_base::{FileNo, Lsn};
+use rd_format::Access;
 use rd_format::control::FileRow as ControlRow;
 use std::sync::atomic::{Ordering, fence};
 
@@ -154,7 +155,8 @@ impl Files {
 
     /// Ends a cut when all records below its boundary are complete (it is durable, say); gives
     /// `pg_control` a row, with its exact count, for each file that redo from `redo` can meet.
-    /// `stop_scn` is the end of the log at a clean stop, and zero else.
+    /// `stop_scn` is the end of the log at a clean stop, and zero else; a file that is closed keeps its
+    /// own.
     pub fn end_cut(&self, cut: KeyCut, redo: Lsn, stop_scn: Lsn) -> Vec<ControlRow> {
         let word = self.words.cut.load(Ordering::SeqCst);
         debug_assert_eq!(word & !SECOND, cut.boundary.get());
@@ -168,12 +170,14 @@ impl Files {
                 continue;
             }
             let noted = if number == file { noted } else { 0 };
+            let closed = self.closed(number);
             let keys = noted + row.keys[current].load(Ordering::Relaxed);
             rows.push(ControlRow {
                 file: number,
                 checkpoint_count: row.checkpoint_count.load(Ordering::Relaxed),
                 scn: Lsn::new(row.checkpoint_scn.load(Ordering::Relaxed)),
-                stop_scn,
+                access: closed.map_or(Access::READ_WRITE, |(access, _)| access),
+                stop_scn: closed.map_or(stop_scn, |(_, stop_scn)| stop_scn),
                 key_count: keys.max(0) as u64,
                 blocks: row.allocated.load(Ordering::Relaxed),
             });

@@ -174,10 +174,10 @@ fn a_dropped_file_leaves_when_nobody_can_need_it() {
         1,
         "it is named until it is unlinked"
     );
-    let unlinks = files.unlinks();
+    let unlinks = files.gone();
     files.unlinked(goes);
     assert!(files.pending_drops().is_empty() && !files.exists(goes));
-    assert_ne!(files.unlinks(), unlinks);
+    assert_ne!(files.gone(), unlinks);
 }
 
 /// Inserters reserve places in a log and count; cuts are taken meanwhile, and held against what

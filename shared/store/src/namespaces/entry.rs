@@ -22,6 +22,7 @@
 
 use super::{NAMESPACE_NAME_BYTES_MAX, NamespaceId};
 use rd_base::{FileNo, Lsn};
+use rd_format::Access;
 use rd_sys::latch::{ReadGuard, RwLatch, WriteGuard};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
@@ -133,6 +134,10 @@ pub(super) struct Row {
     in_catalog: AtomicU32,
     /// Bytes in `name`. guard: as `generation`.
     name_bytes: AtomicU32,
+    /// [`Access`]. guard: as `generation`.
+    access: AtomicU32,
+    /// Not 0 while somebody changes the access, which takes several steps. atomic: AcqRel.
+    changing: AtomicU32,
     /// Its name in the catalog. guard: as `generation`.
     name: [AtomicU64; NAME_WORDS],
     /// Where it lay before, the newest first. guard: as `generation`.
@@ -247,8 +252,16 @@ impl Row {
     }
 
     /// Fills the entry at start, before anybody else looks.
-    pub(super) fn load(&self, name: &[u8], lies: Lies, since: Lsn, in_catalog: bool) {
+    pub(super) fn load(
+        &self,
+        name: &[u8],
+        lies: Lies,
+        since: Lsn,
+        access: Access,
+        in_catalog: bool,
+    ) {
         self.set_name(name);
+        self.access.store(access.bits(), Ordering::Release);
         self.set_place(Place {
             lies,
             since,
@@ -257,6 +270,18 @@ impl Row {
         self.changes.store(0, Ordering::Release);
         self.in_catalog
             .store(u32::from(in_catalog), Ordering::Release);
+    }
+}
+
+impl Row {
+    /// Begins a change of the access that takes several steps; false if one is under way.
+    pub(super) fn begin_changing(&self) -> bool {
+        self.changing.swap(1, Ordering::AcqRel) == 0
+    }
+
+    /// Ends it.
+    pub(super) fn end_changing(&self) {
+        self.changing.store(0, Ordering::Release);
     }
 }
 
@@ -319,6 +344,15 @@ impl<'a> NamespaceEntry<'a> {
             } else {
                 row.past(lsn)
             }
+        })
+    }
+
+    /// What may be done with the namespace.
+    #[inline]
+    pub fn access(&self) -> Access {
+        let bits = self.row.access.load(Ordering::Acquire);
+        Access::from_bits(bits).unwrap_or_else(|| {
+            rd_sys::crash::panic_abort(&format!("access {bits} in shared memory"))
         })
     }
 
@@ -405,7 +439,13 @@ impl NamespaceChange<'_> {
     /// The index is that of a new namespace, which is empty.
     pub fn create(&self, name: &[u8], since: Lsn) {
         self.row.generation.fetch_add(1, Ordering::AcqRel);
-        self.row.load(name, Lies::Empty, since, true);
+        self.row
+            .load(name, Lies::Empty, since, Access::READ_WRITE, true);
+    }
+
+    /// The namespace, and its file, have another access.
+    pub fn set_access(&self, access: Access) {
+        self.row.access.store(access.bits(), Ordering::Release);
     }
 
     /// The namespace has another name.

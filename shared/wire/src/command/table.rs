@@ -37,6 +37,7 @@ const RANGE_ARGS: &[Arg] = &[
     integer("count").after("LIMIT").optional(),
     one_of("part", &[token("keys", "KEYS"), token("values", "VALUES")]).optional(),
 ];
+const OF_ITS_DIRTY_PAGES: &str = "O(N) in the number of the namespace's dirty pages";
 /// What changes namespaces as a whole.
 const NAMESPACE: Flags = Flags::WRITE.and(Flags::NO_MULTI).and(Flags::NOSCRIPT);
 /// What tells of the server without changing it.
@@ -584,11 +585,35 @@ commands! {
             "Gives a namespace another name; who uses it goes on to",
         )
         .flags(NAMESPACE).args(&[text("name"), text("newname")]);
-    NamespaceList => row("namespace|list", 2, Group::Server, "Lists the names of all namespaces")
-        .flags(ANYTIME).complexity("O(N) in the number of namespaces");
+    NamespaceReadonly => row(
+            "namespace|readonly", 3, Group::Server,
+            "Refuses writes to a namespace, and closes its file when all of it is on disk",
+        )
+        .flags(NAMESPACE).args(&[text("name")]).complexity(OF_ITS_DIRTY_PAGES);
+    NamespaceReadwrite => row(
+            "namespace|readwrite", 3, Group::Server,
+            "Lets writes to a namespace in again",
+        )
+        .flags(NAMESPACE).args(&[text("name")]);
+    NamespaceOffline => row(
+            "namespace|offline", 3, Group::Server,
+            "Refuses reads and writes of a namespace, and closes its file, which may then be taken away",
+        )
+        .flags(NAMESPACE).args(&[text("name")]).complexity(OF_ITS_DIRTY_PAGES);
+    NamespaceOnline => row(
+            "namespace|online", 3, Group::Server,
+            "Brings a namespace back, if its file is the one that was left there",
+        )
+        .flags(NAMESPACE).args(&[text("name")]);
+    NamespaceList => row(
+            "namespace|list", -2, Group::Server,
+            "Lists the names of all namespaces, with ACCESS also what may be done with them",
+        )
+        .flags(ANYTIME).args(&[token("access", "ACCESS").optional()])
+        .complexity("O(N) in the number of namespaces");
     NamespaceInfo => row(
             "namespace|info", -2, Group::Server,
-            "Describes a namespace, or the one in use: keys, file, room on disk",
+            "Describes a namespace, or the one in use: keys, file, room on disk, access, checkpoint",
         )
         .flags(ANYTIME).args(&[text("name").optional()])
         .complexity("O(N) in the number of namespaces");
