@@ -615,6 +615,32 @@ fn the_double_write_area_mends_from_its_first_batch_on() {
     assert!(torn > 20, "{torn} torn pages");
 }
 
+/// Each page is a batch, and there are twice as many batches as the area has slots: a slot that were
+/// used again before the file of its batch is synced would leave a torn page without its copy.
+#[test]
+fn copies_stay_in_the_double_write_area_until_their_files_are_synced() {
+    let (mut torn, mut reused) = (0, 0);
+    for seed in 0..8 {
+        let disk = new_disk(seed);
+        let mut history = History::default();
+        let parameters = [("double_write_size", "8MB")];
+        let (mut world, _) = World::start_with(&disk, &mut history, &parameters);
+        (1..=30).for_each(|block| world.write_page(&mut history, tag(block), 1, 1500));
+        world.flush(&mut history);
+        let stats = world.backend.shared.stats.clone();
+        let (batches, syncs) = (Counter::DoubleWriteBatches, Counter::FileSyncs);
+        let before = (stats.get(batches), stats.get(syncs));
+        (1..=30).for_each(|block| world.clean(|dirty| dirty == tag(block)));
+        assert_eq!(stats.get(batches) - before.0, 30);
+        reused += stats.get(syncs) - before.1;
+        drop(world);
+        disk.crash(seed);
+        // Which holds every block against its checksum before redo.
+        torn += World::start(&disk, &mut history).1.torn;
+    }
+    assert!(torn > 8 && reused > 8, "{torn} torn pages, {reused} syncs");
+}
+
 /// Without the area, a sync fails; the server is started with it, and killed before it has made a
 /// checkpoint. What is in the cache only is still in the cache only, and not in the area.
 #[test]

@@ -583,9 +583,14 @@ impl World {
 
     /// Writes some dirty pages, whichever, as the supply of clean frames does.
     pub fn clean_some(&mut self, rng: &mut Rng) {
+        self.clean(|_| rng.below(3) == 0);
+    }
+
+    /// Writes the dirty pages that are `chosen`, as the supply of clean frames does.
+    pub fn clean(&mut self, mut chosen: impl FnMut(PageTag) -> bool) {
         let mut dirty = Vec::new();
         self.backend.shared.pool.dirty_before(Lsn::MAX, &mut dirty);
-        dirty.retain(|_| rng.below(3) == 0);
+        dirty.retain(|frame| chosen(frame.tag));
         dirty.sort_unstable();
         let cause = rd_base::counters::Counter::PagesWrittenSupply;
         while !dirty.is_empty() {
