@@ -338,22 +338,24 @@ fn a_data_page_is_never_served_when_it_is_not_right() {
     acknowledged.assert_there(&mut cluster.client());
 }
 
+/// Makes a page whole, and right for any server whose log has come to 7/28; gives what was there.
+fn put_beyond_log(path: &Path, block: u32) -> Vec<u8> {
+    let tag = PageTag::new(FileNo::new(2), BlockNo::new(block));
+    let at = u64::from(block) * PAGE;
+    let mut page: PageBytes = [0; PAGE as usize];
+    let file = File::open(path).expect("it is there");
+    file.read_exact_at(&mut page, at).expect("a page");
+    page::set_page_lsn(&mut page, Lsn::new(0x7_0000_0028));
+    page::seal(&mut page, tag);
+    put(path, at, &page)
+}
+
 #[test]
 fn a_data_page_that_is_newer_than_the_log() {
     let (mut cluster, acknowledged) = stopped_with_keys();
     cluster.announce("the write-ahead log has come to");
     let path = cluster.path(KEYS_FILE);
-    let block = 100;
-    let tag = PageTag::new(FileNo::new(2), BlockNo::new(block));
-    let at = u64::from(block) * PAGE;
-    let mut page: PageBytes = [0; PAGE as usize];
-    let file = File::open(&path).expect("it is there");
-    file.read_exact_at(&mut page, at).expect("a page");
-    let before = page;
-    // Whole, and right for any server whose log has come so far.
-    page::set_page_lsn(&mut page, Lsn::new(0x7_0000_0028));
-    page::seal(&mut page, tag);
-    put(&path, at, &page);
+    let before = put_beyond_log(&path, 100);
     cluster.start();
     let mut client = cluster.client();
     let reply = client.call(&["RANGE", "", ""]).expect("answered");
@@ -365,7 +367,7 @@ fn a_data_page_that_is_newer_than_the_log() {
     let reply = client.call(&["SET", "zzz", "z"]).expect("answered");
     assert!(reply.is_ok());
     cluster.stop(Signal::SIGINT);
-    put(&path, at, &before);
+    put(&path, 100 * PAGE, &before);
     cluster.start();
     acknowledged.assert_there(&mut cluster.client());
 }
@@ -387,6 +389,11 @@ fn a_data_page_that_recovery_needs() {
     let words = ["file 2 block 100", "checksum", "rd_verify"];
     assert_refused(&mut cluster, "a bit of a page that redo changes", &words);
     flip(&path, 100 * PAGE + 5000);
+    // And one that is whole, and newer than all that the log can say of it.
+    let before = put_beyond_log(&path, 100);
+    let words = ["file 2 block 100", "7/28", "write-ahead log"];
+    assert_refused(&mut cluster, "a page from the future", &words);
+    put(&path, 100 * PAGE, &before);
     cluster.start();
     acknowledged.assert_there(&mut cluster.client());
 }

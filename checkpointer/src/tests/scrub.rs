@@ -4,7 +4,7 @@ use super::world::{FIRST_FILE, History, World, new_disk};
 use super::{manual, tag};
 use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
-use rd_base::{BlockNo, FileNo, PageTag};
+use rd_base::{BlockNo, FileNo, Lsn, PageTag};
 use rd_format::bitmap::META_BLOCK;
 use rd_format::page;
 use rd_store::checkpoint::TicketState;
@@ -166,6 +166,63 @@ fn what_is_not_in_memory_is_repaired_from_the_double_write_area_while_its_copy_i
     damage_undone(&disk);
     round(&mut world);
     assert_eq!(found(&world).2, []);
+}
+
+/// Pages that were written past the area are newer than its copies of them, and nothing in it says so.
+#[test]
+fn copies_from_before_the_area_was_given_up_for_a_while_repair_nothing() {
+    let disk = new_disk(6);
+    let mut history = History::default();
+    drop(world(&disk, &mut history));
+    let off = [("torn_page_protection", "off"), ("scrub_rate", "0")];
+    let (mut world, _) = World::start_with(&disk, &mut history, &off);
+    for block in 2..=9 {
+        world.write_page(&mut history, tag(block), 1, 100);
+    }
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    drop(world);
+    let (mut world, _) = World::start_with(&disk, &mut history, &SCRUBS);
+    forget(&world);
+    damage(&disk, tag(5));
+    round(&mut world);
+    assert_eq!(found(&world).1, 0, "nothing is known to be the last copy");
+    assert_eq!(found(&world).2, [tag(5)]);
+    // With a copy that is, it is repaired, and by that one.
+    world.write_page(&mut history, tag(6), 1, 100);
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    forget(&world);
+    damage(&disk, tag(6));
+    round(&mut world);
+    assert_eq!((found(&world).1, found(&world).2), (1, vec![tag(5)]));
+    assert!(is_whole(&world, tag(6)) && !is_whole(&world, tag(5)));
+}
+
+#[test]
+fn a_page_that_is_newer_than_the_log_is_named_and_not_served() {
+    let disk = new_disk(7);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    let mut page = [0; PAGE_BYTES];
+    let read = world.backend.relations.read_page(tag(5), &mut page);
+    read.expect("it is whole");
+    // Whole, and right for a server whose log has come so far; the area has no copy of it.
+    for _ in 0..40 {
+        world.write_page(&mut history, tag(7), 1, 100);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    }
+    forget(&world);
+    let end = world.backend.shared.wal.insert_lsn();
+    page::set_page_lsn(&mut page, Lsn::new(end.get() + 8));
+    page::seal(&mut page, tag(5));
+    let damaged = disk.damage(&path_of(tag(5)), offset_of(tag(5).block), &page);
+    damaged.expect("within the file");
+    let fetched = world.backend.shared.pool.fetch(&world.backend, tag(5));
+    let error = fetched.err().expect("it is of another day").to_string();
+    assert!(error.contains("file 1 block 5 has page LSN"), "{error}");
+    round(&mut world);
+    let (bad, repaired, named) = found(&world);
+    assert!(bad > 0 && repaired == 0, "{bad} found, {repaired} repaired");
+    assert_eq!(named, [tag(5)]);
 }
 
 /// Six bytes of a value, as `write_page` has filled it.

@@ -549,17 +549,31 @@ mod tests {
         assert_eq!(lsn_of(&area, 2, first), Some(7));
         assert_eq!(lsn_of(&area, 3, first), None);
         assert_eq!(lsn_of(&area, 1, third), None, "who knows what was before");
-        // A copy that is damaged, and a batch of which nobody knows what it held.
-        let damage = |at: u64| {
+        // A batch of which nobody knows what it held, and a copy that is damaged.
+        let put = |at: u64, bytes: &[u8]| {
             let file = storage
                 .open(DOUBLEWRITE_PATH, OpenMode::ReadWrite)
                 .expect("there");
-            file.write_all_at(b"damage", at).expect("room");
+            let mut before = vec![0; bytes.len()];
+            file.read_at(&mut before, at).expect("readable");
+            file.write_all_at(bytes, at).expect("room");
+            before
         };
-        damage(page_offset(slot_offset(second, SLOTS_MIN), 0) + 500);
-        assert_eq!(lsn_of(&area, 1, first), None, "not the one before it");
-        damage(slot_offset(third, SLOTS_MIN) + 8);
+        let header = slot_offset(third, SLOTS_MIN) + 8;
+        let before = put(header, b"damage");
         assert_eq!(lsn_of(&area, 2, first), None);
+        assert_eq!(
+            lsn_of(&area, 1, first),
+            None,
+            "it may have held a later one"
+        );
+        put(header, &before);
+        assert_eq!(lsn_of(&area, 1, first), Some(6));
+        put(
+            page_offset(slot_offset(second, SLOTS_MIN), 0) + 500,
+            b"damage",
+        );
+        assert_eq!(lsn_of(&area, 1, first), None, "not the one before it");
         for round in 8..12 {
             write(&mut area, 3, round);
         }
