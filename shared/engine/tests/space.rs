@@ -8,7 +8,9 @@ use rd_engine::{Engine, EngineError, NamespaceId, ParkReason, View};
 use rd_format::bitmap::BITMAP_BITS;
 use rd_store::SlotNo;
 use rd_store::checkpoint::Flags;
+use rd_store::wal::Flusher;
 use rd_sys::simdisk::SimStorage;
+use rd_sys::simproc::{Pause, Process, Progress};
 use std::sync::Arc;
 use support::redo::Disk;
 use support::{DB0, Rig, Rng};
@@ -523,4 +525,49 @@ fn who_has_waited_for_room_once_does_not_wait_again() {
     fill(&mut other, "others").expect("the leaf is full again");
     try_set(&mut engine, key.as_bytes(), &[2; 200]).expect("it has waited");
     assert_eq!(rig.verify().leaves, 2);
+}
+
+/// A flush has announced how far it goes, and has not come there: who reads what is durable reads at the
+/// old number still, while pruning keeps what the new one shows.
+#[test]
+fn what_is_durable_stays_while_a_flush_is_under_way() {
+    let rig = Rig::new(512, 4 << 20);
+    let mut engine = rig.engine(0);
+    let key = b"overwritten";
+    set(&rig, &mut engine, key, &[1; 900]);
+    rig.flush();
+    let durable = rig.durable();
+    let announced = set(&rig, &mut engine, key, &[2; 900]);
+    let store = rig.store(Role::Walwriter);
+    let mut flush = Process::new(move || Flusher::for_store(&store).flush_all());
+    // Until it writes.
+    while flush.resume() != Progress::Paused(Pause::Io) {}
+    // Many times what the leaf can hold.
+    for number in 3..100 {
+        try_set(&mut engine, key, &[number; 900]).expect("room is made");
+    }
+    assert_eq!(rig.durable(), durable);
+    let shown = |engine: &Engine| {
+        let read = engine.get(DB0, key, View::Durable, |value| {
+            value.and_then(|value| value.bytes.first().copied())
+        });
+        read.expect("a read").result
+    };
+    assert_eq!(shown(&engine), Some(1), "at {durable}");
+    while flush.resume() != Progress::Ended {}
+    assert!(rig.durable() >= announced);
+    assert_eq!(shown(&engine), Some(2), "at {}", rig.durable());
+}
+
+/// A split that the parent was not told of would never be finished.
+#[test]
+fn every_page_is_known_to_its_parent_or_marked_as_not_known() {
+    let rig = Rig::new(512, 4 << 20);
+    let mut engine = rig.engine(0);
+    for number in 0..60_u32 {
+        set(&rig, &mut engine, &number.to_be_bytes(), &[1; 900]);
+        let report = rig.verify();
+        assert!(report.is_clean(), "key {number}: {:#?}", report.problems);
+    }
+    assert!(rig.verify().leaves > 5);
 }
