@@ -740,6 +740,13 @@ impl ControlFile {
 }
 
 /// The fixed part and the used bytes of a slot whose checksum is right.
+/// How many bytes of a slot mean something, as its first ones say, right or wrong; 0 if they are too
+/// few to say.
+pub fn used_bytes(head: &[u8]) -> usize {
+    let fixed = ControlBytes::read_from_prefix(head);
+    fixed.map_or(0, |(fixed, _)| fixed.used_bytes.get() as usize)
+}
+
 fn check_envelope(bytes: &[u8]) -> Result<(ControlBytes, &[u8]), ControlError> {
     let short = |need| ControlError::Short {
         have: bytes.len(),

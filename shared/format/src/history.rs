@@ -467,7 +467,7 @@ pub trait Row: Sized {
     fn decode(bytes: &RecordBytes, slot: u64, system_id: u64) -> Result<Self, HistoryError> {
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
         let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-        if bytes.iter().all(|byte| *byte == 0) {
+        if *bytes == [0; RECORD_BYTES] {
             return Err(HistoryError::Empty);
         }
         let (stored, computed) = (word(4), checksum(bytes));

@@ -48,13 +48,29 @@ pub fn read(storage: &dyn Storage) -> Result<Chosen, ControlFileError> {
     Ok(chosen)
 }
 
+/// Bytes of a slot that are read at first: as much as most servers' have.
+const HEAD_BYTES: usize = 8 << 10;
+
+/// The bytes of a slot, at least as far as it says that they mean something.
+fn read_slot(file: &dyn StorageFile, slot: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut wanted = HEAD_BYTES;
+    while bytes.len() < wanted {
+        // From its beginning, so that all of it was there at one time.
+        bytes.resize(wanted, 0);
+        let read = file.read_at(&mut bytes, (slot * SLOT_BYTES) as u64)?;
+        bytes.truncate(read);
+        if read < wanted {
+            break;
+        }
+        wanted = control::used_bytes(&bytes).min(SLOT_BYTES);
+    }
+    Ok(bytes)
+}
+
 /// What was chosen, and the bytes of its slot that mean something.
 fn read_from(file: &dyn StorageFile) -> Result<(Chosen, Vec<u8>), ControlFileError> {
-    let mut slots = [vec![0; SLOT_BYTES], vec![0; SLOT_BYTES]];
-    for (index, slot) in slots.iter_mut().enumerate() {
-        let read = file.read_at(slot, (index * SLOT_BYTES) as u64)?;
-        slot.truncate(read);
-    }
+    let mut slots = [read_slot(file, 0)?, read_slot(file, 1)?];
     let chosen = control::choose(&slots[0], &slots[1]).map_err(ControlFileError::BothDamaged)?;
     chosen
         .control

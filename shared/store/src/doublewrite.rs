@@ -79,7 +79,7 @@ pub struct DoubleWrite {
     next: BatchNo,
     /// The first batch whose slot must not be overwritten.
     oldest_held: BatchNo,
-    /// One slot, as it is written.
+    /// One slot, as it is written; made with the first.
     buffer: Vec<u8>,
 }
 
@@ -106,7 +106,7 @@ impl DoubleWrite {
             system_identifier,
             next: first_unsynced,
             oldest_held: first_unsynced,
-            buffer: vec![0; DW_SLOT_BYTES as usize],
+            buffer: Vec::new(),
         };
         for slot in 0..slots {
             if let Some(batch) = area.header(slot)? {
@@ -154,6 +154,7 @@ impl DoubleWrite {
             .iter()
             .map(|(tag, page)| DwEntry::for_page(*tag, page))
             .collect();
+        self.buffer.resize(DW_SLOT_BYTES as usize, 0);
         let (slots, _) = self.buffer.as_chunks_mut::<PAGE_BYTES>();
         let (header, copies) = slots.split_first_mut().expect("a slot has a header page");
         encode_header(header, self.next, self.system_identifier, &entries);
@@ -261,7 +262,7 @@ impl DoubleWrite {
     /// this the repair would break D1: a power cut could tear the page that it writes, and take the
     /// copy, too.
     fn secure(&self, first: BatchNo) -> io::Result<()> {
-        let mut slot_bytes = vec![0; DW_SLOT_BYTES as usize];
+        let mut slot_bytes = Vec::new();
         let mut any = false;
         for slot in 0..self.slots {
             let Some(batch) = self.header(slot)?.filter(|batch| batch.batch >= first) else {
@@ -269,6 +270,7 @@ impl DoubleWrite {
             };
             let offset = slot_offset(batch.batch, self.slots);
             let used = (batch.entries.len() + 1) * PAGE_BYTES;
+            slot_bytes.resize(used.max(slot_bytes.len()), 0);
             let bytes = &mut slot_bytes[..used];
             let read = self.file.read_at(bytes, offset)?;
             self.file.write_all_at(&bytes[..read], offset)?;

@@ -152,7 +152,8 @@ struct TableWords {
     reserved2: AtomicU32,
     /// The next number to be given out. atomic: AcqRel; set by startup before service.
     next_file: AtomicU32,
-    reserved: AtomicU32,
+    /// Rows from here on were never taken. atomic: AcqRel; raised before a row is.
+    rows_used: AtomicU32,
     /// The current word and the boundary, see `keys.rs`. atomic: SeqCst.
     cut: AtomicU64,
     /// End LSN of the record that redo is counting, or counted last, and of the one that it has
@@ -248,10 +249,16 @@ impl Files {
         }
     }
 
+    /// All rows that are, or ever were, taken.
+    fn rows_used(&self) -> &[Row] {
+        &self.rows[..self.words.rows_used.load(Ordering::Acquire) as usize]
+    }
+
     fn row(&self, file: FileNo) -> Option<&Row> {
         // Rows are taken at the number's own place, or the next free one.
         let start = file.get() as usize % FILES_MAX;
-        let (before, from) = self.rows.split_at(start);
+        let rows = self.rows_used();
+        let (before, from) = rows.split_at(start.min(rows.len()));
         from.iter()
             .chain(before)
             .find(|row| row.file.load(Ordering::Acquire) == file.get())
@@ -275,8 +282,9 @@ impl Files {
         let free = from
             .iter()
             .chain(before)
-            .find(|row| row.file.load(Ordering::Relaxed) == 0);
-        let row = free.ok_or(TooManyFiles)?;
+            .position(|row| row.file.load(Ordering::Relaxed) == 0);
+        let place = (start + free.ok_or(TooManyFiles)?) % FILES_MAX;
+        let row = &self.rows[place];
         for word in [
             &row.allocated,
             &row.wanted,
@@ -302,6 +310,8 @@ impl Files {
             .iter()
             .for_each(|word| word.store(0, Ordering::Relaxed));
         row.set_state(FileState::Free);
+        let rows_used = &self.words.rows_used;
+        rows_used.fetch_max(place as u32 + 1, Ordering::AcqRel);
         row.file.store(file.get(), Ordering::Release);
         Ok(row)
     }
@@ -319,7 +329,7 @@ impl Files {
     /// The files that exist and are not dropped.
     pub fn live(&self) -> Vec<FileNo> {
         let live = self
-            .rows
+            .rows_used()
             .iter()
             .filter(|row| row.state() == FileState::Live);
         live.map(Row::file).collect()
@@ -605,7 +615,7 @@ impl Files {
     /// below those.
     pub fn dropped_after(&self, redo: Lsn) -> usize {
         let waits = |row: &&Row| row.state() == FileState::Dropped && !self.is_past(row, redo);
-        self.rows.iter().filter(waits).count()
+        self.rows_used().iter().filter(waits).count()
     }
 
     /// The files that were dropped and are not unlinked yet, for `pg_control`.
@@ -614,7 +624,7 @@ impl Files {
             row.file().get() != 0 && matches!(row.state(), FileState::Dropped | FileState::Leaving)
         };
         let mut pending: Vec<_> = self
-            .rows
+            .rows_used()
             .iter()
             .filter(dropped)
             .map(|row| PendingDrop {
@@ -637,7 +647,7 @@ impl Files {
         all_past: impl Fn(u64) -> bool,
     ) -> Vec<FileNo> {
         for row in self
-            .rows
+            .rows_used()
             .iter()
             .filter(|row| self.is_past(row, oldest_redo))
         {
@@ -647,7 +657,7 @@ impl Files {
             }
         }
         let leaving = self
-            .rows
+            .rows_used()
             .iter()
             .filter(|row| row.state() == FileState::Leaving);
         leaving.map(Row::file).collect()
@@ -684,7 +694,7 @@ impl Files {
     pub fn take_work(&self) -> Vec<FileWork> {
         self.words.work.store(0, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        self.rows
+        self.rows_used()
             .iter()
             .filter_map(|row| self.work_of(row))
             .collect()

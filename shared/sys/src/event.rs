@@ -209,8 +209,12 @@ mod reuse {
         make: impl FnOnce() -> io::Result<Arc<EventFd>>,
     ) -> io::Result<Arc<EventFd>> {
         MADE.with_borrow_mut(|made| {
-            // In the order in which they were given away, which is about that of their end.
-            if let Some(mut fd) = made.pop_front() {
+            // In the order in which they were given away, which is about that of their end; those
+            // of a server that lives long come round now and then.
+            for _ in 0..made.len() {
+                let Some(mut fd) = made.pop_front() else {
+                    break;
+                };
                 let is_free = Arc::get_mut(&mut fd).is_some();
                 made.push_back(Arc::clone(&fd));
                 if is_free {

@@ -60,6 +60,22 @@ thread_local! {
     static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Lets the allocator of this program keep all that it has got from the system: a simulation takes and
+/// gives back the same large pieces for every server that it makes, and each would be mapped, faulted
+/// in, and unmapped again. To be called before there is a second thread.
+pub fn keep_memory() {
+    #[cfg(target_env = "gnu")]
+    for (option, bytes) in [
+        (libc::M_MMAP_THRESHOLD, 1 << 30),
+        (libc::M_TRIM_THRESHOLD, 1 << 30),
+        (libc::M_TOP_PAD, 16 << 20),
+    ] {
+        // SAFETY: it takes two numbers and sets one of the allocator's.
+        let done = unsafe { libc::mallopt(option, bytes) };
+        debug_assert_eq!(done, 1);
+    }
+}
+
 /// A logical process.
 pub struct Process {
     /// None when it is over.

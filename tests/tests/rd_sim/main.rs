@@ -232,6 +232,7 @@ fn main() -> ExitCode {
     if args.list || (!args.names.is_empty() && args.names.iter().all(is_other)) {
         return ExitCode::SUCCESS;
     }
+    rd_sys::simproc::keep_memory();
     // A process that panics is reported by whoever resumed it.
     std::panic::set_hook(Box::new(|info| machine::note_panic(info.to_string())));
     watch();

@@ -69,7 +69,7 @@ fn config(protection: &str, method: &str, size: &str, scrubs: bool) -> Arc<Confi
         ("torn_page_protection", protection),
         ("wal_sync_method", method),
         ("scrub_rate", if scrubs { "1GB" } else { "0" }),
-        ("scrub_interval", "1s"),
+        ("scrub_interval", "20s"),
     ];
     let config = Config::from_pairs(&pairs).expect("valid");
     Arc::new(config.with_wal_segment_size(SEGMENT_BYTES).expect("valid"))
@@ -109,7 +109,8 @@ impl Plan {
         let manner = |rng: &mut Rng| {
             let protection = protections[rng.below(protections.len() as u64) as usize];
             let method = methods[rng.below(4) as usize];
-            let size = if rng.below(8) == 0 { "9MB" } else { "8MB" };
+            // Making the area anew takes longer than all else of a start.
+            let size = if rng.below(24) == 0 { "9MB" } else { "8MB" };
             Manner {
                 config: config(protection, method, size, seed % 3 == 1),
                 tick_ns: [0, 2_000_000, 50_000_000, 400_000_000][rng.below(4) as usize],

@@ -48,12 +48,13 @@ impl Slot {
         matches!(self, Slot::Hole)
     }
 
-    fn of(page: Page) -> Slot {
-        if page == ZEROS {
-            Slot::Zero
-        } else {
-            Slot::Data(Arc::new(page))
+    fn of(page: &Page) -> Slot {
+        if *page == ZEROS {
+            return Slot::Zero;
         }
+        // Copied once, to its place.
+        let bytes: Arc<[u8]> = Arc::from(&page[..]);
+        Slot::Data(bytes.try_into().expect("a page's length"))
     }
 }
 
@@ -172,9 +173,16 @@ impl Contents {
         while done < bytes.len() {
             let (page, from) = place_of(offset + done as u64);
             let part = (CACHE_PAGE_BYTES - from).min(bytes.len() - done);
-            let mut new = *self.live.slots.get(page).unwrap_or(&Slot::Hole).bytes();
-            new[from..from + part].copy_from_slice(&bytes[done..done + part]);
-            self.change(page, Slot::of(new));
+            let part_bytes = &bytes[done..done + part];
+            let new = match part_bytes.try_into() {
+                Ok(whole) => Slot::of(whole),
+                Err(_) => {
+                    let mut new = *self.live.slots.get(page).unwrap_or(&Slot::Hole).bytes();
+                    new[from..from + part].copy_from_slice(part_bytes);
+                    Slot::of(&new)
+                }
+            };
+            self.change(page, new);
             done += part;
         }
         self.grow(offset + bytes.len() as u64);
@@ -413,5 +421,5 @@ fn tear(old: &Slot, between: &[Slot], new: &Slot, rng: &mut Rng) -> Slot {
         };
         page[sector.clone()].copy_from_slice(&version.bytes()[sector]);
     }
-    Slot::of(page)
+    Slot::of(&page)
 }
