@@ -376,6 +376,7 @@ fn a_data_page_that_is_newer_than_the_log() {
 fn a_data_page_that_recovery_needs() {
     let (mut cluster, acknowledged) = stopped_with_keys();
     cluster.announce("checksum");
+    cluster.announce("but the write-ahead log ends at");
     cluster.announce("cannot start");
     cluster.announce("does not start");
     cluster.start();
