@@ -301,7 +301,14 @@ impl Checkpointer {
         }
         self.stamp_headers(redo, Counter::PagesWrittenIncremental)?;
         self.sync_all();
-        let (files, keys_lsn) = self.cut_keys(redo, is_in_redo);
+        let (files, keys_lsn) = if is_in_redo {
+            match self.cut_keys_in_redo(redo) {
+                Some(counts) => counts,
+                None => return Ok(false),
+            }
+        } else {
+            self.cut_keys(redo)
+        };
         self.move_redo(Advance {
             redo_lsn: redo,
             full: None,
@@ -322,19 +329,23 @@ impl Checkpointer {
         Ok(true)
     }
 
+    /// Step 4 during redo; None while no counts can be given for any one place in the log.
+    fn cut_keys_in_redo(&mut self, redo: Lsn) -> Option<(Vec<FileRow>, Lsn)> {
+        let files = &self.store.shared.files;
+        let cut = files.begin_cut(|| files.counting_in_redo());
+        // Between its two steps startup waits for nothing.
+        while !files.is_counted_in_redo(cut.boundary) {
+            std::thread::yield_now();
+        }
+        let keys_lsn = files.counted_in_redo(cut.boundary);
+        let rows = files.end_cut(cut, redo, Lsn::ZERO);
+        keys_lsn.map(|lsn| (rows, lsn))
+    }
+
     /// Step 4: the key counts for a redo point at `redo`, and up to where they count.
-    pub(crate) fn cut_keys(&mut self, redo: Lsn, is_in_redo: bool) -> (Vec<FileRow>, Lsn) {
+    pub(crate) fn cut_keys(&mut self, redo: Lsn) -> (Vec<FileRow>, Lsn) {
         let shared = Arc::clone(&self.store.shared);
         let files = &shared.files;
-        if is_in_redo {
-            let cut = files.begin_cut(|| files.counting_in_redo());
-            // Between its two steps startup waits for nothing.
-            while !files.is_counted_in_redo(cut.boundary) {
-                std::thread::yield_now();
-            }
-            let keys_lsn = cut.boundary;
-            return (files.end_cut(cut, redo, Lsn::ZERO), keys_lsn);
-        }
         let cut = files.begin_cut(|| shared.wal.insert_lsn());
         let keys_lsn = cut.boundary;
         self.flusher

@@ -360,7 +360,7 @@ impl Checkpointer {
     /// Steps 4 and 5.
     fn write_rows(&mut self) {
         let redo = self.redo_in_control();
-        let (files, keys_lsn) = self.cut_keys(redo, false);
+        let (files, keys_lsn) = self.cut_keys(redo);
         let files = self.named_rows(files);
         self.write_control(|control, now| control.cover(now, files, keys_lsn));
     }

@@ -21,7 +21,8 @@
 //! found no cut.
 //!
 //! In redo the one reader of the log counts, by the same steps: the record that it announces as
-//! counting stands for the insert position, and a record is complete when it is counted.
+//! counting stands for the insert position, and a record is complete when it is counted. What a file
+//! began with may count to a place ahead of the boundary ([`Files::counted_in_redo`]).
 
 use super::{FileState, Files, Row};
 use rd_base::{FileNo, Lsn};
@@ -121,6 +122,26 @@ impl Files {
     /// [`Files::counting_in_redo`].
     pub fn is_counted_in_redo(&self, boundary: Lsn) -> bool {
         self.words.counted.load(Ordering::Acquire) >= boundary.get()
+    }
+
+    /// Up to where in the log the counts of a cut at `boundary` count, during redo: a count that a file
+    /// began with holds records that redo has yet to come to, and then it stands for their end, not
+    /// for the boundary. None while some files have such a count and others, which redo has made,
+    /// have not: no one LSN is true of them all before redo has come as far.
+    pub fn counted_in_redo(&self, boundary: Lsn) -> Option<Lsn> {
+        let live = self
+            .rows
+            .iter()
+            .filter(|row| row.file().get() != 0 && row.state() == FileState::Live);
+        let began = live.map(|row| row.counted_to.load(Ordering::Relaxed));
+        let (least, most) = began.fold((u64::MAX, 0), |(least, most), lsn| {
+            (least.min(lsn), most.max(lsn))
+        });
+        if most <= boundary.get() {
+            Some(boundary)
+        } else {
+            (least == most).then_some(Lsn::new(most))
+        }
     }
 
     /// The number of keys in `file`, commits under way included that have their place in the log.

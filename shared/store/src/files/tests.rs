@@ -245,6 +245,42 @@ fn cuts_hold_exactly_the_records_below_their_boundary() {
     assert_eq!(files.keys(file) as i64, log.values().sum::<i64>());
 }
 
+/// A redo that is cut off before it has come as far as the counts in `pg_control` do must leave them
+/// there with their own place: the next one would count those records twice.
+#[test]
+fn counts_that_are_ahead_of_redo_stay_ahead() {
+    let files = files();
+    let file = FileNo::new(2);
+    let ahead = Lsn::new(500);
+    let known = ControlRow {
+        file,
+        checkpoint_count: 1,
+        scn: Lsn::new(100),
+        access: Access::READ_WRITE,
+        stop_scn: Lsn::ZERO,
+        key_count: 10,
+        blocks: 1,
+    };
+    files.load(&known, 1, ahead).expect("a free row");
+    let cut = |files: &Files| {
+        let cut = files.begin_cut(|| files.counting_in_redo());
+        let lsn = files.counted_in_redo(cut.boundary);
+        let rows = files.end_cut(cut, Lsn::new(150), Lsn::ZERO);
+        let keys = rows.iter().find(|row| row.file == file);
+        (lsn, keys.map(|row| row.key_count))
+    };
+    // One of those that are counted already.
+    files.count_in_redo(Lsn::new(200), [(file, -3)].into_iter());
+    assert_eq!(cut(&files), (Some(ahead), Some(10)));
+    // A file that redo has made counts from its first record on.
+    let made = live(&files, 3);
+    files.count_in_redo(Lsn::new(300), [(made, 1)].into_iter());
+    assert_eq!(cut(&files).0, None);
+    files.count_in_redo(Lsn::new(600), [(file, 1), (made, 1)].into_iter());
+    assert_eq!(cut(&files), (Some(Lsn::new(600)), Some(11)));
+    assert_eq!(files.keys(made), 2);
+}
+
 #[test]
 fn a_crowd_of_dropped_files_asks_for_a_checkpoint() {
     let sizes = crate::Sizes {
