@@ -8,7 +8,8 @@
 //!   what is dirty, and tell the postmaster by SIGUSR1 when that is done. SIGUSR2: write the shutdown
 //!   checkpoint and exit 0. The postmaster sends it only when startup has finished and backends and walwriter are
 //!   gone; from anybody else before startup has finished it just ends the process, which the
-//!   postmaster takes for a crash. SIGQUIT: exit at once. SIGTERM and SIGINT are ignored.
+//!   postmaster takes for a crash. Later both are ignored unless the postmaster has ordered them
+//!   (`StopOrder`). SIGQUIT: exit at once. SIGTERM and SIGINT are ignored.
 //! * **What it may write**: `base/`, `global/`; names in `wal/` (old segments), and the log itself
 //!   when a page is to be written before its log is durable.
 //! * **What its death means**: it alone knows what was written and not synced, so the server goes

@@ -12,7 +12,7 @@ use nix::sys::time::TimeSpec;
 use rd_base::Lsn;
 use rd_base::counters::Counter;
 use rd_store::ChildContext;
-use rd_store::checkpoint::Flags;
+use rd_store::checkpoint::{Flags, StopOrder};
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
 use rd_sys::crash::panic_abort;
@@ -353,12 +353,21 @@ impl Checkpointer {
             // As by SIGQUIT: without a postmaster nobody may go on.
             exit_process(rd_sys::signals::QUIT_EXIT_CODE);
         }
-        outside.must_stop |= signals.contains(Signal::Usr2);
+        let shared = &self.store.shared;
+        let is_ordered = |order| shared.checkpoint.is_stop_ordered(order);
+        // A shutdown checkpoint beside others who write would hide what they log from the next start.
+        let is_harmless = shared.phase() != Phase::Running;
+        let has_usr2 = signals.contains(Signal::Usr2);
+        outside.must_stop |= has_usr2 && (is_harmless || is_ordered(StopOrder::Checkpoint));
+        let must_clean = signals.contains(Signal::Usr1) && is_ordered(StopOrder::Clean);
+        if has_usr2 && !outside.must_stop || signals.contains(Signal::Usr1) && !must_clean {
+            log::warn!("ignoring a signal to stop that the postmaster has not sent");
+        }
         if signals.contains(Signal::Hup) {
             self.store.config = outside.context.reload();
             self.take_parameters();
         }
-        if signals.contains(Signal::Usr1) {
+        if must_clean {
             self.begin_cleaning();
         }
     }

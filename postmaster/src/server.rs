@@ -24,6 +24,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rd_base::handover::Handover;
 use rd_base::{Config, Overrides, Role, logline};
+use rd_store::checkpoint::StopOrder;
 use rd_store::shared::{Phase as ServerPhase, Shared, Sizes};
 use rd_sys::clock::monotonic_ns;
 use rd_sys::fault;
@@ -183,6 +184,7 @@ impl Server {
             Action::Fork(role) => self.fork(role),
             Action::Signal(role, signal) => {
                 log::debug!("sending {signal} to {role}");
+                self.announce_order(role, signal);
                 self.children.signal(role, signal);
             }
             Action::Admit(admission) => {
@@ -250,6 +252,18 @@ impl Server {
                 let now_ms = now_ms();
                 self.events.push_back(Event::ForkFailed { role, now_ms });
             }
+        }
+    }
+
+    /// Lets the checkpointer know that the signal it is about to get is an order to stop, and whose.
+    fn announce_order(&self, role: Role, signal: Signal) {
+        let order = match (role, signal) {
+            (Role::Checkpointer, Signal::Usr1) => StopOrder::Clean,
+            (Role::Checkpointer, Signal::Usr2) => StopOrder::Checkpoint,
+            _ => return,
+        };
+        if let Some(shared) = &self.shared {
+            shared.checkpoint.order_stop(order);
         }
     }
 

@@ -2,7 +2,7 @@
 //! deadline is kept.
 
 use nix::sys::signal::Signal;
-use rd_tests::support::cluster::{Cluster, run};
+use rd_tests::support::cluster::{Cluster, run, send};
 use rd_tests::support::load::Load;
 use rd_tests::support::log::assert_order;
 use rd_wire::Client;
@@ -159,5 +159,29 @@ fn a_deadline_is_kept_by_a_server_that_cannot_write() {
     assert_eq!(cluster.control("Database cluster state"), "in production");
     cluster.start();
     assert!(cluster.log_since_start().contains(RECOVERED));
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+/// Signals that only the postmaster may send, from somebody else: no cleaning that leaves nothing to
+/// tell a later stop, and no shutdown checkpoint beside backends that go on writing.
+#[test]
+fn orders_to_stop_that_the_postmaster_did_not_give_are_ignored() {
+    let ignored = "ignoring a signal to stop that the postmaster has not sent";
+    let mut cluster = Cluster::started(&[]);
+    cluster.announce(ignored);
+    let load = Load::start(&cluster.socket(), 2, 100);
+    load.wait_for(100);
+    let checkpointer = cluster.child("checkpointer");
+    for (signal, times) in [(Signal::SIGUSR1, 1), (Signal::SIGUSR2, 2)] {
+        send(checkpointer, signal);
+        cluster.wait_log_times(ignored, times);
+    }
+    load.wait_for(500);
+    let acknowledged = load.stop();
+    ok(&mut cluster.client(), &["CHECKPOINT", "FAST"]);
+    assert_eq!(cluster.child("checkpointer"), checkpointer);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    assert_eq!(cluster.control("Database cluster state"), "shut down");
+    cluster.start();
     acknowledged.assert_there(&mut cluster.client());
 }

@@ -170,6 +170,16 @@ impl fmt::Display for Flags {
     }
 }
 
+/// What the postmaster orders of the checkpointer in the course of a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum StopOrder {
+    /// To write what is dirty, while clients are served (SIGUSR1).
+    Clean = 1,
+    /// To write the shutdown checkpoint, alone, and to leave (SIGUSR2).
+    Checkpoint = 2,
+}
+
 /// What the checkpointer is doing; for display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -376,6 +386,8 @@ struct Words {
     /// Not 0 when the pages are written that a stop writes while clients are still served.
     /// atomic: Release by the checkpointer, Acquire by the postmaster.
     cleaned: AtomicU32,
+    /// [`StopOrder`]. atomic: Release by the postmaster, Acquire by the checkpointer.
+    stop_order: AtomicU32,
     /// [`CheckpointPhase`]. atomic: Relaxed, written by the checkpointer; for display.
     phase: AtomicU32,
     /// Flags of the one begun last. atomic: as `phase`.
@@ -805,6 +817,16 @@ impl CheckpointShared {
     /// Shows when the one under way began, by the wall clock.
     pub fn set_began(&self, wall_us: u64) {
         self.words.began_us.store(wall_us, Ordering::Relaxed);
+    }
+
+    /// Says what the signal that follows is to mean; for the postmaster.
+    pub fn order_stop(&self, order: StopOrder) {
+        self.words.stop_order.store(order as u32, Ordering::Release);
+    }
+
+    /// Whether the postmaster has ordered this: a signal alone can come from anybody.
+    pub fn is_stop_ordered(&self, order: StopOrder) -> bool {
+        self.words.stop_order.load(Ordering::Acquire) >= order as u32
     }
 
     /// Says that a stop need no longer wait for pages to be written.
