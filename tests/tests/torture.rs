@@ -1,14 +1,16 @@
 //! A short run of the torture program: one seed that is always the same, and a fresh one that is
 //! printed. The long run is `cargo run --release -p rd-tests --bin rd_torture`.
 
+use rd_tests::torture::victim::Harm;
 use rd_tests::torture::{Plan, run};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-fn torture(seed: u64) {
+fn torture(seed: u64, rounds: usize) {
     println!("seed {seed}");
     let plan = Plan {
         seed,
-        rounds: 12,
+        rounds: rounds as u64,
+        harms: Vec::new(),
         writers: 4,
         load_max: Duration::from_millis(300),
         settings: Vec::new(),
@@ -21,16 +23,20 @@ fn torture(seed: u64) {
     );
     assert!(report.acknowledged > 0, "seed {seed}: nothing was written");
     assert!(report.verified > 0, "seed {seed}: no tree was verified");
+    for (kind, count) in &report.kills {
+        println!("{count} x {kind}");
+    }
     println!("{} writes, {} checks", report.acknowledged, report.checks);
 }
 
 #[test]
 fn nothing_is_lost_from_a_known_seed() {
-    torture(2026);
+    // Each harm once.
+    torture(2026, Harm::ALL.len());
 }
 
 #[test]
 fn nothing_is_lost_from_a_fresh_seed() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    torture(now.map_or(1, |since| since.as_nanos() as u64));
+    torture(now.map_or(1, |since| since.as_nanos() as u64), 10);
 }

@@ -1,12 +1,14 @@
 //! Kills servers under load and looks for what they promised. See `rd_tests::torture`.
 
 use clap::Parser;
+use rd_tests::torture::victim::Harm;
 use rd_tests::torture::{Plan, Report, run};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Writers over real sockets, kill -9 of the server or of its processes at random moments; after
-/// each restart every acknowledged write must be there.
+/// Writers over real sockets; kill -9 of the server or of its processes, stray signals, standstill,
+/// crash loops, a full disk, too little memory and more at random moments; after each restart every
+/// acknowledged write must be there.
 #[derive(Parser)]
 #[command(version)]
 struct Options {
@@ -22,6 +24,9 @@ struct Options {
     /// Longest load of a round, in milliseconds.
     #[arg(long, default_value_t = 700)]
     load_ms: u64,
+    /// Does only this to the server (`DiskFull`); may come several times.
+    #[arg(long = "harm", value_name = "NAME", value_parser = Harm::named)]
+    harms: Vec<Harm>,
     /// A setting of the server, name=value; may come several times.
     #[arg(short = 'c', value_name = "NAME=VALUE")]
     settings: Vec<String>,
@@ -42,6 +47,7 @@ fn main() -> ExitCode {
         seed: options.seed.unwrap_or_else(from_clock),
         rounds: options.rounds,
         writers: options.writers,
+        harms: options.harms,
         load_max: Duration::from_millis(options.load_ms),
         settings: settings
             .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -36,6 +36,7 @@ pub struct Cluster {
     server: Option<Server>,
     starts: usize,
     announced: Vec<String>,
+    limits: String,
 }
 
 /// The directory in which cargo has put the programs.
@@ -113,6 +114,7 @@ impl Cluster {
             server: None,
             starts: 0,
             announced: Vec::new(),
+            limits: String::new(),
         };
         cluster.set("listen_addresses", "");
         cluster.set("shared_buffers", "32MB");
@@ -135,6 +137,12 @@ impl Cluster {
     pub fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Limits of the processes of the starts to come, as the shell's `ulimit` takes them (`-n 64`);
+    /// none if empty.
+    pub fn limit(&mut self, limits: &str) {
+        limits.clone_into(&mut self.limits);
     }
 
     /// The data directory.
@@ -260,7 +268,15 @@ impl Cluster {
             .append(true)
             .open(self.log_path())
             .expect("a log file");
-        let mut command = Command::new(program("redoubt"));
+        let redoubt = program("redoubt");
+        let mut command = if self.limits.is_empty() {
+            Command::new(redoubt)
+        } else {
+            let mut shell = Command::new("sh");
+            let script = format!("ulimit {} && exec \"$0\" \"$@\"", self.limits);
+            shell.arg("-c").arg(script).arg(redoubt);
+            shell
+        };
         command.arg("-D").arg(self.data_dir()).env_remove("RDDATA");
         for (name, value) in &self.settings {
             if name != SEGMENT_SIZE {

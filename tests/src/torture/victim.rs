@@ -1,126 +1,456 @@
-//! Whom to kill, and how.
+//! What is done to a server in a round, and to whom.
+//!
+//! Each harm says what the server does about it by itself: a round that expects something else of
+//! it than what comes is reported as a loss.
 
 use super::Random;
+use super::disk::SmallDisk;
 use crate::support::cluster::{Cluster, send};
+use crate::support::process::is_alive;
+use crate::support::wait_for;
 use nix::sys::signal::Signal;
+use rd_wire::Client;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-/// Who is killed with SIGKILL in a round.
+/// Connections that vanish at a time.
+pub const VANISHING: usize = 100;
+/// Crashes in a row that the server of a crash loop comes back from.
+const LOOP_MAX: usize = 2;
+
+/// What is done in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Victim {
-    /// Postmaster and all children at once.
-    Server,
+pub enum Harm {
+    /// SIGKILL for postmaster and all children at once.
+    KillServer,
     /// The same, while a checkpoint is under way.
-    ServerInCheckpoint,
-    /// The postmaster alone; its children must leave by themselves.
-    Postmaster,
-    /// The checkpointer.
-    Checkpointer,
-    /// The walwriter.
-    Walwriter,
-    /// One of the backends.
-    Backend,
-    /// Nobody: an immediate stop by SIGQUIT.
+    KillInCheckpoint,
+    /// SIGKILL for the postmaster alone; its children must leave by themselves.
+    KillPostmaster,
+    /// The same, and the next server is started while they may still be there.
+    KillPostmasterAndStart,
+    /// SIGKILL for the checkpointer.
+    KillCheckpointer,
+    /// SIGKILL for the walwriter.
+    KillWalwriter,
+    /// SIGKILL for one of the backends.
+    KillBackend,
+    /// SIGKILL for somebody, or all, while the server is being stopped.
+    KillInStop,
+    /// SIGKILL for somebody, or all, while the server restarts after the fall of a child.
+    KillInRestart,
+    /// A process stands still for some time, and goes on.
+    StandStill,
+    /// A process stands still for some time, and is killed.
+    StandStillAndDie,
+    /// A signal that nobody should have sent.
+    Stray,
+    /// Children are killed until the server stays down.
+    CrashLoop,
+    /// No room is left on the disk, for some time.
+    DiskFull,
+    /// The same, and the server is killed and started meanwhile.
+    DiskFullAndKill,
+    /// The server runs with little memory.
+    LittleMemory,
+    /// The server runs with few file descriptors.
+    FewDescriptors,
+    /// Many connections go away in the midst of a command.
+    Vanish,
+    /// An immediate stop by SIGQUIT.
     ImmediateStop,
-    /// Nobody: a fast stop, with its checkpoint.
+    /// A fast stop, with its checkpoint.
     FastStop,
 }
 
-impl Victim {
-    const ALL: [Victim; 10] = [
-        Victim::Server,
-        Victim::Server,
-        Victim::ServerInCheckpoint,
-        Victim::Postmaster,
-        Victim::Checkpointer,
-        Victim::Checkpointer,
-        Victim::Walwriter,
-        Victim::Backend,
-        Victim::ImmediateStop,
-        Victim::FastStop,
-    ];
+/// What the server does after a harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It ends, or has ended, and has to be started again.
+    Ends,
+    /// It ends by itself in order, and its trees can be looked at.
+    EndsClean,
+    /// It serves on, or serves again.
+    Serves,
+}
 
-    /// Draws one.
-    pub fn choose(random: &mut Random) -> Victim {
-        Victim::ALL[random.below(Victim::ALL.len() as u64) as usize]
-    }
-
+/// A harm that was done.
+pub struct Done {
     /// For the report.
-    pub fn name(self) -> &'static str {
-        match self {
-            Victim::Server => "server",
-            Victim::ServerInCheckpoint => "server in checkpoint",
-            Victim::Postmaster => "postmaster",
-            Victim::Checkpointer => "checkpointer",
-            Victim::Walwriter => "walwriter",
-            Victim::Backend => "backend",
-            Victim::ImmediateStop => "none (immediate stop)",
-            Victim::FastStop => "none (fast stop)",
+    pub kind: String,
+    /// What comes of it.
+    pub then: Then,
+    /// What went wrong already.
+    pub wrong: Option<String>,
+}
+
+impl Done {
+    fn new(kind: impl Into<String>, then: Then) -> Done {
+        Done {
+            kind: kind.into(),
+            then,
+            wrong: None,
         }
     }
+}
 
-    /// Whether the server has to be started again by hand afterwards.
-    pub fn ends_server(self) -> bool {
-        !matches!(
-            self,
-            Victim::Checkpointer | Victim::Walwriter | Victim::Backend
-        )
+impl Harm {
+    /// All of them.
+    pub const ALL: [Harm; 20] = [
+        Harm::KillServer,
+        Harm::KillInCheckpoint,
+        Harm::KillPostmaster,
+        Harm::KillPostmasterAndStart,
+        Harm::KillCheckpointer,
+        Harm::KillWalwriter,
+        Harm::KillBackend,
+        Harm::KillInStop,
+        Harm::KillInRestart,
+        Harm::StandStill,
+        Harm::StandStillAndDie,
+        Harm::Stray,
+        Harm::CrashLoop,
+        Harm::DiskFull,
+        Harm::DiskFullAndKill,
+        Harm::LittleMemory,
+        Harm::FewDescriptors,
+        Harm::Vanish,
+        Harm::ImmediateStop,
+        Harm::FastStop,
+    ];
+
+    /// The harm of this name.
+    ///
+    /// # Errors
+    /// The names that there are.
+    pub fn named(name: &str) -> Result<Harm, String> {
+        let found = Harm::ALL.iter().find(|harm| format!("{harm:?}") == name);
+        found
+            .copied()
+            .ok_or_else(|| format!("there are {:?}", Harm::ALL))
     }
 
-    /// Does it.
-    pub fn kill(self, cluster: &mut Cluster, random: &mut Random) {
+    /// These, or all if there are none, in an order of chance: each comes once in so many rounds.
+    pub fn deck(harms: &[Harm], random: &mut Random) -> Vec<Harm> {
+        let harms = if harms.is_empty() { &Harm::ALL } else { harms };
+        let mut deck = harms.to_vec();
+        for index in (1..deck.len()).rev() {
+            deck.swap(index, random.below(index as u64 + 1) as usize);
+        }
+        deck
+    }
+
+    /// Does it to a server that serves.
+    pub fn inflict(
+        self,
+        cluster: &mut Cluster,
+        disk: Option<&SmallDisk>,
+        random: &mut Random,
+    ) -> Done {
         match self {
-            Victim::Server => cluster.kill_all(),
-            Victim::ServerInCheckpoint => {
-                if let Ok(mut client) = rd_wire::Client::connect_unix(cluster.socket()) {
+            Harm::KillServer => {
+                cluster.kill_all();
+                Done::new("kill of the server", Then::Ends)
+            }
+            Harm::KillInCheckpoint => {
+                if let Ok(mut client) = Client::connect_unix(cluster.socket()) {
                     // Whether it is refused or not: the kill comes either way.
                     let _ = client.cmd(&[b"CHECKPOINT", b"NOWAIT", b"FAST"]);
                 }
-                std::thread::sleep(std::time::Duration::from_micros(random.below(20_000)));
+                pause(random, 20);
                 cluster.kill_all();
+                Done::new("kill of the server in a checkpoint", Then::Ends)
             }
-            Victim::Postmaster => {
-                let children = cluster.children();
+            Harm::KillPostmaster => {
+                kill_postmaster(cluster);
+                Done::new("kill of the postmaster", Then::Ends)
+            }
+            Harm::KillPostmasterAndStart => {
                 cluster.signal(Signal::SIGKILL);
                 cluster.wait_exit();
-                crate::support::wait_for("the orphans to leave", || {
-                    let alive = |pid| crate::support::process::is_alive(pid);
-                    (!children.iter().any(|child| alive(child.pid))).then_some(())
-                });
+                Done::new("kill of the postmaster, start at once", Then::Ends)
             }
-            Victim::Checkpointer => kill_one(cluster, "checkpointer", random),
-            Victim::Walwriter => kill_one(cluster, "walwriter", random),
-            Victim::Backend => kill_one(cluster, "backend", random),
-            Victim::ImmediateStop => {
+            Harm::KillCheckpointer => kill_role(cluster, "checkpointer", random),
+            Harm::KillWalwriter => kill_role(cluster, "walwriter", random),
+            Harm::KillBackend => kill_role(cluster, "backend", random),
+            Harm::KillInStop => kill_in_stop(cluster, random),
+            Harm::KillInRestart => kill_in_restart(cluster, random),
+            Harm::StandStill => stand_still(cluster, random, Signal::SIGCONT),
+            Harm::StandStillAndDie => stand_still(cluster, random, Signal::SIGKILL),
+            Harm::Stray => stray(cluster, random),
+            Harm::CrashLoop => crash_loop(cluster, random),
+            Harm::DiskFull => fill_disk(cluster, disk, random, false),
+            Harm::DiskFullAndKill => fill_disk(cluster, disk, random, true),
+            Harm::LittleMemory => {
+                let limit = format!("-v {}", 20_000 + random.below(1_000_000));
+                run_limited(cluster, "little memory", &limit, random)
+            }
+            Harm::FewDescriptors => {
+                let limit = format!("-n {}", 8 + random.below(150));
+                run_limited(cluster, "few descriptors", &limit, random)
+            }
+            Harm::Vanish => {
+                vanish(cluster, random);
+                Done::new("connections that vanish", Then::Serves)
+            }
+            Harm::ImmediateStop => {
                 cluster.stop(Signal::SIGQUIT);
+                Done::new("immediate stop", Then::Ends)
             }
-            Victim::FastStop => {
+            Harm::FastStop => {
                 cluster.stop(Signal::SIGINT);
+                Done::new("fast stop", Then::EndsClean)
             }
         }
     }
 }
 
-fn kill_one(cluster: &Cluster, role: &str, random: &mut Random) {
+/// Up to so many milliseconds: the moment is what is drawn.
+fn pause(random: &mut Random, ms_max: u64) {
+    std::thread::sleep(Duration::from_micros(random.below(ms_max * 1000)));
+}
+
+fn kill_postmaster(cluster: &mut Cluster) {
     let children = cluster.children();
-    let mut of_role: Vec<u32> = children
-        .iter()
-        .filter(|c| c.role.starts_with(role))
-        .map(|c| c.pid)
-        .collect();
-    if !of_role.is_empty() {
-        let index = random.below(of_role.len() as u64) as usize;
-        send(of_role.swap_remove(index), Signal::SIGKILL);
+    cluster.signal(Signal::SIGKILL);
+    cluster.wait_exit();
+    wait_for("the orphans to leave", || {
+        (!children.iter().any(|child| is_alive(child.pid))).then_some(())
+    });
+}
+
+/// One of the children whose role begins so.
+fn one_of(cluster: &Cluster, role: &str, random: &mut Random) -> Option<(u32, String)> {
+    let mut found = cluster.children();
+    found.retain(|child| child.role.starts_with(role));
+    if found.is_empty() {
+        return None;
     }
+    let chosen = found.swap_remove(random.below(found.len() as u64) as usize);
+    let name = chosen.role.split(' ').next().unwrap_or_default().to_owned();
+    Some((chosen.pid, name))
+}
+
+fn kill_role(cluster: &Cluster, role: &str, random: &mut Random) -> Done {
+    if let Some((pid, _)) = one_of(cluster, role, random) {
+        send(pid, Signal::SIGKILL);
+    }
+    Done::new(format!("kill of a {role}"), Then::Serves)
 }
 
 /// Kills the startup process, if there is one now.
-pub fn kill_startup(cluster: &Cluster) -> bool {
-    let startup = cluster
-        .children()
-        .into_iter()
-        .find(|child| child.role == "startup");
-    if let Some(startup) = &startup {
-        send(startup.pid, Signal::SIGKILL);
+pub fn kill_startup(cluster: &Cluster, random: &mut Random) -> bool {
+    let startup = one_of(cluster, "startup", random);
+    if let Some((pid, _)) = &startup {
+        send(*pid, Signal::SIGKILL);
     }
     startup.is_some()
+}
+
+/// Has the startup process leave, if there is one now.
+pub fn end_startup(cluster: &Cluster, random: &mut Random) -> bool {
+    let startup = one_of(cluster, "startup", random);
+    if let Some((pid, _)) = &startup {
+        send(*pid, Signal::SIGTERM);
+    }
+    startup.is_some()
+}
+
+fn kill_in_stop(cluster: &mut Cluster, random: &mut Random) -> Done {
+    let stop = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT];
+    cluster.signal(stop[random.below(3) as usize]);
+    pause(random, 60);
+    if cluster.poll_exit().is_none() {
+        match random.below(3) {
+            0 => cluster.kill_all(),
+            1 => kill_postmaster(cluster),
+            _ => {
+                if let Some((pid, _)) = one_of(cluster, "", random) {
+                    send(pid, Signal::SIGKILL);
+                }
+            }
+        }
+    }
+    Done::new("kill in a stop", Then::Ends)
+}
+
+fn kill_in_restart(cluster: &mut Cluster, random: &mut Random) -> Done {
+    kill_role(cluster, "", random);
+    pause(random, 60);
+    let kind = "kill in a crash restart";
+    match random.below(4) {
+        0 => cluster.kill_all(),
+        1 => kill_postmaster(cluster),
+        2 => {
+            kill_role(cluster, "", random);
+            return Done::new(kind, Then::Serves);
+        }
+        _ => {
+            let startup = wait_for("a startup process, or the end of recovery", || {
+                let found = one_of(cluster, "startup", random);
+                (found.is_some() || cluster.status().starts_with("ready")).then_some(found)
+            });
+            if let Some((pid, _)) = startup {
+                send(pid, Signal::SIGKILL);
+            }
+            return Done::new(kind, Then::Serves);
+        }
+    }
+    Done::new(kind, Then::Ends)
+}
+
+/// Stops any process but by a signal that ends it, for some time.
+fn stand_still(cluster: &mut Cluster, random: &mut Random, end: Signal) -> Done {
+    let postmaster = cluster.pid().expect("a server");
+    let (pid, role) = match random.below(8) {
+        0 => (postmaster, "postmaster".to_owned()),
+        _ => one_of(cluster, "", random).unwrap_or((postmaster, "postmaster".to_owned())),
+    };
+    send(pid, Signal::SIGSTOP);
+    pause(random, 400);
+    if pid == postmaster && end == Signal::SIGKILL {
+        kill_postmaster(cluster);
+        return Done::new("standstill and death of the postmaster", Then::Ends);
+    }
+    send(pid, end);
+    let what = match end {
+        Signal::SIGKILL => "standstill and death",
+        _ => "standstill",
+    };
+    Done::new(format!("{what} of a {role}"), Then::Serves)
+}
+
+/// Sends a signal that the process may get from nobody, or not now.
+fn stray(cluster: &mut Cluster, random: &mut Random) -> Done {
+    let signals = [
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGHUP,
+    ];
+    let signal = signals[random.below(4) as usize];
+    let postmaster = cluster.pid().expect("a server");
+    let (pid, role) = match random.below(5) {
+        0 => None,
+        // There are more backends than others.
+        1 => one_of(cluster, "checkpointer", random),
+        2 => one_of(cluster, "walwriter", random),
+        _ => one_of(cluster, "", random),
+    }
+    .unwrap_or((postmaster, "postmaster".to_owned()));
+    send(pid, signal);
+    let ends = pid == postmaster && signal == Signal::SIGTERM;
+    let then = if ends { Then::Ends } else { Then::Serves };
+    Done::new(format!("stray {signal} to a {role}"), then)
+}
+
+/// Lets children fall until the restart policy has the server stay down.
+fn crash_loop(cluster: &mut Cluster, random: &mut Random) -> Done {
+    let mut done = Done::new("crash loop", Then::Ends);
+    cluster.stop(Signal::SIGINT);
+    cluster.set("crash_restart_max", &LOOP_MAX.to_string());
+    cluster.spawn();
+    cluster.set("crash_restart_max", super::RESTARTS_MAX);
+    let mut falls = 0;
+    while cluster.wait_ready().is_ok() {
+        // What looks ready may have begun to fall: then nobody is there to be killed, or one fall
+        // has two causes.
+        if falls > 4 * LOOP_MAX {
+            done.wrong = Some(format!("after {falls} kills the server still comes back"));
+            return done;
+        }
+        falls += 1;
+        kill_role(cluster, "", random);
+        pause(random, 100);
+    }
+    let log = cluster.log_since_start();
+    if !log.contains("than crash_restart_max allows") {
+        done.wrong = Some(format!("a crash loop ended otherwise:\n{log}"));
+    }
+    done
+}
+
+/// Takes all room of the disk for some time.
+fn fill_disk(
+    cluster: &mut Cluster,
+    disk: Option<&SmallDisk>,
+    random: &mut Random,
+    kills: bool,
+) -> Done {
+    let Some(disk) = disk else {
+        return Done::new("full disk (skipped: nothing can be mounted)", Then::Serves);
+    };
+    disk.fill();
+    pause(random, 300);
+    let mut done = Done::new("full disk", Then::Serves);
+    if kills {
+        done.kind = "kill and start on a full disk".to_owned();
+        cluster.kill_all();
+        // As much as a start needs for files that are no data: pid file and lock.
+        disk.leave(random.below(8) * 64 * 1024 + 64 * 1024);
+        cluster.spawn();
+        if let Err(status) = cluster.wait_ready() {
+            let log = cluster.log_since_start();
+            done.wrong = Some(format!("no start on a full disk: {status}\n{log}"));
+            done.then = Then::Ends;
+        }
+        pause(random, 100);
+    }
+    disk.empty();
+    done
+}
+
+/// Has the server run under a limit for some time. Whether it can start is open; how it refuses, not.
+fn run_limited(cluster: &mut Cluster, kind: &str, limit: &str, random: &mut Random) -> Done {
+    let mut done = Done::new(kind, Then::Ends);
+    cluster.stop(Signal::SIGINT);
+    cluster.limit(limit);
+    cluster.spawn();
+    cluster.limit("");
+    match cluster.wait_ready() {
+        Ok(()) => {
+            pause(random, 300);
+            // It may be falling just now.
+            if cluster.poll_exit().is_none() {
+                cluster.stop(Signal::SIGINT);
+            }
+        }
+        Err(status) => {
+            done.kind = format!("{kind}: no start");
+            let log = cluster.log_since_start();
+            let says_why = log.contains("FATAL") || log.contains("PANIC");
+            if !says_why && !log.contains("loading shared libraries") {
+                done.wrong = Some(format!("under {limit} it ends with {status}:\n{log}"));
+            }
+        }
+    }
+    done
+}
+
+/// The keys that vanishing connection `number` sets, always both to one value.
+pub fn vanishing_keys(number: usize) -> [String; 2] {
+    [format!("a:vanish:{number}"), format!("z:vanish:{number}")]
+}
+
+/// Many connections send transactions, the last of them not to its end, and go.
+fn vanish(cluster: &Cluster, random: &mut Random) {
+    let connections: Vec<UnixStream> = (0..VANISHING)
+        .filter_map(|_| UnixStream::connect(cluster.socket()).ok())
+        .collect();
+    for (number, mut connection) in connections.into_iter().enumerate() {
+        let [first, second] = vanishing_keys(number);
+        let mut bytes = Vec::new();
+        for _ in 0..=random.below(4) {
+            let value = random.draw().to_string();
+            let words = ["MSET", &first, &value, &second, &value];
+            bytes.extend(format!("*{}\r\n", words.len()).into_bytes());
+            for word in words {
+                bytes.extend(format!("${}\r\n{word}\r\n", word.len()).into_bytes());
+            }
+        }
+        bytes.truncate(random.below(bytes.len() as u64 + 1) as usize);
+        // A server that closes first has not done anything.
+        let _ = connection.write_all(&bytes);
+    }
 }

@@ -117,6 +117,16 @@ impl Writer {
         (Writer::value(number) == value).then_some(number)
     }
 
+    /// Keys of this writer that are there, after a [`Writer::check`].
+    pub fn keys(&self) -> u64 {
+        let there = |known: &&Known| known.acknowledged > 0;
+        let singles = self.singles.iter().filter(there).count();
+        let is_set = |known: &&Known| known.acknowledged % 2 == 1;
+        let groups = self.groups.iter().filter(is_set).count();
+        let counters = self.counters.iter().filter(there).count();
+        (singles + groups * GROUP_KEYS + counters) as u64
+    }
+
     /// Connects, and writes until told to stop or the connection breaks.
     pub fn write_until_broken(&mut self, socket: &Path, stop: &AtomicBool) {
         let Ok(mut client) = Client::connect_unix(socket) else {
@@ -199,7 +209,7 @@ impl Writer {
             if let Some(error) = reply.error() {
                 // Refused: nothing has happened, which the ranges allow. What says so while
                 // the server stops or starts is no loss.
-                let expected = ["LOADING", "shutting down", "max number"];
+                let expected = ["LOADING", "shutting down", "max number", "the disk is full"];
                 if !expected.iter().any(|text| error.contains(text)) {
                     self.wrong = Some(format!("{sent:?} was answered by: {error}"));
                 }

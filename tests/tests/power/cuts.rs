@@ -6,7 +6,7 @@ use rd_sys::simdisk::IoRecord;
 use rd_tests::support::cluster::{Cluster, program};
 use rd_tests::support::wait_for;
 use rd_tests::torture::workload::Writer;
-use rd_tests::torture::{Random, Report, check, tail, under_load, verify};
+use rd_tests::torture::{Random, Report, check, check_count, tail, under_load, verify};
 use rd_wire::Client;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -260,7 +260,10 @@ impl Bench {
         }
         self.cluster.spawn();
         match self.cluster.wait_ready() {
-            Ok(()) => check(&mut self.cluster, writers, &mut self.report),
+            Ok(()) => {
+                check(&mut self.cluster, writers, &mut self.report);
+                check_count(&mut self.cluster, writers, 0, &mut self.report);
+            }
             Err(status) => {
                 let loss = format!("the server ended with {status} instead of serving");
                 self.report.losses.push(loss);
