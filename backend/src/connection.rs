@@ -80,8 +80,6 @@ pub struct Connection {
     pub is_gated: bool,
     /// Whether the loop has it on its list of those whose command is parked or under way.
     pub is_held: bool,
-    /// Whether it counts as a reader (see `event_loop`).
-    pub is_reader: bool,
     /// No further command is carried out before, monotonic nanoseconds (see `brake`).
     pub braked_until_ns: u64,
     /// Whether the loop has it on its list of those.
@@ -111,7 +109,6 @@ impl Connection {
             interest: EpollFlags::EPOLLIN,
             is_gated: false,
             is_held: false,
-            is_reader: false,
             braked_until_ns: 0,
             is_braked: false,
             is_gone: false,

@@ -7,8 +7,9 @@
 //! somebody must flush the log. A wake-up of the walwriter costs as much as the sync of a fast
 //! disk, so the backend flushes itself if nobody would suffer from its being away for that long:
 //!
-//! 1. no connection of this backend has lately been served without waiting for the disk (a
-//!    *reader*: its next command should not wait for somebody else's sync), and
+//! 1. no connection of this backend has just been served without waiting for the disk (a *reader*:
+//!    its next command should not wait for somebody else's sync; one that asks but now and then, as
+//!    monitoring does, loses little by it, and would cost every writer a wake-up), and
 //! 2. nothing else is ready to be served (what is there is served first, and its commits join the
 //!    flush), and
 //! 3. nobody else is flushing.
@@ -73,8 +74,6 @@ const GATHERINGS_MAX: u32 = 4;
 /// Bytes of log, written and not asked for, that are worth a flush while more is being served: to
 /// wake the walwriter costs little beside carrying out so much.
 const FLUSH_MEANWHILE_BYTES: u64 = 32 << 10;
-/// A connection that was served without waiting for the disk counts as a reader for so long.
-const READER_FOR_NS: u64 = 10_000_000_000;
 /// How often idle connections are looked at.
 const TICK_NS: u64 = 1_000_000_000;
 /// For how long replies may be sent to clients that do not read, once the backend must leave.
@@ -560,7 +559,7 @@ impl EventLoop {
             .output
             .release(self.server.store.shared.wal.durable_lsn());
         // Before the reply: whoever has it may ask another backend for CLIENT LIST.
-        self.server.note_turn(connection);
+        self.server.note_turn(&connection.session);
         let mut sent_bytes = 0;
         let alive = connection.send(&mut sent_bytes);
         self.server.add(Counter::NetOutputBytes, sent_bytes);
@@ -857,9 +856,6 @@ impl EventLoop {
                 if transactions.end_forgotten(now_ns, idle_ns, &age_limits) {
                     self.server.count(Counter::TransactionsTimedOut);
                 }
-            }
-            if idle_ns > READER_FOR_NS {
-                self.server.no_reader(connection);
             }
             self.account(token);
         }

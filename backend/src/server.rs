@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 /// Chores done in a turn of the loop.
 const CHORES_PER_TURN: usize = 4;
+/// For how long a backend has readers (see `event_loop`) after one was served.
+const READERS_FOR_NS: u64 = 100_000_000;
 
 /// A backend's state beside its connections.
 pub struct Server {
@@ -38,8 +40,8 @@ pub struct Server {
     pub parked_until: Option<Lsn>,
     /// Whether there is tidying up to do as soon as nothing else is.
     pub has_chores: bool,
-    /// Connections that count as readers (see `event_loop`).
-    readers: usize,
+    /// When a connection was last served without waiting for the disk.
+    read_at_ns: u64,
     /// Removes keys whose time has come.
     expirer: Expirer,
     /// Streams under way (see `waiting.rs`).
@@ -64,7 +66,7 @@ impl Server {
             memory_bytes: 0,
             parked_until: None,
             has_chores: false,
-            readers: 0,
+            read_at_ns: 0,
             expirer: Expirer::default(),
             streams: Streams::default(),
             awaits_stream: Cell::new(false),
@@ -241,18 +243,12 @@ impl Server {
         self.store.shared.clients.describe(row, &state);
     }
 
-    /// Classifies a connection after a turn, and shows it to `CLIENT LIST`.
-    pub fn note_turn(&mut self, connection: &mut Connection) {
-        let is_reader = connection.session.was_ungated;
-        if connection.is_reader != is_reader {
-            connection.is_reader = is_reader;
-            if is_reader {
-                self.readers += 1;
-            } else {
-                self.readers -= 1;
-            }
+    /// Remembers whether the connection was a reader in this turn, and shows it to `CLIENT LIST`.
+    pub fn note_turn(&mut self, session: &Session) {
+        if session.was_ungated {
+            self.read_at_ns = self.now_ns;
         }
-        self.note_session(&connection.session);
+        self.note_session(session);
     }
 
     /// Shows what a session has done last to `CLIENT LIST`.
@@ -262,16 +258,9 @@ impl Server {
         }
     }
 
-    /// The connection has been quiet for so long that it no longer counts as a reader.
-    pub fn no_reader(&mut self, connection: &mut Connection) {
-        if std::mem::take(&mut connection.is_reader) {
-            self.readers -= 1;
-        }
-    }
-
-    /// Whether some connection would suffer from a turn that blocks.
+    /// Whether some connection is likely to suffer from a turn that blocks.
     pub fn has_readers(&self) -> bool {
-        self.readers > 0
+        self.now_ns < self.read_at_ns + READERS_FOR_NS
     }
 
     /// Whether a command is held back by CLIENT PAUSE.
@@ -359,9 +348,6 @@ impl Server {
     /// A connection is no longer here; it may be elsewhere.
     pub fn part_with(&mut self, connection: &Connection) {
         self.memory_bytes -= connection.accounted_bytes;
-        if connection.is_reader {
-            self.readers -= 1;
-        }
     }
 
     /// Takes over the row of a connection that another backend has served so far. `false`: it was
