@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LOAD_MAX: Duration = Duration::from_millis(300);
 /// Cuts of a recovery, one in the recovery from the other, beside the first.
 const DEPTH_MAX: u64 = 3;
+/// The ways to sync the log; each is another pattern of calls to the kernel.
+const SYNC_METHODS: [&str; 4] = ["fdatasync", "fsync", "open_datasync", "open_sync"];
 /// The data directory, below the mount: `rd_initdb` makes both directories, and both names must last.
 const DATA: &str = "made/data";
 
@@ -238,6 +240,12 @@ impl Bench {
         writers
     }
 
+    /// Draws by which calls the next start makes its log durable.
+    fn choose_sync_method(&mut self) {
+        let method = SYNC_METHODS[self.random.below(SYNC_METHODS.len() as u64) as usize];
+        self.cluster.set("wal_sync_method", method);
+    }
+
     /// Starts the server, at times with power that fails before it serves, and looks for all that
     /// was acknowledged.
     fn recover(&mut self, writers: &mut [Writer]) {
@@ -247,6 +255,7 @@ impl Bench {
             }
             self.disk
                 .cut_after(self.random.below(Moment::Recovery.ios_max()));
+            self.choose_sync_method();
             self.cluster.spawn();
             let (cluster, disk) = (&mut self.cluster, &self.disk);
             wait_for("recovery or the cut", || {
@@ -258,6 +267,7 @@ impl Bench {
             }
             self.power_cycle(Moment::Recovery);
         }
+        self.choose_sync_method();
         self.cluster.spawn();
         match self.cluster.wait_ready() {
             Ok(()) => {
