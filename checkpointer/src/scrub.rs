@@ -65,12 +65,10 @@ impl Chunk {
 /// Whether `file` is there to be read: nobody drops it, and its namespace is not offline, nor on its
 /// way from there.
 fn may_read(files: &Files, file: FileNo) -> bool {
-    let is_offline = |access: Access| access.is_offline();
+    let closed = files.closed(file).map(|(access, _)| access);
     files.state(file) == FileState::Live
-        && !is_offline(files.access(file))
-        && !files
-            .closed(file)
-            .is_some_and(|(access, _)| is_offline(access))
+        && !files.access(file).is_offline()
+        && !closed.is_some_and(Access::is_offline)
 }
 
 /// What the thread has made of a block.

@@ -14,6 +14,32 @@ pub const VARIABLE: &str = "RDDATA";
 /// The file that makes a directory a data directory.
 pub const CONTROL_FILE: &str = "global/pg_control";
 
+/// How a tool is told which data directory to look at.
+#[derive(clap::Args)]
+pub struct DataDir {
+    /// Data directory [default: the environment variable RDDATA]
+    #[arg(
+        short = 'D',
+        long = "rddata",
+        alias = "pgdata",
+        value_name = "DIRECTORY"
+    )]
+    data_dir: Option<PathBuf>,
+    /// Data directory, in place of -D
+    #[arg(value_name = "DIRECTORY", conflicts_with = "data_dir")]
+    positional: Option<PathBuf>,
+}
+
+impl DataDir {
+    /// See [`resolve`].
+    ///
+    /// # Errors
+    /// As [`resolve`].
+    pub fn resolve(self, tool: &str) -> Result<PathBuf> {
+        resolve(tool, self.data_dir.or(self.positional))
+    }
+}
+
 /// The data directory of the command line, or of the environment.
 ///
 /// # Errors

@@ -571,11 +571,9 @@ impl ControlFile {
         Ok(control)
     }
 
-    /// That every number is one a server can come to, so that whoever reads on can add one to it,
-    /// and has room for all files. Says what is not.
-    fn check_numbers(&self) -> Result<(), &'static str> {
-        let ensure = |holds: bool, what| if holds { Ok(()) } else { Err(what) };
-        let lsns = [
+    /// Every LSN in it.
+    pub fn lsns(&self) -> impl Iterator<Item = Lsn> + '_ {
+        let own = [
             self.redo_lsn,
             self.durable_lsn,
             self.checkpoint_lsn,
@@ -587,9 +585,15 @@ impl ControlFile {
         ];
         let of_files = self.files.iter().flat_map(|row| [row.scn, row.stop_scn]);
         let of_drops = self.pending_drops.iter().map(|drop| drop.last_lsn);
-        let mut lsns = lsns.into_iter().chain(of_files).chain(of_drops);
+        own.into_iter().chain(of_files).chain(of_drops)
+    }
+
+    /// That every number is one a server can come to, so that whoever reads on can add one to it,
+    /// and has room for all files. Says what is not.
+    fn check_numbers(&self) -> Result<(), &'static str> {
+        let ensure = |holds: bool, what| if holds { Ok(()) } else { Err(what) };
         ensure(
-            lsns.all(|lsn| lsn.get() <= LOG_BYTES_MAX),
+            self.lsns().all(|lsn| lsn.get() <= LOG_BYTES_MAX),
             "an LSN is beyond every log",
         )?;
         let counts = [

@@ -123,6 +123,13 @@ struct Row {
 }
 
 impl Row {
+    /// For which access the file is closed, and its stop SCN; none while it is written.
+    fn closed(&self) -> Option<(Access, Lsn)> {
+        let access = access_of(self.closed_for.load(Ordering::Relaxed));
+        let stop_scn = Lsn::new(self.stop_scn.load(Ordering::Relaxed));
+        (!access.is_writable()).then_some((access, stop_scn))
+    }
+
     fn file(&self) -> FileNo {
         FileNo::new(self.file.load(Ordering::Acquire))
     }
@@ -439,18 +446,14 @@ impl Files {
 
     /// For which access `file` is closed, and its stop SCN; none while it is written.
     pub fn closed(&self, file: FileNo) -> Option<(Access, Lsn)> {
-        let row = self.row(file)?;
-        let access = access_of(row.closed_for.load(Ordering::Relaxed));
-        let stop_scn = Lsn::new(row.stop_scn.load(Ordering::Relaxed));
-        (!access.is_writable()).then_some((access, stop_scn))
+        self.row(file)?.closed()
     }
 
     /// The files that are closed, and since when.
     pub fn all_closed(&self) -> Vec<(FileNo, Lsn)> {
-        let named = self.rows.iter().map(Row::file);
-        let named = named.filter(|file| file.get() != 0);
-        let closed = |file| self.closed(file).map(|(_, stop_scn)| (file, stop_scn));
-        named.filter_map(closed).collect()
+        let taken = self.rows_used().iter().filter(|row| row.file().get() != 0);
+        let closed = |row: &Row| row.closed().map(|(_, stop_scn)| (row.file(), stop_scn));
+        taken.filter_map(closed).collect()
     }
 
     /// What the meta page of `file` says: number, SCN and stop SCN of the last checkpoint that covered
@@ -758,7 +761,8 @@ impl Files {
     }
 }
 
-fn access_of(bits: u32) -> Access {
+/// The access with this number in shared memory.
+pub(crate) fn access_of(bits: u32) -> Access {
     let access = Access::from_bits(bits);
     access.unwrap_or_else(|| rd_sys::crash::panic_abort(&format!("access {bits} in shared memory")))
 }

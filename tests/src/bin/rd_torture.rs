@@ -62,20 +62,5 @@ fn main() -> ExitCode {
             println!("round {}: {} checks", round + 1, report.checks);
         }
     });
-    for (victim, count) in &report.kills {
-        println!("{count:6} x {victim}");
-    }
-    println!(
-        "{} writes acknowledged, {} checks, all trees verified {} times",
-        report.acknowledged, report.checks, report.verified
-    );
-    if report.losses.is_empty() {
-        println!("nothing lost");
-        return ExitCode::SUCCESS;
-    }
-    for loss in &report.losses {
-        println!("LOST: {loss}");
-    }
-    println!("seed {}", plan.seed);
-    ExitCode::FAILURE
+    report.conclude(plan.seed)
 }

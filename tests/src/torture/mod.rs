@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 use rd_wire::Client;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -83,6 +84,28 @@ pub struct Report {
     pub verified: u64,
     /// Everything that was wrong.
     pub losses: Vec<String>,
+}
+
+impl Report {
+    /// Prints it, with the seed if anything was lost, and says how the program is to end.
+    pub fn conclude(&self, seed: u64) -> ExitCode {
+        for (kind, count) in &self.kills {
+            println!("{count:6} x {kind}");
+        }
+        println!(
+            "{} writes acknowledged, {} checks, all trees verified {} times",
+            self.acknowledged, self.checks, self.verified
+        );
+        if self.losses.is_empty() {
+            println!("nothing lost");
+            return ExitCode::SUCCESS;
+        }
+        for loss in &self.losses {
+            println!("LOST: {loss}");
+        }
+        println!("seed {seed}");
+        ExitCode::FAILURE
+    }
 }
 
 /// Runs the plan. `tell` hears of each round.

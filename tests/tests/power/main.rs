@@ -14,6 +14,7 @@ mod disk;
 
 use clap::Parser;
 use cuts::{Plan, run};
+use rd_tests::support::cargo_args::CargoArgs;
 use rd_tests::torture::Report;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -31,27 +32,13 @@ struct Args {
     /// Connections that write.
     #[arg(long, default_value_t = 4)]
     writers: usize,
-    /// What `cargo test` may say: names of tests to be run.
-    #[arg(hide = true)]
-    names: Vec<String>,
-    #[arg(long, hide = true)]
-    nocapture: bool,
-    #[arg(long, hide = true)]
-    exact: bool,
-    #[arg(long, hide = true)]
-    list: bool,
-    #[arg(long, hide = true)]
-    test_threads: Option<u64>,
+    #[command(flatten)]
+    cargo: CargoArgs,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if args.list {
-        println!("power: test");
-        return ExitCode::SUCCESS;
-    }
-    let is_meant = args.names.is_empty() || args.names.iter().any(|name| "power".contains(name));
-    if !is_meant {
+    if !args.cargo.is_to_run("power") {
         return ExitCode::SUCCESS;
     }
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -78,23 +65,6 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    for (moment, count) in &report.kills {
-        println!("{count:6} x {moment}");
-    }
-    println!(
-        "{} writes acknowledged, {} checks, all trees verified {} times, {:.1} s",
-        report.acknowledged,
-        report.checks,
-        report.verified,
-        began.elapsed().as_secs_f64()
-    );
-    if report.losses.is_empty() {
-        println!("nothing lost");
-        return ExitCode::SUCCESS;
-    }
-    for loss in &report.losses {
-        println!("LOST: {loss}");
-    }
-    println!("seed {}", plan.seed);
-    ExitCode::FAILURE
+    println!("{:.1} s", began.elapsed().as_secs_f64());
+    report.conclude(plan.seed)
 }

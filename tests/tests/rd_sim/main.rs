@@ -19,6 +19,7 @@ mod work;
 use check::Tally;
 use clap::Parser;
 use machine::Failure;
+use rd_tests::support::cargo_args::CargoArgs;
 use run::{Plan, Size};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,17 +53,8 @@ struct Args {
     /// Leaves a plan that fails as long as it is.
     #[arg(long)]
     no_shrink: bool,
-    /// What `cargo test` may say: names of tests to be run.
-    #[arg(hide = true)]
-    names: Vec<String>,
-    #[arg(long, hide = true)]
-    nocapture: bool,
-    #[arg(long, hide = true)]
-    exact: bool,
-    #[arg(long, hide = true)]
-    list: bool,
-    #[arg(long, hide = true)]
-    test_threads: Option<u64>,
+    #[command(flatten)]
+    cargo: CargoArgs,
 }
 
 /// Raised by every crash; whoever watches takes a server that raises it no more for one that hangs.
@@ -228,8 +220,7 @@ fn fresh_seed() -> u64 {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let is_other = |name: &String| !"rd_sim".contains(name.as_str());
-    if args.list || (!args.names.is_empty() && args.names.iter().all(is_other)) {
+    if !args.cargo.is_to_run("rd_sim") {
         return ExitCode::SUCCESS;
     }
     rd_sys::simproc::keep_memory();

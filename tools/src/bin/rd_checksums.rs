@@ -13,7 +13,6 @@ use rd_sys::storage::{RealStorage, Storage, StorageFile};
 use rd_tools::cli::with_hint;
 use rd_tools::{cli, control, datadir, trees};
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -31,17 +30,8 @@ Exit code: 0, or 1 if a block is bad, a tree is damaged, or something cannot be 
 #[derive(Parser)]
 #[command(name = NAME, version = cli::VERSION, disable_help_flag = true, after_help = NOTES)]
 struct Arguments {
-    /// Data directory [default: the environment variable RDDATA]
-    #[arg(
-        short = 'D',
-        long = "rddata",
-        alias = "pgdata",
-        value_name = "DIRECTORY"
-    )]
-    data_dir: Option<PathBuf>,
-    /// Data directory, in place of -D
-    #[arg(value_name = "DIRECTORY", conflicts_with = "data_dir")]
-    positional: Option<PathBuf>,
+    #[command(flatten)]
+    data_dir: datadir::DataDir,
     /// Check the checksums (default)
     #[arg(short = 'c', long, conflicts_with_all = ["disable", "enable"])]
     check: bool,
@@ -73,7 +63,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
-    let dir = datadir::resolve(NAME, arguments.data_dir.or(arguments.positional))?;
+    let dir = arguments.data_dir.resolve(NAME)?;
     datadir::check_usable(&dir)?;
     let _lock = datadir::lock(&dir)?;
     let control = control::read(&dir)?.chosen()?.control;

@@ -7,7 +7,7 @@ use rd_store::history::{HISTORY_PATH, Remembered, read};
 use rd_sys::storage::RealStorage;
 use rd_tools::{cli, control, controldata, datadir, history, reading};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 const NAME: &str = "rd_controldata";
@@ -21,17 +21,8 @@ Exit code: 0, or 1 if no slot is valid, or the history cannot be read.";
 #[derive(Parser)]
 #[command(name = NAME, version = cli::VERSION, disable_help_flag = true, after_help = NOTES)]
 struct Arguments {
-    /// Data directory [default: the environment variable RDDATA]
-    #[arg(
-        short = 'D',
-        long = "rddata",
-        alias = "pgdata",
-        value_name = "DIRECTORY"
-    )]
-    data_dir: Option<PathBuf>,
-    /// Data directory, in place of -D
-    #[arg(value_name = "DIRECTORY", conflicts_with = "data_dir")]
-    positional: Option<PathBuf>,
+    #[command(flatten)]
+    data_dir: datadir::DataDir,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -48,7 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
-    let dir = datadir::resolve(NAME, arguments.data_dir.or(arguments.positional))?;
+    let dir = arguments.data_dir.resolve(NAME)?;
     let reading = control::read(&dir)?;
     let path = reading.path.clone();
     let chosen = reading.chosen()?;

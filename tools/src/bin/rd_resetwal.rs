@@ -7,7 +7,6 @@ use rd_format::control::CONTROL_FORMAT;
 use rd_tools::resetwal::{self, Found, Plan};
 use rd_tools::{cli, datadir};
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 const NAME: &str = "rd_resetwal";
@@ -25,17 +24,8 @@ Exit code: 0, or 1 if the log was not reset.";
 #[derive(Parser)]
 #[command(name = NAME, version = cli::VERSION, disable_help_flag = true, after_help = NOTES)]
 struct Arguments {
-    /// Data directory [default: the environment variable RDDATA]
-    #[arg(
-        short = 'D',
-        long = "rddata",
-        alias = "pgdata",
-        value_name = "DIRECTORY"
-    )]
-    data_dir: Option<PathBuf>,
-    /// Data directory, in place of -D
-    #[arg(value_name = "DIRECTORY", conflicts_with = "data_dir")]
-    positional: Option<PathBuf>,
+    #[command(flatten)]
+    data_dir: datadir::DataDir,
     /// Force the reset, even after an unclean shutdown or if pg_control values had to be guessed
     #[arg(short = 'f', long)]
     force: bool,
@@ -52,7 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
-    let dir = datadir::resolve(NAME, arguments.data_dir.or(arguments.positional))?;
+    let dir = arguments.data_dir.resolve(NAME)?;
     datadir::check_usable(&dir)?;
     datadir::check_private(&dir)?;
     let _lock = datadir::lock(&dir)?;

@@ -8,7 +8,6 @@ use rd_sys::storage::{RealStorage, Storage};
 use rd_tools::cli::with_hint;
 use rd_tools::{cli, control, datadir, trees};
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -23,17 +22,8 @@ Exit code: 0, or 1 if anything is wrong.";
 #[derive(Parser)]
 #[command(name = NAME, version = cli::VERSION, disable_help_flag = true, after_help = NOTES)]
 struct Arguments {
-    /// Data directory [default: the environment variable RDDATA]
-    #[arg(
-        short = 'D',
-        long = "rddata",
-        alias = "pgdata",
-        value_name = "DIRECTORY"
-    )]
-    data_dir: Option<PathBuf>,
-    /// Data directory, in place of -D
-    #[arg(value_name = "DIRECTORY", conflicts_with = "data_dir")]
-    positional: Option<PathBuf>,
+    #[command(flatten)]
+    data_dir: datadir::DataDir,
     /// Check this relation file only
     #[arg(short = 'f', long, value_name = "NUMBER")]
     file: Option<u32>,
@@ -54,7 +44,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
-    let dir = datadir::resolve(NAME, arguments.data_dir.or(arguments.positional))?;
+    let dir = arguments.data_dir.resolve(NAME)?;
     datadir::check_usable(&dir)?;
     let _lock = datadir::lock(&dir)?;
     let control = control::read(&dir)?.chosen()?.control;

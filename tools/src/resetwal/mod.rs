@@ -238,7 +238,7 @@ impl Found {
         let mut notes = Vec::new();
         let mut highest = Highest::default();
         for control in std::iter::once(&self.control).chain(&self.other) {
-            highest.take_control(control);
+            control.lsns().for_each(|lsn| highest.take(lsn));
         }
         if let Some(loss) = &self.loss {
             highest.take(loss.end);
@@ -497,18 +497,5 @@ impl Highest {
         if lsn.get() <= LOG_BYTES_MAX / 2 {
             self.lsn = self.lsn.max(lsn);
         }
-    }
-
-    fn take_control(&mut self, control: &ControlFile) {
-        let own = [
-            control.redo_lsn,
-            control.durable_lsn,
-            control.checkpoint_lsn,
-            control.keys_lsn,
-        ];
-        let of_files = control.files.iter().flat_map(|row| [row.scn, row.stop_scn]);
-        let of_drops = control.pending_drops.iter().map(|drop| drop.last_lsn);
-        let all = own.into_iter().chain(of_files).chain(of_drops);
-        all.for_each(|lsn| self.take(lsn));
     }
 }

@@ -12,12 +12,12 @@
 //! while commits are let in; if a crash comes between the two steps startup asks for what is missing
 //! ([`settle_files`]).
 
-use super::changes::{CatalogChange, Edit, Step, committed, not_durable};
+use super::changes::{CatalogChange, Edit, Step, committed, unchanged};
 use super::{shown_name, value_of};
 use crate::api::Engine;
 use crate::error::{EngineError, Result};
 use crate::txn::write::Committed;
-use rd_base::{FileNo, Lsn, Role};
+use rd_base::{FileNo, Role};
 use rd_format::Access;
 use rd_store::Store;
 use rd_store::checkpoint::{FileRequest, Requester};
@@ -139,11 +139,7 @@ impl Engine {
             return Err(EngineError::NoNamespace);
         }
         if entry.access() == access {
-            return Ok(Committed {
-                result: lies.file(),
-                lsn: Lsn::ZERO,
-                depends_on: not_durable(store, store.shared.wal.insert_lsn()),
-            });
+            return Ok(unchanged(lies.file(), store, store.shared.wal.insert_lsn()));
         }
         let mut change = CatalogChange::new(store);
         let mut value = value_of(namespace, &entry, lies, None);

@@ -368,11 +368,7 @@ impl Engine {
         let since =
             entries.map(|entry| entry.place().map_or(Lsn::ZERO, |place| place.content_since));
         if one == other || lies == [Lies::Empty; 2] {
-            return Ok(Committed {
-                result: (),
-                lsn: Lsn::ZERO,
-                depends_on: not_durable(store, since[0].max(since[1])),
-            });
+            return Ok(unchanged((), store, since[0].max(since[1])));
         }
         let mut change = CatalogChange::new(store);
         for (index, id) in [one, other].into_iter().enumerate() {
@@ -405,11 +401,7 @@ impl Engine {
         let place = entry.place().ok_or(EngineError::NoNamespace)?;
         check_writable(&entry)?;
         let Lies::In(file) = place.lies else {
-            return Ok(Committed {
-                result: (),
-                lsn: Lsn::ZERO,
-                depends_on: not_durable(store, place.content_since),
-            });
+            return Ok(unchanged((), store, place.content_since));
         };
         check_change(store, &entry)?;
         let mut change = CatalogChange::new(store);
@@ -447,22 +439,19 @@ impl Engine {
             }
         }
         if change.edits.is_empty() {
-            return Ok(Committed {
-                result: (),
-                lsn: Lsn::ZERO,
-                depends_on: not_durable(store, since),
-            });
+            return Ok(unchanged((), store, since));
         }
         Ok(committed((), change.log(work, set)?))
     }
 }
 
-/// `lsn` if it is not durable yet, else zero.
-pub(super) fn not_durable(store: &Store, lsn: Lsn) -> Lsn {
-    if lsn > store.shared.wal.durable_lsn() {
-        lsn
-    } else {
-        Lsn::ZERO
+/// Nothing was to be changed; the reply shows what was written at `lsn`.
+pub(super) fn unchanged<R>(result: R, store: &Store, lsn: Lsn) -> Committed<R> {
+    let is_durable = lsn <= store.shared.wal.durable_lsn();
+    Committed {
+        result,
+        lsn: Lsn::ZERO,
+        depends_on: if is_durable { Lsn::ZERO } else { lsn },
     }
 }
 

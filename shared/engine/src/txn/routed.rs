@@ -120,11 +120,11 @@ impl Engine {
         };
         let mut steps: Vec<Step<'_, '_>> = Vec::new();
         for (namespace, space) in &spaces {
-            let place = namespaces.entry(*namespace).place();
-            let place = place.ok_or(EngineError::NoNamespace)?;
+            let entry = namespaces.entry(*namespace);
+            let place = entry.place().ok_or(EngineError::NoNamespace)?;
             match space.writes.is_empty() {
-                true => check_readable(&namespaces.entry(*namespace))?,
-                false => check_writable(&namespaces.entry(*namespace))?,
+                true => check_readable(&entry)?,
+                false => check_writable(&entry)?,
             }
             if place.content_since > transaction.lsn() {
                 return Err(EngineError::namespace_conflict(place.content_since));

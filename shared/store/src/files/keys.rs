@@ -130,7 +130,7 @@ impl Files {
     /// have not: no one LSN is true of them all before redo has come as far.
     pub fn counted_in_redo(&self, boundary: Lsn) -> Option<Lsn> {
         let live = self
-            .rows
+            .rows_used()
             .iter()
             .filter(|row| row.file().get() != 0 && row.state() == FileState::Live);
         let began = live.map(|row| row.counted_to.load(Ordering::Relaxed));

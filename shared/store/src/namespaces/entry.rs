@@ -21,6 +21,7 @@
 //!   means another namespace than the one it was given for.
 
 use super::{NAMESPACE_NAME_BYTES_MAX, NamespaceId};
+use crate::files::access_of;
 use rd_base::{FileNo, Lsn};
 use rd_format::Access;
 use rd_sys::latch::{ReadGuard, RwLatch, WriteGuard};
@@ -271,9 +272,7 @@ impl Row {
         self.in_catalog
             .store(u32::from(in_catalog), Ordering::Release);
     }
-}
 
-impl Row {
     /// Begins a change of the access that takes several steps; false if one is under way.
     pub(super) fn begin_changing(&self) -> bool {
         self.changing.swap(1, Ordering::AcqRel) == 0
@@ -350,10 +349,7 @@ impl<'a> NamespaceEntry<'a> {
     /// What may be done with the namespace.
     #[inline]
     pub fn access(&self) -> Access {
-        let bits = self.row.access.load(Ordering::Acquire);
-        Access::from_bits(bits).unwrap_or_else(|| {
-            rd_sys::crash::panic_abort(&format!("access {bits} in shared memory"))
-        })
+        access_of(self.row.access.load(Ordering::Acquire))
     }
 
     /// The namespace's name in the catalog.
