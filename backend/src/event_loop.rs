@@ -7,9 +7,9 @@
 //! somebody must flush the log. A wake-up of the walwriter costs as much as the sync of a fast
 //! disk, so the backend flushes itself if nobody would suffer from its being away for that long:
 //!
-//! 1. no connection of this backend has just been served without waiting for the disk (a *reader*:
-//!    its next command should not wait for somebody else's sync; one that asks but now and then, as
-//!    monitoring does, loses little by it, and would cost every writer a wake-up), and
+//! 1. it is not busy for most of the time that its flushes leave, and has no connections that are
+//!    served without waiting for the disk (*readers*), or so few that their waiting is less than
+//!    the wake-ups would be (`flushing.rs`), and
 //! 2. nothing else is ready to be served (what is there is served first, and its commits join the
 //!    flush), and
 //! 3. nobody else is flushing.
@@ -19,10 +19,10 @@
 //!
 //! Whoever has flushed goes on flushing while others ask for it: it sends its own replies, serves
 //! what has come in meanwhile, and flushes again. It is the *leader*; the others only raise their
-//! requests. When it stops (nothing is asked for, or it has got a reader) it hands over to a
+//! requests. When it stops (nothing is asked for, or rule 1 no longer holds) it hands over to a
 //! backend that sleeps and waits, or else to the walwriter.
 //!
-//! A follower without readers does not look at its sockets until the flush that it waits for is
+//! A follower for which rule 1 holds does not look at its sockets until the flush that it waits for is
 //! done, as the leader cannot: what comes in meanwhile could become durable only with the next one,
 //! and served all at once it costs fewer turns.
 //!
@@ -226,7 +226,10 @@ impl EventLoop {
         let timeout = if awake {
             EpollTimeout::ZERO
         } else {
-            procs.set_willing(slot, !self.gated.is_empty() && !self.server.has_readers());
+            procs.set_willing(
+                slot,
+                !self.gated.is_empty() && !self.server.flushing.is_left(),
+            );
             self.timeout()
         };
         self.server.end_turn();
@@ -722,7 +725,7 @@ impl EventLoop {
                 wal.note_request(lsn);
             }
             let is_wanted = own.is_some() || self.is_leader && wal.wants_flush();
-            if !is_wanted || self.server.has_readers() {
+            if !is_wanted || self.server.flushing.is_left() {
                 self.gatherings = 0;
                 return self.follow(own);
             }
@@ -732,7 +735,7 @@ impl EventLoop {
             }
             self.gatherings = 0;
             self.is_leader = true;
-            match self.flusher.flush_once() {
+            match self.flush() {
                 FlushOutcome::Flushed(_) => {}
                 // Whoever ends the insertion that is in the way wakes the walwriter. To hand the
                 // flush over would send it round among those who can do no more.
@@ -744,6 +747,14 @@ impl EventLoop {
                 _ => return self.follow(own),
             }
         }
+    }
+
+    fn flush(&mut self) -> FlushOutcome {
+        let began_ns = self.server.store.clock.monotonic_ns();
+        let outcome = self.flusher.flush_once();
+        let took_ns = self.server.store.clock.monotonic_ns() - began_ns;
+        self.server.flushing.note_flush(took_ns);
+        outcome
     }
 
     /// Has what was written in this turn flushed by the walwriter, if it is much, while the turn
@@ -766,7 +777,7 @@ impl EventLoop {
         } else if let Some(lsn) = own {
             wal.request_flush(lsn);
         }
-        self.is_calm = own.is_some() && !self.server.has_readers();
+        self.is_calm = own.is_some() && !self.server.flushing.is_left();
     }
 
     /// Whether there is more to serve. If every connection waits for the disk, nobody is likely to

@@ -18,6 +18,7 @@ mod connection;
 mod dispatch;
 mod event_loop;
 mod expirer;
+mod flushing;
 mod load;
 mod output;
 #[cfg(test)]

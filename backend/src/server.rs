@@ -2,6 +2,7 @@
 
 use crate::connection::{Connection, Hold};
 use crate::expirer::Expirer;
+use crate::flushing::{Flushes, Flushing};
 use crate::session::Session;
 use crate::waiting::Streams;
 use rd_base::counters::Counter;
@@ -19,8 +20,6 @@ use std::sync::Arc;
 
 /// Chores done in a turn of the loop.
 const CHORES_PER_TURN: usize = 4;
-/// For how long a backend has readers (see `event_loop`) after one was served.
-const READERS_FOR_NS: u64 = 100_000_000;
 
 /// A backend's state beside its connections.
 pub struct Server {
@@ -40,8 +39,8 @@ pub struct Server {
     pub parked_until: Option<Lsn>,
     /// Whether there is tidying up to do as soon as nothing else is.
     pub has_chores: bool,
-    /// When a connection was last served without waiting for the disk.
-    read_at_ns: u64,
+    /// Whether this backend flushes the log itself.
+    pub flushing: Flushing,
     /// Removes keys whose time has come.
     expirer: Expirer,
     /// Streams under way (see `waiting.rs`).
@@ -66,7 +65,7 @@ impl Server {
             memory_bytes: 0,
             parked_until: None,
             has_chores: false,
-            read_at_ns: 0,
+            flushing: Flushing::default(),
             expirer: Expirer::default(),
             streams: Streams::default(),
             awaits_stream: Cell::new(false),
@@ -77,6 +76,11 @@ impl Server {
     /// A turn of the loop begins.
     pub fn begin_turn(&mut self) {
         self.now_ns = self.store.clock.monotonic_ns();
+        let stats = &self.store.shared.stats;
+        self.flushing.look(self.now_ns, || Flushes {
+            count: stats.get(Counter::WalWrites),
+            micros: stats.get(Counter::WalWriteMicros) + stats.get(Counter::WalSyncMicros),
+        });
     }
 
     /// Tidies up a little behind earlier commits.
@@ -246,7 +250,7 @@ impl Server {
     /// Remembers whether the connection was a reader in this turn, and shows it to `CLIENT LIST`.
     pub fn note_turn(&mut self, session: &Session) {
         if session.was_ungated {
-            self.read_at_ns = self.now_ns;
+            self.flushing.note_read();
         }
         self.note_session(session);
     }
@@ -256,11 +260,6 @@ impl Server {
         if let Some(row) = session.row {
             self.store.shared.clients.note(row, session.turn());
         }
-    }
-
-    /// Whether some connection is likely to suffer from a turn that blocks.
-    pub fn has_readers(&self) -> bool {
-        self.now_ns < self.read_at_ns + READERS_FOR_NS
     }
 
     /// Whether a command is held back by CLIENT PAUSE.
