@@ -23,10 +23,11 @@ use rd_base::{Lsn, Role, Timeline};
 use rd_format::wal_page;
 use rd_sys::crash::panic_abort;
 use rd_sys::fault::{self, Fault};
-use rd_sys::storage::{OpenMode, Storage};
+use rd_sys::storage::{OpenMode, Storage, StorageFile};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long the preparer waits before it tries a full disk again on its own.
@@ -39,6 +40,9 @@ const TEMPORARY: &str = "wal/new_segment.tmp";
 const AHEAD_SEGMENTS: u64 = 2;
 /// Zeros given to the file system by one write.
 const ZEROS_BYTES: usize = 256 << 10;
+/// How long the preparer rests behind each such write while there is time: the disk is the commits'
+/// first. So a segment of 16 MB takes about an eighth of a second, and its last sync finds little left.
+const ZEROS_REST: Duration = Duration::from_millis(2);
 
 /// Why no further segment can be made at this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,14 +129,19 @@ pub fn make(
     number: u64,
     segment_bytes: u64,
 ) -> io::Result<()> {
-    fill(storage, segment_bytes)?;
+    fill(storage, segment_bytes, &no_rest)?;
     storage.rename(TEMPORARY, &path(timeline, number, segment_bytes))?;
     storage.sync_dir(WAL_DIR)
 }
 
+/// What is done behind a write of zeros to a file at an offset.
+type Rest<'r> = dyn Fn(&dyn StorageFile, u64) + 'r;
+
+fn no_rest(_: &dyn StorageFile, _: u64) {}
+
 /// S1: a file of zeros under the temporary name, synced. If the sync fails the file is thrown away
-/// and never relied on, so that is an error like others here.
-fn fill(storage: &dyn Storage, segment_bytes: u64) -> io::Result<()> {
+/// and never relied on, so that is an error like others here. Calls `rest` behind each write.
+fn fill(storage: &dyn Storage, segment_bytes: u64, rest: &Rest<'_>) -> io::Result<()> {
     if storage.exists(TEMPORARY)? {
         storage.remove(TEMPORARY)?;
     }
@@ -142,6 +151,7 @@ fn fill(storage: &dyn Storage, segment_bytes: u64) -> io::Result<()> {
     let zeros = vec![0; ZEROS_BYTES.min(segment_bytes as usize)];
     for offset in (0..segment_bytes).step_by(zeros.len()) {
         file.write_all_at(&zeros, offset)?;
+        rest(&*file, offset);
     }
     file.sync_all()
 }
@@ -196,7 +206,14 @@ impl Preparer {
         let work = &wal.control().segments.work;
         while !stop.load(Ordering::SeqCst) {
             let ticket = work.ticket();
-            match self.step() {
+            let rest = |file: &dyn StorageFile, offset| {
+                if !stop.load(Ordering::SeqCst) && wal.has_time_to_prepare() {
+                    // A suggestion: what is wrong with the file its sync tells.
+                    let _ = file.start_writeback(offset, ZEROS_BYTES as u64);
+                    thread::sleep(ZEROS_REST);
+                }
+            };
+            match self.step_resting(&rest) {
                 Step::Prepared => {}
                 Step::Enough if stop.load(Ordering::SeqCst) => {}
                 Step::Enough => work.wait(ticket, None),
@@ -223,10 +240,17 @@ impl Preparer {
 
     /// Makes one segment if there are too few.
     pub fn step(&mut self) -> Step {
+        self.step_resting(&no_rest)
+    }
+
+    fn step_resting(&mut self, rest: &Rest<'_>) -> Step {
         if !self.wal.needs_segment() {
             return Step::Enough;
         }
-        match self.wal.prepare_segment(&*self.storage, Role::Walwriter) {
+        let prepared = self
+            .wal
+            .prepare_segment(&*self.storage, Role::Walwriter, rest);
+        match prepared {
             Ok(()) => {
                 if self.blocked.take().is_some() {
                     log::info!("write-ahead log segments can be made again; writes are accepted");
@@ -272,9 +296,19 @@ impl Wal {
     }
 
     fn needs_segment(&self) -> bool {
+        self.lacks(1)
+    }
+
+    /// Whether half of what is kept prepared is there, so that what is made now is not needed soon.
+    fn has_time_to_prepare(&self) -> bool {
+        !self.lacks(2)
+    }
+
+    /// Whether less is prepared than somebody wants, or than this part of what is kept ahead.
+    fn lacks(&self, part: u64) -> bool {
         let control = self.control();
         let ahead_bytes = control.segments.ahead_bytes.load(Ordering::Relaxed);
-        let ahead = ahead_bytes.div_ceil(WAL_PAGE_BYTES as u64) * USABLE;
+        let ahead = ahead_bytes.div_ceil(WAL_PAGE_BYTES as u64) * USABLE / part;
         let insert = control.positions.insert_pos.load(Ordering::SeqCst);
         let wanted = control.segments.wanted_pos.load(Ordering::SeqCst);
         let prepared = control.progress.prepared_pos.load(Ordering::SeqCst);
@@ -287,10 +321,15 @@ impl Wal {
         wal_page::segment_of(wal_page::pos_to_end_lsn(prepared), self.segment_bytes())
     }
 
-    /// S1 to S3 for a new file, counted for the process with `role`.
-    fn prepare_segment(&self, storage: &dyn Storage, role: Role) -> io::Result<()> {
-        let filled =
-            fault::point(Fault::WalSegment).and_then(|()| fill(storage, self.segment_bytes()));
+    /// S1 to S3 for a new file, counted for the process with `role`; `rest` as in [`fill`].
+    fn prepare_segment(
+        &self,
+        storage: &dyn Storage,
+        role: Role,
+        rest: &Rest<'_>,
+    ) -> io::Result<()> {
+        let filled = fault::point(Fault::WalSegment)
+            .and_then(|()| fill(storage, self.segment_bytes(), rest));
         if let Err(error) = filled {
             self.block(SegmentsBlocked::of(&error));
             // It holds room that is short; if it cannot be removed, the next attempt begins so.
@@ -372,7 +411,7 @@ impl Wal {
             .ahead_bytes
             .store(AHEAD_SEGMENTS * bytes, Ordering::Relaxed);
         while next < current + AHEAD_SEGMENTS {
-            match self.prepare_segment(storage, Role::Startup) {
+            match self.prepare_segment(storage, Role::Startup, &no_rest) {
                 Ok(()) => next += 1,
                 Err(error) if SegmentsBlocked::of(&error) == SegmentsBlocked::Other => {
                     return Err(error.into());
