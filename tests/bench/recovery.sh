@@ -2,7 +2,7 @@
 # How fast Redoubt replays its log, beside PostgreSQL, on this machine, in one run.
 #
 #   tests/bench/recovery.sh [--quick] [--keys N] [--upserts N] [--workers "1 2"] [--runs N]
-#                           [--dir DIRECTORY] [--bin DIRECTORY] [--no-postgres]
+#                           [--dir DIRECTORY] [--bin DIRECTORY] [--no-postgres] [--cold]
 #
 # Loads all keys, writes them out with a checkpoint, upserts random ones of them, one transaction
 # each, and kills the server with SIGKILL. Then starts copies of what that leaves: the log is the
@@ -19,6 +19,8 @@
 # (by more than a tenth). A million keys and 3 million upserts take about five minutes.
 #
 # --quick: 100,000 keys, 300,000 upserts, one run; to see that everything works, not to quote.
+# --cold:  the kernel's cache holds no page when redo begins, as after a power failure, so that the
+#          disk is measured too: PostgreSQL's files are treated alike.
 # --bin:   the directory of the programs; without it they are built (cargo build --release).
 #
 # Needs redis-cli and redis-benchmark; for PostgreSQL initdb, pg_ctl and psql of version 15
@@ -35,6 +37,7 @@ runs=3
 base=${TMPDIR:-/tmp}
 bin=
 postgres=1
+cold=
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -46,7 +49,8 @@ while [ $# -gt 0 ]; do
         --dir) base=$2; shift ;;
         --bin) bin=$2; shift ;;
         --no-postgres) postgres= ;;
-        *) sed -n '2,27s/^# \{0,1\}//p' "$0"; exit 2 ;;
+        --cold) cold=1 ;;
+        *) sed -n '2,29s/^# \{0,1\}//p' "$0"; exit 2 ;;
     esac
     shift
 done
@@ -59,6 +63,14 @@ buffers=$((keys / 2500 + 256))MB
 start() { # data directory, further options
     start_on_socket "$1" "$buffers" -c checkpoint_timeout=1h -c max_wal_size=100GB \
         -c recovery_time_target=0 "${@:2}"
+}
+
+# Copies what a crash has left, ready for a start.
+copy_of() { # directory, copy
+    rm -rf "$2"
+    cp -a --reflink=auto "$1" "$2"
+    sync
+    [ -z "$cold" ] || find "$2" -type f -exec dd if={} iflag=nocache count=0 status=none \;
 }
 
 data=$work/redoubt
@@ -76,9 +88,7 @@ crash_redoubt "$data"
 
 one_run() { # number of workers
     local copy=$work/copy from
-    rm -rf "$copy"
-    cp -a --reflink=auto "$data" "$copy"
-    sync
+    copy_of "$data" "$copy"
     from=$(date +%s%N)
     start "$copy" -c "recovery_workers=$1"
     local until_write_ms=$((($(date +%s%N) - from) / 1000000))
@@ -122,10 +132,8 @@ SQL
     as_postgres "$PG_BIN/pg_ctl stop -s -m immediate -D $pg_dir"
     pg_running=
     for ((run = 0; run < runs; run++)); do
-        rm -rf "$work/pgcopy"
-        cp -a --reflink=auto "$pg_dir" "$work/pgcopy"
+        copy_of "$pg_dir" "$work/pgcopy"
         : >"$work/pgcopy/log"
-        sync
         from=$(date +%s%N)
         as_postgres "$PG_BIN/pg_ctl start -s -w -t 600 -D $work/pgcopy -l $work/pgcopy/log -o '-p 5432 \
             -k $pg_dir -c shared_buffers=$buffers $options'"
@@ -174,5 +182,5 @@ echo "| --- | --- | --- | --- | --- | --- |"
 cat "$work/table"
 echo
 echo "$keys keys, $upserts random upserts of $VALUE_BYTES bytes replayed, shared_buffers = $buffers;"
-echo "medians of $runs."
+echo "medians of $runs${cold:+, no page in the kernel's cache}."
 exit $missed

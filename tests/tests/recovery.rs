@@ -99,3 +99,44 @@ fn killed_again_and_again_it_comes_to_its_end() {
     acknowledged.assert_there(&mut cluster.client());
     assert_eq!(keys(&cluster), before, "keys are counted exactly");
 }
+
+#[test]
+fn pages_that_are_on_disk_are_read_ahead() {
+    let mut cluster = Cluster::started(&[
+        ("shared_buffers", "32MB"),
+        ("recovery_time_target", "0"),
+        ("recovery_workers", "2"),
+        ("recovery_prefetch", "on"),
+    ]);
+    let read_ahead = |cluster: &Cluster| {
+        let count = cluster.info("storage", "pages_read_ahead");
+        count.parse::<u64>().expect("a number")
+    };
+    assert_eq!(read_ahead(&cluster), 0, "there was nothing to redo");
+    let load = Load::start(&cluster.socket(), 4, 700);
+    load.wait_for(10_000);
+    load.stop();
+    let mut client = cluster.client();
+    assert!(client.call(&["CHECKPOINT"]).expect("answered").is_ok());
+    // Keys of many leaves, all of which are on disk.
+    for _ in 0..500 {
+        let Ok(Reply::Bulk(key)) = client.call(&["RANDOMKEY"]) else {
+            panic!("there are keys");
+        };
+        let key = String::from_utf8_lossy(&key);
+        assert!(
+            client
+                .call(&["SET", &key, "changed"])
+                .expect("answered")
+                .is_ok()
+        );
+    }
+    cluster.kill_all();
+    cluster.start();
+    let ahead = read_ahead(&cluster);
+    let read: u64 = cluster
+        .info("storage", "pages_read")
+        .parse()
+        .expect("a number");
+    assert!(ahead > 0 && ahead <= read, "{ahead} of {read} pages");
+}

@@ -238,6 +238,7 @@ pub fn buffer_fields(server: &Server) -> Fields {
         ("buffers_reads", number(reads)),
         ("buffers_hit_percent", text(format_args!("{ratio:.2}"))),
         ("buffers_read_us", number(count(Counter::PageReadMicros))),
+        ("buffers_read_ahead", number(count(Counter::PagesReadAhead))),
         ("buffers_evicted", number(count(Counter::FramesEvicted))),
         (
             "buffers_clean_waits",

@@ -141,6 +141,7 @@ Storage {
     BufferHits "buffer_hits" "Pages found in shared buffers.";
     PagesRead "pages_read" "Pages read from relation files.";
     PageReadMicros "page_read_us" "Microseconds spent reading them.";
+    PagesReadAhead "pages_read_ahead" "Pages that redo told the system it would read.";
     PagesAllocated "pages_allocated" "Pages newly taken into use.";
     PagesFreed "pages_freed" "Pages given back.";
     FileExtensions "file_extensions" "Times a relation file grew.";

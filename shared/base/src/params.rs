@@ -11,7 +11,8 @@ use crate::limits::{
 use crate::units::{DAY, GB, HOUR, KB, MB, MILLISECOND, MINUTE, Measure, SECOND, TB};
 use crate::value::Kind;
 use crate::words::{
-    EndOfRecoveryCheckpoint, LogMinMessages, TornPageProtection, WalSyncMethod, Words,
+    EndOfRecoveryCheckpoint, LogMinMessages, RecoveryPrefetch, TornPageProtection, WalSyncMethod,
+    Words,
 };
 use std::fmt;
 
@@ -486,6 +487,9 @@ Recovery "Crash and recovery" {
     RecoveryWorkers: int recovery_workers =
         Parameter::int("recovery_workers", "0", 0, 64).at_start().extremes(&["1", "5"]),
         "Threads that redo pages in recovery, each its own; 0 is one for each core, at most 8.";
+    RecoveryPrefetch: RecoveryPrefetch recovery_prefetch =
+        Parameter::word::<RecoveryPrefetch>("recovery_prefetch", "try").at_start(),
+        "Tell the system which pages redo will soon read; try does so if reads are slow.";
     RestartAfterCrash: bool restart_after_crash =
         Parameter::bool("restart_after_crash", "on"),
         "Recover and go on when a process has crashed; off stops the server.";

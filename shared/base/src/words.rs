@@ -55,6 +55,15 @@ words! {
         /// Clients wait until it is complete.
         BeforeOpen "before_open",
     }
+    /// Whether redo tells the system of the pages that it will soon read.
+    RecoveryPrefetch {
+        /// It does.
+        On "on",
+        /// It does not.
+        Off "off",
+        /// It does if reads are slow.
+        Try "try",
+    }
     /// Least severe messages that are logged.
     LogMinMessages {
         /// Everything.

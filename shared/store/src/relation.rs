@@ -233,6 +233,13 @@ impl RelationFiles {
         }
     }
 
+    /// Suggests to the system that the page be brought into its cache. Promises nothing.
+    pub fn will_need(&self, tag: PageTag) {
+        if let Ok(piece) = self.piece_of(tag) {
+            piece.will_need(offset_of(tag.block), PAGE_BYTES as u64);
+        }
+    }
+
     /// Writes a sealed page in its place; gives the handle through which it must be synced.
     ///
     /// # Errors
@@ -372,6 +379,11 @@ impl PageSource for Store {
             self.count(Counter::ChecksumFailures);
         }
         read
+    }
+
+    fn will_need(&self, tag: PageTag) {
+        self.count(Counter::PagesReadAhead);
+        self.relations.will_need(tag);
     }
 
     fn ask_for_supply(&self) {

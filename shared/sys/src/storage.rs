@@ -9,7 +9,7 @@
 //! * Files are made readable and writable by their owner alone, and closed at exec.
 
 use nix::errno::Errno;
-use nix::fcntl::posix_fallocate;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise, posix_fallocate};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -91,6 +91,9 @@ pub trait StorageFile: Send + Sync {
     /// Suggests that the range be written now, so that a later sync has less to do. Promises
     /// nothing.
     fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Suggests that the range be brought into the system's cache, since it will soon be read. Does
+    /// not wait, and promises nothing.
+    fn will_need(&self, _offset: u64, _len: u64) {}
 }
 
 /// Puts the operation and the file's name before what the system said; the kind stays.
@@ -360,6 +363,18 @@ impl StorageFile for RealFile {
             // A file system or sandbox that cannot: it was a suggestion.
             Some(libc::ENOSYS | libc::ESPIPE | libc::EINVAL | libc::EOPNOTSUPP) => Ok(()),
             _ => Err(self.failed("start writing back file", &error)),
+        }
+    }
+
+    fn will_need(&self, offset: u64, len: u64) {
+        if let Ok((start, count)) = self.range(offset, len) {
+            // A file system that cannot do it loses nothing.
+            let _ = posix_fadvise(
+                &self.file,
+                start,
+                count,
+                PosixFadviseAdvice::POSIX_FADV_WILLNEED,
+            );
         }
     }
 }

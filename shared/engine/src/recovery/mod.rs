@@ -24,6 +24,7 @@
 //!   what the log says.
 //! * What a crash cannot explain stops the start by name; nothing is skipped in silence.
 
+mod ahead;
 mod batch;
 mod crew;
 mod error;

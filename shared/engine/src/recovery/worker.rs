@@ -1,14 +1,17 @@
 //! What a worker does: the blocks of a batch that are on its pages, page by page.
 //!
 //! Pages in memory are asked for some pages ahead, step by step ([`rd_store::buffer::Pool`]), since
-//! a page that is in no cache costs more to find than to change.
+//! a page that is in no cache costs more to find than to change. Pages that are not in memory are asked
+//! for further ahead, if reads are slow (`ahead.rs`).
 
+use super::ahead::{READS_AHEAD, ReadAhead};
 use super::batch::{Batch, Task};
 use super::{RecoveryError, RedoSummary};
 use crate::apply;
 use rd_base::{Lsn, PageTag};
 use rd_format::page;
 use rd_store::Store;
+use rd_store::buffer::PageSource;
 
 /// How many pages ahead the steps of finding a page are taken.
 const PLACES_AHEAD: usize = 20;
@@ -61,6 +64,7 @@ pub(super) struct Worker {
     pages: Pages,
     /// Of the part at hand: where the tasks of each page begin.
     starts: Vec<u32>,
+    ahead: ReadAhead,
     /// It has met a page that it could not redo.
     pub(super) has_failed: bool,
 }
@@ -71,6 +75,7 @@ impl Worker {
             store: store.clone(),
             pages,
             starts: Vec::new(),
+            ahead: ReadAhead::new(store.config.recovery_prefetch()),
             has_failed: false,
         }
     }
@@ -81,50 +86,85 @@ impl Worker {
     /// At the first page that cannot be read, or does not go with its record.
     pub fn redo(&mut self, batch: &Batch, part: &mut [Task]) -> Result<Tally, Failed> {
         part.sort_unstable();
-        self.starts.clear();
-        let starts = part.chunk_by(|one, next| one.tag() == next.tag());
-        self.starts.extend(starts.scan(0, |at, tasks| {
+        let mut starts = std::mem::take(&mut self.starts);
+        starts.clear();
+        let pages = part.chunk_by(|one, next| one.tag() == next.tag());
+        starts.extend(pages.scan(0, |at, tasks| {
             let start = *at;
             *at += tasks.len() as u32;
             Some(start)
         }));
         let mut tally = Tally::default();
-        let tag_of = |page: usize| Some(part[*self.starts.get(page)? as usize].tag());
-        let pool = &self.store.shared.pool;
-        for page in 0..self.starts.len() {
-            if let Some(task) = part.get(self.starts[page] as usize + TASKS_AHEAD) {
+        let tag_of = |page: usize| Some(part[*starts.get(page)? as usize].tag());
+        let mut asked = 0;
+        for page in 0..starts.len() {
+            while asked < starts.len().min(page + READS_AHEAD) {
+                if self.ahead.is_wanted() {
+                    self.read_ahead(batch, part[starts[asked] as usize]);
+                }
+                asked += 1;
+            }
+            if let Some(task) = part.get(starts[page] as usize + TASKS_AHEAD) {
                 batch.ask_for(*task);
             }
+            let pool = &self.store.shared.pool;
             if let Some(tag) = tag_of(page + PLACES_AHEAD) {
                 pool.prefetch_place(tag);
             }
             if let Some(tag) = tag_of(page + PAGES_AHEAD) {
                 pool.prefetch_page(tag, SLOTS_BYTES);
             }
-            let from = self.starts[page] as usize;
-            let until = self
-                .starts
+            let from = starts[page] as usize;
+            let until = starts
                 .get(page + 1)
                 .map_or(part.len(), |next| *next as usize);
             self.redo_page(batch, &part[from..until], &mut tally)?;
         }
+        self.starts = starts;
         Ok(tally)
     }
 
+    /// Has the reading of the page begun of which `task` is the first, if it needs to be read.
+    fn read_ahead(&self, batch: &Batch, task: Task) {
+        let comes_whole = || {
+            let block = batch.place(task).block(task);
+            block.is_ok_and(|block| block.image.is_some())
+        };
+        let pool = &self.store.shared.pool;
+        if !pool.is_likely_resident(task.tag()) && !comes_whole() {
+            self.store.will_need(task.tag());
+        }
+    }
+
     /// Does the tasks of one page.
-    fn redo_page(&self, batch: &Batch, tasks: &[Task], tally: &mut Tally) -> Result<(), Failed> {
+    fn redo_page(
+        &mut self,
+        batch: &Batch,
+        tasks: &[Task],
+        tally: &mut Tally,
+    ) -> Result<(), Failed> {
         let (tag, first) = (tasks[0].tag(), batch.place(tasks[0]));
         let failed = |at, error| Failed { at, error };
         let wrong = |lsn, error| failed(lsn, RecoveryError::Record { lsn, error });
         let block = first
             .block(tasks[0])
             .map_err(|error| wrong(first.start, error))?;
-        let pin = self
-            .store
-            .shared
-            .pool
-            .fetch_for_redo(&self.store, tag, block.image.is_some())
-            .map_err(|error| failed(first.start, error.into()))?;
+        let pool = &self.store.shared.pool;
+        let pin = if let Some(pin) = pool.get_resident(tag) {
+            self.ahead.found();
+            pin
+        } else {
+            let comes_whole = block.image.is_some();
+            let began_ns = self.store.clock.monotonic_ns();
+            let pin = pool
+                .fetch_for_redo(&self.store, tag, comes_whole)
+                .map_err(|error| failed(first.start, error.into()))?;
+            if !comes_whole {
+                let now_ns = self.store.clock.monotonic_ns();
+                self.ahead.has_read(now_ns - began_ns);
+            }
+            pin
+        };
         let mut bytes = pin.write();
         let mut page_lsn = page::page_lsn(&bytes);
         tally.newest = tally.newest.max(Some((page_lsn, tag)));

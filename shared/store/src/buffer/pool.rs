@@ -113,6 +113,9 @@ pub trait PageSource {
     /// When it cannot be read, or is not what was written there.
     fn read_page(&self, tag: PageTag, page: &mut PageBytes) -> Result<(), PageReadError>;
 
+    /// The page will soon be read: its reading may begin.
+    fn will_need(&self, _tag: PageTag) {}
+
     /// Wakes the checkpointer, which cleans frames ahead of the hand.
     fn ask_for_supply(&self);
 
@@ -188,6 +191,11 @@ impl Pool {
         if let Some(frame) = self.table.prefetch_descriptor(tag) {
             self.frames.prefetch(frame, bytes);
         }
+    }
+
+    /// Whether the page `tag` is in memory, as far as that can be told without waiting or pinning.
+    pub fn is_likely_resident(&self, tag: PageTag) -> bool {
+        self.table.is_likely_mapped(tag)
     }
 
     /// Third step: lets `look` see the page, unless it is not in memory or that means waiting. It

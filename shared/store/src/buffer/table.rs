@@ -86,6 +86,24 @@ impl Table {
         None
     }
 
+    /// Whether some frame holds `tag`, as a look without a latch tells: what changes meanwhile may be
+    /// missed.
+    pub fn is_likely_mapped(&self, tag: PageTag) -> bool {
+        let tag = tag.to_u64();
+        let mut at = self.buckets[self.bucket(tag)].load(Ordering::Acquire);
+        for _ in 0..STEPS_MAX {
+            let Some(frame) = linked(at) else {
+                return false;
+            };
+            let descriptor = self.descriptor(frame);
+            if descriptor.tag.load(Ordering::Relaxed) == tag {
+                return true;
+            }
+            at = descriptor.next.load(Ordering::Acquire);
+        }
+        false
+    }
+
     /// The chain of `tag`, which does not change while this lives.
     pub fn lock(&self, tag: PageTag) -> Chain<'_> {
         let bucket = self.bucket(tag.to_u64());
