@@ -52,11 +52,12 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How far redo may be ahead of the redo point if the last start did not finish, bytes of log; or
 /// a third of the log that this start has put behind the redo point, if that is more. So whenever it is
 /// cut off, it has read in vain, with what it had begun to read, less than half of what it has
-/// achieved; and undisturbed it is soon as fast as ever.
-const LEAD_BYTES_MIN: u64 = 4 << 20;
+/// achieved; and undisturbed it is soon as fast as ever. The least is as small as an advance is worth
+/// while: where each record changes another page, a start gets on by a few megabytes a second.
+const LEAD_BYTES_MIN: u64 = 1 << 20;
 /// Bytes of a batch at most, if the last start did not finish. What is read ahead of the redo point
 /// is some batches, and read again by the next start if this one does not finish either.
-const REPEATED_BATCH_BYTES_MAX: usize = 1 << 20;
+const REPEATED_BATCH_BYTES_MAX: usize = 256 << 10;
 
 /// What is known of the log before it is read.
 pub(super) struct Known<'k> {
