@@ -243,11 +243,12 @@ pub fn local_address(socket: &OwnedFd, peer: &Peer) -> String {
     }
 }
 
-/// Receives a connection from the postmaster: `None` if none is there now.
+/// Receives a connection from the postmaster: `None` if none is there now. It has no socket if this
+/// process had no descriptor left for it: the client sees that it is closed.
 ///
 /// # Errors
 /// When the postmaster's socket is broken or what came is no handover.
-pub fn take_over(postmaster: &Channel) -> io::Result<Option<(OwnedFd, Handover)>> {
+pub fn take_over(postmaster: &Channel) -> io::Result<Option<(Option<OwnedFd>, Handover)>> {
     let mut message = [0; MOVED_BYTES_MAX];
     let received = match postmaster.receive(&mut message) {
         Ok(received) => received,
@@ -256,7 +257,8 @@ pub fn take_over(postmaster: &Channel) -> io::Result<Option<(OwnedFd, Handover)>
     };
     let handover = message.get(..received.len).and_then(Handover::decode);
     match (handover, received.fd) {
-        (Some(handover), Some(descriptor)) => Ok(Some((descriptor, handover))),
+        (Some(handover), Some(descriptor)) => Ok(Some((Some(descriptor), handover))),
+        (Some(handover), None) if received.fd_is_lost => Ok(Some((None, handover))),
         _ if received.len == 0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Err(io::Error::other(
             "the message from the postmaster is no handover",

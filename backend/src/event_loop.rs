@@ -35,17 +35,20 @@
 //! Commands that wait for a notice are tried again when one has come, not in every turn. A stream
 //! (`waiting.rs`) goes on by a piece per turn, and the backend does not sleep while one can.
 
+mod accepting;
+
 use crate::brake::Braked;
-use crate::connection::{Connection, Hold, Received, local_address, take_over};
+use crate::connection::{Connection, Hold, Received};
 use crate::load::Load;
 use crate::server::Server;
 use crate::session::Session;
 use crate::slab::Slab;
 use crate::transaction::AgeLimits;
 use crate::turn::{proceed, run, run_buffered};
+use accepting::Room;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use rd_base::counters::Counter;
-use rd_base::handover::{CLOSED_MAX, Handover};
+use rd_base::handover::CLOSED_MAX;
 use rd_base::{Lsn, Role};
 use rd_store::ChildContext;
 use rd_store::procs::SlotNo;
@@ -56,7 +59,6 @@ use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
 use rd_wire::ReplyWriter;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// Epoll tokens that are no connection's.
@@ -91,6 +93,7 @@ pub struct EventLoop {
     signals: Signals,
     postmaster: Channel,
     connections: Slab<Connection>,
+    room: Room,
     /// Connections whose replies wait for an LSN.
     gated: Vec<u64>,
     /// Connections whose command is parked or under way.
@@ -151,6 +154,7 @@ impl EventLoop {
             signals,
             postmaster,
             connections: Slab::new(),
+            room: Room::of_process(),
             gated: Vec::new(),
             held: Vec::new(),
             braked: Braked::default(),
@@ -390,57 +394,6 @@ impl EventLoop {
 
     fn may_leave(&mut self) -> bool {
         self.connections.is_empty() || self.server.now_ns >= self.leave_by_ns
-    }
-
-    fn accept(&mut self) {
-        loop {
-            match take_over(&self.postmaster) {
-                Ok(Some((socket, handover))) => {
-                    let Some((session, stays)) = self.begin_session(&socket, handover) else {
-                        log::error!("a connection was handed over with settings that mean nothing");
-                        rd_sys::fork::exit_process(1);
-                    };
-                    let limits = self.server.request_limits();
-                    let connection = Connection::new(socket, limits, session);
-                    let token = self.connections.insert(connection);
-                    if !stays {
-                        self.close(token);
-                        continue;
-                    }
-                    let Some(connection) = self.connections.get(token) else {
-                        return;
-                    };
-                    let interest = EpollEvent::new(EpollFlags::EPOLLIN, token);
-                    if let Err(error) = self.epoll.add(connection.fd(), interest) {
-                        log::warn!("could not watch a new connection: {error}");
-                        self.close(token);
-                    } else if self.leave_by_ns != 0 {
-                        self.dismiss(token);
-                    }
-                }
-                Ok(None) => return,
-                // The postmaster is gone or insane; either way nobody needs this backend.
-                Err(error) => {
-                    log::error!("lost the socket to the postmaster: {error}");
-                    rd_sys::fork::exit_process(1);
-                }
-            }
-        }
-    }
-
-    /// The session of a connection that was handed over, and whether its client is to stay.
-    fn begin_session(&self, socket: &OwnedFd, handover: Handover) -> Option<(Session, bool)> {
-        let local = local_address(socket, &handover.peer);
-        let now_ns = self.server.now_ns;
-        if handover.settings.is_some() {
-            let session = Session::handed_over(handover, local, now_ns)?;
-            let stays = self.server.take_over(&session);
-            return Some((session, stays));
-        }
-        let mut session = Session::new(handover, local, self.server.wall_us(), now_ns);
-        self.server.enlist(&mut session);
-        self.server.count(Counter::ConnectionsReceived);
-        Some((session, true))
     }
 
     /// If it is crowded here, sends connections back to be served by another backend, half of what

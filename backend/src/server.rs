@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// Chores done in a turn of the loop.
 const CHORES_PER_TURN: usize = 4;
+/// For how long nothing is said of shortages after a warning.
+const SHORTAGE_WARNING_NS: u64 = 10_000_000_000;
 
 /// A backend's state beside its connections.
 pub struct Server {
@@ -49,6 +51,8 @@ pub struct Server {
     awaits_stream: Cell<bool>,
     /// Whether commands wait for the end of a CLIENT PAUSE.
     holds_back: Cell<bool>,
+    /// Until when nothing is said of shortages.
+    warns_again_at_ns: Cell<u64>,
 }
 
 impl Server {
@@ -70,6 +74,7 @@ impl Server {
             streams: Streams::default(),
             awaits_stream: Cell::new(false),
             holds_back: Cell::new(false),
+            warns_again_at_ns: Cell::new(0),
         }
     }
 
@@ -214,11 +219,24 @@ impl Server {
             EngineError::Conflict { .. } => format!("CONFLICT {error}"),
             EngineError::NamespaceReadOnly(_) => format!("READONLY {error}"),
             EngineError::NamespaceOffline(_) => format!("OFFLINE {error}"),
-            EngineError::ReadOnly => format!("MISCONF {error}"),
+            EngineError::ReadOnly | EngineError::CannotGrow { .. } => format!("MISCONF {error}"),
             EngineError::DiskFull { .. } => {
                 format!("MISCONF {error}; writes go on when there is room")
             }
+            EngineError::Shortage { .. } => {
+                self.warn_of_shortage(error);
+                format!("ERR {error}")
+            }
             _ => format!("ERR {error}"),
+        }
+    }
+
+    /// Says it in the log, once in a while: it befalls one command after the other.
+    fn warn_of_shortage(&self, error: &EngineError) {
+        if self.now_ns >= self.warns_again_at_ns.get() {
+            self.warns_again_at_ns
+                .set(self.now_ns + SHORTAGE_WARNING_NS);
+            log::warn!("a command was refused: {error}");
         }
     }
 

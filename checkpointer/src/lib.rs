@@ -75,6 +75,7 @@ use rd_store::history::HistoryFile;
 use rd_store::relation::RelationFiles;
 use rd_store::wal::{Flusher, NoCredit};
 use rd_store::{ChildContext, Store};
+use rd_sys::Shortage;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -104,6 +105,17 @@ pub enum Failure {
     /// `pg_control` or the double-write area cannot be used.
     #[error("{0}")]
     Control(#[from] ControlFileError),
+}
+
+impl Failure {
+    /// What there was too little of, if nothing else is wrong.
+    fn shortage(&self) -> Option<Shortage> {
+        match self {
+            Failure::Io(error) => Shortage::of(error),
+            Failure::Page(error) => error.shortage(),
+            Failure::NoCredit(_) | Failure::Control(_) => None,
+        }
+    }
 }
 
 /// Does one job of a worker; says whether there was one.

@@ -19,6 +19,8 @@
 //!   when the command is answered that took it offline.
 //! - The scrub rests while a checkpoint is hurried, commits are slowed, clean frames are short, or
 //!   the server stops. No checkpoint waits for it.
+//! - What could not be read for want of descriptors or memory is not judged: it is looked at again
+//!   when there may be some.
 
 use crate::turn::nanos;
 use crate::{Checkpointer, Failure};
@@ -46,6 +48,8 @@ const CHUNKS_PER_S: u64 = 16;
 
 /// How long to wait before pages whose latches were taken are looked at again.
 const BUSY_NAP: Duration = Duration::from_millis(10);
+/// The same for pages that could not be read for want of descriptors or memory.
+const SHORTAGE_NAP: Duration = Duration::from_secs(1);
 
 /// Blocks of one file to be read.
 #[derive(Clone, Copy, Debug)]
@@ -237,6 +241,8 @@ enum Verdict {
     Good,
     /// Somebody is at it: look again later.
     Later,
+    /// There is not what it takes to look: later still.
+    Short,
     Bad(String),
 }
 
@@ -426,6 +432,7 @@ impl Checkpointer {
     /// Looks at the suspects once more, and repairs what is damaged.
     fn look_at_suspects(&mut self) {
         let suspects = std::mem::take(&mut self.scrub.suspects);
+        let mut nap = BUSY_NAP;
         for tag in suspects {
             match self.judge(tag) {
                 Verdict::Good => {
@@ -434,11 +441,15 @@ impl Checkpointer {
                     }
                 }
                 Verdict::Later => _ = self.scrub.suspects.insert(tag),
+                Verdict::Short => {
+                    self.scrub.suspects.insert(tag);
+                    nap = SHORTAGE_NAP;
+                }
                 Verdict::Bad(what) => self.deal_with(tag, &what),
             }
         }
         if !self.scrub.suspects.is_empty() {
-            let again_ns = self.now_ns() + nanos(BUSY_NAP);
+            let again_ns = self.now_ns() + nanos(nap);
             self.scrub.ready_ns = self.scrub.ready_ns.max(again_ns);
         }
     }
@@ -462,7 +473,10 @@ impl Checkpointer {
             })
         );
         if let Some(error) = error.as_ref().filter(|_| !is_empty) {
-            return Verdict::Bad(error.to_string());
+            return match error.shortage() {
+                Some(_) => Verdict::Short,
+                None => Verdict::Bad(error.to_string()),
+            };
         }
         let mut copy = [0; PAGE_BYTES];
         let (here, there) = match self.store.shared.pool.copy_resident(tag, &mut copy) {
@@ -470,13 +484,7 @@ impl Checkpointer {
             // What is on disk is old, as it should be.
             Resident::Unwritten(_) => return Verdict::Good,
             Resident::Settled(_) => (page::page_lsn(&copy), page::page_lsn(&page)),
-            Resident::Absent if is_empty && self.is_in_use(tag) => {
-                let path = path_of(tag);
-                return Verdict::Bad(format!(
-                    "in file \"{path}\": {tag} is all zeros, but the file's bitmap says that it is \
-                     in use: its content was lost"
-                ));
-            }
+            Resident::Absent if is_empty => return self.judge_empty(tag),
             Resident::Absent => return Verdict::Good,
         };
         if here <= there {
@@ -489,14 +497,24 @@ impl Checkpointer {
         ))
     }
 
-    /// Whether the bitmap on disk says so.
-    fn is_in_use(&self, tag: PageTag) -> bool {
+    /// Asks the bitmap on disk whether a page may be all zeros.
+    fn judge_empty(&self, tag: PageTag) -> Verdict {
         let (block, bit) = bitmap::covering(tag.block);
         let mut page = [0; PAGE_BYTES];
         let at = PageTag::new(tag.file, block);
         let read = self.scrub.relations.read_page(at, &mut page);
+        if read.as_ref().is_err_and(|error| error.shortage().is_some()) {
+            return Verdict::Short;
+        }
         let is_bitmap = read.is_ok() && page::kind(&page) == Some(PageKind::Bitmap);
-        is_bitmap && bitmap::is_set(&page, bit)
+        if !is_bitmap || !bitmap::is_set(&page, bit) {
+            return Verdict::Good;
+        }
+        let path = path_of(tag);
+        Verdict::Bad(format!(
+            "in file \"{path}\": {tag} is all zeros, but the file's bitmap says that it is in use: \
+             its content was lost"
+        ))
     }
 
     /// Repairs a damaged page if that can be, and says so either way.
@@ -509,7 +527,7 @@ impl Checkpointer {
             }
             Ok(Repair::From(source)) => match self.judge(tag) {
                 Verdict::Bad(_) => format!("written anew from {source}, it is damaged again"),
-                Verdict::Good | Verdict::Later => {
+                Verdict::Good | Verdict::Later | Verdict::Short => {
                     log::warn!("scrub: {what}; repaired from {source}");
                     self.found_bad(true);
                     if self.scrub.bad.remove(&tag) {
@@ -522,6 +540,10 @@ impl Checkpointer {
                 "it is not in shared buffers, and the double-write area has no copy \
                                  that is known to be the last"
                     .to_owned()
+            }
+            Err(failure) if failure.shortage().is_some() => {
+                self.scrub.suspects.insert(tag);
+                return;
             }
             Err(failure) => failure.to_string(),
         };

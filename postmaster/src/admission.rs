@@ -9,6 +9,9 @@
 //! nonsense can only make its own count wrong, never negative.
 
 use crate::state::Admission;
+use nix::sys::resource::{Resource, getrlimit};
+use rd_base::Config;
+use rd_base::handover::NO_DESCRIPTOR;
 use std::fmt;
 
 /// Connections of each backend, and what becomes of the next one.
@@ -33,8 +36,10 @@ pub enum Refusal {
     Loading(Option<String>),
     /// On the way down.
     ShuttingDown,
-    /// `max_connections` are there, or there is no descriptor left.
+    /// `max_connections` are there.
     Full,
+    /// There is no descriptor left.
+    NoDescriptor,
 }
 
 impl fmt::Display for Refusal {
@@ -47,7 +52,17 @@ impl fmt::Display for Refusal {
             }
             Refusal::ShuttingDown => f.write_str("-ERR Redoubt is shutting down"),
             Refusal::Full => f.write_str("-ERR max number of clients reached (max_connections)"),
+            Refusal::NoDescriptor => write!(f, "-{NO_DESCRIPTOR}"),
         }
+    }
+}
+
+/// `backend_fill`, or less where descriptors are few: a backend keeps some of its own for files.
+pub fn fill_of(config: &Config) -> u32 {
+    let fill = config.backend_fill();
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((limit, _)) => fill.min(u32::try_from(limit / 3).unwrap_or(u32::MAX).max(1)),
+        Err(_) => fill,
     }
 }
 

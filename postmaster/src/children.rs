@@ -158,6 +158,13 @@ impl Children {
                     message: buffer.get(..len).unwrap_or(&[]).to_vec(),
                     socket,
                 }),
+                Ok(received) if received.fd_is_lost => {
+                    log::warn!(
+                        "a connection of backend {number} is lost: there is no descriptor left \
+                         with which to take it back; raise the limit of open files (ulimit -n)"
+                    );
+                    closed += 1;
+                }
                 Ok(received) => closed += received.len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(closed),
                 Err(error) => return Err(error),

@@ -11,7 +11,7 @@
 //! Invariants: one thread; it never waits for a latch and trusts nothing in shared memory; each
 //! descriptor it takes in goes to a child or is closed.
 
-use crate::admission::{Gate, Refusal};
+use crate::admission::{Gate, Refusal, fill_of};
 use crate::children::{Children, Inherited, SentBack};
 use crate::listen::{Accept, Accepted, Listeners, refuse};
 use crate::pidfile::{PidFile, Status};
@@ -119,7 +119,7 @@ impl Server {
     pub fn new(boot: Boot) -> Server {
         let backends = u16::try_from(boot.config.backends()).expect("at most BACKENDS_MAX");
         let state = State::new(backends, policy(&boot.config));
-        let gate = Gate::new(boot.config.max_connections(), boot.config.backend_fill());
+        let gate = Gate::new(boot.config.max_connections(), fill_of(&boot.config));
         Server {
             data_dir: boot.data_dir,
             config: Arc::new(boot.config),
@@ -351,7 +351,7 @@ impl Server {
         self.config = Arc::new(reloaded.config);
         logline::set_level(self.config.log_min_messages());
         self.gate.connections_max = self.config.max_connections();
-        self.gate.fill = self.config.backend_fill();
+        self.gate.fill = fill_of(&self.config);
         self.listeners.set_keepalive(self.config.tcp_keepalive());
         self.events
             .push_back(Event::ConfigurationRead(policy(&self.config)));
@@ -512,9 +512,12 @@ impl Server {
     /// if even that fails, the listening sockets rest for a while. The log says it once.
     fn shed(&mut self, index: usize, error: &io::Error) {
         if !std::mem::replace(&mut self.exhausted, true) {
-            log::warn!("could not accept a connection: {error}; refusing further ones");
+            log::warn!(
+                "could not accept a connection: {error}; refusing further ones: raise the limit of \
+                 open files (ulimit -n), or lower max_connections"
+            );
         }
-        let line = Refusal::Full.to_string();
+        let line = Refusal::NoDescriptor.to_string();
         if !self
             .listeners
             .shed_one(index, |accepted| refuse(accepted, &line))

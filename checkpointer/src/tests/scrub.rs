@@ -9,7 +9,7 @@ use rd_format::bitmap::META_BLOCK;
 use rd_format::page;
 use rd_store::checkpoint::TicketState;
 use rd_store::relation::{offset_of, path_of};
-use rd_sys::simdisk::{Lie, Rng, SimStorage};
+use rd_sys::simdisk::{Injection, IoKind, Lie, Rng, SimStorage};
 use std::time::Duration;
 
 const SCRUBS: [(&str, &str); 2] = [("scrub_rate", "1TB"), ("scrub_interval", "10s")];
@@ -83,6 +83,40 @@ fn a_healthy_server_is_found_healthy_whatever_it_does() {
         let checked = world.backend.shared.stats.get(Counter::ScrubPages);
         assert!(checked > 500, "{checked} pages, seed {seed}");
     }
+}
+
+#[test]
+fn what_cannot_be_read_for_want_of_descriptors_is_not_called_bad() {
+    let disk = new_disk(1);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    forget(&world);
+    let shared = world.backend.shared.clone();
+    disk.inject(Injection {
+        kind: IoKind::Read,
+        path_contains: path_of(tag(3)),
+        skip: 0,
+        times: u64::MAX,
+        // EMFILE
+        errno: 24,
+    });
+    world.pass(Duration::from_secs(10));
+    for _ in 0..100 {
+        world.pass(Duration::from_millis(1));
+        world.checkpointer.turn();
+    }
+    assert_eq!(found(&world), (0, 0, Vec::new()));
+    assert!(shared.scrub.seen().is_under_way, "it waits for them");
+    disk.clear_injections();
+    damage(&disk, tag(5));
+    for _ in 0..300 {
+        world.pass(Duration::from_millis(10));
+        world.checkpointer.turn();
+    }
+    assert!(!shared.scrub.seen().is_under_way);
+    // What was suspect all the time has been looked at.
+    assert_eq!(found(&world), (1, 1, Vec::new()));
+    history.promised = shared.wal.durable_lsn();
 }
 
 #[test]

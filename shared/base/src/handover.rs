@@ -29,6 +29,9 @@
 //! of any content, as there are such connections: at most [`CLOSED_MAX`] in one message. A message
 //! with a descriptor is a connection that another backend is to serve.
 
+/// What a client is told for which there is no descriptor.
+pub const NO_DESCRIPTOR: &str = "ERR max number of clients reached: no file descriptor is left; raise \
+     the limit of open files (ulimit -n), or lower max_connections";
 /// Bytes of the message.
 pub const HANDOVER_BYTES: usize = 128;
 /// Most closed connections that one message of a backend tells.

@@ -45,9 +45,7 @@ pub(crate) fn credit_of_drop(store: &Store, record: &mut RecordBuilder) -> crate
 
 fn no_credit(store: &Store, refused: NoCredit) -> EngineError {
     match store.shared.wal.segments_blocked() {
-        Some(blocked) if refused == NoCredit::Segments => EngineError::DiskFull {
-            what: blocked.to_string(),
-        },
+        Some(blocked) if refused == NoCredit::Segments => blocked.into(),
         _ => refused.into(),
     }
 }

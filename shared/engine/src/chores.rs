@@ -70,8 +70,13 @@ impl Engine {
                 work.put_back(chore);
                 false
             }
-            Err(EngineError::DiskFull { what }) => {
-                log::warn!("giving back space in relation files waits for the log: {what}");
+            // Commands meet it too, and say so.
+            Err(EngineError::Shortage { .. }) => {
+                work.put_back(chore);
+                false
+            }
+            Err(error @ (EngineError::DiskFull { .. } | EngineError::CannotGrow { .. })) => {
+                log::warn!("giving back space in relation files waits: {error}");
                 work.put_back(chore);
                 work.stopped_by_full_disk = true;
                 false
@@ -98,7 +103,12 @@ pub(crate) fn finish_splits(store: &Store, work: &mut Work) {
         work.marks.turn_to(tag.file);
         match parent::finish_split(tree, work, tag.block) {
             Ok(()) => {}
-            Err(EngineError::Park(ParkReason::FileGrowth(_)) | EngineError::DiskFull { .. }) => {}
+            Err(
+                EngineError::Park(ParkReason::FileGrowth(_))
+                | EngineError::DiskFull { .. }
+                | EngineError::CannotGrow { .. }
+                | EngineError::Shortage { .. },
+            ) => {}
             Err(EngineError::Park(_)) => return,
             Err(error) => log::error!("could not finish a split of {tag}: {error}"),
         }

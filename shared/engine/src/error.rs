@@ -5,8 +5,10 @@ use rd_base::limits::SNAPSHOTS_PER_PROCESS;
 use rd_base::{FileNo, Lsn, PageTag};
 use rd_store::TooManySnapshots;
 use rd_store::buffer::PageReadError;
-use rd_store::files::TooManyFiles;
-use rd_store::wal::NoCredit;
+use rd_store::files::{GrowthError, TooManyFiles};
+use rd_store::wal::{NoCredit, SegmentsBlocked};
+use rd_sys::Shortage;
+use std::io::ErrorKind;
 
 /// What an operation waits for. Nothing of it has happened; it is to be run again when the event of
 /// its process fires (the process being marked as parked).
@@ -65,6 +67,20 @@ pub enum EngineError {
     DiskFull {
         /// What could not grow.
         what: String,
+    },
+    /// A file of the server could not be made or made longer, and it is not for want of room.
+    #[error("{what}")]
+    CannotGrow {
+        /// Which, and what the system said.
+        what: String,
+    },
+    /// The process, or the system, is short of something for a while. Nothing is damaged.
+    #[error("{what}: {shortage}")]
+    Shortage {
+        /// What could not be done, with which file.
+        what: String,
+        /// What there is too little of.
+        shortage: Shortage,
     },
     /// Checkpoints have failed so often that no more log may be written.
     #[error(
@@ -146,7 +162,7 @@ pub enum EngineError {
     },
     /// A page could not be brought into memory.
     #[error("{0}")]
-    Page(#[from] PageReadError),
+    Page(PageReadError),
     /// Pages that are whole contradict each other.
     #[error("{tag} does not go with the rest of its tree: {what}")]
     Tree {
@@ -175,6 +191,42 @@ impl EngineError {
     pub(crate) fn namespace_conflict(stamp: Lsn) -> EngineError {
         let what = "the database as a whole".to_owned();
         EngineError::Conflict { what, stamp }
+    }
+}
+
+impl From<PageReadError> for EngineError {
+    fn from(error: PageReadError) -> Self {
+        match error.shortage() {
+            Some(shortage) => EngineError::Shortage {
+                what: error.to_string(),
+                shortage,
+            },
+            None => EngineError::Page(error),
+        }
+    }
+}
+
+impl From<GrowthError> for EngineError {
+    fn from(error: GrowthError) -> Self {
+        let what = error.to_string();
+        if let Some(shortage) = Shortage::of(&error.error) {
+            return EngineError::Shortage { what, shortage };
+        }
+        match error.error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => EngineError::DiskFull { what },
+            _ => EngineError::CannotGrow { what },
+        }
+    }
+}
+
+impl From<SegmentsBlocked> for EngineError {
+    fn from(blocked: SegmentsBlocked) -> Self {
+        let what = blocked.to_string();
+        match blocked {
+            SegmentsBlocked::DiskFull | SegmentsBlocked::Quota => EngineError::DiskFull { what },
+            SegmentsBlocked::Other => EngineError::CannotGrow { what },
+            SegmentsBlocked::Short(shortage) => EngineError::Shortage { what, shortage },
+        }
     }
 }
 

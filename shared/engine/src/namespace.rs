@@ -413,9 +413,7 @@ fn wait_for_file(store: &Store, work: &mut Work, file: FileNo) -> Result<()> {
     if let Some(ticket) = work.take_growth(file)
         && let Growth::Failed(error) = files.growth(&ticket)
     {
-        return Err(EngineError::DiskFull {
-            what: error.to_string(),
-        });
+        return Err(error.into());
     }
     if files.state(file) == FileState::Live && files.blocks(file) >= NEW_FILE_BLOCKS {
         return Ok(());

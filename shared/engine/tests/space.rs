@@ -9,7 +9,8 @@ use rd_format::bitmap::BITMAP_BITS;
 use rd_store::SlotNo;
 use rd_store::checkpoint::Flags;
 use rd_store::wal::Flusher;
-use rd_sys::simdisk::SimStorage;
+use rd_sys::Shortage;
+use rd_sys::simdisk::{Injection, IoKind, SimStorage};
 use rd_sys::simproc::{Pause, Process, Progress};
 use std::sync::Arc;
 use support::redo::Disk;
@@ -366,6 +367,52 @@ fn operations_on_two_files_that_cannot_grow_each_get_their_answer() {
     disk.set_capacity(None);
     set(&rig, &mut engine, b"large", &value);
     rig.run(|| engine.flush_namespace(DB0));
+    rig.verify();
+}
+
+/// What keeps a file from being made is told as what it is, and is tried again.
+#[test]
+fn a_file_that_cannot_be_made_says_why_and_is_asked_for_again() {
+    let disk = Arc::new(SimStorage::new(4));
+    let rig = Rig::on(disk.clone(), 4096, 4 << 20);
+    let mut engine = rig.engine(0);
+    let other = NamespaceId::new(1).expect("there are 16 databases");
+    let mut refusal = |errno| {
+        disk.inject(Injection {
+            kind: IoKind::Create,
+            path_contains: "base/".to_owned(),
+            skip: 0,
+            times: 1,
+            errno,
+        });
+        loop {
+            match engine.write(other, &[b"a"], &mut |access| access.put(0, b"1", None)) {
+                Err(EngineError::Park(reason)) => rig.unpark(reason),
+                Err(refused) => return refused,
+                Ok(_) => panic!("errno {errno}: it was made"),
+            }
+        }
+    };
+    let short = refusal(24);
+    assert!(
+        matches!(
+            &short,
+            EngineError::Shortage {
+                shortage: Shortage::ProcessDescriptors,
+                ..
+            }
+        ),
+        "{short}"
+    );
+    let text = short.to_string();
+    assert!(
+        text.contains("relation file") && text.contains("ulimit -n"),
+        "{text}"
+    );
+    assert!(matches!(refusal(28), EngineError::DiskFull { .. }));
+    let broken = refusal(5);
+    assert!(matches!(broken, EngineError::CannotGrow { .. }), "{broken}");
+    rig.run(|| engine.write(other, &[b"a"], &mut |access| access.put(0, b"1", None)));
     rig.verify();
 }
 

@@ -1,9 +1,11 @@
 //! What a process holds: its context as the postmaster hands it over at the fork, and the store,
 //! which is all that the engine needs of it.
 
+use crate::control_file::GLOBAL_DIR;
 use crate::procs::SlotNo;
-use crate::relation::RelationFiles;
+use crate::relation::{BASE_DIR, RelationFiles};
 use crate::shared::Shared;
+use crate::wal::WAL_DIR;
 use rd_base::counters::Counter;
 use rd_base::{Config, Role};
 use rd_sys::clock::Clock;
@@ -12,6 +14,9 @@ use rd_sys::fdpass::Channel;
 use rd_sys::storage::{RealStorage, Storage};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// The directories in which a server makes names.
+const DIRECTORIES: [&str; 3] = [BASE_DIR, GLOBAL_DIR, WAL_DIR];
 
 /// What the postmaster gives to a child that it forks.
 pub struct ChildContext {
@@ -39,7 +44,12 @@ impl ChildContext {
     pub fn store(&self) -> Store {
         let slot = self.slot();
         self.shared.procs.set_pid(slot, std::process::id());
-        let storage: Arc<dyn Storage> = Arc::new(RealStorage::new(self.data_dir.clone()));
+        let data_dir = self.data_dir.clone();
+        let storage: Arc<dyn Storage> = match self.role {
+            // They make no names.
+            Role::Backend(_) => Arc::new(RealStorage::new(data_dir)),
+            _ => Arc::new(RealStorage::holding(data_dir, &DIRECTORIES)),
+        };
         let shared = Arc::clone(&self.shared);
         Store::new(shared, storage, Clock::Real, slot, Arc::clone(&self.config))
     }

@@ -25,6 +25,7 @@ use rd_format::control::{FileRow as ControlRow, PendingDrop};
 use rd_sys::futex::Condition;
 use rd_sys::latch::Latch;
 use rd_sys::shm::{Area, One, Plan, Region, Segment};
+use rd_sys::storage;
 use std::io;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
@@ -734,7 +735,7 @@ impl Files {
     /// Says that `file` could not be created or grown; nobody's wish for it stands any more.
     pub fn growth_failed(&self, file: FileNo, error: &io::Error) {
         let row = self.known(file);
-        let errno = error.raw_os_error().unwrap_or(match error.kind() {
+        let errno = storage::errno(error).unwrap_or(match error.kind() {
             io::ErrorKind::StorageFull => ENOSPC,
             _ => EIO,
         });

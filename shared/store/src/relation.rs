@@ -2,9 +2,9 @@
 //!
 //! Only the checkpointer opens them for writing; before it takes over, start-up does for its
 //! repairs, and `rd_initdb` while there is no server. A process keeps a bounded number of
-//! descriptors; a handle that was given out stays open as long as somebody holds it, so that a file
-//! is always synced through the very descriptor that it was written through, which learns of every
-//! error.
+//! descriptors, and gives those up that it has not used for longest when it can have no more; a
+//! handle that was given out stays open as long as somebody holds it, so that a file is always
+//! synced through the very descriptor that it was written through, which learns of every error.
 //!
 //! A piece's name is durable before any record uses a block of it: whoever creates one syncs the
 //! directory, and start-up syncs it once more, for a name whose creator died before he could.
@@ -17,6 +17,7 @@ use rd_base::{BlockNo, FileNo, Lsn, PageTag, Role};
 use rd_format::bitmap::META_BLOCK;
 use rd_format::meta::{self, Meta};
 use rd_format::page::{self, PageBytes};
+use rd_sys::Shortage;
 use rd_sys::latch::lock_mutex;
 use rd_sys::storage::{OpenMode, Storage, StorageFile};
 use std::io;
@@ -82,6 +83,17 @@ struct OpenPiece {
     handle: Arc<dyn StorageFile>,
 }
 
+impl Open {
+    /// Closes the piece that was not used for longest; says whether there was one.
+    fn close_oldest(&mut self) -> bool {
+        let oldest = (0..self.pieces.len()).min_by_key(|index| self.pieces[*index].used);
+        oldest.is_some_and(|oldest| {
+            self.pieces.swap_remove(oldest);
+            true
+        })
+    }
+}
+
 impl RelationFiles {
     /// Relation files to be read.
     pub fn reader(storage: Arc<dyn Storage>) -> RelationFiles {
@@ -135,10 +147,9 @@ impl RelationFiles {
             known.used = tick;
             return Ok(Arc::clone(&known.handle));
         }
-        let handle = self.storage.open(&path(file, piece), self.mode)?;
+        let handle = self.open_file(&mut open, &path(file, piece), self.mode)?;
         if open.pieces.len() >= OPEN_MAX {
-            let oldest = (0..open.pieces.len()).min_by_key(|index| open.pieces[*index].used);
-            open.pieces.swap_remove(oldest.expect("OPEN_MAX is not 0"));
+            open.close_oldest();
         }
         open.pieces.push(OpenPiece {
             file,
@@ -147,6 +158,22 @@ impl RelationFiles {
             handle: Arc::clone(&handle),
         });
         Ok(handle)
+    }
+
+    /// Opens a file. With no descriptor left for it, the pieces that were not used for longest are
+    /// closed.
+    fn open_file(
+        &self,
+        open: &mut Open,
+        path: &str,
+        mode: OpenMode,
+    ) -> io::Result<Arc<dyn StorageFile>> {
+        loop {
+            match self.storage.open(path, mode) {
+                Err(error) if Shortage::of(&error).is_some() && open.close_oldest() => {}
+                opened => return opened,
+            }
+        }
     }
 
     /// The open piece that holds `tag`.
@@ -285,10 +312,11 @@ impl RelationFiles {
             let end = to.min((piece + 1).saturating_mul(PIECE_BLOCKS));
             let (handle, new) = match self.piece(file, piece) {
                 Ok(handle) => (handle, false),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => (
-                    self.storage.open(&path(file, piece), OpenMode::CreateNew)?,
-                    true,
-                ),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let path = path(file, piece);
+                    let made = self.open_file(&mut self.open(), &path, OpenMode::CreateNew)?;
+                    (made, true)
+                }
                 Err(error) => return Err(error),
             };
             let bytes = u64::from(end - block) * PAGE_BYTES as u64;
@@ -398,7 +426,7 @@ impl PageSource for Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rd_sys::simdisk::{Lie, SimStorage};
+    use rd_sys::simdisk::{Injection, IoKind, Lie, SimStorage};
 
     fn files() -> RelationFiles {
         let storage = SimStorage::new(1);
@@ -504,6 +532,49 @@ mod tests {
         write(3, 2);
         assert_eq!(read(3).ok(), Some(1), "a stale read");
         assert_eq!(storage.lies_told(), 4);
+    }
+
+    #[test]
+    fn with_no_descriptor_left_files_that_rest_are_closed_and_no_page_is_blamed() {
+        let storage = SimStorage::new(1);
+        storage.create_dir(BASE_DIR).expect("a new disk");
+        let files = RelationFiles::writer(Arc::new(storage.clone()));
+        for file in 1..=4 {
+            files.grow(FileNo::new(file), 0, 1).expect("room");
+        }
+        files.forget(FileNo::new(4));
+        let refuse = |times| {
+            storage.inject(Injection {
+                kind: IoKind::Read,
+                path_contains: "base/4".to_owned(),
+                skip: 0,
+                times,
+                errno: 24,
+            });
+        };
+        for file in 1..=3 {
+            files.piece(FileNo::new(file), 0).expect("there");
+        }
+        refuse(2);
+        files.piece(FileNo::new(4), 0).expect("the third attempt");
+        let open: Vec<u32> = files
+            .open()
+            .pieces
+            .iter()
+            .map(|open| open.file.get())
+            .collect();
+        assert_eq!(open, [3, 4], "those that were used last");
+        files.forget(FileNo::new(4));
+        refuse(u64::MAX);
+        let error = files
+            .read_page(tag(4, 0), &mut [0; PAGE_BYTES])
+            .expect_err("there is none");
+        assert_eq!(error.shortage(), Some(Shortage::ProcessDescriptors));
+        let text = error.to_string();
+        assert!(text.contains("\"base/4\""), "{text}");
+        storage.clear_injections();
+        let zeros = files.read_page(tag(4, 0), &mut [0; PAGE_BYTES]);
+        assert_eq!(zeros.expect_err("never written").shortage(), None);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use nix::sys::socket::{
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+/// Descriptors that are seen if they come with one message.
+const FDS_MAX: usize = 4;
+
 /// One end of a pair.
 #[derive(Debug)]
 pub struct Channel {
@@ -25,6 +28,8 @@ pub struct Received {
     pub len: usize,
     /// The descriptor, if there was one.
     pub fd: Option<OwnedFd>,
+    /// Whether there was one, and this process can have no more: it is closed.
+    pub fd_is_lost: bool,
 }
 
 impl Channel {
@@ -61,7 +66,7 @@ impl Channel {
     /// not fit or had too many descriptors, which are closed then.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         // Room for more than one, so that a surplus is seen, and closed here.
-        let mut control = nix::cmsg_space!([i32; 4]);
+        let mut control = nix::cmsg_space!([i32; FDS_MAX]);
         let mut parts = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let message = loop {
@@ -81,17 +86,17 @@ impl Channel {
                 }
             }
         }
-        if message
-            .flags
-            .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC)
-            || fds.len() > 1
-        {
+        // The kernel gives as many as the table of this process has places for.
+        let is_short = message.flags.contains(MsgFlags::MSG_CTRUNC);
+        let fd_is_lost = is_short && fds.is_empty();
+        if message.flags.contains(MsgFlags::MSG_TRUNC) || fds.len() > 1 || is_short && !fd_is_lost {
             let text = "a message between processes was cut short or had too many descriptors";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         Ok(Received {
             len: message.bytes,
             fd: fds.pop(),
+            fd_is_lost,
         })
     }
 

@@ -8,6 +8,7 @@
 //!   [`deathwatch`]: the life of a process;
 //! * [`cpu`]: how busy the processors are;
 //! * [`storage`], [`clock`], [`random`], [`fault`]: seams that a test can take hold of;
+//!   [`shortage`]: errors that say nothing about a file;
 //!   `simdisk`, `simproc`, `watchdog`: for tests.
 //!
 //! Invariants of the whole crate:
@@ -42,6 +43,7 @@ pub mod random;
 mod rawcondition;
 mod rawlatch;
 pub mod shm;
+pub mod shortage;
 pub mod signals;
 #[cfg(feature = "sim")]
 pub mod simdisk;
@@ -57,3 +59,4 @@ pub use frame::{FrameRead, FrameWrite, Frames, FramesRegion, PageBytes};
 pub use futex::Condition;
 pub use latch::{Latch, RwLatch};
 pub use shm::{Area, One, Plan, Region, Segment, ShmError, ShmSafe};
+pub use shortage::Shortage;

@@ -4,8 +4,9 @@
 //!
 //! * Paths are relative to the data directory, with `/` between names, and never leave it.
 //! * Reads and writes name their offset; no file has a position that processes could share.
-//! * An error says which operation failed on which file, and keeps its kind (`StorageFull`, …).
-//!   Whether a failed sync means PANIC is decided by the caller; nothing here is tried again.
+//! * An error says which operation failed on which file, and keeps its kind (`StorageFull`, …) and
+//!   the system's number for it ([`errno`]). Whether a failed sync means PANIC is decided by the
+//!   caller; nothing here is tried again.
 //! * Files are made readable and writable by their owner alone, and closed at exec.
 
 use nix::errno::Errno;
@@ -96,12 +97,26 @@ pub trait StorageFile: Send + Sync {
     fn will_need(&self, _offset: u64, _len: u64) {}
 }
 
-/// Puts the operation and the file's name before what the system said; the kind stays.
+/// What the system said, and of what.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct FileError {
+    message: String,
+    errno: Option<i32>,
+}
+
+/// Puts the operation and the file's name before what the system said; kind and number stay.
 pub(crate) fn failed(what: &str, path: &str, error: &io::Error) -> io::Error {
-    io::Error::new(
-        error.kind(),
-        format!("could not {what} \"{path}\": {error}"),
-    )
+    let message = format!("could not {what} \"{path}\": {error}");
+    let errno = errno(error);
+    io::Error::new(error.kind(), FileError { message, errno })
+}
+
+/// The system's number for an error, be it the system's own or one of a [`Storage`]; none if it
+/// never was one of the system's.
+pub fn errno(error: &io::Error) -> Option<i32> {
+    let of_file = || error.get_ref()?.downcast_ref::<FileError>()?.errno;
+    error.raw_os_error().or_else(of_file)
 }
 
 /// Whether a path is relative and stays below its start.
@@ -112,12 +127,24 @@ pub(crate) fn is_inside(path: &str) -> bool {
 /// The files of a data directory on a real disk.
 pub struct RealStorage {
     data_dir: PathBuf,
+    /// Directories that stay open, and their names.
+    held: Vec<(&'static str, File)>,
 }
 
 impl RealStorage {
     /// The storage below `data_dir`, which exists.
     pub fn new(data_dir: PathBuf) -> Self {
-        Self { data_dir }
+        let held = Vec::new();
+        Self { data_dir, held }
+    }
+
+    /// The same; these directories stay open. To sync one then takes no descriptor, of which there
+    /// may be none left when a name in it must be made durable.
+    pub fn holding(data_dir: PathBuf, directories: &[&'static str]) -> Self {
+        let open = |dir: &&'static str| Some((*dir, File::open(data_dir.join(dir)).ok()?));
+        // One that cannot be opened now is opened when it is synced.
+        let held = directories.iter().filter_map(open).collect();
+        Self { data_dir, held }
     }
 
     /// Where it is.
@@ -211,7 +238,11 @@ impl Storage for RealStorage {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.on("sync directory", dir, |full| File::open(full)?.sync_all())
+        let held = self.held.iter().find(|(name, _)| *name == dir);
+        self.on("sync directory", dir, |full| match held {
+            Some((_, open)) => open.sync_all(),
+            None => File::open(full)?.sync_all(),
+        })
     }
 
     fn exists(&self, path: &str) -> io::Result<bool> {
@@ -382,6 +413,7 @@ impl StorageFile for RealFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Shortage;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -427,6 +459,42 @@ mod tests {
                 .contains("1 bytes at offset 7 of file \"wal/1\""),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn an_error_keeps_the_systems_number_and_what_is_short_is_told() {
+        for (number, short) in [
+            (libc::EMFILE, Some(Shortage::ProcessDescriptors)),
+            (libc::ENFILE, Some(Shortage::SystemDescriptors)),
+            (libc::ENOMEM, Some(Shortage::Memory)),
+            (libc::EIO, None),
+            (libc::ENOENT, None),
+        ] {
+            let bare = io::Error::from_raw_os_error(number);
+            let told = failed("open file", "base/1", &bare);
+            let twice = failed("list directory", "base", &told);
+            for error in [&bare, &told, &twice] {
+                assert_eq!(errno(error), Some(number), "{error}");
+                assert_eq!(error.kind(), bare.kind());
+                assert_eq!(Shortage::of(error), short, "{error}");
+            }
+            let text = told.to_string();
+            assert_eq!(text, format!("could not open file \"base/1\": {bare}"));
+        }
+        assert_eq!(errno(&io::Error::other("not of the system")), None);
+    }
+
+    #[test]
+    fn directories_that_are_held_are_synced_by_what_was_opened_first() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir(dir.path().join("wal")).expect("made");
+        let disk = RealStorage::holding(dir.path().to_owned(), &["wal", "absent"]);
+        // Whoever opened it now would find nothing.
+        fs::remove_dir(dir.path().join("wal")).expect("removed");
+        disk.sync_dir("wal").expect("it is open");
+        disk.sync_dir("").expect("there");
+        let absent = disk.sync_dir("absent").expect_err("never there");
+        assert_eq!(absent.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

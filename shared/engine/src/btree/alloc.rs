@@ -266,11 +266,7 @@ fn grow(tree: Tree<'_>, work: &mut Work, count: usize) -> EngineError {
     let park = EngineError::Park(ParkReason::FileGrowth(tree.file));
     if let Some(ticket) = work.take_growth(tree.file) {
         match files.growth(&ticket) {
-            Growth::Failed(error) => {
-                return EngineError::DiskFull {
-                    what: error.to_string(),
-                };
-            }
+            Growth::Failed(error) => return error.into(),
             Growth::Pending => {
                 work.keep_growth(tree.file, ticket);
                 return park;

@@ -9,6 +9,7 @@ use rd_store::control_file::ControlFileError;
 use rd_store::files::{GrowthError, TooManyFiles};
 use rd_store::wal::WalError;
 use rd_store::wal::read::LogDamage;
+use rd_sys::Shortage;
 use std::io;
 
 /// What stops a start. Each names the file and the place, and what to do.
@@ -37,7 +38,15 @@ pub enum RecoveryError {
     NotTheFile(String),
     /// A page cannot be read.
     #[error("{0}; look at it with rd_verify, or restore the data directory from a backup")]
-    Page(#[from] PageReadError),
+    Page(PageReadError),
+    /// The process, or the system, is short of something: no file is to blame.
+    #[error("{what}: {shortage}")]
+    Shortage {
+        /// What could not be done, with which file.
+        what: String,
+        /// What there is too little of.
+        shortage: Shortage,
+    },
     /// A page is newer than the log.
     #[error(
         "{tag} has page LSN {page_lsn}, but the write-ahead log ends at {end}: log that was \
@@ -81,7 +90,7 @@ pub enum RecoveryError {
     },
     /// There is no room on disk to bring a file to the length that the log asks for.
     #[error("{0}; make room and start again")]
-    Growth(#[from] GrowthError),
+    Growth(GrowthError),
     /// The table of relation files is full.
     #[error("{0}")]
     TooManyFiles(#[from] TooManyFiles),
@@ -97,4 +106,28 @@ pub enum RecoveryError {
     /// The server was told to stop meanwhile.
     #[error("recovery was ended by a request to stop; the next start goes on with it")]
     Stopped,
+}
+
+impl From<PageReadError> for RecoveryError {
+    fn from(error: PageReadError) -> Self {
+        match error.shortage() {
+            Some(shortage) => RecoveryError::Shortage {
+                what: error.to_string(),
+                shortage,
+            },
+            None => RecoveryError::Page(error),
+        }
+    }
+}
+
+impl From<GrowthError> for RecoveryError {
+    fn from(error: GrowthError) -> Self {
+        match Shortage::of(&error.error) {
+            Some(shortage) => RecoveryError::Shortage {
+                what: error.to_string(),
+                shortage,
+            },
+            None => RecoveryError::Growth(error),
+        }
+    }
 }

@@ -7,6 +7,7 @@ use crate::shared::Sizes;
 use rd_base::counters::Counter;
 use rd_base::{FrameNo, Lsn, PageTag};
 use rd_format::PageError;
+use rd_sys::Shortage;
 use rd_sys::frame::{FrameRead, FrameWrite, Frames, FramesRegion, PageBytes};
 use rd_sys::shm::{One, Plan, Region, Segment};
 use std::io;
@@ -101,6 +102,14 @@ impl PageReadError {
             | PageReadError::BeyondEnd { tag, .. }
             | PageReadError::Damaged { tag, .. }
             | PageReadError::BeyondLog { tag, .. } => *tag,
+        }
+    }
+
+    /// What there was too little of; `None` if the page itself, or its disk, is to blame.
+    pub fn shortage(&self) -> Option<Shortage> {
+        match self {
+            PageReadError::Io { error, .. } => Shortage::of(error),
+            _ => None,
         }
     }
 }

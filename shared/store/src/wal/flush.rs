@@ -33,6 +33,7 @@ use rd_base::limits::WAL_PAGE_BYTES;
 use rd_base::words::WalSyncMethod;
 use rd_base::{Lsn, Role};
 use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageHeader};
+use rd_sys::Shortage;
 use rd_sys::clock::monotonic_ns;
 use rd_sys::crash::panic_abort;
 use rd_sys::fault::{self, Fault};
@@ -40,9 +41,14 @@ use rd_sys::storage::{DIRECT_BYTES, OpenMode, Storage, StorageFile};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
 /// Pages given to the file system by one write at most.
 const WRITE_PAGES: usize = 32;
+
+/// How often, and for how long each time, a flush waits for descriptors that the system lacks.
+const SHORTAGE_PAUSES: u32 = 500;
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
 // A page is written block by block, past the system's cache where that can be.
 const _: () = assert!(WAL_PAGE_BYTES.is_multiple_of(DIRECT_BYTES));
@@ -506,16 +512,9 @@ impl Flusher {
         if let Some(open) = self.open.iter().find(|open| same(open)) {
             return Arc::clone(&open.file);
         }
-        let path = segments::path(self.wal.timeline(), number, self.wal.segment_bytes());
-        let file = match self.storage.open(&path, mode) {
-            Ok(file) => file,
-            Err(error) => self.give_up("open", number, &error),
-        };
+        let file = self.open_segment(number, mode);
         if self.open.len() == 2 {
-            let oldest = self.open.remove(0);
-            if oldest.is_unsynced {
-                self.sync_file(oldest.number, &oldest.file);
-            }
+            self.close_oldest();
         }
         self.open.push(OpenSegment {
             number,
@@ -524,6 +523,38 @@ impl Flusher {
             is_unsynced: false,
         });
         file
+    }
+
+    /// Opens a segment's file. With no descriptor left the others are closed first; and where it is
+    /// the whole system that has none, it waits for a while, since nothing of the flush is done yet.
+    fn open_segment(&mut self, number: u64, mode: OpenMode) -> Arc<dyn StorageFile> {
+        let path = segments::path(self.wal.timeline(), number, self.wal.segment_bytes());
+        let mut pauses = 0;
+        loop {
+            let error = match self.storage.open(&path, mode) {
+                Ok(file) => return file,
+                Err(error) => error,
+            };
+            let shortage = Shortage::of(&error);
+            if shortage.is_some() && !self.open.is_empty() {
+                self.close_oldest();
+            } else if shortage == Some(Shortage::SystemDescriptors) && pauses < SHORTAGE_PAUSES {
+                if pauses == 0 {
+                    log::warn!("{error}; the flush of the log waits for a descriptor");
+                }
+                pauses += 1;
+                std::thread::sleep(SHORTAGE_PAUSE);
+            } else {
+                self.give_up("open", number, &error);
+            }
+        }
+    }
+
+    fn close_oldest(&mut self) {
+        let oldest = self.open.remove(0);
+        if oldest.is_unsynced {
+            self.sync_file(oldest.number, &oldest.file);
+        }
     }
 
     fn give_up(&self, what: &str, number: u64, error: &io::Error) -> ! {

@@ -11,7 +11,7 @@
 //!
 //! What an old segment holds never passes for log: its pages and records say where they belong.
 //!
-//! A disk without room is no failure of the server: the preparer says so in `blocked`, writes get
+//! A disk without room, or a process without descriptors, is no failure of the server: the preparer says so in `blocked`, writes get
 //! an error, and it tries again, once in [`RETRY`] and when asked (but not more often than
 //! [`RETRY_MIN`] allows, as every refused write asks), until there is room.
 
@@ -21,6 +21,7 @@ use rd_base::counters::Counter;
 use rd_base::limits::WAL_PAGE_BYTES;
 use rd_base::{Lsn, Role, Timeline};
 use rd_format::wal_page;
+use rd_sys::Shortage;
 use rd_sys::crash::panic_abort;
 use rd_sys::fault::{self, Fault};
 use rd_sys::storage::{OpenMode, Storage, StorageFile};
@@ -46,21 +47,49 @@ const ZEROS_REST: Duration = Duration::from_millis(2);
 
 /// Why no further segment can be made at this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[repr(u32)]
 pub enum SegmentsBlocked {
     /// The file system is full.
     #[error("the write-ahead log cannot grow")]
-    DiskFull = 1,
+    DiskFull,
     /// The quota is spent.
     #[error("the write-ahead log cannot grow, because the disk quota is spent")]
-    Quota = 2,
+    Quota,
     /// Something else, which the walwriter has logged.
     #[error("the write-ahead log cannot grow; the server log says why")]
-    Other = 3,
+    Other,
+    /// The process that makes segments is short of something but room.
+    #[error("the write-ahead log cannot grow")]
+    Short(Shortage),
 }
 
 impl SegmentsBlocked {
+    /// All of them; in shared memory one is its place here, counted from 1.
+    const ALL: [SegmentsBlocked; 6] = [
+        SegmentsBlocked::DiskFull,
+        SegmentsBlocked::Quota,
+        SegmentsBlocked::Other,
+        SegmentsBlocked::Short(Shortage::ProcessDescriptors),
+        SegmentsBlocked::Short(Shortage::SystemDescriptors),
+        SegmentsBlocked::Short(Shortage::Memory),
+    ];
+
+    fn code(self) -> u32 {
+        let place = SegmentsBlocked::ALL
+            .iter()
+            .position(|blocked| *blocked == self);
+        place.map_or(0, |place| place as u32 + 1)
+    }
+
+    fn from_code(code: u32) -> Option<SegmentsBlocked> {
+        let place = code.checked_sub(1)? as usize;
+        let known = SegmentsBlocked::ALL.get(place).copied();
+        Some(known.unwrap_or(SegmentsBlocked::Other))
+    }
+
     fn of(error: &io::Error) -> SegmentsBlocked {
+        if let Some(shortage) = Shortage::of(error) {
+            return SegmentsBlocked::Short(shortage);
+        }
         match error.kind() {
             ErrorKind::StorageFull => SegmentsBlocked::DiskFull,
             ErrorKind::QuotaExceeded => SegmentsBlocked::Quota,
@@ -274,12 +303,7 @@ impl Preparer {
 impl Wal {
     /// Why no further segment can be made; none if as far as anybody knows it can.
     pub fn segments_blocked(&self) -> Option<SegmentsBlocked> {
-        match self.control().segments.blocked.load(Ordering::SeqCst) {
-            0 => None,
-            1 => Some(SegmentsBlocked::DiskFull),
-            2 => Some(SegmentsBlocked::Quota),
-            _ => Some(SegmentsBlocked::Other),
-        }
+        SegmentsBlocked::from_code(self.control().segments.blocked.load(Ordering::SeqCst))
     }
 
     /// Wakes the preparer, to look at its `stop` or at the disk again.
@@ -355,7 +379,7 @@ impl Wal {
 
     fn block(&self, why: SegmentsBlocked) {
         let blocked = &self.control().segments.blocked;
-        if blocked.swap(why as u32, Ordering::SeqCst) == 0 {
+        if blocked.swap(why.code(), Ordering::SeqCst) == 0 {
             // Whoever waits for segments gets an error instead; whoever comes later sees why.
             self.give_room();
         }

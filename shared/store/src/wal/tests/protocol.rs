@@ -118,6 +118,32 @@ fn a_failed_sync_is_the_end() {
 }
 
 #[test]
+fn a_flush_waits_for_descriptors_if_it_is_the_system_that_has_none() {
+    let rig = Rig::new(8, 64);
+    let refuse = |times, errno| {
+        rig.disk.inject(rd_sys::simdisk::Injection {
+            kind: rd_sys::simdisk::IoKind::Read,
+            path_contains: "wal/0000".to_owned(),
+            skip: 0,
+            times,
+            errno,
+        });
+    };
+    let end = rig.insert(backend(0), &mut record(1, 100)).end;
+    // ENFILE
+    refuse(3, 23);
+    let flusher = || rig.flusher(backend(0), WalSyncMethod::Fdatasync);
+    flusher().flush_all();
+    assert_eq!(rig.wal.durable_lsn(), end);
+    // EMFILE: nobody but this process could mend that.
+    rig.insert(backend(0), &mut record(2, 100));
+    refuse(1, 24);
+    let died = crash::catch_panics(|| flusher().flush_all()).expect_err("it cannot go on");
+    assert!(died.contains("Too many open files"), "{died}");
+    assert_eq!(rig.wal.durable_lsn(), end);
+}
+
+#[test]
 fn credit_ends_with_the_ring_and_comes_back() {
     let rig = Rig::new(4, 64);
     while rig.preparer().step() == files::Step::Prepared {}

@@ -3,6 +3,8 @@
 use super::*;
 use crate::wal::credit::SEGMENT_RESERVE_BYTES;
 use crate::wal::segments::{Retired, Step, recycle_limit};
+use rd_sys::Shortage;
+use rd_sys::simdisk::{Injection, IoKind};
 use rd_sys::storage::{OpenMode, Storage, StorageFile};
 use std::io;
 use std::sync::Mutex;
@@ -200,6 +202,36 @@ fn a_full_disk_refuses_writes_and_mends_by_itself() {
     assert!(rig.procs.event(parked).take());
     assert_eq!(rig.wal.segments_blocked(), None);
     assert!(rig.wal.take_credit(left() - SEGMENT_RESERVE_BYTES).is_ok());
+}
+
+#[test]
+fn a_want_of_descriptors_is_no_full_disk_and_passes() {
+    let rig = Rig::new(8, SEGMENT_PAGES);
+    insert_bytes(&rig, 100);
+    let mut preparer = rig.preparer();
+    while preparer.step() == Step::Prepared {}
+    for (errno, shortage) in [
+        (23, Shortage::SystemDescriptors),
+        (24, Shortage::ProcessDescriptors),
+        (12, Shortage::Memory),
+    ] {
+        rig.disk.inject(Injection {
+            kind: IoKind::Create,
+            path_contains: "new_segment".to_owned(),
+            skip: 0,
+            times: 1,
+            errno,
+        });
+        let end = wal_page::lsn_to_pos(rig.wal.prepared_lsn());
+        let left = end - wal_page::lsn_to_pos(rig.wal.insert_lsn());
+        let refused = rig.wal.take_credit(left).map(|_| ());
+        assert_eq!(refused, Err(NoCredit::Segments));
+        let blocked = SegmentsBlocked::Short(shortage);
+        assert_eq!(preparer.step(), Step::Blocked(blocked));
+        assert_eq!(rig.wal.segments_blocked(), Some(blocked));
+        assert_eq!(preparer.step(), Step::Prepared);
+        assert_eq!(rig.wal.segments_blocked(), None);
+    }
 }
 
 #[test]

@@ -1,0 +1,127 @@
+//! Too few descriptors: what the server says, that it blames no page and ends nobody else's
+//! connection, and that it goes on when there are more.
+
+use nix::sys::signal::Signal;
+use rd_tests::support::cluster::Cluster;
+use rd_tests::support::raw::escape;
+use rd_tests::support::wait_for;
+use rd_wire::{Client, Reply};
+use std::process::Command;
+
+const PING: &[u8] = b"PING\r\n";
+const PONG: &str = "+PONG\\r\\n";
+
+fn call(client: &mut Client, words: &[&str]) -> Reply {
+    client.call(words).expect("answered")
+}
+
+/// Sets how many descriptors a process may have; those that it has stay. False, where there is no
+/// program that can.
+fn allow_descriptors(pid: u32, count: u32) -> bool {
+    let status = Command::new("prlimit")
+        .arg(format!("--pid={pid}"))
+        .arg(format!("--nofile={count}:"))
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// A backend that can open nothing says so, for what it must read; a checkpointer that cannot,
+/// for a file that is to be made. Neither is damage, nor a full disk, and both pass.
+#[test]
+fn a_want_of_descriptors_is_told_as_such_and_passes() {
+    let mut cluster = Cluster::started(&[("backends", "1")]);
+    cluster.announce("a command was refused");
+    cluster.announce("could not make room in relation file");
+    assert!(call(&mut cluster.client(), &["SET", "key", "value"]).is_ok());
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    // No page of it is in memory now, and the file is open nowhere.
+    cluster.start();
+    let mut client = cluster.client();
+    let (backend, checkpointer) = (cluster.child("backend 0"), cluster.child("checkpointer"));
+    if !allow_descriptors(backend, 3) {
+        eprintln!("skipped: there is no prlimit");
+        return;
+    }
+    for words in [
+        &["GET", "key"][..],
+        &["SET", "key", "other"],
+        &["RANGE", "", ""],
+    ] {
+        let reply = call(&mut client, words);
+        let error = reply
+            .error()
+            .unwrap_or_else(|| panic!("{words:?}: {reply:?}"));
+        assert!(error.starts_with("ERR could not read file "), "{error}");
+        for part in ["\"base/", "Too many open files", "no damage", "ulimit -n"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+    assert!(allow_descriptors(backend, 1000));
+    assert_eq!(call(&mut client, &["GET", "key"]).as_str(), Some("value"));
+
+    assert!(allow_descriptors(checkpointer, 3));
+    assert!(call(&mut client, &["SELECT", "1"]).is_ok());
+    let reply = call(&mut client, &["SET", "key", "value"]);
+    let error = reply.error().unwrap_or_else(|| panic!("{reply:?}"));
+    assert!(
+        error.starts_with("ERR could not extend relation file "),
+        "{error}"
+    );
+    for part in ["Too many open files", "no damage", "ulimit -n"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(allow_descriptors(checkpointer, 1000));
+    assert!(call(&mut client, &["SET", "key", "value"]).is_ok());
+    drop(client);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+}
+
+/// Connections beyond what a backend has descriptors for are refused with the reason. Those that
+/// are there stay, with all that their commands need; and there is room again when some have gone.
+#[test]
+fn a_backend_full_of_connections_refuses_further_ones_and_serves_on() {
+    let mut cluster = Cluster::new(&[
+        ("backends", "1"),
+        ("wal_segment_size", "1MB"),
+        ("min_wal_size", "2MB"),
+    ]);
+    cluster.limit("-n 160");
+    cluster.announce("may need");
+    cluster.announce("no file descriptor is left");
+    cluster.start();
+    let backend = cluster.child("backend 0");
+    let mut first = cluster.client();
+    assert!(call(&mut first, &["SET", "key", "0"]).is_ok());
+    let mut served = Vec::new();
+    let mut refused = Vec::new();
+    for _ in 0..150 {
+        let mut client = cluster.raw();
+        match escape(&client.exchange(PING)).as_str() {
+            PONG => served.push(client),
+            reply => refused.push(reply.to_owned()),
+        }
+    }
+    assert!(served.len() > 10, "{} are served", served.len());
+    assert!(refused.len() > 30, "{} are refused", refused.len());
+    for reply in &refused {
+        assert!(
+            reply.starts_with("-ERR max number of clients reached"),
+            "{reply:?}"
+        );
+        assert!(reply.contains("ulimit -n"), "{reply:?}");
+    }
+    // Through several segments of the log.
+    let value = "v".repeat(100_000);
+    for number in 0..50 {
+        let key = format!("key{number}");
+        assert!(call(&mut first, &["SET", &key, &value]).is_ok());
+    }
+    served.clear();
+    wait_for("a connection that is served", || {
+        (escape(&cluster.raw().exchange(PING)) == PONG).then_some(())
+    });
+    assert_eq!(call(&mut first, &["GET", "key"]).as_str(), Some("0"));
+    assert_eq!(cluster.child("backend 0"), backend, "it has not fallen");
+    drop(first);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+}
