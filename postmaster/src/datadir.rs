@@ -7,7 +7,7 @@
 
 use crate::pidfile::{PID_FILE, read_pid};
 use anyhow::{Context, Result, anyhow, bail};
-use rd_engine::init::VERSION_FILE;
+use rd_engine::init::{VERSION_FILE, is_unfinished, unfinished};
 use rd_sys::clock::monotonic_ns;
 use rd_sys::lockfile::{LockError, LockFile};
 use std::fs;
@@ -45,6 +45,9 @@ pub fn inspect(dir: &Path) -> Result<Found> {
                 .with_context(|| format!("could not read data directory \"{}\"", dir.display()));
         }
     };
+    if is_unfinished(dir) {
+        bail!(unfinished(&dir.display().to_string()));
+    }
     if dir.join("global/pg_control").exists() {
         return Ok(Found::Initialised);
     }

@@ -1,7 +1,7 @@
 //! Births and deaths: how a server starts, stops, falls and comes back.
 
 use nix::sys::signal::Signal;
-use rd_tests::support::cluster::{Cluster, run, send};
+use rd_tests::support::cluster::{Cluster, program, run, send};
 use rd_tests::support::load::Load;
 use rd_tests::support::log::assert_order;
 use rd_tests::support::process::{is_alive, parent_and_state, title};
@@ -9,6 +9,7 @@ use rd_tests::support::wait_for;
 use rd_wire::Client;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const CLEAN_START: &str = "redo starts";
@@ -506,4 +507,56 @@ fn something_else_is_no_data_directory() {
     assert!(errors.contains("is not a data directory"), "{errors}");
     let left: Vec<_> = fs::read_dir(directory.path()).expect("ours").collect();
     assert_eq!(left.len(), 1, "nothing was made there");
+}
+
+/// `rd_initdb` is killed at its work: server and tools say so of what it leaves, as long as that is
+/// there; and when it is gone, the same place will do.
+#[test]
+fn a_directory_whose_initialisation_was_cut_off_says_so_and_can_be_made_again() {
+    let place = tempfile::tempdir().expect("a directory");
+    let directory = place.path().join("data");
+    let path = directory.to_string_lossy().into_owned();
+    let initdb = program("rd_initdb");
+    // A file of the log is longer than a file may be: SIGXFSZ.
+    let status = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -f 64 && exec \"$0\" -D \"$1\" --wal-segsize=1",
+        ])
+        .arg(&initdb)
+        .arg(&path)
+        .stdout(Stdio::null())
+        .status()
+        .expect("a shell");
+    assert_eq!(status.code(), None, "it was killed: {status}");
+    let left = || fs::read_dir(&directory).expect("it was made").count();
+    let before = left();
+    assert!(before > 2);
+    for (program, arguments) in [
+        ("redoubt", vec!["-D", &path]),
+        ("rd_ctl", vec!["start", "-D", &path]),
+        ("rd_initdb", vec!["-D", &path]),
+        ("rd_resetwal", vec!["-f", "-D", &path]),
+        ("rd_verify", vec!["-D", &path]),
+    ] {
+        let (status, _, errors) = run(program, &arguments);
+        assert_eq!(status.code(), Some(1), "{program}: {errors}");
+        for part in ["was never finished", &path, "never held data", "rm -r"] {
+            assert!(errors.contains(part), "{program}: {part}: {errors}");
+        }
+        assert!(!errors.contains("backup"), "{program}: {errors}");
+    }
+    assert_eq!(left(), before, "it is as it was");
+
+    fs::remove_dir_all(&directory).expect("removed");
+    let (status, _, errors) = run("rd_initdb", &["-D", &path, "--wal-segsize=1"]);
+    assert!(status.success(), "{errors}");
+    // From now on nobody says so, whatever else is missing.
+    fs::remove_file(directory.join("global/pg_control")).expect("removed");
+    let (status, _, errors) = run("redoubt", &["-D", &path]);
+    assert_eq!(status.code(), Some(1), "{errors}");
+    assert!(
+        errors.contains("has lost its global/pg_control"),
+        "{errors}"
+    );
 }

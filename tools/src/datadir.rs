@@ -3,6 +3,7 @@
 use crate::cli::with_hint;
 use crate::pidfile::LOCK_FILE;
 use anyhow::{Context, Result, bail};
+use rd_engine::init::{is_unfinished, unfinished};
 use rd_sys::lockfile::{LockError, LockFile};
 use std::fs;
 use std::io::ErrorKind;
@@ -64,7 +65,7 @@ pub fn from_environment() -> Option<PathBuf> {
 /// Why a directory cannot be used as a data directory; the words are PostgreSQL's.
 ///
 /// # Errors
-/// When it does not exist or has no `global/pg_control`.
+/// When it does not exist, has no `global/pg_control`, or was never made to its end.
 pub fn check_usable(dir: &Path) -> Result<()> {
     match fs::metadata(dir) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -79,6 +80,9 @@ pub fn check_usable(dir: &Path) -> Result<()> {
         }
         Ok(metadata) if !metadata.is_dir() => bail!("\"{}\" is not a directory", dir.display()),
         Ok(_) => {}
+    }
+    if is_unfinished(dir) {
+        bail!(unfinished(&dir.display().to_string()));
     }
     let control = dir.join(CONTROL_FILE);
     match fs::metadata(&control) {

@@ -2,7 +2,11 @@
 //!
 //! The directory is made as a clean stop would leave it: `pg_control` says "shut down", both of its
 //! slots agree, and the first start reads no log. Everything is synced before the function returns,
-//! `pg_control` last, so a directory without a valid one was never finished.
+//! `pg_control` last.
+//!
+//! Invariant: the first file of a directory is [`UNFINISHED_FILE`], durable before anything else is
+//! made, and it goes when all else is durable. No server starts, and no tool works, on a directory
+//! that has it; so one that has it has never held data.
 //!
 //! ```text
 //! RD_VERSION  redoubt.conf  base/1.. (catalog)  base/2.. (database 0)
@@ -38,6 +42,10 @@ use std::sync::Arc;
 pub const VERSION_FILE: &str = "RD_VERSION";
 /// What it says.
 pub const VERSION: &str = "1";
+/// The file that is there until all others are.
+pub const UNFINISHED_FILE: &str = "RD_UNFINISHED";
+/// What it says, to people.
+const UNFINISHED: &str = "The initialisation of this data directory has not been finished.\n";
 /// The name of the database that clients begin in, in the catalog.
 pub const DB0_NAME: &[u8] = b"0";
 /// Blocks that each first file has room for.
@@ -64,12 +72,30 @@ pub enum InitError {
          either remove or empty it, or choose another one"
     )]
     NotEmpty(String),
+    /// There is a beginning in it.
+    #[error("{}", unfinished(.0))]
+    Unfinished(String),
     /// Something else has its name.
     #[error("\"{0}\" exists but is not a directory")]
     NotADirectory(String),
     /// The system said so; the message names operation and file.
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+/// What there is to say of a directory that [`is_unfinished`].
+pub fn unfinished(dir: &str) -> String {
+    format!(
+        "the initialisation of data directory \"{dir}\" was never finished: rd_initdb, or the first \
+         start of a server, was cut off\n\
+         HINT: It has never held data. If nobody is initialising it at this moment, remove it \
+         (rm -r), and make it again."
+    )
+}
+
+/// Whether the initialisation of a directory has begun and not ended.
+pub fn is_unfinished(dir: &Path) -> bool {
+    dir.join(UNFINISHED_FILE).exists()
 }
 
 /// Makes a data directory at `path`, which must not exist or be empty. `report` is told what is
@@ -106,6 +132,9 @@ pub fn init_data_directory(
         Ok(_) => {
             if !path.is_dir() {
                 return Err(InitError::NotADirectory(shown));
+            }
+            if is_unfinished(path) {
+                return Err(InitError::Unfinished(shown));
             }
             if fs::read_dir(path)
                 .map_err(on_path("read directory"))?
@@ -181,6 +210,8 @@ pub fn init_storage(
     let segment_bytes = config.wal_segment_size_bytes();
     let start = segments::first_lsn(segment_bytes);
     step(report, "creating subdirectories", || {
+        write_file(&**storage, UNFINISHED_FILE, UNFINISHED.as_bytes())?;
+        storage.sync_dir("")?;
         storage.create_dir(BASE_DIR)?;
         storage.create_dir(GLOBAL_DIR)
     })?;
@@ -208,6 +239,8 @@ pub fn init_storage(
     })?;
     step(report, "creating control file", || {
         control_file::create(&**storage, &first_control(options, start))?;
+        storage.sync_dir("")?;
+        storage.remove(UNFINISHED_FILE)?;
         storage.sync_dir("")
     })
 }
@@ -383,6 +416,7 @@ fn first_control(options: &InitOptions<'_>, start: Lsn) -> ControlFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rd_sys::simdisk::SimStorage;
     use std::os::unix::fs::PermissionsExt;
 
     fn config() -> Config {
@@ -417,6 +451,50 @@ mod tests {
         assert!(chosen.other.is_ok(), "both slots are written");
         let again = init_data_directory(&path, &options, &mut |_| {});
         assert!(matches!(again, Err(InitError::NotEmpty(_))), "{again:?}");
+    }
+
+    /// Whatever is left of an initialisation that was cut off says so of itself, and is no data
+    /// directory yet; what does not say so is nothing, or whole.
+    #[test]
+    fn one_that_is_cut_off_anywhere_is_told_from_one_that_held_data() {
+        let config = config();
+        let options = InitOptions {
+            config: &config,
+            system_identifier: 77,
+            now_us: 5,
+        };
+        let (mut unfinished, mut finished) = (0, 0);
+        for crash_at in 1.. {
+            let disk = SimStorage::new(crash_at);
+            disk.crash_at(Some(crash_at));
+            let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+            let making = || init_storage(&storage, &options, &mut |_| {}).is_ok();
+            let is_made = rd_sys::crash::catch_panics(making) == Ok(true);
+            disk.crash(crash_at);
+            if disk.exists(UNFINISHED_FILE).expect("a good disk") {
+                assert!(!is_made, "cut off at {crash_at}");
+                unfinished += 1;
+                continue;
+            }
+            if disk.list("").expect("a good disk").is_empty() {
+                continue;
+            }
+            finished += 1;
+            let chosen = control_file::read(&disk).expect("it is valid");
+            assert_eq!(chosen.control.state, DbState::ShutDown);
+            let relations = RelationFiles::reader(Arc::new(disk.clone()));
+            for file in [CATALOG_FILE, FIRST_FILE] {
+                for block in FIRST_BLOCKS {
+                    let tag = PageTag::new(file, block);
+                    let read = relations.read_page(tag, &mut [0; PAGE_BYTES]);
+                    read.expect("it was synced");
+                }
+            }
+            if is_made {
+                break;
+            }
+        }
+        assert!(unfinished > 20 && finished > 0, "{unfinished}, {finished}");
     }
 
     #[test]
