@@ -50,6 +50,8 @@ const UNFINISHED: &str = "The initialisation of this data directory has not been
 pub const DB0_NAME: &[u8] = b"0";
 /// Blocks that each first file has room for.
 const FIRST_FILE_BLOCKS: u32 = 128;
+/// What a disk writes whole.
+const SECTOR_BYTES: usize = 512;
 /// Number of the advance of the redo point that a new directory counts as its first.
 const FIRST_CHECKPOINT: u64 = 1;
 
@@ -292,7 +294,8 @@ fn write_relation(
 }
 
 /// Gives `file`, which the catalog names, a header again if it has none that can be used, and an
-/// empty tree if it has no page at all; for `rd_resetwal`. Says whether anything was missing.
+/// empty tree if it has no page at all; for `rd_resetwal`. Says whether anything was missing. The
+/// header is written last: as long as there is none, this can be done again.
 ///
 /// # Errors
 /// When the file cannot be read or written.
@@ -318,7 +321,6 @@ pub fn restore_first_pages(
     if blocks < FIRST_FILE_BLOCKS {
         relations.grow(file, blocks, FIRST_FILE_BLOCKS)?;
     }
-    let is_new = page::is_zero(&found[1]) && page::is_zero(&found[2]);
     let mut pages = first_pages(system_identifier, file);
     let covered = meta::Meta {
         checkpoint_scn: lsn,
@@ -326,10 +328,20 @@ pub fn restore_first_pages(
         ..meta::read(&pages[0])
     };
     meta::write(&mut pages[0], &covered);
-    for (tag, page) in tags.iter().zip(&mut pages).take(if is_new { 3 } else { 1 }) {
+    for (tag, page) in tags.iter().zip(&mut pages) {
         page::set_page_lsn(page, lsn);
         page::seal(page, *tag);
-        relations.write_page(*tag, page)?.sync_data()?;
+    }
+    // What it holds may come from an earlier attempt that was cut off, sector by sector.
+    let is_new = (1..3).all(|place| {
+        let sectors = found[place].chunks(SECTOR_BYTES);
+        let mut pairs = sectors.zip(pages[place].chunks(SECTOR_BYTES));
+        pairs.all(|(found, own)| found == own || found.iter().all(|byte| *byte == 0))
+    });
+    for place in (0..if is_new { 3 } else { 1 }).rev() {
+        relations
+            .write_page(tags[place], &pages[place])?
+            .sync_data()?;
     }
     Ok(true)
 }

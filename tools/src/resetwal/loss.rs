@@ -1,11 +1,13 @@
 //! What of the log is lost with it.
 
+use crate::waldump::source::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use anyhow::Result;
 use rd_base::civil::Utc;
-use rd_base::{Lsn, StartCount};
+use rd_base::{Lsn, StartCount, Timeline};
+use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageHeader};
 use rd_format::wal_record::RecordKind;
-use rd_store::wal::{ReadFrom, WalReader};
-use rd_sys::storage::Storage;
+use rd_store::wal::{ReadFrom, WAL_DIR, WalReader, segments};
+use rd_sys::storage::{OpenMode, Storage};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,49 @@ pub struct Loss {
     pub reason: String,
     /// Whether `from` is the redo point.
     pub is_from_redo: bool,
+}
+
+/// The log that is there, from its oldest segment on, as far as its files tell: where no
+/// `pg_control` does. None if there is no log that can be read.
+///
+/// # Errors
+/// When a file that is there cannot be read.
+pub fn oldest_log(storage: &dyn Storage) -> Result<Option<ReadFrom>> {
+    if !storage.exists(WAL_DIR)? {
+        return Ok(None);
+    }
+    let mut names = storage.list(WAL_DIR)?;
+    names.retain(|name| super::is_segment_name(name));
+    let open = |name: &str| storage.open(&format!("{WAL_DIR}/{name}"), OpenMode::Read);
+    let Some(first) = names.first() else {
+        return Ok(None);
+    };
+    let segment_bytes = open(first)?.len()?;
+    let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+    if !segment_bytes.is_power_of_two() || !sizes.contains(&segment_bytes) {
+        return Ok(None);
+    }
+    let timeline = Timeline::new(1);
+    let oldest = segments::list(storage, timeline, segment_bytes)?;
+    let Some(oldest) = oldest.first() else {
+        return Ok(None);
+    };
+    // Its own first page says whose it is; if that is damaged, any other's does.
+    let own = wal_page::segment_name(timeline, *oldest, segment_bytes);
+    for name in std::iter::once(&own).chain(&names) {
+        let mut bytes = [0; WAL_HEADER_BYTES];
+        open(name)?.read_at(&mut bytes, 0)?;
+        if let Ok(header) = WalPageHeader::decode(&bytes) {
+            return Ok(Some(ReadFrom {
+                lsn: wal_page::segment_start(*oldest, segment_bytes),
+                timeline,
+                segment_bytes,
+                system_id: header.system_identifier,
+                start_count: StartCount::new(0),
+            }));
+        }
+    }
+    Ok(None)
 }
 
 impl Loss {

@@ -15,8 +15,8 @@ mod loss;
 
 pub use loss::Loss;
 
-use crate::control;
-use crate::waldump::source::{Log, Wanted};
+use crate::datadir::CONTROL_FILE;
+use crate::reading;
 use anyhow::{Context, Result, bail};
 use rd_base::limits::{FILES_MAX, LOG_BYTES_MAX, PAGE_BYTES};
 use rd_base::{BatchNo, BlockNo, FileNo, Lsn, PageTag, Timeline};
@@ -31,14 +31,14 @@ use rd_format::control::{
 use rd_format::held::{self, Held};
 use rd_format::page::{self, PageBytes};
 use rd_format::{Access, meta, wal_page};
-use rd_store::control_file;
+use rd_store::control_file::{self, ControlFileError};
 use rd_store::doublewrite::{DOUBLEWRITE_PATH, DoubleWrite};
 use rd_store::relation::{BASE_DIR, RelationFiles, parse_name, path};
 use rd_store::wal::{ReadFrom, WAL_DIR, segments};
 use rd_sys::clock::wall_us;
 use rd_sys::storage::{RealStorage, Storage};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Size of the log's files where nothing tells it.
@@ -82,15 +82,26 @@ pub fn look(dir: &Path) -> Result<Found> {
             version.trim()
         );
     }
-    let storage: Arc<dyn Storage> = Arc::new(RealStorage::new(dir.to_owned()));
-    let chosen = match control::read(dir)?.outcome {
+    // To open a pipe would wait for who writes to it.
+    let path = dir.join(CONTROL_FILE);
+    let unusable = || format!("could not open file \"{}\" for reading", path.display());
+    reading::check_regular(&path).with_context(unusable)?;
+    look_in(Arc::new(RealStorage::new(dir.to_owned())))
+}
+
+/// As [`look`], in a storage that holds a data directory of this version.
+///
+/// # Errors
+/// When something cannot be read.
+pub fn look_in(storage: Arc<dyn Storage>) -> Result<Found> {
+    let chosen = match control_file::read(&*storage) {
         Ok(chosen) => chosen,
-        Err([first, second]) => {
+        Err(ControlFileError::BothDamaged([first, second])) => {
             let why = format!("slot 0: {first}; slot 1: {second}");
-            return guess(dir, storage, why);
+            return guess(storage, why);
         }
+        Err(error) => return Err(error.into()),
     };
-    chosen.control.compatible()?;
     let control = chosen.control;
     let is_clean = control.state == DbState::ShutDown;
     let from = ReadFrom {
@@ -111,12 +122,8 @@ pub fn look(dir: &Path) -> Result<Found> {
 }
 
 /// Makes values up from what else there is, as `pg_control` cannot be read.
-fn guess(dir: &Path, storage: Arc<dyn Storage>, why: String) -> Result<Found> {
-    let wanted = Wanted {
-        path: Some(PathBuf::from(dir)),
-        ..Wanted::default()
-    };
-    let log = Log::find(&wanted).ok();
+fn guess(storage: Arc<dyn Storage>, why: String) -> Result<Found> {
+    let log = loss::oldest_log(&*storage)?;
     let relations = RelationFiles::reader(Arc::clone(&storage));
     let mut systems: BTreeMap<u64, usize> = BTreeMap::new();
     for file in files_on_disk(&*storage)? {
@@ -125,22 +132,22 @@ fn guess(dir: &Path, storage: Arc<dyn Storage>, why: String) -> Result<Found> {
         }
     }
     let most = systems.into_iter().max_by_key(|(_, files)| *files);
-    let of_log = log.as_ref().map(|log| log.from.system_id);
+    let of_log = log.as_ref().map(|from| from.system_id);
     let system_identifier = most
         .map(|(system, _)| system)
         .or(of_log)
         .unwrap_or_else(rd_sys::random::u64);
-    let of_log = log.as_ref().map(|log| log.from.segment_bytes);
+    let of_log = log.as_ref().map(|from| from.segment_bytes);
     let segment_bytes = of_log.unwrap_or(SEGMENT_BYTES_USUAL);
     let first = segments::first_lsn(segment_bytes);
     let mut control = ControlFile::initial(system_identifier, segment_bytes as u32, first);
     if storage.exists(DOUBLEWRITE_PATH)? {
         control.protection = PROTECTION_DOUBLE_WRITE;
     }
-    let loss = match &log {
-        Some(log) => {
-            control.timeline = log.from.timeline;
-            Some(Loss::read(&storage, log.from, None)?)
+    let loss = match log {
+        Some(from) => {
+            control.timeline = from.timeline;
+            Some(Loss::read(&storage, from, None)?)
         }
         None => None,
     };
@@ -408,7 +415,7 @@ impl Found {
     }
 }
 
-/// Whether a file in `wal/` is one of the log, whatever the size of those is.
+/// Whether a file in `wal/` looks like one of the log, whatever the size of those is.
 fn is_segment_name(name: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
     name.len() == 24 && name.bytes().all(is_digit)

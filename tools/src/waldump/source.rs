@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Segments are no smaller: two pages.
-const SEGMENT_BYTES_MIN: u64 = 2 * WAL_PAGE_BYTES as u64;
+pub const SEGMENT_BYTES_MIN: u64 = 2 * WAL_PAGE_BYTES as u64;
 /// Segments are no larger.
-const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// Letters of a segment's name.
 const NAME_LETTERS: usize = 24;
 

@@ -1,0 +1,234 @@
+//! `rd_resetwal`, cut off at one after another of its I/Os by a loss of power, on the directories of
+//! real servers: afterwards each is as it was, or can be reset again with the same outcome.
+
+use nix::sys::signal::Signal;
+use rd_base::FileNo;
+use rd_engine::verify::{FilePages, verify};
+use rd_format::control::ControlFile;
+use rd_store::control_file;
+use rd_store::relation::RelationFiles;
+use rd_sys::crash::catch_panics;
+use rd_sys::simdisk::SimStorage;
+use rd_sys::storage::{OpenMode, Storage};
+use rd_tests::support::cluster::Cluster;
+use rd_tools::resetwal::{self, Found};
+use std::fs;
+use std::sync::Arc;
+
+const DIRECTORIES: [&str; 3] = ["base", "global", "wal"];
+const KEYS: usize = 400;
+/// Of the I/Os that mend pages so many are tried; of the others, all.
+const MENDING_MAX: u64 = 40;
+/// Servers that are started on what was cut off.
+const STARTS: u64 = 3;
+
+/// A server that was stopped, or killed behind a checkpoint, and its files on a simulated disk.
+struct Before {
+    cluster: Cluster,
+    disk: SimStorage,
+    control: ControlFile,
+}
+
+impl Before {
+    fn new(stop: impl FnOnce(&mut Cluster)) -> Before {
+        let mut cluster = Cluster::started(&[
+            ("wal_segment_size", "1MB"),
+            ("min_wal_size", "2MB"),
+            ("double_write_size", "8MB"),
+            ("checkpoint_heartbeat", "1min"),
+            ("checkpoint_timeout", "1h"),
+            ("recovery_time_target", "0"),
+        ]);
+        let mut client = cluster.client();
+        for words in [
+            &["SELECT", "3"][..],
+            &["SET", "other", "there"],
+            &["SELECT", "0"],
+        ] {
+            assert!(client.call(words).expect("answered").is_ok());
+        }
+        for number in 0..KEYS {
+            if number == KEYS / 2 {
+                assert!(client.call(&["CHECKPOINT"]).expect("answered").is_ok());
+            }
+            let set = ["SET", &key(number), &"v".repeat(200)];
+            assert!(client.call(&set).expect("answered").is_ok());
+        }
+        stop(&mut cluster);
+        let disk = SimStorage::new(7);
+        for directory in DIRECTORIES {
+            disk.create_dir(directory).expect("a good disk");
+            for entry in fs::read_dir(cluster.path(directory)).expect("a directory") {
+                let entry = entry.expect("an entry");
+                let name = entry.file_name().into_string().expect("a name");
+                let bytes = fs::read(entry.path()).expect("a file");
+                let file = disk.open(&format!("{directory}/{name}"), OpenMode::CreateNew);
+                let file = file.expect("a good disk");
+                file.write_all_at(&bytes, 0).expect("room");
+                file.sync_all().expect("a good disk");
+            }
+            disk.sync_dir(directory).expect("a good disk");
+        }
+        disk.sync_dir("").expect("a good disk");
+        let control = control_file::read(&disk).expect("valid").control;
+        Before {
+            cluster,
+            disk,
+            control,
+        }
+    }
+
+    /// Has a real server start on what `disk` holds, and gives the keys that it finds.
+    fn keys_of_server_on(&mut self, disk: &SimStorage) -> usize {
+        let data_dir = self.cluster.data_dir();
+        for directory in DIRECTORIES {
+            fs::remove_dir_all(data_dir.join(directory)).expect("removed");
+            fs::create_dir(data_dir.join(directory)).expect("made");
+            for name in disk.list(directory).expect("a good disk") {
+                let path = format!("{directory}/{name}");
+                let file = disk.open(&path, OpenMode::Read).expect("a good disk");
+                let mut bytes = vec![0; file.len().expect("a good disk") as usize];
+                file.read_at(&mut bytes, 0).expect("a good disk");
+                fs::write(data_dir.join(path), bytes).expect("written");
+            }
+        }
+        self.cluster.start();
+        let mut client = self.cluster.client();
+        let read = (0..KEYS).filter(|number| {
+            let reply = client.call(&["GET", &key(*number)]).expect("answered");
+            assert!(reply.error().is_none(), "{reply:?}");
+            reply.as_str().is_some()
+        });
+        let read = read.count();
+        let counted = client.call(&["DBSIZE"]).expect("answered").as_int();
+        assert_eq!(counted, Some(read as i64));
+        assert_eq!(self.cluster.stop(Signal::SIGINT).code(), Some(0));
+        read
+    }
+}
+
+fn key(number: usize) -> String {
+    format!("key:{number:06}")
+}
+
+fn look(disk: &SimStorage) -> anyhow::Result<Found> {
+    resetwal::look_in(Arc::new(disk.mount()))
+}
+
+/// What `rd_resetwal -f` does.
+fn reset(disk: &SimStorage) -> anyhow::Result<()> {
+    let found = look(disk)?;
+    if !found.is_clean() {
+        found.mend()?;
+    }
+    found.reset(&found.plan()?)
+}
+
+/// The files that `pg_control` names and the keys that it counts there; every tree must be whole and
+/// have as many.
+fn files(disk: &SimStorage) -> Vec<(FileNo, u64)> {
+    let control = control_file::read(disk).expect("valid").control;
+    let relations = RelationFiles::reader(Arc::new(disk.clone()));
+    let count = |row: &rd_format::control::FileRow| {
+        let report = verify(&FilePages {
+            relations: &relations,
+            file: row.file,
+            blocks: row.blocks,
+        });
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        assert_eq!(report.keys, row.key_count, "in file {}", row.file);
+        (row.file, row.key_count)
+    };
+    control.files.iter().map(count).collect()
+}
+
+/// Cuts a reset off wherever that can be. `keys` are those that a start finds as long as nothing
+/// was reset.
+fn cut_off_everywhere(mut before: Before, keys: usize) {
+    let whole = before.disk.fork();
+    let from = whole.io_count();
+    if !look(&whole).expect("readable").is_clean() {
+        look(&whole)
+            .and_then(|found| found.mend())
+            .expect("a good disk");
+    }
+    let mending = whole.io_count() - from;
+    reset(&whole).expect("a good disk");
+    let outcome = files(&whole);
+    let after_reset = before.keys_of_server_on(&whole);
+    let loss = look(&before.disk).expect("readable").loss;
+    let loss = loss.map(|loss| loss.to_string());
+
+    let mended = (1..=mending).step_by((mending / MENDING_MAX + 1) as usize);
+    let (mut cut, mut as_before, mut starts) = (0, 0, 0);
+    for at in mended.chain(mending + 1..) {
+        let disk = before.disk.fork();
+        disk.crash_at(Some(disk.io_count() + at));
+        let is_done = catch_panics(|| reset(&disk).is_ok()) == Ok(true);
+        disk.crash(at);
+        if is_done {
+            break;
+        }
+        cut += 1;
+        let found = look(&disk).unwrap_or_else(|error| panic!("cut off at {at}: {error:#}"));
+        let is_as_before = found.control == before.control;
+        if is_as_before {
+            as_before += 1;
+            let still = found.loss.as_ref().map(ToString::to_string);
+            assert_eq!(still, loss, "cut off at {at}");
+        } else {
+            assert!(found.is_clean(), "cut off at {at}");
+        }
+        if at % 7 == 0 && starts < STARTS || !is_as_before && starts == STARTS {
+            starts += 1;
+            let expected = if is_as_before { keys } else { after_reset };
+            assert_eq!(before.keys_of_server_on(&disk), expected, "cut off at {at}");
+        }
+        reset(&disk).unwrap_or_else(|error| panic!("cut off at {at}: {error:#}"));
+        assert_eq!(files(&disk), outcome, "cut off at {at}");
+    }
+    assert!(
+        cut > 12 && as_before > 6 && as_before < cut,
+        "{cut}, {as_before}"
+    );
+    assert!(starts > STARTS, "{starts} servers were started");
+}
+
+#[test]
+fn after_a_clean_stop() {
+    let before = Before::new(|cluster| assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0)));
+    cut_off_everywhere(before, KEYS);
+}
+
+#[test]
+fn after_a_crash() {
+    let before = Before::new(Cluster::kill_all);
+    cut_off_everywhere(before, KEYS);
+}
+
+/// A file has lost all its pages: it gets first ones again, whole, however often that is cut off.
+#[test]
+fn with_a_file_that_has_no_page_left() {
+    let before = Before::new(Cluster::kill_all);
+    let file = before.control.files.last().expect("there are three").file;
+    let name = format!("base/{file}");
+    let lost = before.disk.open(&name, OpenMode::ReadWrite).expect("there");
+    lost.truncate(0)
+        .and_then(|()| lost.sync_all())
+        .expect("cut");
+    let whole = before.disk.fork();
+    reset(&whole).expect("a good disk");
+    let outcome = files(&whole);
+    assert!(outcome.contains(&(file, 0)), "{outcome:?}");
+    for at in 1.. {
+        let disk = before.disk.fork();
+        disk.crash_at(Some(disk.io_count() + at));
+        let is_done = catch_panics(|| reset(&disk).is_ok()) == Ok(true);
+        disk.crash(at);
+        if is_done {
+            break;
+        }
+        reset(&disk).unwrap_or_else(|error| panic!("cut off at {at}: {error:#}"));
+        assert_eq!(files(&disk), outcome, "cut off at {at}");
+    }
+}
