@@ -153,6 +153,7 @@ impl Children {
                 Ok(Received {
                     len,
                     fd: Some(socket),
+                    ..
                 }) => sent_back.push(SentBack {
                     from: number,
                     message: buffer.get(..len).unwrap_or(&[]).to_vec(),

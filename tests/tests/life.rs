@@ -541,7 +541,7 @@ fn a_directory_whose_initialisation_was_cut_off_says_so_and_can_be_made_again() 
     ] {
         let (status, _, errors) = run(program, &arguments);
         assert_eq!(status.code(), Some(1), "{program}: {errors}");
-        for part in ["was never finished", &path, "never held data", "rm -r"] {
+        for part in ["was never finished", &*path, "never held data", "rm -r"] {
             assert!(errors.contains(part), "{program}: {part}: {errors}");
         }
         assert!(!errors.contains("backup"), "{program}: {errors}");

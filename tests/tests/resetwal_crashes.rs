@@ -51,8 +51,8 @@ impl Before {
             if number == KEYS / 2 {
                 assert!(client.call(&["CHECKPOINT"]).expect("answered").is_ok());
             }
-            let set = ["SET", &key(number), &"v".repeat(200)];
-            assert!(client.call(&set).expect("answered").is_ok());
+            let reply = client.call(&["SET", &key(number), &"v".repeat(200)]);
+            assert!(reply.expect("answered").is_ok());
         }
         stop(&mut cluster);
         let disk = SimStorage::new(7);

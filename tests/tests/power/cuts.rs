@@ -2,6 +2,7 @@
 
 use crate::disk::Disk;
 use nix::sys::signal::Signal;
+use rd_engine::init::UNFINISHED_FILE;
 use rd_sys::simdisk::IoRecord;
 use rd_tests::support::cluster::{Cluster, program};
 use rd_tests::support::wait_for;
@@ -18,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LOAD_MAX: Duration = Duration::from_millis(300);
 /// Cuts of a recovery, one in the recovery from the other, beside the first.
 const DEPTH_MAX: u64 = 3;
+/// Room that is left on a full disk, at most; and at least, when a server is to start on it.
+const SPARE_BYTES_MAX: u64 = 512 << 10;
+const SPARE_BYTES_MIN: u64 = 64 << 10;
 /// The ways to sync the log; each is another pattern of calls to the kernel.
 const SYNC_METHODS: [&str; 4] = ["fdatasync", "fsync", "open_datasync", "open_sync"];
 /// The data directory, below the mount: `rd_initdb` makes both directories, and both names must last.
@@ -36,15 +40,18 @@ enum Moment {
     Recovery,
     /// `rd_initdb` makes the directory.
     Making,
+    /// Clients want to write, and there is no room, which the next start finds so too.
+    FullDisk,
 }
 
 impl Moment {
     /// Draws one of those that a server is in which serves.
     fn choose(random: &mut Random) -> Moment {
-        match random.below(4) {
+        match random.below(5) {
             0 | 1 => Moment::Load,
             2 => Moment::Checkpoint,
-            _ => Moment::Stop,
+            3 => Moment::Stop,
+            _ => Moment::FullDisk,
         }
     }
 
@@ -56,6 +63,7 @@ impl Moment {
             Moment::Stop => "in a stop",
             Moment::Recovery => "in recovery",
             Moment::Making => "in rd_initdb",
+            Moment::FullDisk => "on a full disk",
         }
     }
 
@@ -63,7 +71,7 @@ impl Moment {
     fn ios_max(self) -> u64 {
         match self {
             Moment::Load => 3000,
-            Moment::Checkpoint | Moment::Stop => 600,
+            Moment::Checkpoint | Moment::Stop | Moment::FullDisk => 600,
             Moment::Recovery => 400,
             Moment::Making => 150,
         }
@@ -191,14 +199,16 @@ impl Bench {
                 assert!(status.success(), "rd_initdb ended with {status}");
                 return;
             }
-            // What was made so far has its first file, or nothing.
+            // Nothing is there; or what tells that it is not all; or all.
             let is_begun = data_dir
                 .read_dir()
                 .is_ok_and(|mut names| names.next().is_some());
-            if is_begun && !data_dir.join("global/pg_control").exists() {
+            if data_dir.join(UNFINISHED_FILE).exists() {
                 let (log, _) = self.cluster.start_refused();
-                let is_told = log.contains("pg_control");
+                let is_told = log.contains("was never finished");
                 assert!(is_told, "half a directory was refused by:\n{log}");
+            } else if is_begun {
+                assert!(data_dir.join("global/pg_control").exists());
             }
             self.disk.replace(self.random.draw());
         }
@@ -209,6 +219,7 @@ impl Bench {
         let moment = Moment::choose(&mut self.random);
         let load = Duration::from_micros(self.random.below(LOAD_MAX.as_micros() as u64));
         let ios = self.random.below(moment.ios_max());
+        let spare = self.random.below(SPARE_BYTES_MAX);
         let socket = self.cluster.socket();
         let (cluster, disk) = (&mut self.cluster, &self.disk);
         let (writers, ()) = under_load(&socket, writers, || {
@@ -222,6 +233,7 @@ impl Bench {
                     }
                 }
                 Moment::Stop => cluster.signal(Signal::SIGINT),
+                Moment::FullDisk => disk.leave(Some(spare)),
                 Moment::Load | Moment::Recovery | Moment::Making => {}
             }
             disk.cut_after(ios);
@@ -237,6 +249,10 @@ impl Bench {
             }
         });
         self.power_cycle(moment);
+        if matches!(moment, Moment::FullDisk) {
+            // As much as a start needs for files that are no data: pid file and lock.
+            self.disk.leave(Some(spare.max(SPARE_BYTES_MIN)));
+        }
         writers
     }
 
@@ -271,6 +287,7 @@ impl Bench {
         self.cluster.spawn();
         match self.cluster.wait_ready() {
             Ok(()) => {
+                self.disk.leave(None);
                 check(&mut self.cluster, writers, &mut self.report);
                 check_count(&mut self.cluster, writers, 0, &mut self.report);
             }

@@ -97,6 +97,12 @@ impl Disk {
             .crash_at(Some(self.storage.io_count() + 1 + ios));
     }
 
+    /// Leaves only so much room; none, as much as anybody wants.
+    pub fn leave(&self, bytes: Option<u64>) {
+        let used = self.storage.used_bytes();
+        self.storage.set_capacity(bytes.map(|bytes| used + bytes));
+    }
+
     /// Whether the power has failed.
     pub fn is_cut(&self) -> bool {
         self.storage.has_crashed()
@@ -188,8 +194,11 @@ impl Power {
     }
 }
 
-/// The simulated disk's errors keep their kind, and only that.
+/// The system's number for an error: its own, or that of its kind.
 fn errno(error: &io::Error) -> Errno {
+    if let Some(number) = rd_sys::storage::errno(error) {
+        return Errno::from_i32(number);
+    }
     let system = match error.kind() {
         io::ErrorKind::NotFound => System::ENOENT,
         io::ErrorKind::AlreadyExists => System::EEXIST,
