@@ -6,8 +6,10 @@ mod scrub;
 mod world;
 
 use rd_base::counters::Counter;
+use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag, Role};
 use rd_format::control::{ControlFile, DbState, SLOT_BYTES};
+use rd_format::page;
 use rd_store::checkpoint::{Flags, TicketState};
 use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
 use rd_store::wal::segments;
@@ -189,6 +191,31 @@ fn a_checkpoint_writes_each_page_once_and_moves_the_redo_point_in_both_slots() {
     // Nothing is dirty any more, so the next one writes nothing but its record.
     assert_eq!(world.checkpoint(manual()), TicketState::Done);
     assert_eq!(stats.get(Counter::PagesWrittenRequested), 21);
+}
+
+/// Rule B6, for each page that is written, while nobody else flushes the log.
+#[test]
+fn no_page_gets_to_the_disk_before_its_log() {
+    let disk = new_disk(3);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    let wal = world.backend.shared.wal.clone();
+    let mut page = [0; PAGE_BYTES];
+    for block in 1..=20 {
+        world.write_page(&mut history, tag(block), 1, 100);
+        assert!(
+            wal.durable_lsn() < wal.insert_lsn(),
+            "nobody has flushed it"
+        );
+        world.clean(|dirty| dirty == tag(block));
+        let read = world.backend.relations.read_page(tag(block), &mut page);
+        read.expect("it was written");
+        let (written, durable) = (page::page_lsn(&page), wal.durable_lsn());
+        assert!(
+            written > Lsn::ZERO && written <= durable,
+            "{written} > {durable}"
+        );
+    }
 }
 
 #[test]

@@ -509,6 +509,32 @@ mod tests {
         assert!(cut_off > 100, "{cut_off} repairs were cut off");
     }
 
+    /// A start counts on what it has mended, and gives the copies up.
+    #[test]
+    fn what_a_repair_has_written_is_on_disk_when_it_ends() {
+        for seed in 0..20 {
+            let storage = disk(seed);
+            let relations = RelationFiles::writer(Arc::new(storage.clone()));
+            let mut area = DoubleWrite::open(&storage, 7, BatchNo::new(0)).expect("readable");
+            let pages: Vec<_> = (0..BLOCKS)
+                .map(|block| (tag(block), sealed(tag(block), 9)))
+                .collect();
+            let refs: Vec<_> = pages.iter().map(|(tag, page)| (*tag, page)).collect();
+            area.write_batch(&refs).expect("room");
+            // The server died before it had written them to their places.
+            let repair = area.repair(&relations, BatchNo::new(0), |_| false);
+            assert_eq!(repair.expect("a good disk").written, u64::from(BLOCKS));
+            storage.crash(seed);
+            let relations = RelationFiles::writer(Arc::new(storage.clone()));
+            for block in 0..BLOCKS {
+                let mut page = [0; PAGE_BYTES];
+                let read = relations.read_page(tag(block), &mut page);
+                read.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                assert_eq!(page::page_lsn(&page), Lsn::new(9), "seed {seed}");
+            }
+        }
+    }
+
     #[test]
     fn copies_of_synced_batches_mend_nothing() {
         let storage = disk(1);
