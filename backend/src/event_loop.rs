@@ -199,6 +199,10 @@ impl EventLoop {
             {
                 self.serve(token);
             }
+            if noticed {
+                // Files that are dropped or offline are not to be held open by a backend that sleeps.
+                self.server.store.forget_gone();
+            }
             self.retry_held(noticed);
             self.settle();
             self.server.tidy();

@@ -277,6 +277,25 @@ impl Controller {
         (!is_unused).then_some(limit)
     }
 
+    /// What commits are slowed for while the log nears its limit, and what helps; `failure` is why the
+    /// last attempt at a checkpoint failed, if it did.
+    fn wal_advice(&self, frames: usize, pace: &Pace, failure: Option<&str>) -> String {
+        let max_mb = pace.max_wal_bytes >> 20;
+        if let Some(failure) = failure {
+            return format!(
+                "checkpoints fail, so that no log can be given up within max_wal_size = {max_mb}MB: \
+                 {failure}"
+            );
+        }
+        format!(
+            "log comes faster than the checkpoint gets done within max_wal_size = {max_mb}MB ({:.0} \
+             kB/s, and {:.0} pages/s are written); max_wal_size = {}MB would be enough for this load",
+            self.demand_per_s / 1024.0,
+            self.pages_per_s,
+            self.max_wal_bytes_for(frames, pace) >> 20,
+        )
+    }
+
     /// The value of `max_wal_size`, bytes, with which nobody would have been slowed, with `frames`
     /// frames: room for what comes while all of them are written, twice, because a checkpoint begins
     /// when half of the room is taken.
@@ -291,15 +310,54 @@ impl Controller {
     }
 }
 
+/// How many commits were slowed, and for how many microseconds, by cause in the order of
+/// [`BrakeCause::ALL`].
+pub type Slowed = [(u64, u64); BrakeCause::ALL.len()];
+
 /// What was last told of it.
 #[derive(Debug, Default)]
 pub struct Reports {
     /// Since when commits are slowed; nothing, while they are not.
     since_ns: Option<u64>,
     next_ns: u64,
-    /// Counts at the last report: commits slowed, and microseconds.
-    told: (u64, u64),
-    cause: Option<BrakeCause>,
+    /// Counts at the last report.
+    told: Slowed,
+}
+
+/// What is to be told of one cause.
+#[derive(Debug, PartialEq)]
+pub struct Report {
+    cause: BrakeCause,
+    /// Commits slowed, in so many seconds, and for how many microseconds.
+    count: u64,
+    seconds: f64,
+    micros: u64,
+}
+
+impl Reports {
+    /// What is to be told at `now_ns`, when commits are slowed or not, and these were so far.
+    fn due(&mut self, now_ns: u64, is_on: bool, slowed: &Slowed) -> Vec<Report> {
+        if is_on && self.since_ns.is_none() {
+            self.since_ns = Some(now_ns);
+            self.next_ns = self.next_ns.max(now_ns + turn::nanos(REPORT_FIRST));
+        }
+        // The end of it is reported with what came after the last report.
+        let Some(since_ns) = self.since_ns.filter(|_| now_ns >= self.next_ns) else {
+            return Vec::new();
+        };
+        self.since_ns = is_on.then_some(now_ns);
+        self.next_ns = now_ns + turn::nanos(REPORT_EVERY);
+        let told = std::mem::replace(&mut self.told, *slowed);
+        let causes = BrakeCause::ALL.into_iter().zip(told.iter().zip(slowed));
+        let reports = causes.map(|(cause, (told, now))| Report {
+            cause,
+            // Somebody may have set the counters to 0 meanwhile.
+            count: now.0.saturating_sub(told.0),
+            seconds: (now_ns - since_ns) as f64 / 1e9,
+            micros: now.1.saturating_sub(told.1),
+        });
+        reports.filter(|report| report.count > 0).collect()
+    }
 }
 
 impl Checkpointer {
@@ -329,7 +387,7 @@ impl Checkpointer {
             None if shared.brake.is_on() => shared.brake.release(),
             None => {}
         }
-        self.report_brake(now_ns, state);
+        self.report_brake(now_ns, state.is_some());
     }
 
     /// Looks how commits fare.
@@ -341,67 +399,43 @@ impl Checkpointer {
         self.latency.look(flushes, micros, elapsed_s, is_writing);
     }
 
-    /// How many commits were slowed, and for how many microseconds, since the counters were set to 0.
-    pub(crate) fn commits_slowed(&self) -> (u64, u64) {
+    /// How many commits were slowed since the counters were set to 0.
+    fn slowed(&self) -> Slowed {
         let stats = &self.store.shared.stats;
-        BrakeCause::ALL.into_iter().fold((0, 0), |sum, cause| {
+        BrakeCause::ALL.map(|cause| {
             let (count, micros) = cause.counters();
-            (sum.0 + stats.get(count), sum.1 + stats.get(micros))
+            (stats.get(count), stats.get(micros))
         })
     }
 
-    fn report_brake(&mut self, now_ns: u64, state: Option<BrakeState>) {
-        let reports = &mut self.brake_reports;
-        if let Some(state) = state {
-            if reports.since_ns.is_none() {
-                reports.since_ns = Some(now_ns);
-                reports.next_ns = reports.next_ns.max(now_ns + turn::nanos(REPORT_FIRST));
-            }
-            reports.cause = Some(state.cause);
+    /// For how many microseconds, whatever the cause.
+    pub(crate) fn slowed_us(&self) -> u64 {
+        self.slowed().iter().map(|(_, micros)| micros).sum()
+    }
+
+    fn report_brake(&mut self, now_ns: u64, is_on: bool) {
+        let slowed = self.slowed();
+        for report in self.brake_reports.due(now_ns, is_on, &slowed) {
+            log::info!(
+                "commits were slowed {} times in {:.1} s, by {:.1} ms each: {}",
+                report.count,
+                report.seconds,
+                report.micros as f64 / 1000.0 / report.count as f64,
+                self.brake_advice(report.cause)
+            );
         }
-        let (Some(since_ns), Some(cause)) = (reports.since_ns, reports.cause) else {
-            return;
-        };
-        // The end of it is reported with what came after the last report.
-        if now_ns < reports.next_ns {
-            return;
-        }
-        if state.is_none() {
-            reports.since_ns = None;
-        } else {
-            reports.since_ns = Some(now_ns);
-        }
-        reports.next_ns = now_ns + turn::nanos(REPORT_EVERY);
-        let now = self.commits_slowed();
-        let reports = &mut self.brake_reports;
-        // Somebody may have set the counters to 0 meanwhile.
-        let count = now.0.saturating_sub(reports.told.0);
-        let micros = now.1.saturating_sub(reports.told.1);
-        reports.told = now;
-        if count == 0 {
-            return;
-        }
-        let seconds = (now_ns - since_ns) as f64 / 1e9;
-        let average_ms = micros as f64 / 1000.0 / count as f64;
-        log::info!(
-            "commits were slowed {count} times in {seconds:.1} s, by {average_ms:.1} ms each: {}",
-            self.brake_advice(cause)
-        );
     }
 
     /// What commits are slowed for, and what helps.
     fn brake_advice(&self, cause: BrakeCause) -> String {
         let frames = self.store.shared.pool.frame_count();
         match cause {
-            BrakeCause::Wal => format!(
-                "log comes faster than the checkpoint gets done within max_wal_size = {}MB \
-                 ({:.0} kB/s, and {:.0} pages/s are written); max_wal_size = {}MB would be enough \
-                 for this load",
-                self.pace.max_wal_bytes >> 20,
-                self.brake.demand_per_s / 1024.0,
-                self.brake.pages_per_s,
-                self.brake.max_wal_bytes_for(frames, &self.pace) >> 20,
-            ),
+            BrakeCause::Wal => {
+                let checkpoint = &self.store.shared.checkpoint;
+                let failure = (self.failures > 0).then(|| checkpoint.last_error());
+                self.brake
+                    .wal_advice(frames, &self.pace, failure.as_deref())
+            }
             BrakeCause::Stop => {
                 "the server is stopping, and writes its pages while clients are served".to_owned()
             }
@@ -583,6 +617,55 @@ mod tests {
         heavy.demand_per_s = MB as f64;
         heavy.run(20);
         assert_eq!((heavy.limit, heavy.controller.next_ns()), (None, None));
+    }
+
+    #[test]
+    fn each_cause_is_reported_with_its_own_counts() {
+        let second = 1_000_000_000;
+        let mut reports = Reports::default();
+        assert_eq!(reports.due(second, false, &[(0, 0); 3]), []);
+        assert_eq!(reports.due(2 * second, true, &[(1, 10); 3]), []);
+        let report = |cause, count, seconds, micros| Report {
+            cause,
+            count,
+            seconds,
+            micros,
+        };
+        // Two were at work in the first second, and the one that is now did the less.
+        assert_eq!(
+            reports.due(3 * second, true, &[(500, 7000), (2, 20), (0, 0)]),
+            [
+                report(BrakeCause::Wal, 500, 1.0, 7000),
+                report(BrakeCause::Frames, 2, 1.0, 20)
+            ]
+        );
+        assert_eq!(
+            reports.due(4 * second, true, &[(900, 9000), (2, 20), (0, 0)]),
+            []
+        );
+        assert_eq!(
+            reports.due(5 * second, false, &[(900, 9000), (2, 20), (0, 0)]),
+            []
+        );
+        assert_eq!(
+            reports.due(14 * second, false, &[(900, 9000), (2, 20), (0, 0)]),
+            [report(BrakeCause::Wal, 400, 11.0, 2000)]
+        );
+        assert_eq!(
+            reports.due(90 * second, false, &[(900, 9000), (2, 20), (0, 0)]),
+            []
+        );
+    }
+
+    #[test]
+    fn a_disk_that_refuses_is_not_taken_for_a_log_that_is_too_small() {
+        let mut heavy = Simulation::new(64, 30.0);
+        heavy.run(30);
+        let advice = |failure| heavy.controller.wal_advice(50_000, &heavy.pace, failure);
+        assert!(advice(None).contains("would be enough for this load"));
+        let failing = advice(Some("no room"));
+        assert!(failing.starts_with("checkpoints fail"), "{failing}");
+        assert!(failing.ends_with("no room") && !failing.contains("would be enough"));
     }
 
     #[test]

@@ -140,7 +140,8 @@ impl Control {
             next.durable_predecessor_count = self.predecessor_count(durable, now);
             next.durable_lsn = durable;
         }
-        if now.is_running && next.state != DbState::InProduction {
+        let says_so = matches!(next.state, DbState::InProduction | DbState::ShuttingDown);
+        if now.is_running && !says_so {
             next.state = DbState::InProduction;
             next.unfinished_starts = 0;
         }

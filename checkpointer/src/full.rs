@@ -28,9 +28,10 @@ use rd_base::{FileNo, Lsn, PageTag};
 use rd_format::bitmap::META_BLOCK;
 use rd_format::control::FileRow;
 use rd_format::doublewrite::DW_BATCH_PAGES_MAX;
+use rd_format::meta::{self, Meta};
 use rd_format::page::{self, PageBytes};
+use rd_format::wal_page;
 use rd_format::wal_record::{CheckpointData, RecordBuilder, RecordKind};
-use rd_format::{meta, wal_page};
 use rd_store::buffer::DirtyFrame;
 use rd_store::checkpoint::{Begun, CheckpointPhase, Flags};
 use rd_store::files::KeyCut;
@@ -73,6 +74,7 @@ impl Checkpointer {
         self.began_ns = self.now_ns();
         self.report_start(begun);
         let beginning = self.beginning(*begun);
+        shared.checkpoint.set_began(beginning.at_us);
         let segments_before = shared.stats.get(Counter::WalSegmentsCreated);
         let previous_redo = self.redo_in_control();
         // B4: the position is read before the descriptors are.
@@ -301,8 +303,11 @@ impl Checkpointer {
     /// Step 4. A file whose creation is not below the redo point, and that `pg_control` does not
     /// name, has no header yet that would last: redo would make it anew. Its meta page's LSN says so.
     /// A file that a checkpoint of its own has brought further than the redo point keeps that SCN.
+    /// One that is closed is left alone, unless an attempt to open it has left another header there.
     pub(crate) fn stamp_headers(&mut self, redo: Lsn, cause: Counter) -> Result<(), Failure> {
         let shared = Arc::clone(&self.store.shared);
+        // A header on its way goes to the file that it was meant for, before that may be another one.
+        self.finish_batch(cause)?;
         let control = self.control.as_ref().expect("after the handover");
         let count = control.next_count();
         // Redo may have found all pages of a new file in their places.
@@ -315,10 +320,8 @@ impl Checkpointer {
         for file in touched {
             let closed = shared.files.closed(file);
             // What is closed says its own, and may be away.
-            let is_left_alone = closed.is_some() && !self.half_opened.contains(&file);
-            if !shared.files.exists(file) || is_left_alone || self.is_away(file)? {
+            if !shared.files.exists(file) || closed.is_some() && !self.is_half_opened(file)? {
                 self.touched.remove(&file);
-                self.half_opened.remove(&file);
                 continue;
             }
             let tag = PageTag::new(file, META_BLOCK);
@@ -330,12 +333,15 @@ impl Checkpointer {
             if page::page_lsn(&header) > redo && unnamed(&file) {
                 continue;
             }
-            let mut meta = meta::read(&header);
-            meta.checkpoint_count = count;
-            meta.stop_scn = closed.map_or(Lsn::ZERO, |(_, stop_scn)| stop_scn);
-            meta.checkpoint_scn = match closed {
-                Some((_, stop_scn)) => stop_scn,
-                None => meta.checkpoint_scn.max(redo),
+            let meta = meta::read(&header);
+            let meta = match closed {
+                Some(_) => self.as_closed(&meta),
+                None => Meta {
+                    checkpoint_count: count,
+                    checkpoint_scn: meta.checkpoint_scn.max(redo),
+                    stop_scn: Lsn::ZERO,
+                    ..meta
+                },
             };
             meta::write(&mut header, &meta);
             stamped.push((tag, header));
@@ -343,7 +349,8 @@ impl Checkpointer {
         for batch in stamped.chunks(DW_BATCH_PAGES_MAX) {
             self.write_pages(batch, cause)?;
             for (tag, header) in batch {
-                let scn = meta::read(header).checkpoint_scn;
+                let meta = meta::read(header);
+                let (count, scn) = (meta.checkpoint_count, meta.checkpoint_scn);
                 shared.files.set_covered(tag.file, count, scn);
                 self.touched.remove(&tag.file);
                 self.half_opened.remove(&tag.file);
@@ -353,14 +360,41 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Whether the file of an offline namespace is not there.
-    fn is_away(&self, file: FileNo) -> Result<bool, Failure> {
-        let closed = self.store.shared.files.closed(file);
-        if !closed.is_some_and(|(access, _)| access.is_offline()) {
+    /// Whether the header of a closed file is to be made again what it was, because an attempt to open
+    /// it has failed: only if the file is there, and says what the attempt or the closing has left. One
+    /// that was put in its place meanwhile must not pass for it.
+    fn is_half_opened(&self, file: FileNo) -> Result<bool, Failure> {
+        let Some(attempted) = self.half_opened.get(&file) else {
             return Ok(false);
+        };
+        if self.is_offline(file) {
+            self.relations.forget(file);
         }
-        self.relations.forget(file);
-        Ok(self.relations.blocks_on_disk(file)?.is_none())
+        match self.relations.read_meta(file) {
+            Ok(Some(found)) => Ok(found == *attempted || found == self.as_closed(attempted)),
+            Ok(None) => Ok(false),
+            // Whoever brings the namespace back is told.
+            Err(_) if self.is_offline(file) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The header of a closed file as its closing has left it; `meta` says whose it is.
+    fn as_closed(&self, meta: &Meta) -> Meta {
+        let covered = self.store.shared.files.covered(meta.file);
+        let (checkpoint_count, checkpoint_scn, stop_scn) = covered.expect("it is closed");
+        Meta {
+            checkpoint_count,
+            checkpoint_scn,
+            stop_scn,
+            ..*meta
+        }
+    }
+
+    /// Whether the file is that of an offline namespace, so that it may be away.
+    fn is_offline(&self, file: FileNo) -> bool {
+        let closed = self.store.shared.files.closed(file);
+        closed.is_some_and(|(access, _)| access.is_offline())
     }
 
     /// Step 5.

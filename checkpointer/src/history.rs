@@ -14,8 +14,8 @@ use rd_store::history::{CheckpointRow, HISTORY_PATH, HistoryFile, RecoveryRow, R
 /// What is known of a checkpoint when it begins.
 pub struct Beginning {
     begun: Begun,
-    /// Wall clock.
-    at_us: u64,
+    /// Wall clock, microseconds since 1970.
+    pub(crate) at_us: u64,
     estimate_us: u64,
     /// For how long commits had been slowed by then.
     slowed_us: u64,
@@ -45,13 +45,11 @@ impl Checkpointer {
 
     /// Takes note of what is known when a checkpoint begins.
     pub(crate) fn beginning(&self, begun: Begun) -> Beginning {
-        let at_us = self.store.clock.wall_us();
-        self.store.shared.checkpoint.set_began(at_us);
         Beginning {
             begun,
-            at_us,
+            at_us: self.store.clock.wall_us(),
             estimate_us: self.estimate.us,
-            slowed_us: self.commits_slowed().1,
+            slowed_us: self.slowed_us(),
         }
     }
 
@@ -126,7 +124,7 @@ impl Checkpointer {
             estimate_before_us: beginning.estimate_us,
             estimate_after_us: self.estimate.us,
             segments_retired: 0,
-            commits_slowed_us: self.commits_slowed().1.saturating_sub(beginning.slowed_us),
+            commits_slowed_us: self.slowed_us().saturating_sub(beginning.slowed_us),
         }
     }
 

@@ -67,6 +67,7 @@ use pacing::Pace;
 use rd_base::words::TornPageProtection;
 use rd_base::{FileNo, Lsn};
 use rd_format::control::DbState;
+use rd_format::meta::Meta;
 use rd_store::checkpoint::Flags;
 use rd_store::control_file::{ControlFileError, GLOBAL_DIR};
 use rd_store::doublewrite::{self, DOUBLEWRITE_PATH, DoubleWrite};
@@ -76,7 +77,7 @@ use rd_store::relation::RelationFiles;
 use rd_store::wal::{Flusher, NoCredit};
 use rd_store::{ChildContext, Store};
 use rd_sys::Shortage;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,8 +217,8 @@ pub struct Checkpointer {
     writeback: Writeback,
     /// Files of which a page was written since their header was.
     touched: BTreeSet<FileNo>,
-    /// Files that are closed, and whose headers may say that they are open: opening them has failed.
-    half_opened: BTreeSet<FileNo>,
+    /// Files that are closed, and what their headers may say instead: opening them has failed.
+    half_opened: BTreeMap<FileNo, Meta>,
     /// No file's header says another number than its row in `pg_control` is about to.
     headers_are_settled: bool,
     sync_tally: SyncTally,
@@ -284,7 +285,7 @@ impl Checkpointer {
             unsynced: Unsynced::default(),
             writeback: Writeback::default(),
             touched: BTreeSet::new(),
-            half_opened: BTreeSet::new(),
+            half_opened: BTreeMap::new(),
             headers_are_settled: false,
             sync_tally: SyncTally::default(),
             pace: Pace {

@@ -140,6 +140,10 @@ impl Checkpointer {
             (Some(access), Some(now)) => {
                 if !access.is_offline() {
                     // An attempt that failed may have left another header.
+                    if self.half_opened.contains_key(&file) {
+                        self.touched.insert(file);
+                        self.headers_are_settled = false;
+                    }
                     self.settle_headers()
                         .map_err(|failure| text(failure.into()))?;
                     self.check_closed(file, now).map_err(text)?;
@@ -205,11 +209,12 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Has every process close the file, before it next reads any page, and open it anew: it may be
-    /// another one than it was.
+    /// Has every process close the file, at once where it sleeps and in any case before it next reads a
+    /// page, and open it anew: it may be another one than it was.
     fn forget_descriptors(&self, file: FileNo) {
         self.relations.forget(file);
         self.store.shared.files.replaced();
+        self.store.shared.procs.wake_all();
     }
 
     /// Syncs what was put back: nobody knows whether whoever has copied it has done so.
@@ -319,6 +324,12 @@ impl Checkpointer {
                     ..Covered::default()
                 };
                 self.remember_namespace(&beginning, &name, &none, Some(&failure));
+                // Its file may be taken away as soon as it is known that it stays closed.
+                if self.half_opened.contains_key(&file)
+                    && let Err(failure) = self.settle_headers()
+                {
+                    log::error!("could not make \"{path}\" as it was when closed: {failure}");
+                }
                 Err(failure.to_string())
             }
         }
@@ -428,7 +439,7 @@ impl Checkpointer {
         self.touched.insert(file);
         self.headers_are_settled = false;
         if self.store.shared.files.closed(file).is_some() {
-            self.half_opened.insert(file);
+            self.half_opened.insert(file, meta);
         }
         self.write_pages(&[(tag, header)], CAUSE)?;
         Ok(count)

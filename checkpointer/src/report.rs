@@ -86,8 +86,9 @@ impl Checkpointer {
     pub(crate) fn warn_if_too_frequent(&self, flags: Flags) {
         let wanted = self.store.config.checkpoint_warning();
         let apart = Duration::from_nanos(self.now_ns() - self.began_ns);
-        let had_one = self.store.shared.checkpoint.done() > 0;
-        if flags.has(Flags::CAUSE_WAL) && had_one && apart < wanted {
+        // One that failed is tried again for that, and not because more log has come.
+        let follows_one = self.failures == 0 && self.store.shared.checkpoint.done() > 0;
+        if flags.has(Flags::CAUSE_WAL) && follows_one && apart < wanted {
             let helps = self.pace.max_wal_bytes_for(apart, wanted) >> 20;
             log::warn!(
                 "checkpoints by log size are only {} s apart (checkpoint_warning = {} s); \

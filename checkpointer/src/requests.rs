@@ -103,12 +103,15 @@ impl Checkpointer {
             .into_iter()
             .filter(|file| !control.names(*file))
             .collect();
+        let mut any = false;
         for file in nameless {
             if self.growing.contains(&file) || !shared.pool.discard(file) {
                 continue;
             }
             match self.relations.unlink(file) {
                 Ok(()) => {
+                    any = true;
+                    self.scrub.forget(file);
                     self.unsynced.forget(file);
                     self.touched.remove(&file);
                     self.half_opened.remove(&file);
@@ -119,6 +122,10 @@ impl Checkpointer {
                     log::warn!("could not remove dropped relation file {file}: {error}");
                 }
             }
+        }
+        if any {
+            // The room is free only when nobody has the files open, those who sleep included.
+            shared.procs.wake_all();
         }
     }
 }

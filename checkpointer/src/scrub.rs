@@ -222,6 +222,11 @@ pub(crate) struct Scrub {
 }
 
 impl Scrub {
+    /// Closes the descriptors of a file.
+    pub fn forget(&self, file: FileNo) {
+        self.relations.forget(file);
+    }
+
     pub fn new(relations: Arc<RelationFiles>) -> Scrub {
         Scrub {
             relations,
@@ -286,7 +291,7 @@ impl Checkpointer {
     pub(crate) fn scrub_lets_go_of(&mut self, file: FileNo) -> bool {
         self.take_up_chunks();
         self.scrub.suspects.retain(|tag| tag.file != file);
-        self.scrub.relations.forget(file);
+        self.scrub.forget(file);
         self.scrub.reading != Some(file)
     }
 

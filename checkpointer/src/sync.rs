@@ -109,6 +109,9 @@ impl Checkpointer {
     }
 
     fn sync(&mut self, file: Option<FileNo>) {
+        // Nobody needs suggestions any more, and their descriptors would keep the room of files that
+        // are dropped next.
+        self.writeback.clear();
         let cycle = self.unsynced.begin_cycle();
         loop {
             self.begin_syncs_of(file);

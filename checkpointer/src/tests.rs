@@ -1,7 +1,9 @@
 //! The checkpointer on a disk that crashes, fills up and refuses, held against a model.
 
+mod failing;
 mod incremental;
 mod load;
+mod redo;
 mod scrub;
 mod world;
 

@@ -100,12 +100,14 @@ impl Checkpointer {
             return wanted.has(Flags::END_OF_RECOVERY).then_some(Flags::NONE);
         }
         let now_ns = self.now_ns();
-        let mut own = match self.retry {
-            Some((flags, at_ns)) if now_ns >= at_ns => flags,
+        match self.retry {
+            // What has failed is no checkpoint to keep a pause after.
+            Some((flags, at_ns)) if now_ns >= at_ns => return Some(flags),
             // Only who asks anew gets another attempt before that.
             Some(_) => return (!wanted.is_empty()).then_some(Flags::NONE),
-            None => Flags::NONE,
-        };
+            None => {}
+        }
+        let mut own = Flags::NONE;
         if self.pace.is_wal_due(self.redo, shared.wal.insert_lsn()) {
             own |= Flags::CAUSE_WAL;
         }
@@ -229,8 +231,10 @@ impl Checkpointer {
         let before = control.newest().sequence;
         write(control, &now);
         let writes = control.newest().sequence - before;
+        let bytes = writes * control.newest().encode().len() as u64;
         let took_ns = self.now_ns() - began_ns;
         self.store.add(Counter::ControlWrites, writes);
+        self.store.add(Counter::ControlBytes, bytes);
         self.store.add(Counter::ControlMicros, took_ns / 1000);
     }
 

@@ -45,6 +45,9 @@ pub struct Batch {
     /// Of pages that come from frames: which.
     copied: Vec<Copied>,
     copies: Vec<PageBytes>,
+    /// Of pages that come from no frame: the files that they are meant for. Another one may have come to
+    /// lie in the place of one that is offline before they are written.
+    places: Vec<Arc<dyn StorageFile>>,
     step: Step,
 }
 
@@ -54,6 +57,7 @@ impl Default for Batch {
             tags: Vec::new(),
             copied: Vec::new(),
             copies: Vec::new(),
+            places: Vec::new(),
             step: Step::Filling,
         }
     }
@@ -122,6 +126,8 @@ impl Checkpointer {
         cause: Counter,
     ) -> Result<(), Failure> {
         self.finish_batch(cause)?;
+        let places = pages.iter().map(|(tag, _)| self.relations.piece_of(*tag));
+        self.batch.places = places.collect::<io::Result<_>>()?;
         self.batch.make_room();
         for (copy, (tag, page)) in self.batch.copies.iter_mut().zip(pages) {
             *copy = *page;
@@ -188,6 +194,7 @@ impl Checkpointer {
             }
             self.store.shared.pool.supplied();
             self.batch.tags.clear();
+            self.batch.places.clear();
             self.batch.step = Step::Filling;
         }
         Ok(())
@@ -271,7 +278,10 @@ impl Checkpointer {
             };
             let rest = self.batch.tags[from..].iter().enumerate();
             let count = rest.take_while(follows).count();
-            let descriptor = self.relations.piece_of(first)?;
+            let descriptor = match self.batch.places.get(from) {
+                Some(place) => Arc::clone(place),
+                None => self.relations.piece_of(first)?,
+            };
             // Pages that come from no frame hold nothing that the log does not.
             let copied = self.batch.copied.iter().skip(from).take(count);
             let rec_lsn = copied.map(|copied| copied.rec_lsn).min();
@@ -318,6 +328,12 @@ pub struct Writeback {
 }
 
 impl Writeback {
+    /// Forgets what was noted, and the descriptors with it.
+    pub fn clear(&mut self) {
+        self.ranges.clear();
+        self.bytes = 0;
+    }
+
     /// Notes a range; suggests all noted ones when they are long enough together.
     fn add(&mut self, file: Arc<dyn StorageFile>, offset: u64, len: u64) -> io::Result<()> {
         if self.after_bytes == 0 {

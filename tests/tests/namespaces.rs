@@ -235,6 +235,60 @@ fn a_drop_gives_the_room_on_disk_back() {
     });
 }
 
+/// Processes that have a file whose path ends so open, and those paths.
+fn holders(cluster: &Cluster, end: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for child in cluster.children() {
+        let Ok(entries) = fs::read_dir(format!("/proc/{}/fd", child.pid)) else {
+            continue;
+        };
+        // A descriptor may be closed between two looks.
+        let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let links = links.map(|link| link.to_string_lossy().into_owned());
+        let ours = links.filter(|link| link.trim_end_matches(" (deleted)").ends_with(end));
+        found.extend(ours.map(|link| format!("{}: {link}", child.role)));
+    }
+    found
+}
+
+/// A file that is dropped takes room on disk for as long as anybody has it open, and one that is offline
+/// keeps its file system from being unmounted: those who have nothing to do close it as well.
+#[test]
+fn nobody_holds_a_file_that_is_dropped_or_offline() {
+    let mut cluster = Cluster::started(&[("backends", "2"), ("backend_fill", "1")]);
+    let names = ["first", "second"];
+    let mut client = cluster.client();
+    for name in names {
+        assert_eq!(ask(&mut client, &format!("NAMESPACE CREATE {name}")), "OK");
+        assert_eq!(ask(&mut client, &format!("USE {name}")), "OK");
+        assert_eq!(ask(&mut client, "SET key value"), "OK");
+    }
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    cluster.start();
+    let mut reader = cluster.client();
+    let mut client = cluster.client();
+    for (name, change) in names.iter().zip(["DROP", "OFFLINE"]) {
+        assert_eq!(ask(&mut reader, &format!("USE {name}")), "OK");
+        assert_eq!(ask(&mut reader, "GET key"), "value");
+        let info = ask(&mut client, &format!("NAMESPACE INFO {name}"));
+        let mut words = info.trim_matches(['[', ']']).split(' ');
+        words.find(|word| *word == "file").expect("a field");
+        let end = format!("/base/{}", words.next().expect("its value"));
+        assert_eq!(ask(&mut reader, "SELECT 0"), "OK");
+        assert!(!holders(&cluster, &end).is_empty(), "it was read");
+        assert_eq!(
+            ask(&mut client, &format!("NAMESPACE {change} {name}")),
+            "OK"
+        );
+        wait_for("everybody to close it", || {
+            assert_eq!(ask(&mut client, "CHECKPOINT"), "OK");
+            let is_dropped = change == "DROP";
+            let is_there = cluster.path(&end[1..]).exists();
+            (holders(&cluster, &end).is_empty() && is_there != is_dropped).then_some(())
+        });
+    }
+}
+
 /// Writes the same number to a database and a namespace, one after the other, by one transaction
 /// each; now and then swaps two other databases, and makes and drops a namespace. Returns the last
 /// number that was acknowledged.

@@ -196,20 +196,36 @@ impl World {
         );
         secure_tail(&*storage, &from, end.lsn).expect("a good disk");
         history.cut(end.lsn);
-        let mut world = World::at_handover(disk, &control, &end, parameters);
+        let mut world = World::at_handover(disk, &control, parameters);
+        let log_end = EndOfLog {
+            lsn: end.lsn,
+            last_count: end.start_count,
+        };
+        world.backend.shared.checkpoint.set_end_of_log(&log_end);
         start.records = world.redo(from, &end);
         world.compare(&history.state_at(end.lsn));
         world.serve(&control, end.lsn, was_clean);
         (world, start)
     }
 
+    /// The start with this number after a crash, those before it unfinished, where the log has been
+    /// redone and its end is not known yet.
+    pub fn in_redo(disk: &SimStorage, attempt: u32) -> World {
+        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
+        let (mut control, _) = before_redo(&storage, ControlStore::open(&*storage).expect("valid"));
+        control.unfinished_starts = attempt;
+        let mut slots = ControlStore::open(&*storage).expect("a valid slot");
+        slots.write_both(control.clone(), 1).expect("a good disk");
+        let from = read_from(&control);
+        let end = find_end(&storage, &control, from);
+        secure_tail(&*storage, &from, end.lsn).expect("a good disk");
+        let mut world = World::at_handover(disk, &control, &[]);
+        world.redo(from, &end);
+        world
+    }
+
     /// Shared memory with the files of `control`, and a checkpointer that owns `pg_control`.
-    fn at_handover(
-        disk: &SimStorage,
-        control: &ControlFile,
-        end: &LogEnd,
-        parameters: &[(&str, &str)],
-    ) -> World {
+    fn at_handover(disk: &SimStorage, control: &ControlFile, parameters: &[(&str, &str)]) -> World {
         let storage: Arc<dyn Storage> = Arc::new(disk.clone());
         let mut pairs = vec![
             ("max_wal_size", "2MB"),
@@ -258,11 +274,6 @@ impl World {
         let relations = Arc::new(RelationFiles::writer(Arc::clone(&storage)));
         let workers = Workers::in_place(&own, &relations);
         let checkpointer = Checkpointer::new(own, relations, workers);
-        let log_end = EndOfLog {
-            lsn: end.lsn,
-            last_count: end.start_count,
-        };
-        shared.checkpoint.set_end_of_log(&log_end);
         shared.checkpoint.hand_over(&shared.procs, control.redo_lsn);
         let stats = shared.stats.clone();
         let wal = shared.wal.clone();
@@ -310,6 +321,7 @@ impl World {
                 return records;
             }
             records += 1;
+            self.backend.shared.checkpoint.set_applied(record.start);
             let (kind, view) = (record.view.kind(), record.view);
             match view.data().expect("a good record") {
                 RecordData::File(file) if kind == RecordKind::FileCreate => self.adopt(file),

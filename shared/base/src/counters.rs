@@ -128,6 +128,7 @@ Checkpoint {
     DoubleWriteBytes "double_write_bytes" "Bytes written to the double-write area.";
     DoubleWriteMicros "double_write_us" "Microseconds spent writing and forcing it.";
     ControlWrites "control_file_writes" "Times pg_control was written and forced to disk.";
+    ControlBytes "control_file_write_bytes" "Bytes written to it.";
     ControlMicros "control_file_us" "Microseconds spent on that.";
     FileSyncs "relation_file_syncs" "Times a relation file was forced to disk.";
     FileSyncMicros "relation_file_sync_us" "Microseconds spent on that.";

@@ -370,6 +370,13 @@ impl RelationFiles {
 }
 
 impl Store {
+    /// Closes the descriptors of files that are gone, or that may be others by now.
+    pub fn forget_gone(&self) {
+        let files = &self.shared.files;
+        self.relations
+            .forget_gone(files.gone(), |file| files.exists(file));
+    }
+
     /// Holds a page that was just read against the log: its LSN cannot lie above the insert
     /// position. While the log is redone its end is not known; redo itself then looks at what it has
     /// met, and nothing else is read.
@@ -394,9 +401,7 @@ impl Store {
 
 impl PageSource for Store {
     fn read_page(&self, tag: PageTag, page: &mut PageBytes) -> Result<(), PageReadError> {
-        let files = &self.shared.files;
-        self.relations
-            .forget_gone(files.gone(), |file| files.exists(file));
+        self.forget_gone();
         self.count(Counter::PagesRead);
         let began_ns = self.clock.monotonic_ns();
         let read = self.relations.read_page(tag, page);

@@ -1,0 +1,164 @@
+//! Attempts that fail: what they leave behind, and what becomes of those after them.
+
+use super::world::{History, World, new_disk};
+use super::{EIO, control, manual, tag};
+use rd_base::counters::Counter;
+use rd_base::{BlockNo, FileNo, Lsn, PageTag};
+use rd_format::Access;
+use rd_format::control::DbState;
+use rd_format::meta::{self, Meta};
+use rd_format::page::PageBytes;
+use rd_store::checkpoint::TicketState;
+use rd_sys::simdisk::{Injection, IoKind, SimStorage};
+use rd_sys::storage::{OpenMode, Storage};
+use std::time::Duration;
+
+/// The file that is closed and opened.
+const FILE: FileNo = FileNo::new(2);
+const PLACE: &str = "base/2";
+const AWAY: &str = "global/away";
+const NO_TARGET: &[(&str, &str)] = &[("recovery_time_target", "0")];
+
+/// The disk refuses the next writes to these files.
+fn refuse(disk: &SimStorage, path: &str, times: u64) {
+    disk.inject(Injection {
+        kind: IoKind::Write,
+        path_contains: path.to_owned(),
+        skip: 0,
+        times,
+        errno: EIO,
+    });
+}
+
+#[test]
+fn one_that_failed_is_tried_again_whatever_pause_is_to_be_kept() {
+    let disk = new_disk(1);
+    let mut history = History::default();
+    let parameters = [("checkpoint_min_pause", "1h"), NO_TARGET[0]];
+    let (mut world, _) = World::start_with(&disk, &mut history, &parameters);
+    world.write_page(&mut history, tag(1), 1, 100);
+    let shared = world.backend.shared.clone();
+    refuse(&disk, "global/doublewrite", 1);
+    world.pass(Duration::from_secs(3601));
+    world.checkpointer.turn();
+    assert_eq!(shared.checkpoint.failed(), 1);
+    world.pass(Duration::from_secs(1));
+    world.checkpointer.turn();
+    assert_eq!(shared.checkpoint.failed(), 1);
+    assert_eq!(shared.stats.get(Counter::CheckpointsTimed), 1);
+}
+
+#[test]
+fn a_stop_that_fails_is_remembered_as_one() {
+    let disk = new_disk(2);
+    let mut history = History::default();
+    let (mut world, _) = World::start_with(&disk, &mut history, NO_TARGET);
+    world.write_page(&mut history, tag(1), 1, 100);
+    world.flush(&mut history);
+    // A heartbeat comes in its midst.
+    world.pass(Duration::from_secs(10));
+    refuse(&disk, "base/1", 1);
+    let stats = world.backend.shared.stats.clone();
+    let heartbeats = stats.get(Counter::Heartbeats);
+    let stopped = world.checkpointer.shutdown_checkpoint();
+    stopped.expect_err("the disk refuses");
+    assert_eq!(stats.get(Counter::Heartbeats), heartbeats + 1);
+    assert_eq!(control(&disk).state, DbState::ShuttingDown);
+}
+
+/// A server with a file that is offline.
+fn with_closed_file(seed: u64) -> (SimStorage, History, World) {
+    let disk = new_disk(seed);
+    let mut history = History::default();
+    let (mut world, _) = World::start_with(&disk, &mut history, NO_TARGET);
+    world.make_dirty_file(&mut history, FILE.get());
+    close(&mut world);
+    (disk, history, world)
+}
+
+fn close(world: &mut World) {
+    let closed = world.checkpoint_file(FILE, Some(Access::OFFLINE));
+    assert_eq!(closed, TicketState::Done);
+}
+
+fn open(world: &mut World) -> TicketState {
+    world.checkpoint_file(FILE, Some(Access::READ_WRITE))
+}
+
+fn bytes(disk: &SimStorage, path: &str) -> Vec<u8> {
+    let file = disk.open(path, OpenMode::Read).expect("it is there");
+    let mut bytes = vec![0; file.len().expect("a length") as usize];
+    file.read_at(&mut bytes, 0).expect("a good disk");
+    bytes
+}
+
+fn header(disk: &SimStorage) -> Meta {
+    let bytes = bytes(disk, PLACE);
+    let page: &PageBytes = bytes.first_chunk().expect("a page");
+    meta::read(page)
+}
+
+/// The checkpoint has something to write.
+fn checkpoint(world: &mut World, history: &mut History) {
+    world.write_page(history, tag(1), 1, 100);
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+}
+
+#[test]
+fn a_file_that_could_not_be_opened_is_closed_again_at_once() {
+    let (disk, mut history, mut world) = with_closed_file(3);
+    let before = header(&disk);
+    refuse(&disk, PLACE, 1);
+    assert!(matches!(open(&mut world), TicketState::Failed(_)));
+    assert_eq!(header(&disk), before);
+    checkpoint(&mut world, &mut history);
+    assert_eq!(open(&mut world), TicketState::Done);
+    assert_eq!(header(&disk).stop_scn, Lsn::ZERO);
+}
+
+#[test]
+fn a_file_that_could_not_be_opened_may_be_taken_away_and_put_back() {
+    for is_forgotten in [false, true] {
+        let (disk, mut history, mut world) = with_closed_file(4);
+        // Neither opened nor closed again.
+        refuse(&disk, PLACE, 2);
+        assert!(matches!(open(&mut world), TicketState::Failed(_)));
+        disk.rename(PLACE, AWAY).expect("nobody needs it");
+        if is_forgotten {
+            // As by a request to close it again, which follows.
+            world.checkpointer.relations.forget(FILE);
+        }
+        checkpoint(&mut world, &mut history);
+        let TicketState::Failed(reason) = open(&mut world) else {
+            panic!("it is away")
+        };
+        assert!(reason.contains("is not there"), "{reason}");
+        checkpoint(&mut world, &mut history);
+        disk.rename(AWAY, PLACE).expect("put back");
+        checkpoint(&mut world, &mut history);
+        assert_eq!(open(&mut world), TicketState::Done);
+        checkpoint(&mut world, &mut history);
+    }
+}
+
+#[test]
+fn an_old_copy_in_the_place_of_a_file_that_could_not_be_opened_does_not_pass_for_it() {
+    let (disk, mut history, mut world) = with_closed_file(5);
+    let old = bytes(&disk, PLACE);
+    assert_eq!(open(&mut world), TicketState::Done);
+    let tag = PageTag::new(FILE, BlockNo::new(1));
+    world.write_page(&mut history, tag, 1, 100);
+    close(&mut world);
+    refuse(&disk, PLACE, 2);
+    assert!(matches!(open(&mut world), TicketState::Failed(_)));
+    disk.rename(PLACE, AWAY).expect("nobody needs it");
+    world.checkpointer.relations.forget(FILE);
+    let copy = disk.open(PLACE, OpenMode::CreateNew).expect("room");
+    copy.write_all_at(&old, 0).expect("room");
+    checkpoint(&mut world, &mut history);
+    let TicketState::Failed(reason) = open(&mut world) else {
+        panic!("it is another one")
+    };
+    assert!(reason.contains("too old"), "{reason}");
+    assert!(bytes(&disk, PLACE) == old, "nobody has written it");
+}
