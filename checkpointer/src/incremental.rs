@@ -121,7 +121,11 @@ impl Checkpointer {
                     }
                 }
                 Err(failure) => {
-                    log::error!("could not write pages for the recovery time: {failure}");
+                    let purpose = match self.cleaning.is_asked() {
+                        true => "before the stop",
+                        false => "for the recovery time",
+                    };
+                    log::error!("could not write pages {purpose}: {failure}");
                     self.incremental.pages.clear();
                     self.incremental.done = 0;
                     self.incremental.until_ns = self.now_ns() + nanos(RETRY);

@@ -18,9 +18,9 @@
 //! The checkpointer:
 //! - C1 under the latch takes up the queue and raises `started` ([`CheckpointShared::begin`]); only
 //!   then it chooses the redo point;
-//! - C2 when the attempt has succeeded takes every request out of the queue whose target is not
-//!   beyond the redo point, those that came meanwhile included; when it has failed stores its number
-//!   in `failed_last`, with the error's text; then in either case its number in `ended`;
+//! - C2 when the attempt has failed stores its number in `failed_last`, with the error's text; in either
+//!   case its number in `ended`; then, if it has succeeded, takes every request out of the queue whose
+//!   target is not beyond the redo point, those that came meanwhile included;
 //! - C3 wakes whoever is parked, and who blocks;
 //! - C4 when the redo point advances between two attempts does as C2 for the requests at the
 //!   queue's head that do not insist on an attempt of their own (`FORCE`).
@@ -747,15 +747,13 @@ impl CheckpointShared {
         let words = &self.words;
         words.last_done_us.store(now_us, Ordering::Relaxed);
         words.done_count.fetch_add(1, Ordering::Relaxed);
-        self.answer(|queue| queue.pass(redo, Flags::NONE));
-        self.end_well(procs);
+        self.end_well(procs, |queue| queue.pass(redo, Flags::NONE));
     }
 
     /// Ends it as one that was not needed, because nothing has changed since the last: who asked
     /// has what he wants.
     pub fn skip(&self, procs: &Procs) {
-        self.answer(Queue::pass_taken);
-        self.end_well(procs);
+        self.end_well(procs, Queue::pass_taken);
     }
 
     /// The redo point has advanced to `redo` without an attempt: requests that wait for no more
@@ -777,13 +775,13 @@ impl CheckpointShared {
         any
     }
 
-    fn end_well(&self, procs: &Procs) {
+    fn end_well(&self, procs: &Procs, pass: impl FnOnce(&Queue) -> bool) {
         let words = &self.words;
         words
             .succeeded
             .store(words.started.load(Ordering::Relaxed), Ordering::Release);
         words.refuse_writes.store(0, Ordering::Relaxed);
-        self.end(procs);
+        self.end(procs, pass);
     }
 
     /// Ends it as one that failed because of `error`. With `refuse_writes`, writes are refused
@@ -801,15 +799,16 @@ impl CheckpointShared {
         words
             .refuse_writes
             .store(u32::from(refuse_writes), Ordering::Relaxed);
-        self.end(procs);
+        self.end(procs, |_| false);
     }
 
-    fn end(&self, procs: &Procs) {
+    fn end(&self, procs: &Procs, pass: impl FnOnce(&Queue) -> bool) {
         let words = &self.words;
         self.set_phase(CheckpointPhase::Idle);
         words
             .ended
             .store(words.started.load(Ordering::Relaxed), Ordering::Release);
+        self.answer(pass);
         words.end_of_one.wake_all();
         procs.wake_parked();
     }
