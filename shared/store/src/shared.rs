@@ -23,7 +23,7 @@ use crate::wal::{Wal, WalRegions};
 use rd_base::Config;
 use rd_base::Overrides;
 use rd_base::limits::{CONFIG_OVERRIDES_BYTES_MAX, PAGE_BYTES};
-use rd_sys::{Area, Latch, One, Plan, Region, Segment, ShmError};
+use rd_sys::{Area, Latch, One, Plan, Region, Segment, ShmError, clock};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -83,6 +83,8 @@ struct Root {
     redo_until: AtomicU64,
     /// Wall clock, in microseconds, when the making of the segment began. const after boot.
     made_at_us: AtomicU64,
+    /// The same by the monotonic clock, nanoseconds. const after boot.
+    made_at_ns: AtomicU64,
     /// Number of the last connection. atomic: Relaxed.
     last_connection: AtomicU64,
     /// Bytes in `overrides`. guard: `overrides_latch`.
@@ -203,12 +205,11 @@ impl Shared {
     /// # Errors
     /// When there is not enough shared memory, or no descriptor is left.
     pub fn create(sizes: Sizes, name: &str, keep_name: bool) -> Result<Arc<Shared>, SharedError> {
-        let began_us = rd_sys::clock::wall_us();
+        let (began_us, began_ns) = (clock::wall_us(), clock::monotonic_ns());
         let (plan, regions) = plan(&sizes);
         let shared = Shared::open(Segment::create(&plan, name, keep_name)?, sizes, &regions)?;
         // Much memory takes some time to be had, and is waited for as the rest of a start is.
-        let made_at_us = &shared.root.made_at_us;
-        made_at_us.store(began_us, Ordering::Relaxed);
+        shared.made_at(began_us, began_ns);
         Ok(shared)
     }
 
@@ -252,11 +253,13 @@ impl Shared {
             regions: *at,
             segment,
         };
-        shared
-            .root
-            .made_at_us
-            .store(rd_sys::clock::wall_us(), Ordering::Relaxed);
+        shared.made_at(clock::wall_us(), clock::monotonic_ns());
         Ok(Arc::new(shared))
+    }
+
+    fn made_at(&self, wall_us: u64, monotonic_ns: u64) {
+        self.root.made_at_us.store(wall_us, Ordering::Relaxed);
+        self.root.made_at_ns.store(monotonic_ns, Ordering::Relaxed);
     }
 
     /// Memory for another server like this one, which is gone, all zero again. A new one where
@@ -312,6 +315,11 @@ impl Shared {
     /// at the last crash restart.
     pub fn made_at_us(&self) -> u64 {
         self.root.made_at_us.load(Ordering::Relaxed)
+    }
+
+    /// The same by the monotonic clock, nanoseconds.
+    pub fn made_at_ns(&self) -> u64 {
+        self.root.made_at_ns.load(Ordering::Relaxed)
     }
 
     /// Replaces the parameters set by `CONFIG SET`: `change` makes the new ones from those in

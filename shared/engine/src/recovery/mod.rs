@@ -46,7 +46,7 @@ use rd_store::checkpoint::{EndOfLog, Flags, Request};
 use rd_store::control_file::{ControlStore, GLOBAL_DIR};
 use rd_store::doublewrite::DoubleWrite;
 use rd_store::history::RecoveryRow;
-use rd_store::recovery_time::{RedoWork, Speeds};
+use rd_store::recovery_time::{RedoWork, Speeds, start_us};
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
 use rd_store::wal::WalStart;
@@ -309,6 +309,8 @@ fn measure(store: &Store, control: &ControlFile, end: Lsn) -> RecoveryRow {
     let redo_bytes = end.bytes_since(control.redo_lsn);
     let expected = RedoWork::expected(control, redo_bytes);
     let (began_us, ended_us) = (store.shared.made_at_us(), store.clock.wall_us());
+    let begin = (began_us, store.shared.made_at_ns());
+    let end_now = (ended_us, store.clock.monotonic_ns());
     RecoveryRow {
         number: 0,
         state: 0,
@@ -316,7 +318,7 @@ fn measure(store: &Store, control: &ControlFile, end: Lsn) -> RecoveryRow {
         began_us,
         ended_us,
         predicted_us: Speeds::of(control).estimate_us(expected),
-        actual_us: ended_us.saturating_sub(began_us),
+        actual_us: start_us(begin, end_now),
         redo_us: 0,
         redo_lsn: control.redo_lsn,
         end_lsn: end,
