@@ -12,7 +12,7 @@ use rd_base::units::{print_duration, print_size};
 use rd_store::advice::{Cost, Load, Settings};
 use rd_store::checkpoint::RecoveryNow;
 use rd_store::history::Value;
-use rd_store::recovery_time::RedoWork;
+use rd_store::recovery_time::{AIM, RedoWork};
 use rd_store::relation::PIECE_BLOCKS;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -112,7 +112,8 @@ impl Present {
             &self.now,
             self.settings.recovery_time_target.as_micros() as u64,
         );
-        if target_us > 0 && now.fixed_us >= target_us {
+        // No log at all is allowed then.
+        if target_us > 0 && now.fixed_us as f64 >= AIM * target_us as f64 {
             advice.push(format!(
                 "a start takes {:.1} s before it redoes anything: set recovery_time_target to {} \
                  or more, else pages are written again and again in vain",

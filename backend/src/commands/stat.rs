@@ -384,7 +384,11 @@ const IO: [Io; 14] = [
     Io {
         object: "pg_control",
         cause: "redo point",
-        writes: [Some(C::ControlWrites), None, Some(C::ControlMicros)],
+        writes: [
+            Some(C::ControlWrites),
+            Some(C::ControlBytes),
+            Some(C::ControlMicros),
+        ],
         syncs: [Some(C::ControlWrites), None],
         ..NOTHING
     },
