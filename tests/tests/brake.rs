@@ -1,7 +1,8 @@
 //! Commits are slowed before the log outgrows its limit, or clean frames run out: seen from outside,
 //! by clients that write as fast as they are answered.
 
-use rd_tests::support::cluster::Cluster;
+use nix::sys::signal::Signal;
+use rd_tests::support::cluster::{Cluster, send};
 use rd_tests::support::load::Load;
 use rd_tests::support::{DEADLINE, wait_for};
 use std::fs;
@@ -85,6 +86,37 @@ fn a_checkpoint_that_is_too_slow_slows_commits_and_stops_nobody() {
     wait_for("the brake to be lifted", || {
         (cluster.info("checkpoint", "commit_brake") == "off").then_some(())
     });
+}
+
+/// Pages are changed faster than they are written: commits are slowed before anybody finds no frame at
+/// all, and the log says why.
+#[test]
+fn a_shortage_of_clean_frames_slows_commits_and_stops_nobody() {
+    let cluster = Cluster::started(&[
+        ("wal_segment_size", "1MB"),
+        ("max_wal_size", "256MB"),
+        ("min_wal_size", "2MB"),
+        ("shared_buffers", "16MB"),
+        ("checkpoint_warning", "0"),
+    ]);
+    let checkpointer = cluster.child("checkpointer");
+    let load = Load::start(&cluster.socket(), 8, 1500);
+    let deadline = Instant::now() + DEADLINE;
+    let is_told = || {
+        let log = cluster.log_since_start();
+        log.contains("clean frames run short") && log.contains("try shared_buffers = 32MB")
+    };
+    // As on a slow disk, the checkpointer comes to little.
+    while number(&cluster, "commits_slowed_frames") == 0 || !is_told() {
+        send(checkpointer, Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(40));
+        send(checkpointer, Signal::SIGCONT);
+        std::thread::sleep(Duration::from_millis(10));
+        assert!(Instant::now() < deadline, "{} writes", load.acknowledged());
+    }
+    assert!(number(&cluster, "commits_slowed_frames_us") > 0);
+    let acknowledged = load.stop();
+    acknowledged.assert_there(&mut cluster.client());
 }
 
 /// Few writes, slowly: no commit is slowed.

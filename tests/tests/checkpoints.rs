@@ -241,3 +241,74 @@ fn the_end_of_recovery_makes_one() {
         cluster.kill_all();
     }
 }
+
+/// Log size that makes checkpoints too often is warned of, with the value that would help; an attempt
+/// that is made again because it failed is no sign of that.
+#[test]
+fn too_many_by_log_size_are_warned_of_with_the_size_that_would_be_enough() {
+    const WARNING: &str = "checkpoints by log size are only";
+    let mut cluster = Cluster::started(&[
+        ("wal_segment_size", "1MB"),
+        ("max_wal_size", "16MB"),
+        ("min_wal_size", "2MB"),
+        ("recovery_time_target", "0"),
+        ("checkpoint_warning", "1h"),
+    ]);
+    cluster.announce(WARNING);
+    cluster.announce("checkpoint (wal) failed");
+    cluster.announce("fault point checkpoint_begun");
+    let mut client = cluster.client();
+    ok(&mut client, &["SET", "key", "value"]);
+    ok(&mut client, &["CHECKPOINT"]);
+    cluster.arm("checkpoint_begun=eio");
+    let value = "x".repeat(5_000);
+    let log = wait_for("the failure", || {
+        for key in 0..100 {
+            client.send(&["SET", &format!("key {key}"), &value]);
+        }
+        client.flush().expect("sent");
+        client.receive_many(100).expect("answered");
+        let log = cluster.log_since_start();
+        log.contains("checkpoint (wal) failed").then_some(log)
+    });
+    let line = log.lines().find(|line| line.contains(WARNING));
+    let line = line.expect("a warning before the attempt");
+    let (_, advice) = line.split_once("max_wal_size = ").expect("advice");
+    let (megabytes, rest) = advice.split_once("MB").expect("a size");
+    assert!(rest.contains("would be enough for this load"), "{line}");
+    let megabytes: u64 = megabytes.parse().expect("a number");
+    assert!(megabytes > 16 && megabytes.is_power_of_two(), "{line}");
+    cluster.wait_log_times("checkpoint starting: wal", 2);
+    let log = cluster.log_since_start();
+    assert_eq!(log.matches(WARNING).count(), 1, "{log}");
+}
+
+/// One that is not urgent keeps its distance from the last; one that is does not, and serves both.
+#[test]
+fn a_pause_is_kept_between_those_that_are_not_urgent() {
+    let cluster = Cluster::started(&[("checkpoint_min_pause", "1h")]);
+    let mut client = cluster.client();
+    ok(&mut client, &["SET", "key", "value"]);
+    ok(&mut client, &["CHECKPOINT", "FAST"]);
+    let done = number(&cluster, "checkpoints_done");
+    ok(&mut client, &["SET", "key", "other"]);
+    let mut waits = cluster.client();
+    waits.send(&["CHECKPOINT", "WAIT", "SPREAD"]);
+    waits.flush().expect("sent");
+    wait_for("the request", || {
+        let now = cluster.stat(&["CHECKPOINT"]).remove(0);
+        (now["outstanding_requests"] == "1").then_some(())
+    });
+    // The checkpointer has seen it when it has done something that was asked for later.
+    ok(&mut client, &["CHECKPOINT", "NAMESPACE", "db0"]);
+    let now = cluster.stat(&["CHECKPOINT"]).remove(0);
+    assert_eq!(
+        (&*now["in_progress"], &*now["outstanding_requests"]),
+        ("0", "1"),
+        "{now:?}"
+    );
+    assert_eq!(number(&cluster, "checkpoints_done"), done);
+    ok(&mut client, &["CHECKPOINT", "FAST"]);
+    assert!(waits.receive().expect("answered").is_ok());
+    assert_eq!(number(&cluster, "checkpoints_done"), done + 1);
+}

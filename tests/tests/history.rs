@@ -264,6 +264,35 @@ fn the_one_under_way_and_what_waits_for_it_can_be_seen() {
     assert_eq!(requests.collect::<Vec<_>>(), [4, 1]);
 }
 
+/// A checkpoint of a namespace beside it is not taken for the one under way.
+#[test]
+fn the_one_under_way_is_not_mistaken_for_that_of_a_namespace() {
+    let cluster = dirty_server();
+    let mut client = cluster.client();
+    let asked = client.call(&["CHECKPOINT", "NOWAIT", "SPREAD"]);
+    assert!(asked.expect("answered").is_ok());
+    let under_way = || cluster.stat(&["CHECKPOINT"]).remove(0);
+    let before = wait_for("a batch to be written", || {
+        let now = under_way();
+        let done = now.get("pages_done").is_some_and(|done| done != "0");
+        done.then_some(now)
+    });
+    for words in [
+        &["NAMESPACE", "CREATE", "orders"][..],
+        &["USE", "orders"],
+        &["SET", "key", "value"],
+        &["CHECKPOINT", "NAMESPACE", "orders"],
+    ] {
+        assert!(client.call(words).expect("answered").is_ok(), "{words:?}");
+    }
+    let row = checkpoints(&cluster).remove(0);
+    assert_eq!(row["namespace"], "orders", "{row:?}");
+    let now = under_way();
+    assert_eq!(now["in_progress"], "1");
+    assert_eq!(now["began_us"], before["began_us"]);
+    assert!(number(&now, "elapsed_us") > number(&before, "elapsed_us"));
+}
+
 #[test]
 fn what_a_checkpoint_would_do_is_told_without_doing_it() {
     let cluster = dirty_server();
@@ -319,7 +348,9 @@ fn reads_writes_and_syncs_are_told_by_process_object_and_cause() {
     assert!(number(syncs, "syncs") >= 1 && number(syncs, "sync_us") > 0);
     let copies = row("checkpointer", "double-write area", "pages");
     assert!(number(copies, "write_bytes") > number(pages, "write_bytes"));
-    assert!(number(row("checkpointer", "pg_control", "redo point"), "writes") >= 2);
+    let control = row("checkpointer", "pg_control", "redo point");
+    assert!(number(control, "writes") >= 2);
+    assert!(number(control, "write_bytes") >= 320 * number(control, "writes"));
     let flushed: u64 = rows
         .iter()
         .filter(|row| row["object"] == "log")
@@ -390,4 +421,27 @@ fn what_limits_recovery_and_which_setting_to_change_are_told() {
     );
     let shown = cluster.info("recovery", "recovery_target_us");
     assert_eq!(shown, "1000000");
+}
+
+/// A target that a start alone nearly reaches leaves no log to be kept: that is told, and not shown as
+/// a disk that does not keep up.
+#[test]
+fn a_target_that_leaves_nothing_for_redo_is_told() {
+    let cluster = Cluster::started(&[("recovery_time_target", "350ms")]);
+    let mut client = cluster.client();
+    let value = "x".repeat(1000);
+    wait_for("advice on a load", || {
+        for key in 0..500 {
+            client.send(&["SET", &format!("key {key}"), &value]);
+        }
+        client.flush().expect("sent");
+        client.receive_many(500).expect("answered");
+        let reply = client.call(&["STAT", "ADVICE"]).expect("answered");
+        let first = reply.as_slice()?.last()?.as_slice()?.first()?.as_str()?;
+        first.contains("before it redoes anything").then_some(())
+    });
+    let recovery = cluster.stat(&["RECOVERY"]).remove(0);
+    assert_eq!(recovery["recovery_redo_bytes_allowed"], "0");
+    let fixed_us = number(&recovery, "recovery_fixed_us");
+    assert!(fixed_us < number(&recovery, "recovery_target_us"));
 }
