@@ -164,7 +164,7 @@ fn redo_waits_for_pages_to_be_written_only_where_a_start_did_not_finish() {
     cluster.set("fault_points", "page_write=pause");
     cluster.spawn();
     cluster.wait_log(HELD);
-    // The redo point is where it was, so redo comes 4 MB and some batches far, of 16 and more. To let it
+    // The redo point is where it was, so redo comes some batches far, of 16 MB and more. To let it
     // go on for a while can only find more.
     let began = std::time::Instant::now();
     let mut furthest = 0;
