@@ -206,6 +206,7 @@ fn initialise(dir: &Path, settings: &[(String, String)]) -> Result<()> {
         config: &config,
         system_identifier: rd_sys::random::u64(),
         now_us: rd_sys::clock::wall_us(),
+        conf_lines: "",
     };
     // If nobody reads it, nobody misses it.
     let mut report = |text: &str| drop(io::stdout().write_all(text.as_bytes()));

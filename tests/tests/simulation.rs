@@ -147,6 +147,7 @@ fn new_disk(seed: u64, config: &Config) -> SimStorage {
         config,
         system_identifier: 99,
         now_us: 1,
+        conf_lines: "",
     };
     init_storage(&storage, &options, &mut |_| {}).expect("an empty disk");
     disk

@@ -63,6 +63,8 @@ pub struct InitOptions<'a> {
     pub system_identifier: u64,
     /// Microseconds since 1970.
     pub now_us: u64,
+    /// Lines that `redoubt.conf` is to have behind the sample.
+    pub conf_lines: &'a str,
 }
 
 /// A data directory could not be made.
@@ -219,7 +221,8 @@ pub fn init_storage(
     })?;
     step(report, "creating configuration files", || {
         write_file(&**storage, VERSION_FILE, format!("{VERSION}\n").as_bytes())?;
-        write_file(&**storage, FILE_NAME, sample_conf().as_bytes())
+        let conf = sample_conf() + options.conf_lines;
+        write_file(&**storage, FILE_NAME, conf.as_bytes())
     })?;
     step(report, "creating the write-ahead log", || {
         segments::create(&**storage, Timeline::new(1), segment_bytes)
@@ -445,6 +448,7 @@ mod tests {
             config: &config,
             system_identifier: 77,
             now_us: 5,
+            conf_lines: "",
         };
         let mut said = String::new();
         init_data_directory(&path, &options, &mut |text| said.push_str(text)).expect("made");
@@ -474,6 +478,7 @@ mod tests {
             config: &config,
             system_identifier: 77,
             now_us: 5,
+            conf_lines: "",
         };
         let (mut unfinished, mut finished) = (0, 0);
         for crash_at in 1.. {
@@ -519,6 +524,7 @@ mod tests {
             config: &config,
             system_identifier: 1,
             now_us: 0,
+            conf_lines: "",
         };
         let error = init_data_directory(&path, &options, &mut |_| {});
         assert!(

@@ -194,6 +194,7 @@ impl Plan {
             config: &self.manners[0].config,
             system_identifier: 99,
             now_us: 1,
+            conf_lines: "",
         };
         init_storage(&storage, &options, &mut |_| {}).expect("an empty disk");
         if self.is_atomic {

@@ -6,7 +6,6 @@ use rd_base::Config;
 use rd_engine::init::{InitError, InitOptions, init_data_directory};
 use rd_tools::cli::with_hint;
 use rd_tools::{cli, datadir};
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -76,6 +75,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         config: &config,
         system_identifier: rd_sys::random::u64(),
         now_us: rd_sys::clock::wall_us(),
+        conf_lines: &conf_lines(&sizes),
     };
     let mut line_open = false;
     let made = init_data_directory(&dir, &options, &mut |text| {
@@ -96,7 +96,6 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Err(error) => return Err(error.into()),
     }
-    configure(&dir, &sizes)?;
     if !arguments.no_instructions {
         say(&next_steps(&dir));
     }
@@ -116,22 +115,15 @@ fn log_sizes(segment_mb: u32) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Adds parameters to the sample configuration that was made.
-fn configure(dir: &Path, parameters: &[(&str, String)]) -> Result<()> {
+/// What `redoubt.conf` says of them.
+fn conf_lines(parameters: &[(&str, String)]) -> String {
     if parameters.is_empty() {
-        return Ok(());
+        return String::new();
     }
-    let path = dir.join(rd_base::conf_file::FILE_NAME);
-    let mut lines = "\n# For the size of a log file, rd_initdb has set:\n".to_owned();
-    for (name, value) in parameters {
-        lines.push_str(&format!("{name} = {value}\n"));
-    }
-    let append = || {
-        let mut file = File::options().append(true).open(&path)?;
-        file.write_all(lines.as_bytes())?;
-        file.sync_all()
-    };
-    append().with_context(|| format!("could not write to file \"{}\"", path.display()))
+    let lines = parameters
+        .iter()
+        .map(|(name, value)| format!("{name} = {value}\n"));
+    "\n# For the size of a log file, rd_initdb has set:\n".to_owned() + &lines.collect::<String>()
 }
 
 /// Prints at once. The directory is made whether or not somebody looks.

@@ -473,6 +473,7 @@ mod tests {
             config: &config,
             system_identifier: 99,
             now_us: 1,
+            conf_lines: "",
         };
         init_storage(&storage, &options, &mut |_| {}).expect("an empty disk");
         let sizes = Sizes {

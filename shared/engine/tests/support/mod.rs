@@ -73,6 +73,7 @@ impl Rig {
             config: &config,
             system_identifier: 42,
             now_us: 1,
+            conf_lines: "",
         };
         init_storage(&storage, &options, &mut |_| {}).expect("an empty disk");
         let sizes = Sizes {
