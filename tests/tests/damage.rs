@@ -122,12 +122,13 @@ fn log_below_the_durable_mark() {
         );
         flip(&path, offset);
     }
-    // A page of zeros, and a page of another place.
-    let (name, path, offset) = place_of(&cluster, redo + length / 2);
+    // A page of zeros, and a page of another place. Behind the damage so far: what lies before it may
+    // be below the redo point by now, and is not read any more.
+    let (name, path, offset) = place_of(&cluster, redo + length * 7 / 8);
     let offset = offset / PAGE * PAGE;
     let page = put(&path, offset, &[0; PAGE as usize]);
     assert_refused(&mut cluster, "a page of zeros", &[&name, "rd_waldump"]);
-    let (_, other, _) = place_of(&cluster, redo + length / 4);
+    let (_, other, _) = place_of(&cluster, redo + length * 3 / 4);
     let mut wrong = vec![0; PAGE as usize];
     let other = File::open(other).expect("a segment");
     other.read_exact_at(&mut wrong, 5 * PAGE).expect("a page");
