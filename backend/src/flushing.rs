@@ -29,7 +29,7 @@ pub struct Flushing {
     ran_ns: u64,
     /// For how long it has flushed in this window.
     flushed_ns: u64,
-    /// Commands of this window that were served without waiting for the disk.
+    /// Turns of connections, in this window, that did not wait for the disk.
     reads: u64,
     /// All processes' flushes when the window began.
     flushes: Flushes,
@@ -44,7 +44,7 @@ pub struct Flushes {
 }
 
 impl Flushing {
-    /// A command was served without waiting for the disk.
+    /// A connection has had a turn that did not wait for the disk.
     pub fn note_read(&mut self) {
         self.reads += 1;
     }

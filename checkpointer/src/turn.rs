@@ -231,7 +231,7 @@ impl Checkpointer {
         let before = control.newest().sequence;
         write(control, &now);
         let writes = control.newest().sequence - before;
-        let bytes = writes * control.newest().encode().len() as u64;
+        let bytes = writes * control.newest().encoded_bytes() as u64;
         let took_ns = self.now_ns() - began_ns;
         self.store.add(Counter::ControlWrites, writes);
         self.store.add(Counter::ControlBytes, bytes);

@@ -78,6 +78,15 @@ impl Before {
         }
     }
 
+    /// What a reset leaves that the power cuts off at its I/O number `at`; none if it is done before.
+    fn cut_off(&self, at: u64) -> Option<SimStorage> {
+        let disk = self.disk.fork();
+        disk.crash_at(Some(disk.io_count() + at));
+        let is_done = catch_panics(|| reset(&disk).is_ok()) == Ok(true);
+        disk.crash(at);
+        (!is_done).then_some(disk)
+    }
+
     /// Has a real server start on what `disk` holds, and gives the keys that it finds.
     fn keys_of_server_on(&mut self, disk: &SimStorage) -> usize {
         let data_dir = self.cluster.data_dir();
@@ -162,13 +171,9 @@ fn cut_off_everywhere(mut before: Before, keys: usize) {
     let mended = (1..=mending).step_by((mending / MENDING_MAX + 1) as usize);
     let (mut cut, mut as_before, mut starts) = (0, 0, 0);
     for at in mended.chain(mending + 1..) {
-        let disk = before.disk.fork();
-        disk.crash_at(Some(disk.io_count() + at));
-        let is_done = catch_panics(|| reset(&disk).is_ok()) == Ok(true);
-        disk.crash(at);
-        if is_done {
+        let Some(disk) = before.cut_off(at) else {
             break;
-        }
+        };
         cut += 1;
         let found = look(&disk).unwrap_or_else(|error| panic!("cut off at {at}: {error:#}"));
         let is_as_before = found.control == before.control;
@@ -221,13 +226,9 @@ fn with_a_file_that_has_no_page_left() {
     let outcome = files(&whole);
     assert!(outcome.contains(&(file, 0)), "{outcome:?}");
     for at in 1.. {
-        let disk = before.disk.fork();
-        disk.crash_at(Some(disk.io_count() + at));
-        let is_done = catch_panics(|| reset(&disk).is_ok()) == Ok(true);
-        disk.crash(at);
-        if is_done {
+        let Some(disk) = before.cut_off(at) else {
             break;
-        }
+        };
         reset(&disk).unwrap_or_else(|error| panic!("cut off at {at}: {error:#}"));
         assert_eq!(files(&disk), outcome, "cut off at {at}");
     }

@@ -460,14 +460,19 @@ pub fn choose(slot0: &[u8], slot1: &[u8]) -> Result<Chosen, [ControlError; 2]> {
 }
 
 impl ControlFile {
+    /// How many bytes [`ControlFile::encode`] gives.
+    pub fn encoded_bytes(&self) -> usize {
+        ControlBytes::BYTES
+            + self.files.len() * FileRowBytes::BYTES
+            + self.pending_drops.len() * DropRowBytes::BYTES
+    }
+
     /// The bytes to write at the start of a slot, checksum included.
     ///
     /// There may be at most `FILES_MAX` rows of each sort.
     pub fn encode(&self) -> Vec<u8> {
         assert!(self.files.len() <= FILES_MAX && self.pending_drops.len() <= FILES_MAX);
-        let used_bytes = ControlBytes::BYTES
-            + self.files.len() * FileRowBytes::BYTES
-            + self.pending_drops.len() * DropRowBytes::BYTES;
+        let used_bytes = self.encoded_bytes();
         let mut out = Vec::with_capacity(used_bytes);
         out.extend_from_slice(self.fixed(used_bytes).as_bytes());
         for row in &self.files {

@@ -377,6 +377,12 @@ impl Store {
             .forget_gone(files.gone(), |file| files.exists(file));
     }
 
+    /// Tells the system that the page will soon be read.
+    pub fn will_need(&self, tag: PageTag) {
+        self.count(Counter::PagesReadAhead);
+        self.relations.will_need(tag);
+    }
+
     /// Holds a page that was just read against the log: its LSN cannot lie above the insert
     /// position. While the log is redone its end is not known; redo itself then looks at what it has
     /// met, and nothing else is read.
@@ -412,11 +418,6 @@ impl PageSource for Store {
             self.count(Counter::ChecksumFailures);
         }
         read
-    }
-
-    fn will_need(&self, tag: PageTag) {
-        self.count(Counter::PagesReadAhead);
-        self.relations.will_need(tag);
     }
 
     fn ask_for_supply(&self) {

@@ -7,7 +7,7 @@ use rd_engine::init::{InitError, InitOptions, init_data_directory};
 use rd_tools::cli::with_hint;
 use rd_tools::{cli, datadir};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 const NAME: &str = "rd_initdb";
@@ -20,17 +20,8 @@ const DEFAULT_SEGMENT_MB: u32 = 16;
 #[derive(Parser)]
 #[command(name = NAME, version = cli::VERSION, disable_help_flag = true)]
 struct Arguments {
-    /// Data directory to be made [default: the environment variable RDDATA]
-    #[arg(
-        short = 'D',
-        long = "rddata",
-        alias = "pgdata",
-        value_name = "DIRECTORY"
-    )]
-    data_dir: Option<PathBuf>,
-    /// Data directory, in place of -D
-    #[arg(value_name = "DIRECTORY", conflicts_with = "data_dir")]
-    positional: Option<PathBuf>,
+    #[command(flatten)]
+    data_dir: datadir::DataDir,
     /// Size of a file of the write-ahead log, in megabytes: a power of two from 1 to 1024
     #[arg(long, value_name = "SIZE", default_value_t = DEFAULT_SEGMENT_MB)]
     #[arg(value_parser = segment_mb)]
@@ -56,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
-    let dir = datadir::resolve(NAME, arguments.data_dir.or(arguments.positional))?;
+    let dir = arguments.data_dir.resolve(NAME)?;
     let sizes = log_sizes(arguments.wal_segsize);
     let pairs: Vec<(&str, &str)> = sizes
         .iter()

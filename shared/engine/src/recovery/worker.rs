@@ -11,7 +11,6 @@ use crate::apply;
 use rd_base::{Lsn, PageTag};
 use rd_format::page;
 use rd_store::Store;
-use rd_store::buffer::PageSource;
 
 /// How many pages ahead the steps of finding a page are taken.
 const PLACES_AHEAD: usize = 20;

@@ -122,9 +122,6 @@ pub trait PageSource {
     /// When it cannot be read, or is not what was written there.
     fn read_page(&self, tag: PageTag, page: &mut PageBytes) -> Result<(), PageReadError>;
 
-    /// The page will soon be read: its reading may begin.
-    fn will_need(&self, _tag: PageTag) {}
-
     /// Wakes the checkpointer, which cleans frames ahead of the hand.
     fn ask_for_supply(&self);
 
@@ -204,7 +201,7 @@ impl Pool {
 
     /// Whether the page `tag` is in memory, as far as that can be told without waiting or pinning.
     pub fn is_likely_resident(&self, tag: PageTag) -> bool {
-        self.table.is_likely_mapped(tag)
+        self.table.find_quickly(tag).is_some()
     }
 
     /// Third step: lets `look` see the page, unless it is not in memory or that means waiting. It

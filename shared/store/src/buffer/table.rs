@@ -69,39 +69,29 @@ impl Table {
         Some(frame)
     }
 
-    /// Pins the frame of `tag`, if it is found without a latch, and raises its usage count by
-    /// `usage` steps; gives its state before.
+    /// The frame that seems to hold `tag`, found without a latch: what changes meanwhile may be missed.
     #[inline]
-    pub fn pin_quickly(&self, tag: PageTag, usage: u64) -> Option<(FrameNo, State)> {
+    pub fn find_quickly(&self, tag: PageTag) -> Option<FrameNo> {
         let tag = tag.to_u64();
         let mut at = self.buckets[self.bucket(tag)].load(Ordering::Acquire);
         for _ in 0..STEPS_MAX {
             let frame = linked(at)?;
             let descriptor = self.descriptor(frame);
             if descriptor.tag.load(Ordering::Relaxed) == tag {
-                return descriptor.pin_if(tag, usage).map(|state| (frame, state));
+                return Some(frame);
             }
             at = descriptor.next.load(Ordering::Acquire);
         }
         None
     }
 
-    /// Whether some frame holds `tag`, as a look without a latch tells: what changes meanwhile may be
-    /// missed.
-    pub fn is_likely_mapped(&self, tag: PageTag) -> bool {
-        let tag = tag.to_u64();
-        let mut at = self.buckets[self.bucket(tag)].load(Ordering::Acquire);
-        for _ in 0..STEPS_MAX {
-            let Some(frame) = linked(at) else {
-                return false;
-            };
-            let descriptor = self.descriptor(frame);
-            if descriptor.tag.load(Ordering::Relaxed) == tag {
-                return true;
-            }
-            at = descriptor.next.load(Ordering::Acquire);
-        }
-        false
+    /// Pins the frame of `tag`, if it is found without a latch, and raises its usage count by
+    /// `usage` steps; gives its state before.
+    #[inline]
+    pub fn pin_quickly(&self, tag: PageTag, usage: u64) -> Option<(FrameNo, State)> {
+        let frame = self.find_quickly(tag)?;
+        let state = self.descriptor(frame).pin_if(tag.to_u64(), usage)?;
+        Some((frame, state))
     }
 
     /// The chain of `tag`, which does not change while this lives.

@@ -11,9 +11,9 @@
 //!
 //! What an old segment holds never passes for log: its pages and records say where they belong.
 //!
-//! A disk without room, or a process without descriptors, is no failure of the server: the preparer says so in `blocked`, writes get
-//! an error, and it tries again, once in [`RETRY`] and when asked (but not more often than
-//! [`RETRY_MIN`] allows, as every refused write asks), until there is room.
+//! A disk without room, or a process without descriptors, is no failure of the server: the preparer
+//! says so in `blocked`, writes get an error, and it tries again, once in [`RETRY`] and when asked
+//! (but not more often than [`RETRY_MIN`] allows, as every refused write asks), until there is room.
 
 use super::{USABLE, WAL_DIR, Wal, WalError};
 use crate::procs::SlotNo;
@@ -43,6 +43,7 @@ const AHEAD_SEGMENTS: u64 = 2;
 const ZEROS_BYTES: usize = 256 << 10;
 /// How long the preparer rests behind each such write while there is time: the disk is the commits'
 /// first. So a segment of 16 MB takes about an eighth of a second, and its last sync finds little left.
+/// It just sleeps: while a segment is lacking every flush wakes whoever waits for work.
 const ZEROS_REST: Duration = Duration::from_millis(2);
 
 /// Why no further segment can be made at this time.
