@@ -141,7 +141,8 @@ if [ -n "$postgres" ] && [ -x "$PG_BIN/initdb" ]; then
     say "loading $keys rows into PostgreSQL"
     "$bin/rd_bench" "${to[@]}" "${load[@]}" -t 0 -q --load
     pg_rate=$(part_of "$(fastest "${to[@]}")")
-    run postgres "$pg_rate" "${to[@]}"
+    # Its data are in $work/postgres.
+    run beside "$pg_rate" "${to[@]}"
 fi
 
 # --- the report ------------------------------------------------------------------------------------
@@ -176,12 +177,12 @@ echo
 echo "Medians of $pairs pairs of $seconds s: $CONNECTIONS connections over a unix socket, durable SETs of"
 echo "$keys random keys, 100 bytes, open loop at ${rates[*]} a second, shared_buffers = $buffers; $(awk '{ n += $8 }
     END { print n }' "$work/with") checkpoints."
-if [ -s "$work/postgres" ]; then
+if [ -s "$work/beside" ]; then
     echo
     awk -v rate="$pg_rate" '{ printf "PostgreSQL at %d/s: p99.9 %.2f ms, maximum %.2f ms, longest time " \
         "without a reply %.2f ms, worst second %.0f %% of the median one; ", rate, $1 / 1e3, $2 / 1e3,
-        $3 / 1e3, 100 * $4 / $5 }' "$work/postgres"
+        $3 / 1e3, 100 * $4 / $5 }' "$work/beside"
     awk '{ before += $1; behind += $2 } END { if (NR) printf "log of a commit %.0f bytes before a " \
-        "checkpoint'"'"'s start, %.0f behind.\n", before / NR, behind / NR }' "$work/postgres.wal"
+        "checkpoint'"'"'s start, %.0f behind.\n", before / NR, behind / NR }' "$work/beside.wal"
 fi
 exit $missed

@@ -6,5 +6,6 @@ pub mod fuzz;
 pub mod history;
 pub mod linear;
 pub mod model;
+pub mod soak;
 pub mod support;
 pub mod torture;

@@ -1,5 +1,6 @@
 //! Time: the one clock that everything asks, so that a simulation can hold it.
 
+use crate::fault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,12 +25,14 @@ pub(crate) fn read(clock: libc::clockid_t) -> u64 {
         .wrapping_add(now.tv_nsec as u64)
 }
 
-/// Microseconds since 1970 by the wall clock; it may jump. 0 if the clock stands before 1970.
+/// Microseconds since 1970 by the wall clock; it may jump, and tests let it ([`crate::fault`]). 0 if the
+/// clock stands before 1970.
 pub fn wall_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| {
-            u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+            let real_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+            real_us.saturating_add_signed(fault::clock_skew_us())
         })
 }
 

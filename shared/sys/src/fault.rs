@@ -12,6 +12,9 @@
 //! | `enospc` | the operation fails as with a full disk |
 //! | `pause` | the process waits there until the point is disarmed |
 //!
+//! Beside them, `clock=ahead@3600` or `clock=behind@3600` lets the wall clock of all processes go wrong by
+//! so many seconds, until it is armed otherwise.
+//!
 //! Invariant: while nothing is armed a point costs two loads and a branch.
 
 use crate::process::{self, Pid, Signal};
@@ -19,8 +22,8 @@ use crate::shm::{One, Plan, Segment, ShmError};
 use crate::{crash, futex};
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicI64, AtomicU32};
 use zerocopy::{FromBytes, KnownLayout};
 
 macro_rules! faults {
@@ -103,6 +106,8 @@ const COUNT: usize = Fault::ALL.len();
 #[derive(FromBytes, KnownLayout)]
 #[repr(C)]
 struct Table {
+    /// By how much the wall clock is ahead, microseconds. atomic.
+    clock_skew_us: AtomicI64,
     /// How many points are armed. atomic.
     armed: AtomicU32,
     points: [Point; COUNT],
@@ -142,7 +147,10 @@ static TABLE: OnceLock<One<Table>> = OnceLock::new();
 #[derive(Debug, thiserror::Error)]
 pub enum FaultError {
     /// The text is wrong.
-    #[error("\"{0}\" is not a fault point: expected name=action[@n], as in wal_sync=kill@3")]
+    #[error(
+        "\"{0}\" is not a fault point: expected name=action[@n], as in wal_sync=kill@3, or \
+         clock=ahead@SECONDS"
+    )]
     Syntax(String),
     /// There is no room for the table.
     #[error(transparent)]
@@ -164,20 +172,27 @@ pub fn prepare() -> Result<(), ShmError> {
 /// Arms the points that `text` names and disarms all others; empty disarms all.
 pub fn arm(text: &str) -> Result<(), FaultError> {
     let mut wanted: [Option<(Action, u32)>; COUNT] = [None; COUNT];
+    let mut clock_skew_us = 0;
     for part in text
         .split(',')
         .map(str::trim)
         .filter(|part| !part.is_empty())
     {
+        if let Some(skew_us) = parse_clock(part) {
+            clock_skew_us = skew_us;
+            continue;
+        }
         let (index, action, nth) =
             parse(part).ok_or_else(|| FaultError::Syntax(part.to_owned()))?;
         wanted[index] = Some((action, nth));
     }
-    if TABLE.get().is_none() && wanted.iter().all(Option::is_none) {
+    let is_nothing = clock_skew_us == 0 && wanted.iter().all(Option::is_none);
+    if TABLE.get().is_none() && is_nothing {
         return Ok(());
     }
     prepare()?;
     let table = TABLE.get().expect("it was just prepared");
+    table.clock_skew_us.store(clock_skew_us, Relaxed);
     for (point, wanted) in table.points.iter().zip(wanted) {
         if point.action.swap(0, AcqRel) != 0 {
             table.armed.fetch_sub(1, AcqRel);
@@ -203,6 +218,25 @@ fn parse(part: &str) -> Option<(usize, Action, u32)> {
         .position(|fault| fault.name() == name.trim())?;
     let (_, action) = ACTIONS.iter().find(|(text, _)| *text == action.trim())?;
     Some((index, *action, nth))
+}
+
+/// By how many microseconds `clock=ahead@60` or `clock=behind@60` puts the clock ahead.
+fn parse_clock(part: &str) -> Option<i64> {
+    let (direction, seconds) = part.strip_prefix("clock=")?.split_once('@')?;
+    let skew_us = i64::from(seconds.parse::<u32>().ok()?) * 1_000_000;
+    match direction {
+        "ahead" => Some(skew_us),
+        "behind" => Some(-skew_us),
+        _ => None,
+    }
+}
+
+/// By how much the wall clock is to be ahead of the machine's, microseconds.
+#[inline]
+pub(crate) fn clock_skew_us() -> i64 {
+    TABLE
+        .get()
+        .map_or(0, |table| table.clock_skew_us.load(Relaxed))
 }
 
 /// How often the point's action was done.
@@ -257,6 +291,7 @@ fn pass(table: &Table, fault: Fault) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     #[test]
     fn a_point_fires_once_at_its_turn() {
@@ -268,6 +303,9 @@ mod tests {
             "no_such=eio",
             "wal_sync=eio@0",
             "wal_sync=eio@x",
+            "clock=ahead",
+            "clock=ahead@x",
+            "clock=eio@1",
         ] {
             assert!(matches!(arm(bad), Err(FaultError::Syntax(text)) if text == bad));
         }
@@ -295,6 +333,13 @@ mod tests {
                 .expect("it goes on")
                 .expect("without an error");
         });
+        let right_us = clock::wall_us();
+        arm("clock=ahead@86400").expect("good");
+        assert!(clock::wall_us() >= right_us + 86_400_000_000);
+        arm("clock=behind@86400,wal_sync=eio@9").expect("good");
+        assert!(clock::wall_us() < right_us);
+        arm("").expect("good");
+        assert!(clock::wall_us() >= right_us);
     }
 
     #[test]

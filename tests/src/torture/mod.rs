@@ -25,7 +25,7 @@ use victim::{Done, Harm, Then, VANISHING, vanishing_keys};
 use workload::{Look, Writer};
 
 /// Restarts after crashes that the server is allowed.
-const RESTARTS_MAX: &str = "1000";
+pub(crate) const RESTARTS_MAX: &str = "1000";
 /// Size of the disk that can be filled: log and data of a long run, and some more.
 const DISK_MEBIBYTES: u64 = 256;
 
@@ -229,7 +229,7 @@ pub fn under_load<T>(
 }
 
 /// Brings the server back, at times with another kill, or a signal, while it recovers.
-fn settle(cluster: &mut Cluster, done: &Done, random: &mut Random, report: &mut Report) {
+pub(crate) fn settle(cluster: &mut Cluster, done: &Done, random: &mut Random, report: &mut Report) {
     *report.kills.entry(done.kind.clone()).or_default() += 1;
     report.losses.extend(done.wrong.clone());
     if done.then != Then::Serves {
@@ -286,7 +286,7 @@ pub fn check_count(cluster: &mut Cluster, writers: &[Writer], others: u64, repor
 
 /// Looks whether everything works that a harm could have left lame: connections that vanished have
 /// left whole transactions, writes are taken, and checkpoints are made.
-fn check_service(cluster: &mut Cluster, report: &mut Report) {
+pub(crate) fn check_service(cluster: &mut Cluster, report: &mut Report) {
     let deadline = Instant::now() + DEADLINE;
     while report.losses.is_empty() {
         match try_service(cluster) {

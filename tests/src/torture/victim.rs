@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Connections that vanish at a time.
 pub const VANISHING: usize = 100;
+/// Longest jump of the clock, seconds: shorter than what writers let keys live for.
+const JUMP_MAX_S: u64 = 30 * 86_400;
 /// Crashes in a row that the server of a crash loop comes back from.
 const LOOP_MAX: usize = 2;
 
@@ -56,6 +58,8 @@ pub enum Harm {
     LittleMemory,
     /// The server runs with few file descriptors.
     FewDescriptors,
+    /// The wall clock jumps, ahead or back.
+    ClockJump,
     /// Many connections go away in the midst of a command.
     Vanish,
     /// An immediate stop by SIGQUIT.
@@ -97,7 +101,7 @@ impl Done {
 
 impl Harm {
     /// All of them.
-    pub const ALL: [Harm; 20] = [
+    pub const ALL: [Harm; 21] = [
         Harm::KillServer,
         Harm::KillInCheckpoint,
         Harm::KillPostmaster,
@@ -115,6 +119,7 @@ impl Harm {
         Harm::DiskFullAndKill,
         Harm::LittleMemory,
         Harm::FewDescriptors,
+        Harm::ClockJump,
         Harm::Vanish,
         Harm::ImmediateStop,
         Harm::FastStop,
@@ -190,6 +195,7 @@ impl Harm {
                 let limit = format!("-n {}", 8 + random.below(150));
                 run_limited(cluster, "few descriptors", &limit, random)
             }
+            Harm::ClockJump => clock_jump(cluster, random),
             Harm::Vanish => {
                 vanish(cluster, random);
                 Done::new("connections that vanish", Then::Serves)
@@ -426,6 +432,18 @@ fn run_limited(cluster: &mut Cluster, kind: &str, limit: &str, random: &mut Rand
         }
     }
     done
+}
+
+/// Has the wall clock of the server jump by up to [`JUMP_MAX_S`]. It stays wrong until the next jump; a
+/// server that is started anew has the right time again, which is a jump too.
+fn clock_jump(cluster: &Cluster, random: &mut Random) -> Done {
+    let direction = ["ahead", "behind"][random.below(2) as usize];
+    let points = format!("clock={direction}@{}", random.below(JUMP_MAX_S));
+    if let Ok(mut client) = Client::connect_unix(cluster.socket()) {
+        // A server that falls just now has not heard of it.
+        let _ = client.call(&["CONFIG", "SET", "fault_points", &points]);
+    }
+    Done::new(format!("clock {direction}"), Then::Serves)
 }
 
 /// The keys that vanishing connection `number` sets, always both to one value.

@@ -1,0 +1,100 @@
+//! An hour of mixed load with harm done in between, and whether the server stays what it was. See
+//! `rd_tests::soak`.
+
+use clap::Parser;
+use rd_tests::soak::{Plan, Sample, run, trends};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Mixed load at an even rate; every minute a sample of memory, descriptors, files and response times, and
+/// some harm: standstill, stray signals, jumps of the clock, connections that vanish, one time in four a
+/// kill or a stop. Ends with 1 if an acknowledged write is lost or something grows.
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    /// How long, in minutes; each is a round.
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    /// The quiet part of a round, in seconds, in which response times are measured.
+    #[arg(long, default_value_t = 55)]
+    quiet: u64,
+    /// Connections.
+    #[arg(long, default_value_t = 8)]
+    clients: usize,
+    /// Operations of all connections together in a second.
+    #[arg(long, default_value_t = 2000)]
+    rate: u64,
+    /// Keys that they work on.
+    #[arg(long, default_value_t = 200_000)]
+    keys: u64,
+    /// Where everything random comes from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// A setting of the server, name=value; may come several times.
+    #[arg(short = 'c', value_name = "NAME=VALUE")]
+    settings: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let settings = options
+        .settings
+        .iter()
+        .filter_map(|text| text.split_once('='));
+    let plan = Plan {
+        seed: options.seed,
+        rounds: options.minutes,
+        quiet: Duration::from_secs(options.quiet),
+        clients: options.clients,
+        rate: options.rate,
+        keys: options.keys,
+        settings: settings
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+    };
+    println!(
+        "{:>7} {:>9} {:>5} {:>9} {:>8} {:>9} {:>9} {:>8} {:>8} {:>9}  then",
+        "seconds",
+        "memory kB",
+        "fds",
+        "files kB",
+        "log kB",
+        "other kB",
+        "answers",
+        "p50 us",
+        "p99 us",
+        "max us"
+    );
+    let (samples, report) = run(&plan, |sample: &Sample| {
+        let [p50, p99, max] = sample.response_us;
+        println!(
+            "{:>7} {:>9} {:>5} {:>9} {:>8} {:>9} {:>9} {p50:>8} {p99:>8} {max:>9}  {}",
+            sample.second,
+            sample.memory_bytes / 1024,
+            sample.descriptors,
+            sample.base_bytes / 1024,
+            sample.wal_bytes / 1024,
+            sample.other_bytes / 1024,
+            sample.operations,
+            sample.harm,
+        );
+    });
+    let mut is_flat = true;
+    println!("\nmedian of the first third and of the last:");
+    for trend in trends(&samples) {
+        is_flat &= trend.is_flat();
+        println!(
+            "{:<22} {:>11} {:>11}  {:.2}, at most {:.2}: {}",
+            trend.name,
+            trend.first,
+            trend.last,
+            trend.factor(),
+            trend.factor_max,
+            if trend.is_flat() { "flat" } else { "GROWN" },
+        );
+    }
+    match report.conclude(plan.seed) {
+        ExitCode::SUCCESS if !is_flat => ExitCode::FAILURE,
+        concluded => concluded,
+    }
+}

@@ -1,0 +1,503 @@
+//! Soak: hours of mixed load at an even rate, with harm done to the server in between, and what becomes
+//! of its memory, its descriptors, its files and its answers over that time: they must stay what they were.
+//!
+//! A round has a quiet part, in which response times are measured and at the end of which a sample is
+//! taken, and a harm out of the torture's, with its writers, whose acknowledged writes are looked for
+//! afterwards. Three harms of four leave the server running, so that what leaks has time to.
+
+use crate::support::cluster::Cluster;
+use crate::support::{DEADLINE, process};
+use crate::torture::victim::Harm;
+use crate::torture::workload::Writer;
+use crate::torture::{self, Random, Report};
+use nix::sys::signal::Signal;
+use rd_wire::{Client, Reply};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Harms that the server survives as it is.
+const GENTLE: [Harm; 4] = [Harm::StandStill, Harm::Stray, Harm::ClockJump, Harm::Vanish];
+/// Those that it does not, or that may end it. What needs a small disk or limits belongs to the torture.
+const ROUGH: [Harm; 11] = [
+    Harm::KillServer,
+    Harm::KillInCheckpoint,
+    Harm::KillPostmaster,
+    Harm::KillPostmasterAndStart,
+    Harm::KillCheckpointer,
+    Harm::KillWalwriter,
+    Harm::KillBackend,
+    Harm::KillInRestart,
+    Harm::StandStillAndDie,
+    Harm::ImmediateStop,
+    Harm::FastStop,
+];
+/// One round in so many has a rough one.
+const ROUGH_EVERY: u64 = 4;
+/// Load that goes on while the server is harmed.
+const HARM_LOAD: Duration = Duration::from_millis(500);
+/// Writers of the torture.
+const WRITERS: usize = 2;
+/// Keys of a RANGE.
+const RANGE_KEYS: &str = "20";
+/// Accounts between which money moves.
+const ACCOUNTS: u64 = 64;
+
+/// How much of what.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where everything random comes from.
+    pub seed: u64,
+    /// Rounds.
+    pub rounds: u64,
+    /// The quiet part of each.
+    pub quiet: Duration,
+    /// Connections.
+    pub clients: usize,
+    /// Operations of all connections together in a second.
+    pub rate: u64,
+    /// Keys that they work on.
+    pub keys: u64,
+    /// Settings of the server.
+    pub settings: Vec<(String, String)>,
+}
+
+/// What was found at the end of a quiet part.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// Seconds since the beginning.
+    pub second: u64,
+    /// Memory of all processes beside what they share, bytes.
+    pub memory_bytes: u64,
+    /// Descriptors of all processes.
+    pub descriptors: u64,
+    /// Bytes of the relation files.
+    pub base_bytes: u64,
+    /// Bytes of the log.
+    pub wal_bytes: u64,
+    /// Bytes of everything else in the data directory.
+    pub other_bytes: u64,
+    /// Operations that were answered in the quiet part.
+    pub operations: u64,
+    /// Response times, counted from when an operation was due, microseconds: median, 99th percentile,
+    /// greatest.
+    pub response_us: [u64; 3],
+    /// What is done to the server next.
+    pub harm: String,
+}
+
+/// How a measure has changed from the first third of the samples to the last.
+#[derive(Clone, Debug)]
+pub struct Trend {
+    /// Which one.
+    pub name: &'static str,
+    /// Medians of the thirds.
+    pub first: u64,
+    /// See above.
+    pub last: u64,
+    /// By what factor it may grow.
+    pub factor_max: f64,
+}
+
+impl Trend {
+    /// By what factor it has grown.
+    pub fn factor(&self) -> f64 {
+        self.last as f64 / self.first.max(1) as f64
+    }
+
+    /// Whether it has stayed what it was.
+    pub fn is_flat(&self) -> bool {
+        self.factor() <= self.factor_max
+    }
+}
+
+/// What is measured, by what factor it may grow, and how it is got from a sample.
+type Measure = (&'static str, f64, fn(&Sample) -> u64);
+
+/// The trends of these samples. The first tenth does not count: files and caches fill up first. Response
+/// times may double, since a machine that does other things too cannot hold them evener.
+pub fn trends(samples: &[Sample]) -> Vec<Trend> {
+    let warm = &samples[samples.len().div_ceil(10).min(samples.len())..];
+    let third = warm.len() / 3;
+    let measures: [Measure; 7] = [
+        ("memory, bytes", 1.25, |sample| sample.memory_bytes),
+        ("descriptors", 1.1, |sample| sample.descriptors),
+        ("relation files, bytes", 1.1, |sample| sample.base_bytes),
+        ("log, bytes", 1.5, |sample| sample.wal_bytes),
+        ("other files, bytes", 1.25, |sample| sample.other_bytes),
+        ("response, median, us", 2.0, |sample| sample.response_us[0]),
+        ("response, 99 %, us", 2.0, |sample| sample.response_us[1]),
+    ];
+    let trend = |&(name, factor_max, measure): &Measure| Trend {
+        name,
+        first: median(&warm[..third], measure),
+        last: median(&warm[warm.len() - third..], measure),
+        factor_max,
+    };
+    measures.iter().map(trend).collect()
+}
+
+fn median(samples: &[Sample], measure: fn(&Sample) -> u64) -> u64 {
+    let mut values: Vec<u64> = samples.iter().map(measure).collect();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+/// What all clients look at.
+struct Course {
+    socket: PathBuf,
+    keys: u64,
+    /// From one operation of a client to its next.
+    every: Duration,
+    is_measured: AtomicBool,
+    is_over: AtomicBool,
+}
+
+/// What a client has seen.
+#[derive(Default)]
+struct Seen {
+    response_us: Vec<u64>,
+    /// An answer that cannot be right.
+    wrong: Option<String>,
+}
+
+/// Why an operation was not answered.
+enum Unanswered {
+    /// The connection is broken, or the server does not serve.
+    Broken,
+    /// The answer cannot be right.
+    Wrong(String),
+}
+
+/// One connection of the mixed load.
+struct MixedClient<'a> {
+    course: &'a Course,
+    random: Random,
+    seen: Seen,
+}
+
+impl MixedClient<'_> {
+    /// Works at its rate until the round is over, and connects anew whenever the connection breaks.
+    fn run(mut self) -> Seen {
+        let mut due = Instant::now();
+        while !self.course.is_over.load(Ordering::Relaxed) && self.seen.wrong.is_none() {
+            let Ok(mut client) = Client::connect_unix(&self.course.socket) else {
+                // The server is away; a moment later it may be back.
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            };
+            if client.set_timeout(Some(DEADLINE)).is_ok() {
+                // What was due while there was no server is not made up for.
+                due = due.max(Instant::now());
+                self.work(&mut client, &mut due);
+            }
+        }
+        self.seen
+    }
+
+    fn work(&mut self, client: &mut Client, due: &mut Instant) {
+        while !self.course.is_over.load(Ordering::Relaxed) {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            let is_measured = self.course.is_measured.load(Ordering::Relaxed);
+            match self.one(client) {
+                Ok(()) if is_measured => {
+                    self.seen.response_us.push(due.elapsed().as_micros() as u64);
+                }
+                Ok(()) => {}
+                Err(Unanswered::Broken) => return,
+                Err(Unanswered::Wrong(what)) => {
+                    self.seen.wrong = Some(what);
+                    return;
+                }
+            }
+            *due += self.course.every;
+        }
+    }
+
+    fn key(&mut self) -> String {
+        format!("mixed:{:09}", self.random.below(self.course.keys))
+    }
+
+    fn account(&mut self) -> String {
+        format!("account:{:03}", self.random.below(ACCOUNTS))
+    }
+
+    /// Values begin with their key, so that one in the wrong place is seen.
+    fn value(&mut self, key: &str) -> String {
+        let fill = self.random.below(200) as usize;
+        format!("{key}={}", "x".repeat(fill))
+    }
+
+    fn one(&mut self, client: &mut Client) -> Result<(), Unanswered> {
+        let key = self.key();
+        match self.random.below(20) {
+            0..=8 => {
+                let reply = call(client, &["GET", &key])?;
+                check_value(&key, &reply)
+            }
+            9..=12 => {
+                let value = self.value(&key);
+                expect_ok(call(client, &["SET", &key, &value])?)
+            }
+            13 => call(client, &["DEL", &key]).map(drop),
+            14 => {
+                let value = self.value(&key);
+                let passing = format!("passing:{key}");
+                expect_ok(call(client, &["SET", &passing, &value, "PX", "2000"])?)
+            }
+            15..=16 => self.range(client, &key),
+            17..=18 => self.exec(client),
+            _ => self.transaction(client, &key),
+        }
+    }
+
+    fn range(&self, client: &mut Client, from: &str) -> Result<(), Unanswered> {
+        let reply = call(client, &["RANGE", from, "mixed;", "LIMIT", RANGE_KEYS])?;
+        let Some(pairs) = reply.as_slice() else {
+            return Err(Unanswered::Wrong(format!("RANGE gave {reply:?}")));
+        };
+        let mut least = from.to_owned();
+        for pair in pairs.chunks(2) {
+            let key = pair.first().and_then(Reply::as_str).unwrap_or_default();
+            if key < least.as_str() {
+                let what = format!("RANGE from {from} gave {key} behind {least}");
+                return Err(Unanswered::Wrong(what));
+            }
+            check_value(key, pair.get(1).unwrap_or(&Reply::Null))?;
+            least = key.to_owned();
+        }
+        Ok(())
+    }
+
+    /// Moves money in one EXEC.
+    fn exec(&mut self, client: &mut Client) -> Result<(), Unanswered> {
+        let (from, to, sum) = (self.account(), self.account(), self.random.below(100));
+        let sum = sum.to_string();
+        client.send(&["MULTI"]);
+        client.send(&["DECRBY", &from, &sum]);
+        client.send(&["INCRBY", &to, &sum]);
+        client.send(&["EXEC"]);
+        client.flush().map_err(|_| Unanswered::Broken)?;
+        let replies = client.receive_many(4).map_err(|_| Unanswered::Broken)?;
+        match replies.iter().find_map(Reply::error) {
+            Some(error) => Err(told(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads a key and writes it; somebody else may have been first.
+    fn transaction(&mut self, client: &mut Client, key: &str) -> Result<(), Unanswered> {
+        expect_ok(call(client, &["BEGIN"])?)?;
+        check_value(key, &call(client, &["GET", key])?)?;
+        let value = self.value(key);
+        expect_ok(call(client, &["SET", key, &value])?)?;
+        let reply = client.call(&["COMMIT"]).map_err(|_| Unanswered::Broken)?;
+        match reply.error() {
+            Some(error) if !error.starts_with("CONFLICT") => Err(told(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn call(client: &mut Client, words: &[&str]) -> Result<Reply, Unanswered> {
+    let reply = client.call(words).map_err(|_| Unanswered::Broken)?;
+    match reply.error() {
+        Some(error) => Err(told(error)),
+        None => Ok(reply),
+    }
+}
+
+/// What an error means: servers that start or stop, and connections that were cut off by that, are no
+/// wonder.
+fn told(error: &str) -> Unanswered {
+    let expected = ["LOADING", "shutting down", "max number"];
+    match expected.iter().any(|text| error.contains(text)) {
+        true => Unanswered::Broken,
+        false => Unanswered::Wrong(format!("an answer was: {error}")),
+    }
+}
+
+fn expect_ok(reply: Reply) -> Result<(), Unanswered> {
+    match reply.is_ok() {
+        true => Ok(()),
+        false => Err(Unanswered::Wrong(format!("not OK but {reply:?}"))),
+    }
+}
+
+fn check_value(key: &str, reply: &Reply) -> Result<(), Unanswered> {
+    let starts = |text: &str| {
+        text.strip_prefix(key)
+            .is_some_and(|rest| rest.starts_with('='))
+    };
+    match reply {
+        Reply::Null => Ok(()),
+        reply if reply.as_str().is_some_and(starts) => Ok(()),
+        reply => Err(Unanswered::Wrong(format!("{key} holds {reply:?}"))),
+    }
+}
+
+/// Runs the plan. `tell` hears of each sample.
+pub fn run(plan: &Plan, mut tell: impl FnMut(&Sample)) -> (Vec<Sample>, Report) {
+    let mut random = Random::new(plan.seed);
+    let mut cluster = Cluster::new(&[
+        ("shared_buffers", "64MB"),
+        ("max_wal_size", "128MB"),
+        ("min_wal_size", "64MB"),
+        ("checkpoint_timeout", "30s"),
+        ("crash_restart_max", torture::RESTARTS_MAX),
+    ]);
+    for (name, value) in &plan.settings {
+        cluster.set(name, value);
+    }
+    // Each kill is complained of, in as many ways as there are moments.
+    cluster.announce("");
+    cluster.start();
+    let mut writers: Vec<Writer> = (0..WRITERS)
+        .map(|number| Writer::new(number, random.draw()))
+        .collect();
+    let began = Instant::now();
+    let mut report = Report::default();
+    let (mut samples, mut gentle, mut rough) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..plan.rounds {
+        let (deck, harms) = match (round + 1) % ROUGH_EVERY {
+            0 => (&mut rough, &ROUGH[..]),
+            _ => (&mut gentle, &GENTLE[..]),
+        };
+        if deck.is_empty() {
+            *deck = Harm::deck(harms, &mut random);
+        }
+        let harm = deck.pop().expect("just dealt");
+        let course = Course {
+            socket: cluster.socket(),
+            keys: plan.keys,
+            every: Duration::from_secs(1) * plan.clients as u32 / plan.rate.max(1) as u32,
+            is_measured: AtomicBool::new(true),
+            is_over: AtomicBool::new(false),
+        };
+        let (mut sample, done, seen) = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..plan.clients)
+                .map(|_| {
+                    let client = MixedClient {
+                        course: &course,
+                        random: Random::new(random.draw()),
+                        seen: Seen::default(),
+                    };
+                    scope.spawn(|| client.run())
+                })
+                .collect();
+            // The load itself is what is wanted here, for as long as the plan says.
+            std::thread::sleep(plan.quiet);
+            let sample = look(&cluster, began);
+            course.is_measured.store(false, Ordering::Relaxed);
+            let (back, done) =
+                torture::under_load(&course.socket, std::mem::take(&mut writers), || {
+                    std::thread::sleep(HARM_LOAD);
+                    harm.inflict(&mut cluster, None, &mut random)
+                });
+            writers = back;
+            course.is_over.store(true, Ordering::Relaxed);
+            let seen: Vec<Seen> = clients
+                .into_iter()
+                .map(|client| client.join().expect("a client does not panic"))
+                .collect();
+            (sample, done, seen)
+        });
+        sample.harm.clone_from(&done.kind);
+        take_in(&mut sample, seen, &mut report);
+        tell(&sample);
+        samples.push(sample);
+        torture::settle(&mut cluster, &done, &mut random, &mut report);
+        torture::check(&mut cluster, &mut writers, &mut report);
+        torture::check_service(&mut cluster, &mut report);
+        if !report.losses.is_empty() {
+            let log = torture::tail(&cluster.log_since_start(), 60);
+            report
+                .losses
+                .push(format!("after {}; server log:\n{log}", done.kind));
+            break;
+        }
+    }
+    if report.losses.is_empty() {
+        cluster.stop(Signal::SIGINT);
+        torture::verify(&mut cluster, &mut report);
+    }
+    report.acknowledged = writers.iter().map(Writer::acknowledged).sum();
+    (samples, report)
+}
+
+fn take_in(sample: &mut Sample, seen: Vec<Seen>, report: &mut Report) {
+    let mut all = Vec::new();
+    for one in seen {
+        all.extend(one.response_us);
+        report.losses.extend(one.wrong);
+    }
+    all.sort_unstable();
+    let at = |share: usize| {
+        let index = (all.len() * share / 100).min(all.len().saturating_sub(1));
+        all.get(index).copied().unwrap_or_default()
+    };
+    sample.operations = all.len() as u64;
+    sample.response_us = [at(50), at(99), at(100)];
+}
+
+/// Looks at the processes and the files of a running server.
+fn look(cluster: &Cluster, began: Instant) -> Sample {
+    let mut sample = Sample {
+        second: began.elapsed().as_secs(),
+        ..Sample::default()
+    };
+    let children = cluster.children();
+    let pids = children.iter().map(|child| child.pid).chain(cluster.pid());
+    for pid in pids {
+        sample.memory_bytes += process::private_bytes(pid).unwrap_or_default();
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+        sample.descriptors += descriptors.map_or(0, |entries| entries.count() as u64);
+    }
+    let data = cluster.data_dir();
+    sample.base_bytes = bytes_below(&data.join("base"));
+    sample.wal_bytes = bytes_below(&data.join("wal"));
+    sample.other_bytes = bytes_below(&data) - sample.base_bytes - sample.wal_bytes;
+    sample
+}
+
+/// Bytes of all files below a directory. One that goes away meanwhile does not count.
+fn bytes_below(directory: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return 0;
+    };
+    let bytes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(memory: impl Fn(u64) -> u64) -> Vec<Sample> {
+        (0..60)
+            .map(|minute| Sample {
+                memory_bytes: memory(minute),
+                descriptors: 100,
+                ..Sample::default()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_leak_is_seen_and_warming_up_is_none() {
+        let not_flat = |samples: &[Sample]| -> Vec<&'static str> {
+            let trends = trends(samples);
+            let grown = trends.iter().filter(|trend| !trend.is_flat());
+            grown.map(|trend| trend.name).collect()
+        };
+        let level = samples(|minute| if minute < 6 { 10 } else { 100 + minute % 7 });
+        assert!(not_flat(&level).is_empty());
+        let leak = samples(|minute| 100 + minute);
+        assert_eq!(not_flat(&leak), ["memory, bytes"]);
+    }
+}
