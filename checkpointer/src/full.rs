@@ -514,7 +514,9 @@ fn pages_cause(flags: Flags) -> Counter {
     match checkpoints_cause(flags) {
         Counter::CheckpointsShutdown => Counter::PagesWrittenShutdown,
         Counter::CheckpointsRecovery => Counter::PagesWrittenRecovery,
-        Counter::CheckpointsRequested => Counter::PagesWrittenRequested,
+        Counter::CheckpointsRequested | Counter::CheckpointsBackup => {
+            Counter::PagesWrittenRequested
+        }
         Counter::CheckpointsWal => Counter::PagesWrittenWal,
         _ => Counter::PagesWrittenTimed,
     }
@@ -522,15 +524,13 @@ fn pages_cause(flags: Flags) -> Counter {
 
 /// Under which cause a checkpoint is counted: the most pressing one.
 fn checkpoints_cause(flags: Flags) -> Counter {
-    let requested = [
-        Flags::CAUSE_MANUAL,
-        Flags::CAUSE_BACKUP,
-        Flags::CAUSE_NAMESPACE,
-    ];
+    let requested = [Flags::CAUSE_MANUAL, Flags::CAUSE_NAMESPACE];
     if flags.has(Flags::SHUTDOWN) {
         Counter::CheckpointsShutdown
     } else if flags.has(Flags::END_OF_RECOVERY) {
         Counter::CheckpointsRecovery
+    } else if flags.has(Flags::CAUSE_BACKUP) {
+        Counter::CheckpointsBackup
     } else if requested.iter().any(|cause| flags.has(*cause)) {
         Counter::CheckpointsRequested
     } else if flags.has(Flags::CAUSE_WAL) {

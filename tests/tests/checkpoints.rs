@@ -1,6 +1,7 @@
 //! What makes checkpoints, what they are called, and what they keep small.
 
 use nix::sys::signal::Signal;
+use rd_base::Lsn;
 use rd_tests::support::cluster::Cluster;
 use rd_tests::support::load::Load;
 use rd_tests::support::wait_for;
@@ -26,6 +27,10 @@ fn number(cluster: &Cluster, field: &str) -> u64 {
 fn ok(client: &mut Client, words: &[&str]) {
     let reply = client.call(words).expect("answered");
     assert!(reply.error().is_none(), "{words:?}: {reply:?}");
+}
+
+fn lsn(text: &str) -> Lsn {
+    text.parse().unwrap_or_else(|_| panic!("no LSN: {text}"))
 }
 
 /// Bytes of all files of a directory.
@@ -166,6 +171,53 @@ fn a_command_makes_one_and_waits_for_it_or_not() {
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
     let last = starts(&cluster).pop().expect("one");
     assert!(last.starts_with("shutdown"), "{last}");
+}
+
+/// What the copy of a data directory is that was made of all files at one moment behind a checkpoint for
+/// a backup, as a snapshot of the volume is: what a crash leaves, with little to redo.
+#[test]
+fn a_snapshot_behind_a_checkpoint_for_a_backup_has_everything_and_little_to_redo() {
+    let settings = [
+        ("recovery_time_target", "0"),
+        ("checkpoint_heartbeat", "1min"),
+    ];
+    let cluster = Cluster::started(&settings);
+    let load = Load::start(&cluster.socket(), 4, 700);
+    load.wait_for(2_000);
+    let mut client = cluster.client();
+    let id = client.call(&["CLIENT", "ID"]).expect("answered");
+    let id = id.as_int().expect("a number");
+    let before = lsn(&cluster.info("wal", "insert_lsn"));
+    ok(&mut client, &["CHECKPOINT", "BACKUP"]);
+    let row = cluster.stat(&["CHECKPOINTS"]).remove(0);
+    assert_eq!(row["cause"], "fast force wait backup");
+    let asked = format!("connection {id} of backend ");
+    let requester = &row["requester"];
+    assert!(requester.starts_with(&asked), "{requester}");
+    assert!(requester.ends_with(", CHECKPOINT"), "{requester}");
+    let told = format!("fast force wait backup (asked for by {requester})");
+    assert_eq!(starts(&cluster), [told]);
+    assert_eq!(done_by(&cluster, "backup"), 1);
+    assert_eq!(done_by(&cluster, "manual"), 0);
+    let redo = lsn(&row["redo_lsn"]);
+    assert!(redo >= before, "{redo} < {before}");
+
+    load.wait_for(load.acknowledged() + 2_000);
+    cluster.freeze();
+    let acknowledged = load.so_far();
+    let mut copy = Cluster::new(&settings);
+    cluster.copy_data(&copy.data_dir());
+    cluster.thaw();
+    // Both serve, side by side.
+    copy.start();
+    load.wait_for(acknowledged.total() + 1_000);
+    acknowledged.assert_there(&mut copy.client());
+    let log = copy.log_since_start();
+    let line = log.lines().find(|line| line.contains("redo starts at"));
+    let from = line.and_then(|line| line.split_whitespace().last());
+    let from = lsn(from.unwrap_or_else(|| panic!("no redo in:\n{log}")));
+    assert!(from >= redo, "redo starts at {from}, before {redo}");
+    load.stop().assert_there(&mut cluster.client());
 }
 
 #[test]

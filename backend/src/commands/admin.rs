@@ -78,6 +78,7 @@ pub fn command_getkeysandflags(call: &mut Call<'_>) -> Outcome {
 
 /// How a checkpoint is asked for.
 struct Manner {
+    cause: Flags,
     fast: bool,
     wait: bool,
     /// The command that asks.
@@ -87,7 +88,7 @@ struct Manner {
 
 /// Asks the checkpointer, and waits or not.
 fn ask(call: &mut Call<'_>, manner: &Manner) -> Outcome {
-    let mut flags = Flags::FORCE | Flags::CAUSE_MANUAL;
+    let mut flags = Flags::FORCE | manner.cause;
     if manner.fast {
         flags |= Flags::IMMEDIATE;
     }
@@ -110,8 +111,8 @@ fn ask(call: &mut Call<'_>, manner: &Manner) -> Outcome {
     Ok(Flow::Done)
 }
 
-/// CHECKPOINT [WAIT|NOWAIT] [FAST|SPREAD]: WAIT FAST unless told otherwise. CHECKPOINT EXPLAIN makes
-/// none, and CHECKPOINT NAMESPACE one of a single namespace.
+/// CHECKPOINT [WAIT|NOWAIT] [FAST|SPREAD] [BACKUP]: WAIT FAST unless told otherwise. CHECKPOINT EXPLAIN
+/// makes none, and CHECKPOINT NAMESPACE one of a single namespace.
 pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
     if call.args.len() == 2 && is_word(call.arg(1), "EXPLAIN") {
         return advice::explain(call);
@@ -120,6 +121,7 @@ pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
         return namespaces::checkpoint(call);
     }
     let (mut wait, mut fast) = (None, None);
+    let mut cause = Flags::CAUSE_MANUAL;
     for word in call.args.skip(1).iter() {
         let (option, value) = if is_word(word, "WAIT") {
             (&mut wait, true)
@@ -129,6 +131,9 @@ pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
             (&mut fast, true)
         } else if is_word(word, "SPREAD") {
             (&mut fast, false)
+        } else if is_word(word, "BACKUP") {
+            cause = Flags::CAUSE_BACKUP;
+            continue;
         } else {
             return Err(texts::SYNTAX.into());
         };
@@ -137,6 +142,7 @@ pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
         }
     }
     let manner = Manner {
+        cause,
         fast: fast.unwrap_or(true),
         wait: wait.unwrap_or(true),
         command: "CHECKPOINT",
@@ -148,6 +154,7 @@ pub fn checkpoint(call: &mut Call<'_>) -> Outcome {
 /// SAVE: CHECKPOINT WAIT FAST.
 pub fn save(call: &mut Call<'_>) -> Outcome {
     let manner = Manner {
+        cause: Flags::CAUSE_MANUAL,
         fast: true,
         wait: true,
         command: "SAVE",
@@ -164,6 +171,7 @@ pub fn bgsave(call: &mut Call<'_>) -> Outcome {
         _ => return Err(texts::SYNTAX.into()),
     }
     let manner = Manner {
+        cause: Flags::CAUSE_MANUAL,
         fast: false,
         wait: false,
         command: "BGSAVE",

@@ -305,6 +305,7 @@ fn checkpoint(server: &Server, out: &mut String) -> fmt::Result {
         ("time", Counter::CheckpointsTimed),
         ("wal", Counter::CheckpointsWal),
         ("manual", Counter::CheckpointsRequested),
+        ("backup", Counter::CheckpointsBackup),
         ("shutdown", Counter::CheckpointsShutdown),
         ("end-of-recovery", Counter::CheckpointsRecovery),
         ("namespace", Counter::CheckpointsNamespace),

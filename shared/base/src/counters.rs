@@ -91,6 +91,7 @@ Checkpoint {
     CheckpointsTimed "checkpoints_timed" "Checkpoints because of checkpoint_timeout.";
     CheckpointsWal "checkpoints_wal" "Checkpoints because of max_wal_size.";
     CheckpointsRequested "checkpoints_requested" "Checkpoints asked for by command.";
+    CheckpointsBackup "checkpoints_backup" "Checkpoints asked for before a backup.";
     CheckpointsShutdown "checkpoints_shutdown" "Shutdown checkpoints.";
     CheckpointsRecovery "checkpoints_end_of_recovery" "End-of-recovery checkpoints.";
     CheckpointsNamespace "checkpoints_namespace" "Checkpoints of a single namespace.";

@@ -85,7 +85,7 @@ impl Flags {
     pub const CAUSE_TIME: Flags = Flags(bits::CAUSE_TIME);
     /// Cause: a command.
     pub const CAUSE_MANUAL: Flags = Flags(bits::CAUSE_MANUAL);
-    /// Cause: a backup begins.
+    /// Cause: a command, because a backup begins.
     pub const CAUSE_BACKUP: Flags = Flags(bits::CAUSE_BACKUP);
     /// Cause: namespaces as a whole: one is to be in its file, or files of dropped ones are to go.
     pub const CAUSE_NAMESPACE: Flags = Flags(bits::CAUSE_NAMESPACE);

@@ -473,7 +473,7 @@ fn synopses_read_as_in_redis() {
         ),
         (
             "checkpoint",
-            "CHECKPOINT [WAIT | NOWAIT] [FAST | SPREAD] [EXPLAIN] [NAMESPACE name]",
+            "CHECKPOINT [WAIT | NOWAIT] [FAST | SPREAD] [BACKUP] [EXPLAIN] [NAMESPACE name]",
         ),
         ("info", "INFO [section [section ...]]"),
         (

@@ -457,6 +457,29 @@ impl Cluster {
         children
     }
 
+    /// Stops all processes where they stand, so that the files are as at one moment, until
+    /// [`Cluster::thaw`].
+    pub fn freeze(&self) {
+        let stop = |pid| {
+            send(pid, Signal::SIGSTOP);
+            let what = format!("process {pid} to stand still");
+            wait_for(&what, || process::is_stopped(pid).then_some(()));
+        };
+        // Held still, the postmaster makes no new ones.
+        stop(self.pid().expect("a server"));
+        for child in self.children() {
+            stop(child.pid);
+        }
+    }
+
+    /// Lets the processes go on.
+    pub fn thaw(&self) {
+        for child in self.children() {
+            send(child.pid, Signal::SIGCONT);
+        }
+        self.signal(Signal::SIGCONT);
+    }
+
     /// Waits for the end of a server that was killed, and of its children.
     pub fn wait_gone(&mut self, children: &[Child]) {
         self.wait_exit();
@@ -494,7 +517,7 @@ impl Cluster {
             .to_owned()
     }
 
-    /// Copies the data directory to another place, for a test of damage.
+    /// Copies the data directory to another place.
     pub fn copy_data(&self, to: &Path) {
         copy_tree(&self.data_dir(), to);
     }
@@ -513,6 +536,8 @@ fn fields(reply: &Reply) -> BTreeMap<String, String> {
 
 fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a directory");
+    let permissions = fs::metadata(from).expect("it is there").permissions();
+    fs::set_permissions(to, permissions).expect("it is ours");
     for entry in fs::read_dir(from).expect("a directory") {
         let entry = entry.expect("an entry");
         let target = to.join(entry.file_name());

@@ -84,6 +84,15 @@ impl Load {
         counts.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
+    /// What was acknowledged so far.
+    pub fn so_far(&self) -> Acknowledged {
+        let counts = self.counts.iter();
+        Acknowledged {
+            counts: counts.map(|count| count.load(Ordering::Relaxed)).collect(),
+            value_bytes: self.value_bytes,
+        }
+    }
+
     /// Waits until so many writes have been acknowledged.
     pub fn wait_for(&self, writes: u64) {
         super::wait_for(&format!("{writes} writes"), || {
@@ -104,15 +113,11 @@ impl Load {
     ///
     /// # Panics
     /// When a writer has panicked.
-    pub fn join(self) -> Acknowledged {
-        for thread in self.threads {
+    pub fn join(mut self) -> Acknowledged {
+        for thread in std::mem::take(&mut self.threads) {
             thread.join().expect("a writer does not panic");
         }
-        let counts = self.counts.iter();
-        Acknowledged {
-            counts: counts.map(|count| count.load(Ordering::Relaxed)).collect(),
-            value_bytes: self.value_bytes,
-        }
+        self.so_far()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Other processes as `/proc` shows them.
 
 use std::fs;
+use std::path::Path;
 
 /// A process of a server: its id and what it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +14,20 @@ pub struct Child {
 
 /// The parent and the state letter of a process; `None` if there is no such process.
 pub fn parent_and_state(pid: u32) -> Option<(u32, char)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    read_stat(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+/// Whether a process, with all its threads, is stopped by a signal.
+pub fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let mut stats = threads.filter_map(|thread| Some(thread.ok()?.path().join("stat")));
+    stats.all(|stat| read_stat(&stat).is_some_and(|(_, state)| state == 'T'))
+}
+
+fn read_stat(path: &Path) -> Option<(u32, char)> {
+    let stat = fs::read_to_string(path).ok()?;
     // The name in parentheses may hold anything.
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;

@@ -681,6 +681,7 @@ commands! {
     Checkpoint => row(
             "checkpoint", -1, Group::Server,
             "Makes a checkpoint, or tells what one would cost; waits for its end unless told otherwise; with \
+             BACKUP just before a snapshot of the volume is taken, so that a server on it has little to redo; with \
              NAMESPACE puts all that was written to one namespace into its file, and leaves the others alone",
         )
         .flags(Flags::ADMIN.and(Flags::NOSCRIPT).and(Flags::NO_MULTI))
@@ -688,6 +689,7 @@ commands! {
         .args(&[
             one_of("wait", &[token("wait", "WAIT"), token("nowait", "NOWAIT")]).optional(),
             one_of("pace", &[token("fast", "FAST"), token("spread", "SPREAD")]).optional(),
+            token("backup", "BACKUP").optional(),
             token("explain", "EXPLAIN").optional(),
             text("name").after("NAMESPACE").optional(),
         ]);
