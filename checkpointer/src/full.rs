@@ -155,10 +155,12 @@ impl Checkpointer {
         if let Some(progress) = &mut self.progress {
             progress.syncing_since_ns = Some(written_ns);
         }
+        self.show_sync_left();
         self.sync_all();
         full.redo = full.redo.max(self.redo_in_control());
         self.redo = full.redo;
         self.stamp_headers(full.redo, full.cause)?;
+        self.show_sync_left();
         self.sync_all();
         let synced_ns = self.now_ns();
         self.brake
@@ -236,6 +238,7 @@ impl Checkpointer {
             busy_ns: taken_ns - full.rested_ns,
             syncing_since_ns: None,
         });
+        self.show_sync_left();
         self.look_at_brake();
     }
 

@@ -30,6 +30,7 @@
 //! | `supply` | clean frames ahead of need |
 //! | `writer` | batches of pages: double-write area, then their places |
 //! | `sync`, `unsynced`, `worker` | forcing files to disk, beside the rest |
+//! | `sync_time` | how long that will take |
 //! | `requests` | files created, grown, unlinked |
 //! | `control` | `pg_control` |
 //! | `namespace` | checkpoints of a single namespace's file |
@@ -53,6 +54,7 @@ mod requests;
 mod scrub;
 mod supply;
 mod sync;
+mod sync_time;
 mod turn;
 mod unsynced;
 mod worker;
@@ -222,6 +224,7 @@ pub struct Checkpointer {
     /// No file's header says another number than its row in `pg_control` is about to.
     headers_are_settled: bool,
     sync_tally: SyncTally,
+    sync_time: sync_time::SyncTime,
     pace: Pace,
     incremental: Incremental,
     cleaning: cleaning::Cleaning,
@@ -288,6 +291,7 @@ impl Checkpointer {
             half_opened: BTreeMap::new(),
             headers_are_settled: false,
             sync_tally: SyncTally::default(),
+            sync_time: sync_time::SyncTime::default(),
             pace: Pace {
                 timeout: Duration::ZERO,
                 completion_target: 0.0,

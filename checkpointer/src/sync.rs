@@ -72,17 +72,32 @@ impl Checkpointer {
     /// Takes note of what the workers have done.
     pub(crate) fn absorb(&mut self) {
         while let Some(synced) = self.syncs.answer() {
-            self.unsynced.finish(synced.piece);
+            let pages = self.unsynced.finish(synced.piece);
+            self.sync_time.learn(pages, synced.micros);
             self.store.count(Counter::FileSyncs);
             self.store.add(Counter::FileSyncMicros, synced.micros);
             self.sync_tally.pieces += 1;
             self.sync_tally.total_us += synced.micros;
             self.sync_tally.longest_us = self.sync_tally.longest_us.max(synced.micros);
+            self.show_sync_left();
         }
         self.absorb_growth();
         let first = self.first_unsynced_batch();
         if let Some(area) = &mut self.area {
             area.release_before(first);
+        }
+    }
+
+    /// Shows how long the full checkpoint under way will need for syncing what was written, and the
+    /// headers that it will write.
+    pub(crate) fn show_sync_left(&self) {
+        if self.progress.is_some() {
+            let headers = self.touched.iter().map(|_| 1);
+            let left_us = self
+                .sync_time
+                .expected_us(self.unsynced.pages().chain(headers));
+            let now_us = self.store.clock.wall_us();
+            self.store.shared.checkpoint.set_sync_left(left_us, now_us);
         }
     }
 

@@ -5,6 +5,7 @@ mod incremental;
 mod load;
 mod redo;
 mod scrub;
+mod syncing;
 mod world;
 
 use rd_base::counters::Counter;

@@ -99,9 +99,15 @@ impl Unsynced {
         jobs
     }
 
-    /// Says that the sync of `piece` is done.
-    pub fn finish(&mut self, piece: Piece) {
-        self.syncing.remove(&piece);
+    /// Says that the sync of `piece` is done; gives how many pages it was of.
+    pub fn finish(&mut self, piece: Piece) -> u64 {
+        let synced = self.syncing.remove(&piece);
+        synced.map_or(0, |synced| synced.pages)
+    }
+
+    /// Pages of each sync that is under way or to be done.
+    pub fn pages(&self) -> impl Iterator<Item = u64> {
+        self.all().map(|written| written.pages)
     }
 
     /// Forgets a file that is unlinked: nobody needs its pages.
@@ -140,7 +146,7 @@ impl Unsynced {
 
     /// Bytes written and not synced.
     pub fn bytes(&self) -> u64 {
-        self.all().map(|written| written.pages).sum::<u64>() * PAGE_BYTES as u64
+        self.pages().sum::<u64>() * PAGE_BYTES as u64
     }
 
     /// Bytes written whose sync has not begun.
@@ -178,8 +184,8 @@ mod tests {
         assert_eq!(unsynced.first_batch(), Some(BatchNo::new(5)));
         assert_eq!(unsynced.least_rec_lsn(), Some(Lsn::new(500)));
         assert_eq!(unsynced.bytes(), 3 * PAGE_BYTES as u64);
-        unsynced.finish((FileNo::new(1), 0));
-        unsynced.finish((FileNo::new(2), 0));
+        assert_eq!(unsynced.finish((FileNo::new(1), 0)), 1);
+        assert_eq!(unsynced.finish((FileNo::new(2), 0)), 1);
         assert_eq!(unsynced.first_batch(), Some(BatchNo::new(6)), "U1");
         assert_eq!(unsynced.least_rec_lsn(), Some(Lsn::new(600)));
         note(&mut unsynced, 1, 7);
@@ -204,7 +210,7 @@ mod tests {
         let cycle = unsynced.begin_cycle();
         note(&mut unsynced, 3, 7);
         assert!(!unsynced.is_synced_before(cycle, None));
-        let done = |unsynced: &mut Unsynced, file| unsynced.finish((FileNo::new(file), 0));
+        let done = |unsynced: &mut Unsynced, file| _ = unsynced.finish((FileNo::new(file), 0));
         unsynced.begin(None);
         done(&mut unsynced, 1);
         done(&mut unsynced, 2);

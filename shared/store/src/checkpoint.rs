@@ -37,10 +37,12 @@
 //! checkpointer reads the file when it sees the handover and is its only writer from then on.
 
 mod files;
+mod progress;
 mod queue;
 mod text;
 
 pub use files::{FileRequest, FileTicket, TooManyFileRequests};
+pub use progress::{CheckpointPhase, CheckpointProgress};
 
 use crate::procs::Procs;
 use crate::recovery_time::Speeds;
@@ -126,31 +128,6 @@ impl Flags {
     }
 }
 
-impl CheckpointPhase {
-    /// The word for people.
-    pub fn name(self) -> &'static str {
-        match self {
-            CheckpointPhase::Idle => "idle",
-            CheckpointPhase::Writing => "writing",
-            CheckpointPhase::Syncing => "syncing",
-            CheckpointPhase::Finishing => "finishing",
-        }
-    }
-}
-
-impl CheckpointProgress {
-    /// How long it will still take, microseconds, if it goes on as it has gone so far; none while
-    /// that cannot be told.
-    pub fn eta_us(&self, now_us: u64) -> Option<u64> {
-        let elapsed_us = now_us.saturating_sub(self.began_us);
-        let is_writing = self.phase == CheckpointPhase::Writing;
-        (is_writing && self.pages_done > 0).then(|| {
-            let left = self.pages_total.saturating_sub(self.pages_done);
-            (elapsed_us as f64 * left as f64 / self.pages_done as f64) as u64
-        })
-    }
-}
-
 impl BitOr for Flags {
     type Output = Flags;
     fn bitor(self, other: Flags) -> Flags {
@@ -178,35 +155,6 @@ pub enum StopOrder {
     Clean = 1,
     /// To write the shutdown checkpoint, alone, and to leave (SIGUSR2).
     Checkpoint = 2,
-}
-
-/// What the checkpointer is doing; for display.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum CheckpointPhase {
-    /// No checkpoint is under way.
-    Idle = 0,
-    /// Pages are written.
-    Writing = 1,
-    /// Files are forced to disk.
-    Syncing = 2,
-    /// The checkpoint's record and `pg_control` are written, old log is given up.
-    Finishing = 3,
-}
-
-/// How far the checkpoint under way has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CheckpointProgress {
-    /// What it does.
-    pub phase: CheckpointPhase,
-    /// Its kinds and causes; of the last one while none is under way.
-    pub flags: Flags,
-    /// Wall clock when it began, microseconds since 1970.
-    pub began_us: u64,
-    /// Pages that it has dealt with.
-    pub pages_done: u64,
-    /// Pages that it found to be dirty.
-    pub pages_total: u64,
 }
 
 /// How long recovery would take, and why; as the checkpointer last saw it, for display.
@@ -398,6 +346,10 @@ struct Words {
     pages_done: AtomicU64,
     /// atomic: as `phase`.
     pages_total: AtomicU64,
+    /// Microseconds; `u64::MAX` while unknown. atomic: as `phase`.
+    sync_left_us: AtomicU64,
+    /// atomic: Release by the checkpointer, after `sync_left_us`; Acquire by all.
+    sync_seen_us: AtomicU64,
     /// Wall clock, in microseconds since 1970, when the last one was complete; 0 if there is none.
     /// atomic: as `phase`.
     last_done_us: AtomicU64,
@@ -616,17 +568,16 @@ impl CheckpointShared {
     /// How far the one under way has come.
     pub fn progress(&self) -> CheckpointProgress {
         let words = &self.words;
+        let sync_seen_us = words.sync_seen_us.load(Ordering::Acquire);
+        let sync_left_us = words.sync_left_us.load(Ordering::Relaxed);
         CheckpointProgress {
-            phase: match words.phase.load(Ordering::Relaxed) {
-                1 => CheckpointPhase::Writing,
-                2 => CheckpointPhase::Syncing,
-                3 => CheckpointPhase::Finishing,
-                _ => CheckpointPhase::Idle,
-            },
+            phase: CheckpointPhase::of(words.phase.load(Ordering::Relaxed)),
             flags: Flags(words.flags.load(Ordering::Relaxed)),
             began_us: words.began_us.load(Ordering::Relaxed),
             pages_done: words.pages_done.load(Ordering::Relaxed),
             pages_total: words.pages_total.load(Ordering::Relaxed),
+            sync_left_us: (sync_left_us < u64::MAX).then_some(sync_left_us),
+            sync_seen_us,
         }
     }
 }
@@ -737,6 +688,7 @@ impl CheckpointShared {
         words.flags.store(begun.flags.0, Ordering::Relaxed);
         words.pages_done.store(0, Ordering::Relaxed);
         words.pages_total.store(0, Ordering::Relaxed);
+        words.sync_left_us.store(u64::MAX, Ordering::Relaxed);
         words.started.fetch_add(1, Ordering::AcqRel);
         begun
     }
@@ -847,6 +799,15 @@ impl CheckpointShared {
     pub fn set_pages(&self, done: u64, total: u64) {
         self.words.pages_done.store(done, Ordering::Relaxed);
         self.words.pages_total.store(total, Ordering::Relaxed);
+    }
+
+    /// Shows how long syncing is expected to take from `now_us` on, wall clock; none while unknown.
+    pub fn set_sync_left(&self, left_us: Option<u64>, now_us: u64) {
+        let words = &self.words;
+        words
+            .sync_left_us
+            .store(left_us.unwrap_or(u64::MAX), Ordering::Relaxed);
+        words.sync_seen_us.store(now_us, Ordering::Release);
     }
 
     /// Publishes what `pg_control` says: the redo point, and when the last checkpoint was.
