@@ -10,6 +10,7 @@
 //!   second count on any disk, and those of a monitor only on one that is so slow that wake-ups are
 //!   nothing beside it.
 
+use rd_store::stats::Flushes;
 use rd_sys::cpu;
 
 /// Length of a window.
@@ -34,13 +35,6 @@ pub struct Flushing {
     /// All processes' flushes when the window began.
     flushes: Flushes,
     is_left: bool,
-}
-
-/// Flushes of the log by all processes so far.
-#[derive(Clone, Copy, Default)]
-pub struct Flushes {
-    pub count: u64,
-    pub micros: u64,
 }
 
 impl Flushing {
@@ -70,9 +64,7 @@ impl Flushing {
         let passed_ns = now_ns - self.began_ns;
         let free_ns = passed_ns.saturating_sub(self.flushed_ns);
         let is_busy = (ran_ns - self.ran_ns) * 100 >= free_ns * BUSY_PERCENT;
-        // Somebody may have set the counters to 0.
-        let count = flushes.count.saturating_sub(self.flushes.count);
-        let micros = flushes.micros.saturating_sub(self.flushes.micros);
+        let Flushes { count, micros } = flushes.since(&self.flushes);
         // A read waits for `micros / count`.
         let has_readers = self.reads > 0
             && u128::from(self.reads) * u128::from(micros)

@@ -2,7 +2,7 @@
 
 use crate::connection::{Connection, Hold};
 use crate::expirer::Expirer;
-use crate::flushing::{Flushes, Flushing};
+use crate::flushing::Flushing;
 use crate::session::Session;
 use crate::waiting::Streams;
 use rd_base::counters::Counter;
@@ -82,10 +82,7 @@ impl Server {
     pub fn begin_turn(&mut self) {
         self.now_ns = self.store.clock.monotonic_ns();
         let stats = &self.store.shared.stats;
-        self.flushing.look(self.now_ns, || Flushes {
-            count: stats.get(Counter::WalWrites),
-            micros: stats.get(Counter::WalWriteMicros) + stats.get(Counter::WalSyncMicros),
-        });
+        self.flushing.look(self.now_ns, || stats.flushes());
     }
 
     /// Tidies up a little behind earlier commits.

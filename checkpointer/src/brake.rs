@@ -16,7 +16,6 @@
 use crate::pacing::{Pace, smoothed};
 use crate::{Checkpointer, turn};
 use rd_base::Lsn;
-use rd_base::counters::Counter;
 use rd_store::brake::{BrakeCause, BrakeState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -392,11 +391,9 @@ impl Checkpointer {
 
     /// Looks how commits fare.
     fn look_at_commits(&mut self, elapsed_s: f64) {
-        let stats = &self.store.shared.stats;
-        let micros = stats.get(Counter::WalWriteMicros) + stats.get(Counter::WalSyncMicros);
+        let flushes = self.store.shared.stats.flushes();
         let is_writing = self.progress.is_some() || self.incremental.is_writing();
-        let flushes = stats.get(Counter::WalWrites);
-        self.latency.look(flushes, micros, elapsed_s, is_writing);
+        self.latency.look(flushes, elapsed_s, is_writing);
     }
 
     /// How many commits were slowed since the counters were set to 0.

@@ -3,6 +3,7 @@
 //! takes from the disk shows here. Pure functions of numbers.
 
 use crate::pacing::smoothed;
+use rd_store::stats::Flushes;
 
 /// Over how long a flush's time is smoothed, seconds.
 const NOW_S: f64 = 0.5;
@@ -15,9 +16,8 @@ const EXCESS_US: f64 = 200.0;
 /// Follows how long flushes take.
 #[derive(Debug, Default)]
 pub struct Latency {
-    /// Flushes, and microseconds that they took, when last looked.
-    flushes: u64,
-    micros: u64,
+    /// Flushes when last looked.
+    flushes: Flushes,
     /// Smoothed; 0 before there was a flush.
     now_us: f64,
     usual_us: f64,
@@ -31,17 +31,14 @@ fn towards(before: f64, now: f64, elapsed_s: f64, smooth_s: f64) -> f64 {
 }
 
 impl Latency {
-    /// Takes in the counts of flushes and of their microseconds, `elapsed_s` after the last look;
-    /// `is_writing`: pages are written.
-    pub fn look(&mut self, flushes: u64, micros: u64, elapsed_s: f64, is_writing: bool) {
-        // Somebody may have set the counters to 0.
-        let count = flushes.saturating_sub(self.flushes);
-        let took_us = micros.saturating_sub(self.micros);
-        (self.flushes, self.micros) = (flushes, micros);
-        if count == 0 {
+    /// Takes in the flushes so far, `elapsed_s` after the last look; `is_writing`: pages are written.
+    pub fn look(&mut self, flushes: Flushes, elapsed_s: f64, is_writing: bool) {
+        let new = flushes.since(&self.flushes);
+        self.flushes = flushes;
+        if new.count == 0 {
             return;
         }
-        let each_us = took_us as f64 / count as f64;
+        let each_us = new.micros as f64 / new.count as f64;
         self.now_us = towards(self.now_us, each_us, elapsed_s, NOW_S);
         if !is_writing {
             self.usual_us = towards(self.usual_us, each_us, elapsed_s, USUAL_S);
@@ -63,8 +60,12 @@ mod tests {
     /// So many looks, ten a second, at flushes of so many microseconds each.
     fn looks(latency: &mut Latency, count: u64, each_us: u64, is_writing: bool) {
         for _ in 0..count {
-            let (flushes, micros) = (latency.flushes + 100, latency.micros + 100 * each_us);
-            latency.look(flushes, micros, 0.1, is_writing);
+            let before = latency.flushes;
+            let flushes = Flushes {
+                count: before.count + 100,
+                micros: before.micros + 100 * each_us,
+            };
+            latency.look(flushes, 0.1, is_writing);
         }
     }
 
@@ -90,7 +91,7 @@ mod tests {
         let mut latency = Latency::default();
         looks(&mut latency, 20, 1200, true);
         assert!(!latency.suffers());
-        latency.look(0, 0, 0.1, false);
+        latency.look(Flushes::default(), 0.1, false);
         assert!(!latency.suffers(), "counters set to 0");
     }
 }

@@ -31,6 +31,25 @@ impl StatsRegions {
     }
 }
 
+/// Flushes of the log by all processes since the counters were last reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flushes {
+    /// How many.
+    pub count: u64,
+    /// For how long they wrote and synced, microseconds.
+    pub micros: u64,
+}
+
+impl Flushes {
+    /// Those that came after `before`; none, if the counters were reset meanwhile.
+    pub fn since(&self, before: &Flushes) -> Flushes {
+        Flushes {
+            count: self.count.saturating_sub(before.count),
+            micros: self.micros.saturating_sub(before.micros),
+        }
+    }
+}
+
 /// The counters of all processes.
 #[derive(Clone)]
 pub struct Stats {
@@ -61,6 +80,15 @@ impl Stats {
     pub fn get(&self, counter: Counter) -> u64 {
         let of = |row: &Row| row.counts[counter as usize].load(Ordering::Relaxed);
         self.rows.iter().map(of).fold(0, u64::wrapping_add)
+    }
+
+    /// How the log was flushed. By some of the `wal_sync_method`s a write syncs, too, so the two times
+    /// count as one.
+    pub fn flushes(&self) -> Flushes {
+        Flushes {
+            count: self.get(Counter::WalWrites),
+            micros: self.get(Counter::WalWriteMicros) + self.get(Counter::WalSyncMicros),
+        }
     }
 
     /// Sets every counter to 0.
