@@ -2,12 +2,15 @@
 
 use nix::sys::signal::Signal;
 use rd_tests::support::cluster::Cluster;
+use rd_tests::support::log::assert_order;
 use rd_tests::support::{DEADLINE, wait_for};
 use rd_wire::{Client, Reply};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
+
+const FAULT_POINTS: &str = "fault_points";
 
 fn call(client: &mut Client, words: &[&str]) -> Reply {
     client.call(words).expect("answered")
@@ -65,6 +68,77 @@ fn checkpoints_that_fail_turn_the_server_read_only_until_one_succeeds() {
         });
         assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
     }
+}
+
+/// The checkpoint that clients wait for after recovery is tried again as any is, so often as an open
+/// server goes on to take writes; then the server ends and says why. The next start mends it.
+#[test]
+fn a_checkpoint_before_the_server_opens_is_tried_again_until_too_many_have_failed() {
+    let mut cluster = Cluster::started(&[("end_of_recovery_checkpoint", "before_open")]);
+    cluster.announce("does its action");
+    cluster.announce("failed");
+    cluster.announce("cannot start");
+    cluster.announce("does not start");
+    cluster.announce("starts before this one did not finish");
+    let mut client = cluster.client();
+    ok(&mut client, &["SET", "key", "value"]);
+    cluster.kill_all();
+    cluster.set("checkpoint_failures_max", "2");
+    cluster.set(FAULT_POINTS, "checkpoint_begun=eio,checkpoint_sync=eio");
+    let (log, code) = cluster.start_refused();
+    assert_eq!(code, Some(1));
+    assert_order(
+        &log,
+        &[
+            "trying again in 1 s",
+            "trying again in 2 s; writes are refused",
+            "FATAL",
+        ],
+    );
+    let last = log.lines().find(|line| line.contains("FATAL"));
+    let last = last.expect("it is there");
+    for part in [
+        "failed 2 times in a row",
+        "checkpoint_failures_max",
+        "error 5",
+        "after_open",
+    ] {
+        assert!(last.contains(part), "{part}: {last}");
+    }
+    assert!(!log.contains("server is ready"), "{log}");
+
+    cluster.set(FAULT_POINTS, "checkpoint_begun=eio");
+    cluster.start();
+    assert_order(
+        &cluster.log_since_start(),
+        &[
+            "trying again in 1 s",
+            "checkpoint complete: end-of-recovery",
+            "server is ready",
+        ],
+    );
+    let mut client = cluster.client();
+    assert_eq!(call(&mut client, &["GET", "key"]).as_str(), Some("value"));
+    ok(&mut client, &["SET", "key", "other"]);
+}
+
+/// A stop does not wait for the checkpoint that clients wait for.
+#[test]
+fn a_stop_does_not_wait_for_the_checkpoint_before_the_server_opens() {
+    let mut cluster = Cluster::started(&[("end_of_recovery_checkpoint", "before_open")]);
+    cluster.announce("does its action");
+    cluster.announce("starts before this one did not finish");
+    ok(&mut cluster.client(), &["SET", "key", "value"]);
+    cluster.kill_all();
+    cluster.set(FAULT_POINTS, "checkpoint_begun=pause");
+    cluster.spawn();
+    cluster.wait_log("fault point checkpoint_begun does its action");
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    assert!(cluster.log_since_start().contains("request to stop"));
+    cluster.set(FAULT_POINTS, "");
+    cluster.start();
+    let reply = call(&mut cluster.client(), &["GET", "key"]);
+    assert_eq!(reply.as_str(), Some("value"));
 }
 
 /// A sync that fails is not tried again: whoever made it ends, the server starts anew, and what was

@@ -465,7 +465,7 @@ Checkpoints "Checkpoints" {
         "Ask the system to begin writing after this much; 0 leaves it to the sync.";
     CheckpointFailuresMax: int checkpoint_failures_max =
         Parameter::int("checkpoint_failures_max", "10", 1, 1000).extremes(&["1"]),
-        "Failed checkpoints in a row after which the server turns read-only.";
+        "Failed checkpoints in a row after which the server turns read-only, or does not open.";
     TornPageProtection: TornPageProtection torn_page_protection =
         Parameter::word::<TornPageProtection>("torn_page_protection", "double_write").at_start(),
         "Guard against half-written pages; off is for file systems that write 8kB atomically.";

@@ -13,7 +13,7 @@
 //!   the others, and notes `started`: the attempt with the next number takes him up;
 //! - R2 wakes the checkpointer;
 //! - R3 if he waits, he says that he is parked, and looks at [`CheckpointShared::state`] whenever
-//!   he is woken; or, if he may block, calls [`CheckpointShared::wait`].
+//!   he is woken; or, if he may block, calls [`CheckpointShared::wait_for_attempt`].
 //!
 //! The checkpointer:
 //! - C1 under the latch takes up the queue and raises `started` ([`CheckpointShared::begin`]); only
@@ -480,19 +480,16 @@ impl CheckpointShared {
         }
     }
 
-    /// Waits until a request is done (R3); for processes that may block.
-    ///
-    /// # Errors
-    /// Why the checkpoint failed.
-    pub fn wait(&self, ticket: &Ticket) -> Result<(), String> {
-        loop {
-            let moved = self.words.end_of_one.ticket();
-            match self.state(ticket) {
-                TicketState::Pending => self.words.end_of_one.wait(moved, None),
-                TicketState::Done => return Ok(()),
-                TicketState::Failed(reason) => return Err(reason),
-            }
+    /// Waits until an attempt ends, for at most `timeout`, unless a request is done (R3); gives what has
+    /// become of it. For processes that may block.
+    pub fn wait_for_attempt(&self, ticket: &Ticket, timeout: Duration) -> TicketState {
+        let moved = self.words.end_of_one.ticket();
+        let state = self.state(ticket);
+        if state == TicketState::Done {
+            return state;
         }
+        self.words.end_of_one.wait(moved, Some(timeout));
+        self.state(ticket)
     }
 
     /// Checkpoints begun since the segment was made.

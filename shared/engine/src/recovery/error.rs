@@ -94,9 +94,18 @@ pub enum RecoveryError {
     /// The table of relation files is full.
     #[error("{0}")]
     TooManyFiles(#[from] TooManyFiles),
-    /// The checkpoint at the end of recovery, which was to be awaited, failed.
-    #[error("the checkpoint at the end of recovery failed: {0}")]
-    Checkpoint(String),
+    /// The checkpoint at the end of recovery, which was to be awaited, failed too often.
+    #[error(
+        "the checkpoint at the end of recovery failed {failures} times in a row, as many as \
+         checkpoint_failures_max allows: {reason}; mend that and start again, or have clients served \
+         meanwhile by end_of_recovery_checkpoint = after_open"
+    )]
+    Checkpoint {
+        /// How often.
+        failures: u64,
+        /// Why it failed last.
+        reason: String,
+    },
     /// The catalog cannot be read.
     #[error("the catalog of namespaces cannot be read: {0}")]
     Catalog(#[from] EngineError),

@@ -42,7 +42,7 @@ use rd_base::words::EndOfRecoveryCheckpoint;
 use rd_base::{Lsn, Role, StartCount};
 use rd_format::control::{ControlFile, DbState};
 use rd_store::Store;
-use rd_store::checkpoint::{EndOfLog, Flags, Request};
+use rd_store::checkpoint::{EndOfLog, Flags, Request, Ticket, TicketState};
 use rd_store::control_file::{ControlStore, GLOBAL_DIR};
 use rd_store::doublewrite::DoubleWrite;
 use rd_store::history::RecoveryRow;
@@ -55,6 +55,9 @@ use rd_sys::fault::{self, Fault};
 use redo::Known;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How often a wait looks whether the server is to stop.
+const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// What the startup process is told while it works.
 pub trait Watcher {
@@ -185,17 +188,36 @@ fn open_crashed(
         .checkpoint
         .request(&store.shared.procs, &request);
     if store.config.end_of_recovery_checkpoint() == EndOfRecoveryCheckpoint::BeforeOpen {
-        store
-            .shared
-            .checkpoint
-            .wait(&ticket)
-            .map_err(RecoveryError::Checkpoint)?;
+        await_checkpoint(store, &ticket, watcher)?;
     }
     fault::point(Fault::RecoveryDone)?;
     Ok(Recovered {
         end: end.lsn,
         redo: Some(redo),
     })
+}
+
+/// Waits for the checkpoint at the end of recovery. An attempt that has failed is made again by the
+/// checkpointer, as any is, until there were so many that an open server would refuse writes.
+fn await_checkpoint(
+    store: &Store,
+    ticket: &Ticket,
+    watcher: &mut dyn Watcher,
+) -> Result<(), RecoveryError> {
+    let checkpoint = &store.shared.checkpoint;
+    loop {
+        match checkpoint.wait_for_attempt(ticket, STOP_LOOK) {
+            TicketState::Done => return Ok(()),
+            TicketState::Failed(reason) if checkpoint.refuses_writes() => {
+                let failures = checkpoint.failed();
+                return Err(RecoveryError::Checkpoint { failures, reason });
+            }
+            TicketState::Failed(_) | TicketState::Pending => {}
+        }
+        if watcher.must_stop() {
+            return Err(RecoveryError::Stopped);
+        }
+    }
 }
 
 fn utc(us: u64) -> Utc {

@@ -5,6 +5,9 @@ use crate::procs::{ProcsRegions, SlotNo};
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
+/// A wake-up that is lost would be noticed.
+const LONG: Duration = Duration::from_secs(3600);
+
 fn checkpoints() -> (CheckpointShared, Procs) {
     let mut plan = Plan::new();
     let regions = (
@@ -69,10 +72,14 @@ fn a_failure_is_told_with_its_reason_until_a_later_one_succeeds() {
     assert!(checkpoints.last_failed() && checkpoints.refuses_writes());
     checkpoints.begin(Flags::NONE);
     checkpoints.fail(&procs, "no room", false);
-    assert_eq!(checkpoints.wait(&ticket), Err("no room".to_owned()));
+    let failed = TicketState::Failed("no room".to_owned());
+    assert_eq!(checkpoints.state(&ticket), failed);
+    let waited = checkpoints.wait_for_attempt(&ticket, Duration::ZERO);
+    assert_eq!(waited, failed, "it does not wait for ever");
     checkpoints.begin(Flags::NONE);
     checkpoints.succeed(&procs, Lsn::new(100), 1);
-    assert_eq!(checkpoints.wait(&ticket), Ok(()), "a later one covers it");
+    let waited = checkpoints.wait_for_attempt(&ticket, LONG);
+    assert_eq!(waited, TicketState::Done, "a later one covers it");
     assert!(!checkpoints.last_failed() && !checkpoints.refuses_writes());
     assert_eq!((checkpoints.done(), checkpoints.failed()), (1, 2));
 }
@@ -154,7 +161,7 @@ impl Covering {
             let asked = request(Flags::CAUSE_MANUAL, mine);
             let ticket = self.checkpoints.request(&self.procs, &asked);
             if turn % 2 == 0 {
-                self.checkpoints.wait(&ticket).expect("none fails");
+                while self.checkpoints.wait_for_attempt(&ticket, LONG) != TicketState::Done {}
             } else {
                 self.wait_parked(slot, &ticket);
             }
