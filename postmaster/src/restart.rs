@@ -61,6 +61,11 @@ impl CrashHistory {
         self.crashes_ms.drain(..excess);
     }
 
+    /// Whether none was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.crashes_ms.is_empty()
+    }
+
     /// Whether the crash recorded last may be followed by a restart.
     ///
     /// # Errors

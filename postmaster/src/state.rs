@@ -27,6 +27,7 @@
 
 use crate::restart::{CrashHistory, RestartPolicy, StayDown};
 use rd_base::Role;
+use rd_base::error::exit;
 use rd_sys::process::{Exit, Signal};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -444,6 +445,12 @@ impl Step {
         match (self.state.phase, role, exit) {
             (WaitDeadEnd, _, _) => {}
             (Startup | Recovery, Role::Startup, Exit::Code(0)) => self.serve(),
+            // Whoever has just asked for a start is told at once; a server that has served tries again.
+            (Startup | Recovery, Role::Startup, Exit::Code(exit::SHORTAGE))
+                if !self.state.crashes.is_empty() =>
+            {
+                self.crash(&format!("{role} {exit} for want of something"), now_ms);
+            }
             (Startup | Recovery, Role::Startup, Exit::Code(_)) => {
                 self.error(format!("{role} {exit}: the server cannot start"));
                 self.dead_end(Down::StartupFailed);

@@ -9,14 +9,21 @@
 //! * **What it may write**: pages in shared buffers; before redo also `pg_control`, torn pages and
 //!   the unproved end of the log, for it is the only one to touch them then.
 //! * **What its death means**: exit 0: the server may serve. Exit 1: it cannot start, and says why;
-//!   another try would find the same. By a signal: a crash, tried again within the restart policy;
-//!   so it dies when the log was found to be shorter than it was a moment ago.
+//!   another try would find the same. Exit 3: the same for want of descriptors or memory; a server
+//!   that has served before tries again within the restart policy. By a signal: a crash, tried again
+//!   likewise; so it dies when the log was found to be shorter than it was a moment ago.
 
 use rd_base::error::exit;
 use rd_engine::recovery::{RecoveryError, Watcher, recover};
 use rd_store::ChildContext;
 use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
+use std::time::Duration;
+
+/// From a start that was short of something to the next one.
+const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
+/// How often that pause looks whether the server is to stop.
+const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// Runs the startup process in a freshly forked process.
 pub fn main(context: ChildContext) -> ! {
@@ -44,7 +51,11 @@ pub fn main(context: ChildContext) -> ! {
         }
         Err(error) => {
             rd_base::fatal!("{error}");
-            rd_sys::fork::exit_process(exit::FATAL)
+            if error.shortage().is_none() {
+                rd_sys::fork::exit_process(exit::FATAL)
+            }
+            teller.let_pass();
+            rd_sys::fork::exit_process(exit::SHORTAGE)
         }
     }
 }
@@ -53,6 +64,19 @@ pub fn main(context: ChildContext) -> ! {
 struct Teller {
     context: ChildContext,
     signals: Signals,
+}
+
+impl Teller {
+    /// Waits a little, so that not all tries that the restart policy allows come at the same moment.
+    fn let_pass(&mut self) {
+        let steps = SHORTAGE_PAUSE.as_millis() / STOP_LOOK.as_millis();
+        for _ in 0..steps {
+            if self.must_stop() {
+                return;
+            }
+            std::thread::sleep(STOP_LOOK);
+        }
+    }
 }
 
 impl Watcher for Teller {

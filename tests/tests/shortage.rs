@@ -2,7 +2,8 @@
 //! connection, and that it goes on when there are more.
 
 use nix::sys::signal::Signal;
-use rd_tests::support::cluster::Cluster;
+use rd_tests::support::cluster::{Cluster, send};
+use rd_tests::support::log::assert_order;
 use rd_tests::support::raw::escape;
 use rd_tests::support::wait_for;
 use rd_wire::{Client, Reply};
@@ -74,6 +75,36 @@ fn a_want_of_descriptors_is_told_as_such_and_passes() {
     assert!(call(&mut client, &["SET", "key", "value"]).is_ok());
     drop(client);
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+}
+
+/// A server that has served tries again if there is no descriptor for its restart after a crash, a second
+/// later. One that is started says so and ends.
+#[test]
+fn a_restart_for_which_descriptors_are_short_is_tried_again_and_a_first_start_refused() {
+    const SHORT: &str = "Too many open files in system";
+    let mut cluster = Cluster::started(&[]);
+    cluster.announce("");
+    assert!(call(&mut cluster.client(), &["SET", "key", "value"]).is_ok());
+    cluster.arm("recovery_begun=enfile");
+    send(cluster.child("walwriter"), Signal::SIGKILL);
+    cluster.wait_log_times("server is ready to accept connections", 2);
+    assert_order(
+        &cluster.log_since_start(),
+        &[
+            "walwriter",
+            SHORT,
+            "for want of something: terminating all other server processes",
+            "redo starts at",
+            "server is ready",
+        ],
+    );
+    let reply = call(&mut cluster.client(), &["GET", "key"]);
+    assert_eq!(reply.as_str(), Some("value"));
+    cluster.kill_all();
+    cluster.set("fault_points", "recovery_begun=enfile");
+    let (log, code) = cluster.start_refused();
+    assert_eq!(code, Some(1));
+    assert_order(&log, &[SHORT, "the server cannot start"]);
 }
 
 /// Connections beyond what a backend has descriptors for are refused with the reason. Those that

@@ -59,6 +59,7 @@ fn all_events() -> Vec<Event> {
         events.push(exited(role, Exit::Signal(15)));
         events.push(Event::ForkFailed { role, now_ms: 0 });
     }
+    events.push(exited(SU, Exit::Code(exit::SHORTAGE)));
     events
 }
 
@@ -225,6 +226,14 @@ fn poses() -> Vec<Pose> {
             &[CP],
         ),
         pose(
+            "Recovery, after a crash",
+            from(
+                serving(),
+                [all_die(), vec![MemoryReady, RedoStarted]].concat(),
+            ),
+            &[SU, CP],
+        ),
+        pose(
             "NoChildren, to start again",
             from(serving(), all_die()),
             &[],
@@ -283,6 +292,7 @@ const EXPECTED: &[(&str, &str, &str, &str)] = &[
     ("Startup", "redo started", "Recovery", "status recovering"),
     ("Startup", "startup exits 0", "Run", "$SERVE"),
     ("Startup", "startup exits 1", "WaitDeadEnd", "$STOPPING; $QUIT_CP"),
+    ("Startup", "startup exits 3", "WaitDeadEnd", "$STOPPING; $QUIT_CP"),
     ("Startup", "SIGTERM", "StopBackends", "$STOPPING; SIGTERM startup"),
     ("Startup", "SIGINT", "StopBackends", "$STOPPING; SIGTERM startup"),
     ("Startup", "SIGQUIT", "WaitDeadEnd", "$STOPPING; $QUIT_BOTH"),
@@ -291,11 +301,20 @@ const EXPECTED: &[(&str, &str, &str, &str)] = &[
 
     ("Recovery", "startup exits 0", "Run", "$SERVE"),
     ("Recovery", "startup exits 1", "WaitDeadEnd", "$STOPPING; $QUIT_CP"),
+    ("Recovery", "startup exits 3", "WaitDeadEnd", "$STOPPING; $QUIT_CP"),
     ("Recovery", "SIGTERM", "StopBackends", "$STOPPING; SIGTERM startup"),
     ("Recovery", "SIGINT", "StopBackends", "$STOPPING; SIGTERM startup"),
     ("Recovery", "SIGQUIT", "WaitDeadEnd", "$STOPPING; $QUIT_BOTH"),
     ("Recovery", "SIGHUP", "Recovery", "read configuration"),
     ("Recovery", "configuration read", "Recovery", "SIGHUP startup, checkpointer"),
+
+    ("Recovery, after a crash", "startup exits 0", "Run", "$SERVE"),
+    ("Recovery, after a crash", "startup exits 1", "WaitDeadEnd", "$STOPPING; $QUIT_CP"),
+    ("Recovery, after a crash", "SIGTERM", "StopBackends", "$STOPPING; SIGTERM startup"),
+    ("Recovery, after a crash", "SIGINT", "StopBackends", "$STOPPING; SIGTERM startup"),
+    ("Recovery, after a crash", "SIGQUIT", "WaitDeadEnd", "$STOPPING; $QUIT_BOTH"),
+    ("Recovery, after a crash", "SIGHUP", "Recovery", "read configuration"),
+    ("Recovery, after a crash", "configuration read", "Recovery", "SIGHUP startup, checkpointer"),
 
     ("Run", "SIGTERM", "Run", "$STOPPING; SIGUSR1 checkpointer"),
     ("Run", "SIGINT", "Run", "status stopping; SIGUSR1 checkpointer"),
@@ -328,6 +347,7 @@ const EXPECTED: &[(&str, &str, &str, &str)] = &[
 
     ("StopBackends, in recovery", "startup exits 0", "WaitDeadEnd", "$QUIT_CP"),
     ("StopBackends, in recovery", "startup exits 1", "WaitDeadEnd", "$QUIT_CP"),
+    ("StopBackends, in recovery", "startup exits 3", "WaitDeadEnd", "$QUIT_CP"),
     ("StopBackends, in recovery", "startup dies by signal 15", "WaitDeadEnd", "$QUIT_CP"),
     ("StopBackends, in recovery", "SIGQUIT", "WaitDeadEnd", "$QUIT_BOTH"),
 
@@ -714,13 +734,15 @@ fn document() -> String {
     text
 }
 
-/// Names all five ends of a child as one.
+/// Names all ends of a child as one.
 fn gather_ends(events: &mut Vec<String>) {
+    let all: Vec<String> = all_events().iter().map(event_name).collect();
     for role in ROLES {
         let of_role = |name: &String| {
             name.starts_with(&format!("{role} ")) || *name == format!("fork of {role} fails")
         };
-        if events.iter().filter(|name| of_role(name)).count() == 5 {
+        let count = |names: &[String]| names.iter().filter(|name| of_role(name)).count();
+        if count(events) == count(&all) {
             events.retain(|name| !of_role(name));
             events.push(format!("any end of {role}"));
         }

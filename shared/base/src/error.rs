@@ -28,4 +28,7 @@ pub mod exit {
     pub const FATAL: i32 = 1;
     /// Told by SIGQUIT to leave at once, or cut off from the postmaster.
     pub const QUIT: i32 = 2;
+    /// The startup process was short of descriptors or memory, which is reported, and may be over in a
+    /// moment.
+    pub const SHORTAGE: i32 = 3;
 }

@@ -10,6 +10,7 @@
 //! | `kill` | the process ends by SIGKILL |
 //! | `eio` | the operation fails as with a bad disk |
 //! | `enospc` | the operation fails as with a full disk |
+//! | `enfile` | the operation fails as when the system has no file descriptor left |
 //! | `pause` | the process waits there until the point is disarmed |
 //!
 //! Beside them, `clock=ahead@3600` or `clock=behind@3600` lets the wall clock of all processes go wrong by
@@ -131,14 +132,16 @@ enum Action {
     Eio = 3,
     Enospc = 4,
     Pause = 5,
+    Enfile = 6,
 }
 
-const ACTIONS: [(&str, Action); 5] = [
+const ACTIONS: [(&str, Action); 6] = [
     ("abort", Action::Abort),
     ("kill", Action::Kill),
     ("eio", Action::Eio),
     ("enospc", Action::Enospc),
     ("pause", Action::Pause),
+    ("enfile", Action::Enfile),
 ];
 
 static TABLE: OnceLock<One<Table>> = OnceLock::new();
@@ -284,6 +287,7 @@ fn pass(table: &Table, fault: Fault) -> io::Result<()> {
             unreachable!("nobody survives SIGKILL");
         }
         Action::Enospc => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+        Action::Enfile => Err(io::Error::from_raw_os_error(libc::ENFILE)),
         Action::Eio | Action::Pause => Err(io::Error::from_raw_os_error(libc::EIO)),
     }
 }

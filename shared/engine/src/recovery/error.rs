@@ -117,6 +117,20 @@ pub enum RecoveryError {
     Stopped,
 }
 
+impl RecoveryError {
+    /// What there was too little of, if nothing else is wrong: another start may find more of it.
+    pub fn shortage(&self) -> Option<Shortage> {
+        match self {
+            RecoveryError::Shortage { shortage, .. }
+            | RecoveryError::Catalog(EngineError::Shortage { shortage, .. }) => Some(*shortage),
+            RecoveryError::Storage(error)
+            | RecoveryError::Wal(WalError::Io(error))
+            | RecoveryError::Control(ControlFileError::Io(error)) => Shortage::of(error),
+            _ => None,
+        }
+    }
+}
+
 impl From<PageReadError> for RecoveryError {
     fn from(error: PageReadError) -> Self {
         match error.shortage() {
