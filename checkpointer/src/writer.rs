@@ -296,7 +296,8 @@ impl Checkpointer {
             let bytes = self.batch.copies[from..from + count].as_flattened();
             let offset = relation::offset_of(first.block);
             descriptor.write_all_at(bytes, offset)?;
-            self.writeback.add(descriptor, offset, bytes.len() as u64)?;
+            let suggested = self.writeback.add(descriptor, offset, bytes.len() as u64)?;
+            self.store.add(Counter::FileWritebacks, suggested);
             from += count;
         }
         Ok(())
@@ -334,10 +335,11 @@ impl Writeback {
         self.bytes = 0;
     }
 
-    /// Notes a range; suggests all noted ones when they are long enough together.
-    fn add(&mut self, file: Arc<dyn StorageFile>, offset: u64, len: u64) -> io::Result<()> {
+    /// Notes a range; suggests all noted ones when they are long enough together. Gives how many it has
+    /// suggested.
+    fn add(&mut self, file: Arc<dyn StorageFile>, offset: u64, len: u64) -> io::Result<u64> {
         if self.after_bytes == 0 {
-            return Ok(());
+            return Ok(0);
         }
         self.bytes += len;
         match self.ranges.last_mut() {
@@ -347,11 +349,13 @@ impl Writeback {
             _ => self.ranges.push((file, offset, len)),
         }
         if self.bytes < self.after_bytes {
-            return Ok(());
+            return Ok(0);
         }
         self.bytes = 0;
+        let suggested = self.ranges.len() as u64;
         self.ranges
             .drain(..)
-            .try_for_each(|(file, from, len)| file.start_writeback(from, len))
+            .try_for_each(|(file, from, len)| file.start_writeback(from, len))?;
+        Ok(suggested)
     }
 }

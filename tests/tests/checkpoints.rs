@@ -2,10 +2,11 @@
 
 use nix::sys::signal::Signal;
 use rd_base::Lsn;
-use rd_tests::support::cluster::Cluster;
+use rd_tests::support::cluster::{Cluster, send};
 use rd_tests::support::load::Load;
-use rd_tests::support::wait_for;
+use rd_tests::support::{DEADLINE, wait_for};
 use rd_wire::Client;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -50,6 +51,14 @@ fn starts(cluster: &Cluster) -> Vec<String> {
         .lines()
         .filter_map(|line| line.split_once("checkpoint starting: "));
     starts.map(|(_, words)| words.trim().to_owned()).collect()
+}
+
+/// Where the last start began to redo.
+fn redo_start(cluster: &Cluster) -> Lsn {
+    let log = cluster.log_since_start();
+    let line = log.lines().find(|line| line.contains("redo starts at"));
+    let from = line.and_then(|line| line.split_whitespace().last());
+    lsn(from.unwrap_or_else(|| panic!("no redo in:\n{log}")))
 }
 
 #[test]
@@ -212,10 +221,7 @@ fn a_snapshot_behind_a_checkpoint_for_a_backup_has_everything_and_little_to_redo
     copy.start();
     load.wait_for(acknowledged.total() + 1_000);
     acknowledged.assert_there(&mut copy.client());
-    let log = copy.log_since_start();
-    let line = log.lines().find(|line| line.contains("redo starts at"));
-    let from = line.and_then(|line| line.split_whitespace().last());
-    let from = lsn(from.unwrap_or_else(|| panic!("no redo in:\n{log}")));
+    let from = redo_start(&copy);
     assert!(from >= redo, "redo starts at {from}, before {redo}");
     load.stop().assert_there(&mut cluster.client());
 }
@@ -363,4 +369,182 @@ fn a_pause_is_kept_between_those_that_are_not_urgent() {
     ok(&mut client, &["CHECKPOINT", "FAST"]);
     assert!(waits.receive().expect("answered").is_ok());
     assert_eq!(number(&cluster, "checkpoints_done"), done + 1);
+}
+
+/// Writes so many values of 1500 bytes.
+fn fill(cluster: &Cluster, writes: u64) {
+    let load = Load::start(&cluster.socket(), 4, 1500);
+    load.wait_for(writes);
+    load.stop();
+}
+
+/// The part of its pages that the checkpoint under way has dealt with.
+fn done_part(now: &BTreeMap<String, String>) -> f64 {
+    let number = |field: &str| -> f64 { now[field].parse().expect("a number") };
+    number("pages_done") / number("pages_total")
+}
+
+/// A spread checkpoint has written its part of the pages when that part of the log that may come until the
+/// next one has come, and little more; without a completion target it waits for nothing.
+#[test]
+fn a_spread_checkpoint_goes_as_the_log_goes() {
+    // Segments from one checkpoint to the next, with max_wal_size and checkpoint_completion_target.
+    const DISTANCE_BYTES: f64 = (33 << 20) as f64;
+    /// The parts of that over which it writes: while commits do not suffer, and while they do.
+    const BRISK: f64 = 0.9 * 0.85;
+    const GENTLE: f64 = 0.99;
+    let cluster = Cluster::started(&[
+        ("wal_segment_size", "1MB"),
+        ("max_wal_size", "64MB"),
+        ("min_wal_size", "4MB"),
+        ("shared_buffers", "64MB"),
+        ("recovery_time_target", "0"),
+        ("checkpoint_timeout", "1h"),
+        ("checkpoint_heartbeat", "1min"),
+    ]);
+    fill(&cluster, 6_000);
+    let mut client = cluster.client();
+    ok(&mut client, &["CHECKPOINT", "NOWAIT", "SPREAD"]);
+    let under_way = || cluster.stat(&["CHECKPOINT"]).remove(0);
+    let begun = wait_for("a batch to be written", || {
+        let now = under_way();
+        let done = now.get("pages_done").is_some_and(|done| done != "0");
+        done.then_some(now)
+    });
+    let redo = lsn(&begun["target_lsn"]);
+    let pages: f64 = begun["pages_total"].parse().expect("a number");
+    assert!(pages > 1_000.0, "{begun:?}");
+    let part_of_log = || {
+        let insert = lsn(&cluster.info("wal", "insert_lsn"));
+        insert.bytes_since(redo) as f64 / DISTANCE_BYTES
+    };
+    let value = "x".repeat(1500);
+    for number in 0..50 {
+        for key in 0..100 {
+            client.send(&["SET", &format!("more {number} {key}"), &value]);
+        }
+        client.flush().expect("sent");
+        client.receive_many(100).expect("answered");
+        // Looked at in this order: what it has written followed from less log. It may be a batch
+        // ahead; and time alone would bring it to so little in the minute that this may take.
+        let done = done_part(&under_way());
+        let allowed = (part_of_log() / BRISK).max(0.05) + 64.0 / pages;
+        assert!(done <= allowed, "{done} of the pages, {allowed} allowed");
+    }
+    let part = part_of_log();
+    assert!((0.2..0.7).contains(&part), "{part} of the log");
+    wait_for("the checkpoint to keep up", || {
+        (done_part(&under_way()) >= part / GENTLE).then_some(())
+    });
+    assert_eq!(number(&cluster, "checkpoint_in_progress"), 1);
+    ok(
+        &mut client,
+        &["CONFIG", "SET", "checkpoint_completion_target", "0"],
+    );
+    wait_for("its end", || {
+        (number(&cluster, "checkpoint_in_progress") == 0).then_some(())
+    });
+    assert_eq!(number(&cluster, "checkpoints_done"), 1);
+}
+
+/// A spread checkpoint rests while flushes take longer than they took before it wrote pages.
+#[test]
+fn a_spread_checkpoint_rests_while_commits_suffer() {
+    let cluster = Cluster::started(&[
+        ("shared_buffers", "64MB"),
+        ("recovery_time_target", "0"),
+        ("checkpoint_timeout", "30s"),
+    ]);
+    fill(&cluster, 8_000);
+    // Which shows for some time what a flush takes otherwise.
+    let load = Load::start(&cluster.socket(), 1, 100);
+    load.wait_for(5_000);
+    let flushes = |role: &str| role == "walwriter" || role.starts_with("backend");
+    let children = cluster.children().into_iter();
+    let flushers: Vec<u32> = children
+        .filter(|child| flushes(&child.role))
+        .map(|child| child.pid)
+        .collect();
+    assert_eq!(number(&cluster, "checkpoint_rests_for_commits"), 0);
+    let mut client = cluster.client();
+    let deadline = Instant::now() + DEADLINE;
+    let mut still = Duration::from_millis(50);
+    while number(&cluster, "checkpoint_rests_for_commits") == 0 {
+        if number(&cluster, "checkpoint_in_progress") == 0 {
+            ok(&mut client, &["CHECKPOINT", "NOWAIT", "SPREAD"]);
+        }
+        // As on a disk that does not get on with both: flushes under way stand still, for longer and
+        // longer, and there are few between.
+        for _ in 0..5 {
+            flushers.iter().for_each(|pid| send(*pid, Signal::SIGSTOP));
+            std::thread::sleep(still);
+            flushers.iter().for_each(|pid| send(*pid, Signal::SIGCONT));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        still = (2 * still).min(Duration::from_millis(500));
+        assert!(Instant::now() < deadline, "{} writes", load.acknowledged());
+    }
+    load.stop().assert_there(&mut client);
+}
+
+/// The redo point follows what is written all the time, without a checkpoint.
+#[test]
+fn the_redo_point_advances_between_checkpoints() {
+    // In steps of at least so much log.
+    const STEP_BYTES: u64 = 8 << 10;
+    // A target that leaves nothing to be redone: every page is due at once.
+    let mut cluster = Cluster::started(&[
+        ("recovery_time_target", "350ms"),
+        ("checkpoint_heartbeat", "100ms"),
+        ("checkpoint_timeout", "1h"),
+    ]);
+    let mut client = cluster.client();
+    let redo = |cluster: &Cluster| lsn(&cluster.control("Latest checkpoint's REDO location"));
+    let value = "x".repeat(500);
+    let mut last = redo(&cluster);
+    for round in 0..3 {
+        for key in 0..100 {
+            client.send(&["SET", &format!("key {round} {key}"), &value]);
+        }
+        client.flush().expect("sent");
+        client.receive_many(100).expect("answered");
+        let written = lsn(&cluster.info("wal", "insert_lsn"));
+        last = wait_for("the redo point to pass what was written", || {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = redo(&cluster);
+            (now > last && now.get() + STEP_BYTES >= written.get()).then_some(now)
+        });
+    }
+    assert_eq!(number(&cluster, "checkpoints_started"), 0);
+    assert!(cluster.stat(&["CHECKPOINTS"]).is_empty());
+    assert!(number(&cluster, "redo_point_advances") >= 3);
+    cluster.kill_all();
+    cluster.start();
+    assert!(redo_start(&cluster) >= last);
+    let reply = cluster.client().call(&["GET", "key 0 0"]);
+    assert_eq!(reply.expect("answered").as_str(), Some(&*value));
+}
+
+/// After so much as `checkpoint_flush_after` says the system is asked to begin writing; with 0 it is not.
+#[test]
+fn the_system_is_asked_to_begin_writing_unless_that_is_left_to_the_sync() {
+    for (after, asks) in [("256kB", true), ("0", false)] {
+        let cluster = Cluster::started(&[
+            ("recovery_time_target", "0"),
+            ("checkpoint_flush_after", after),
+        ]);
+        fill(&cluster, 2_000);
+        assert_eq!(number(&cluster, "relation_file_writebacks"), 0);
+        ok(&mut cluster.client(), &["CHECKPOINT"]);
+        let row = cluster.stat(&["CHECKPOINTS"]).remove(0);
+        let bytes: u64 = row["bytes_written"].parse().expect("a number");
+        assert!(bytes > 2 << 20, "{row:?}");
+        let asked = number(&cluster, "relation_file_writebacks");
+        if asks {
+            // Whole batches are noted, which may be longer.
+            assert!(asked >= bytes >> 20, "{asked} times for {bytes} bytes");
+        } else {
+            assert_eq!(asked, 0);
+        }
+    }
 }

@@ -1,10 +1,15 @@
 //! Recovery goes on where it was cut off, however often; with several workers.
 
+use nix::sys::signal::Signal;
 use rd_base::Lsn;
-use rd_tests::support::cluster::Cluster;
+use rd_tests::support::cluster::{Cluster, send};
 use rd_tests::support::load::{Acknowledged, Load};
+use rd_tests::support::process::is_stopped;
 use rd_tests::support::wait_for;
 use rd_wire::Reply;
+use std::fs::File;
+use std::io::Write;
+use std::time::{Duration, Instant};
 
 /// Where the last start began to redo.
 fn redo_start(cluster: &Cluster) -> Lsn {
@@ -168,10 +173,10 @@ fn redo_waits_for_pages_to_be_written_only_where_a_start_did_not_finish() {
     // while can only find more.
     let some = || percent(&cluster).filter(|percent| *percent > 0);
     let mut furthest = wait_for("redo to get somewhere", some);
-    let began = std::time::Instant::now();
-    while began.elapsed() < std::time::Duration::from_secs(1) {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(1) {
         furthest = furthest.max(percent(&cluster).unwrap_or(0));
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     assert!(
         cluster.status().starts_with("recovering"),
@@ -182,6 +187,99 @@ fn redo_waits_for_pages_to_be_written_only_where_a_start_did_not_finish() {
     cluster.kill_all();
     cluster.set("fault_points", "");
     cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+    assert_eq!(keys(&cluster), before, "keys are counted exactly");
+}
+
+/// The checkpointer leaves the first attempt alone for 10 s, however long it takes. More time than that may
+/// pass, and not less.
+#[test]
+fn the_first_attempt_is_left_alone_for_ten_seconds() {
+    let (mut cluster, acknowledged, _) = killed();
+    let before = redo_point(&cluster);
+    cluster.set("fault_points", "recovery_record=pause@6000");
+    let began = Instant::now();
+    cluster.spawn();
+    wait_for("the redo point to advance", || {
+        std::thread::sleep(Duration::from_millis(100));
+        (redo_point(&cluster) > before).then_some(())
+    });
+    let passed = began.elapsed();
+    assert!(passed >= Duration::from_secs(10), "{passed:?}");
+    cluster.kill_all();
+    cluster.set("fault_points", "");
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+/// Arms fault points by the configuration file, where the last line counts.
+fn arm_in_file(cluster: &Cluster, points: &str) {
+    let path = cluster.path("redoubt.conf");
+    let file = File::options().append(true).open(path);
+    let mut file = file.expect("rd_initdb writes it");
+    writeln!(file, "fault_points = '{points}'").expect("written");
+}
+
+/// How far the start under way has redone the log, as its last report says.
+fn redone(cluster: &Cluster) -> Option<Lsn> {
+    let log = cluster.log_since_start();
+    let (_, rest) = log.rsplit_once("current LSN: ")?;
+    rest.split_once(',')?.0.parse().ok()
+}
+
+/// After a start that did not finish redo gets ahead of the redo point by a third of what it has put behind,
+/// and by no more than that and a batch.
+#[test]
+fn the_lead_of_a_repeated_start_is_a_third_of_what_it_has_put_behind() {
+    const BATCH_BYTES: u64 = 256 << 10;
+    const MB: u64 = 1 << 20;
+    let (mut cluster, acknowledged, before) = killed();
+    cluster.set("restart_after_crash", "off");
+    cluster.set("log_startup_progress_interval", "100ms");
+    arm_in_file(&cluster, "recovery_record=kill@1");
+    cluster.spawn();
+    cluster.wait_exit();
+    // The log is read so far first, and the redo point follows as far as it can.
+    arm_in_file(&cluster, "recovery_record=pause@10000");
+    cluster.spawn();
+    cluster.wait_log("fault point recovery_record does its action");
+    let from = redo_start(&cluster);
+    let (mut redo, mut looks) = (from, 0);
+    wait_for("the redo point to come to a stand", || {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = redo_point(&cluster);
+        looks = if now == redo { looks + 1 } else { 0 };
+        redo = now;
+        (looks == 20 && redo.bytes_since(from) > 4 * MB).then_some(())
+    });
+    let checkpointer = cluster.child("checkpointer");
+    send(checkpointer, Signal::SIGSTOP);
+    wait_for("the checkpointer to stop", || {
+        is_stopped(checkpointer).then_some(())
+    });
+    redo = redo_point(&cluster);
+    let third = redo.bytes_since(from) / 3;
+    arm_in_file(&cluster, "");
+    cluster.signal(Signal::SIGHUP);
+    let ahead = || Some(redone(&cluster)?.get().saturating_sub(redo.get()));
+    let mut furthest = wait_for("redo to come as far as it may", || {
+        ahead().filter(|ahead| *ahead >= third)
+    });
+    // To let it go on for a while can only find more.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(1) {
+        furthest = furthest.max(ahead().unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(third > MB, "{third}");
+    assert!(
+        furthest <= third + 2 * BATCH_BYTES,
+        "{furthest} bytes, {third}"
+    );
+    let status = cluster.status();
+    assert!(status.starts_with("recovering"), "{status}");
+    send(checkpointer, Signal::SIGCONT);
+    cluster.wait_ready().expect("it goes on");
     acknowledged.assert_there(&mut cluster.client());
     assert_eq!(keys(&cluster), before, "keys are counted exactly");
 }

@@ -5,7 +5,9 @@ use nix::sys::signal::Signal;
 use rd_tests::support::cluster::{Cluster, run, send};
 use rd_tests::support::load::Load;
 use rd_tests::support::log::assert_order;
+use rd_tests::support::wait_for;
 use rd_wire::Client;
+use std::time::Duration;
 
 const CLEANED: &str = "pages in";
 const RECOVERED: &str = "redo starts";
@@ -113,6 +115,41 @@ fn writers_do_not_keep_a_server_from_stopping() {
             "server is shut down",
         ],
     );
+    cluster.start();
+    acknowledged.assert_there(&mut cluster.client());
+}
+
+/// A stop for which writing pages takes long slows commits meanwhile, and comes to its end.
+#[test]
+fn commits_are_slowed_while_a_stop_takes_long() {
+    const HELD_AGAIN: &str = "fault point doublewrite_synced does its action";
+    /// When the checkpointer calls it long, and a little more.
+    const LONG: Duration = Duration::from_millis(3_100);
+    let (mut cluster, acknowledged, mut client) = held_server();
+    cluster.announce(HELD_AGAIN);
+    let value = "v".repeat(1500);
+    ok(&mut client, &["SET", "key", &value]);
+    cluster.signal(Signal::SIGINT);
+    cluster.wait_log(PAUSED);
+    std::thread::sleep(LONG);
+    assert_eq!(cluster.info("checkpoint", "commits_slowed_stop"), "0");
+    // It goes on for some batches, and looks at commits, before it stands still again.
+    let points = "doublewrite_synced=pause@10";
+    ok(&mut client, &["CONFIG", "SET", "fault_points", points]);
+    cluster.wait_log(HELD_AGAIN);
+    assert_eq!(cluster.info("checkpoint", "commit_brake"), "stop");
+    wait_for("a commit to be slowed", || {
+        // More at once than may come in so short a time.
+        for _ in 0..30 {
+            client.send(&["SET", "key", &value]);
+        }
+        client.flush().expect("sent");
+        client.receive_many(30).expect("answered");
+        (cluster.info("checkpoint", "commits_slowed_stop") != "0").then_some(())
+    });
+    ok(&mut client, &["CONFIG", "SET", "fault_points", ""]);
+    assert_eq!(cluster.wait_exit().code(), Some(0));
+    assert_eq!(cluster.control("Database cluster state"), "shut down");
     cluster.start();
     acknowledged.assert_there(&mut cluster.client());
 }

@@ -131,6 +131,7 @@ Checkpoint {
     ControlWrites "control_file_writes" "Times pg_control was written and forced to disk.";
     ControlBytes "control_file_write_bytes" "Bytes written to it.";
     ControlMicros "control_file_us" "Microseconds spent on that.";
+    FileWritebacks "relation_file_writebacks" "Times the system was asked to begin writing one.";
     FileSyncs "relation_file_syncs" "Times a relation file was forced to disk.";
     FileSyncMicros "relation_file_sync_us" "Microseconds spent on that.";
 }
