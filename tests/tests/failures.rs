@@ -145,28 +145,32 @@ fn a_stop_does_not_wait_for_the_checkpoint_before_the_server_opens() {
 /// acknowledged is recovered.
 #[test]
 fn a_sync_that_fails_is_a_panic_and_what_was_acknowledged_is_recovered() {
-    let mut cluster = Cluster::started(&[]);
-    cluster.announce("");
-    let load = rd_tests::support::load::Load::start(&cluster.socket(), 4, 100);
-    load.wait_for(200);
-    let acknowledged = load.stop();
-    cluster.arm("wal_sync=eio");
-    let mut client = cluster.client();
-    let reply = client.call(&["SET", "key", "value"]);
-    assert!(
-        !reply.is_ok_and(|reply| reply.is_ok()),
-        "nothing was synced"
-    );
-    cluster.wait_log_times("server is ready to accept connections", 2);
-    let log = cluster.log_since_start();
-    let panic = log.lines().find(|line| line.contains("PANIC"));
-    let panic = panic.unwrap_or_else(|| panic!("no PANIC in {log}"));
-    assert!(
-        panic.contains("could not sync") && panic.contains("wal/"),
-        "{panic}"
-    );
-    assert!(log.contains("redo starts at"), "{log}");
-    acknowledged.assert_there(&mut cluster.client());
+    for (point, file) in [
+        ("wal_sync", "\"wal/"),
+        ("doublewrite_sync", "\"global/doublewrite\""),
+        ("file_sync", "\"base/"),
+    ] {
+        let mut cluster = Cluster::started(&[]);
+        cluster.announce("");
+        let load = rd_tests::support::load::Load::start(&cluster.socket(), 4, 100);
+        load.wait_for(200);
+        let acknowledged = load.stop();
+        cluster.arm(&format!("{point}=eio"));
+        let mut client = cluster.client();
+        let mut is_ok = |words: &[&str]| client.call(words).is_ok_and(|reply| reply.is_ok());
+        let is_synced = is_ok(&["SET", "key", "value"]) && is_ok(&["CHECKPOINT"]);
+        assert!(!is_synced, "{point}: nothing was synced");
+        cluster.wait_log_times("server is ready to accept connections", 2);
+        let log = cluster.log_since_start();
+        let panic = log.lines().find(|line| line.contains("PANIC"));
+        let panic = panic.unwrap_or_else(|| panic!("no PANIC in {log}"));
+        assert!(
+            panic.contains("could not sync") && panic.contains(file),
+            "{panic}"
+        );
+        assert!(log.contains("redo starts at"), "{log}");
+        acknowledged.assert_there(&mut cluster.client());
+    }
 }
 
 /// A spread checkpoint that takes too long goes on fast, and the log says why.

@@ -165,7 +165,8 @@ impl DoubleWrite {
         let used = (1 + pages.len()) * PAGE_BYTES;
         self.file
             .write_all_at(&self.buffer[..used], slot_offset(batch, self.slots))?;
-        if let Err(error) = self.file.sync_data() {
+        let synced = fault::point(Fault::DoublewriteSync).and_then(|()| self.file.sync_data());
+        if let Err(error) = synced {
             rd_sys::crash::panic_abort(&format!(
                 "could not sync file \"{DOUBLEWRITE_PATH}\": {error}"
             ));

@@ -18,6 +18,7 @@ use rd_format::bitmap::META_BLOCK;
 use rd_format::meta::{self, Meta};
 use rd_format::page::{self, PageBytes};
 use rd_sys::Shortage;
+use rd_sys::fault::{self, Fault};
 use rd_sys::latch::lock_mutex;
 use rd_sys::storage::{OpenMode, Storage, StorageFile};
 use std::io;
@@ -354,7 +355,8 @@ impl RelationFiles {
     /// Syncs through `handle`. A sync that failed says nothing of what is on disk, so the process
     /// ends, and recovery writes everything again.
     pub fn sync(&self, handle: &dyn StorageFile, path: &str) {
-        if let Err(error) = handle.sync_data() {
+        let synced = fault::point(Fault::FileSync).and_then(|()| handle.sync_data());
+        if let Err(error) = synced {
             rd_sys::crash::panic_abort(&format!("could not sync file \"{path}\": {error}"));
         }
     }

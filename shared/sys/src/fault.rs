@@ -66,10 +66,14 @@ faults! {
     WalSegment = "wal_segment",
     /// A checkpoint has its redo point and has written nothing.
     CheckpointBegun = "checkpoint_begun",
+    /// A batch was written to the double-write area and is about to be synced; an error is the sync's.
+    DoublewriteSync = "doublewrite_sync",
     /// A batch is in the double-write area, synced, and no page of it is in its place.
     DoublewriteSynced = "doublewrite_synced",
     /// A page is about to be written in its place.
     PageWrite = "page_write",
+    /// A relation file is about to be synced; an error is the sync's.
+    FileSync = "file_sync",
     /// The relation files are about to be synced.
     CheckpointSync = "checkpoint_sync",
     /// The relation files are synced, and `pg_control` is old.
