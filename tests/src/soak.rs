@@ -41,6 +41,10 @@ const HARM_LOAD: Duration = Duration::from_millis(500);
 const WRITERS: usize = 2;
 /// Keys of a RANGE.
 const RANGE_KEYS: &str = "20";
+/// Longest filling of a value.
+const FILL_MAX: u64 = 200;
+/// Requests on their way at a time while the keys are made.
+const LOAD_PIPELINE: usize = 1000;
 /// Accounts between which money moves.
 const ACCOUNTS: u64 = 64;
 
@@ -216,7 +220,7 @@ impl MixedClient<'_> {
     }
 
     fn key(&mut self) -> String {
-        format!("mixed:{:09}", self.random.below(self.course.keys))
+        mixed_key(self.random.below(self.course.keys))
     }
 
     fn account(&mut self) -> String {
@@ -225,7 +229,7 @@ impl MixedClient<'_> {
 
     /// Values begin with their key, so that one in the wrong place is seen.
     fn value(&mut self, key: &str) -> String {
-        let fill = self.random.below(200) as usize;
+        let fill = self.random.below(FILL_MAX) as usize;
         format!("{key}={}", "x".repeat(fill))
     }
 
@@ -356,6 +360,7 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&Sample)) -> (Vec<Sample>, Report) 
     let mut writers: Vec<Writer> = (0..WRITERS)
         .map(|number| Writer::new(number, random.draw()))
         .collect();
+    load(&cluster, plan.keys);
     let began = Instant::now();
     let mut report = Report::default();
     let (mut samples, mut gentle, mut rough) = (Vec::new(), Vec::new(), Vec::new());
@@ -424,6 +429,30 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&Sample)) -> (Vec<Sample>, Report) 
     }
     report.acknowledged = writers.iter().map(Writer::acknowledged).sum();
     (samples, report)
+}
+
+/// Sets every key of the mixed load once, so that the files do not grow because they fill up.
+fn load(cluster: &Cluster, keys: u64) {
+    let mut client = cluster.client();
+    for from in (0..keys).step_by(LOAD_PIPELINE) {
+        let numbers = from..keys.min(from + LOAD_PIPELINE as u64);
+        let count = numbers.clone().count();
+        for number in numbers {
+            let key = mixed_key(number);
+            client.send(&[
+                "SET",
+                &key,
+                &format!("{key}={}", "x".repeat(FILL_MAX as usize / 2)),
+            ]);
+        }
+        for reply in client.receive_many(count).expect("replies") {
+            assert!(reply.is_ok(), "{reply:?}");
+        }
+    }
+}
+
+fn mixed_key(number: u64) -> String {
+    format!("mixed:{number:09}")
 }
 
 fn take_in(sample: &mut Sample, seen: Vec<Seen>, report: &mut Report) {
