@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -103,6 +104,27 @@ fn files_fit_a_head_and_say_what_they_are_for() {
                 broken.push(format!("{}: no //! at the top", path.display()));
             }
             broken
+        },
+    );
+}
+
+#[test]
+fn atomics_of_shared_memory_are_those_that_can_be_interleaved() {
+    check(
+        "numbers in shared memory are atomics of rd_sys::atomic",
+        |path, text| {
+            let folders = ["shared/store/src", "shared/engine/src"];
+            let is_shared = folders.iter().any(|folder| path.starts_with(folder));
+            // The ring says why.
+            let free = ["tests", "tests.rs", "ring.rs"].map(OsStr::new);
+            if !is_shared || path.iter().any(|part| free.contains(&part)) {
+                return Vec::new();
+            }
+            let uses = text.split("std::sync::atomic::").skip(1);
+            uses.filter_map(|rest| rest.split([';', '(']).next())
+                .filter(|names| names.contains("AtomicU") || names.contains("AtomicI"))
+                .map(|names| format!("{}: std's {names}", path.display()))
+                .collect()
         },
     );
 }

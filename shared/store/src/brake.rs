@@ -12,8 +12,8 @@
 //! - No connection waits longer than [`DELAY_MAX_NS`] behind one commit.
 
 use rd_base::counters::Counter;
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use rd_sys::{One, Plan, Region, Segment};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Longest time for which a connection is held back behind one commit, nanoseconds.

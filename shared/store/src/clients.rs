@@ -7,8 +7,8 @@
 
 use crate::procs::SlotNo;
 use rd_base::limits::PROCESSES_MAX;
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rd_sys::{Area, One, Plan, Region, Segment};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Connections that can be listed; more are served, but not listed.

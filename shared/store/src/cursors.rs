@@ -12,8 +12,8 @@
 //! taken for another scan's.
 
 use rd_base::limits::KEY_BYTES_MAX;
+use rd_sys::atomic::{AtomicU64, Ordering};
 use rd_sys::{Area, Latch, One, Plan, Region, Segment};
-use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Bits of a cursor that name its row.

@@ -10,8 +10,8 @@
 //! found by 3. After a start the word is zero: nothing is known, and all is looked through.
 
 use crate::procs::{Procs, SlotNo};
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use rd_sys::{One, Plan, Region, Segment};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// No key ends.

@@ -22,12 +22,12 @@ use rd_base::limits::{FILES_MAX, PAGE_BYTES};
 use rd_base::{FileNo, Lsn, Role};
 use rd_format::Access;
 use rd_format::control::{FileRow as ControlRow, PendingDrop};
+use rd_sys::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 use rd_sys::futex::Condition;
 use rd_sys::latch::Latch;
 use rd_sys::shm::{Area, One, Plan, Region, Segment};
 use rd_sys::storage;
 use std::io;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
 
 mod keys;

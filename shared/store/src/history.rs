@@ -13,12 +13,12 @@ pub use rd_format::history::{
     CHECKPOINTS_KEPT, CheckpointRow, Kind, RECOVERIES_KEPT, RecoveryRow, Row, Value, Word,
 };
 use rd_format::history::{HISTORY_BYTES, HistoryError, RECORD_BYTES, RecordBytes, read_ring};
+use rd_sys::atomic::{AtomicU64, Ordering};
 use rd_sys::fault::{self, Fault};
 use rd_sys::storage::{OpenMode, Storage, StorageFile};
 use rd_sys::{Area, One, Plan, Region, Segment};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// The file, relative to the data directory.

@@ -33,9 +33,9 @@ use crate::procs::Procs;
 use entry::Row;
 use rd_base::{FileNo, Lsn, PageTag};
 pub use rd_format::Access;
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use rd_sys::latch::{RwLatch, WriteGuard};
 use rd_sys::{Area, One, Plan, Region, Segment};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Lets a test step in between two steps of a protocol.

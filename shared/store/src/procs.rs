@@ -20,9 +20,9 @@
 
 use rd_base::limits::PROCESSES_MAX;
 use rd_base::{Lsn, Role};
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rd_sys::{Area, Event, EventCell, One, Plan, Region, Segment};
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Number of a process slot, below [`PROCESSES_MAX`].

@@ -2,8 +2,8 @@
 //! found damaged and could not repair. Written by the checkpointer, which scrubs; for display.
 
 use rd_base::PageTag;
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use rd_sys::{One, Plan, Region, Segment};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Damaged pages that are named; of more only the number is kept.

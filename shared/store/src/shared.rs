@@ -23,10 +23,10 @@ use crate::wal::{Wal, WalRegions};
 use rd_base::Config;
 use rd_base::Overrides;
 use rd_base::limits::{CONFIG_OVERRIDES_BYTES_MAX, PAGE_BYTES};
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rd_sys::{Area, Latch, One, Plan, Region, Segment, ShmError, clock};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// What shared memory is sized from; fixed for the life of a segment.

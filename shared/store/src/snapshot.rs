@@ -36,8 +36,8 @@ use crate::procs::SlotNo;
 use crate::wal::Wal;
 use rd_base::Lsn;
 use rd_base::limits::{PROCESSES_MAX, SNAPSHOTS_PER_PROCESS};
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rd_sys::{Area, Plan, Region, Segment};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Set in an entry whose owner is choosing; the other bits are the least it may choose.

@@ -4,8 +4,8 @@
 use crate::procs::SlotNo;
 use rd_base::counters::Counter;
 use rd_base::limits::PROCESSES_MAX;
+use rd_sys::atomic::{AtomicU64, Ordering};
 use rd_sys::{Area, Plan, Region, Segment};
-use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 #[repr(C, align(128))]

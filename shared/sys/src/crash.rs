@@ -46,6 +46,8 @@ fn describe(info: &PanicHookInfo<'_>) -> String {
 
 #[cfg(feature = "sim")]
 pub use simulated::catch_panics;
+#[cfg(feature = "sim")]
+pub(crate) use simulated::set_simulated;
 
 /// A whole server in one process of a test: there a PANIC ends the simulated server, not the test.
 #[cfg(feature = "sim")]
@@ -63,6 +65,11 @@ mod simulated {
         if SIMULATED.get() {
             panic::resume_unwind(Box::new(Panicked(message.to_owned())));
         }
+    }
+
+    /// Whether what runs on this thread from now on is a simulated server; gives what was so before.
+    pub(crate) fn set_simulated(simulated: bool) -> bool {
+        SIMULATED.replace(simulated)
     }
 
     /// Runs `server`; a [`super::panic_abort`] of this thread within it comes back as `Err` with

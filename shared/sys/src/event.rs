@@ -12,8 +12,10 @@
 //! and O3, O3 sees pending. If it comes after O3, N2 sees sleeping and writes the eventfd. Where N2
 //! finds the event pending already it need do nothing more: the owner's O1 is still to come.
 
-use crate::atomics::Word;
+use crate::atomic::AtomicU32;
+use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use crate::shm::One;
+use crate::word::Word;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -21,8 +23,6 @@ use nix::sys::time::TimeSpec;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::time::Duration;
 use zerocopy::{FromBytes, KnownLayout};
 
@@ -71,6 +71,11 @@ impl<W: Word> RawEvent<W> {
         }
     }
 
+    #[cfg(feature = "sim")]
+    fn is_pending(&self) -> bool {
+        self.state.load(Relaxed) & PENDING != 0
+    }
+
     #[inline]
     pub(crate) fn take(&self) -> bool {
         if self.state.load(Acquire) & PENDING == 0 {
@@ -109,7 +114,11 @@ impl Event {
     /// sleeps, and only for the first of several notifiers.
     #[inline]
     pub fn notify(&self) {
-        self.cell.raw.notify(|| write_one(&self.fd));
+        self.cell.raw.notify(|| {
+            #[cfg(feature = "sim")]
+            crate::simproc::wake(self.word(), u32::MAX, 1);
+            write_one(&self.fd);
+        });
     }
 
     /// Owner: announces that it is about to sleep. False if something is pending: then there is to
@@ -156,10 +165,22 @@ impl Event {
         self.wait_for(&mut [own, PollFd::new(other, PollFlags::POLLIN)], timeout)
     }
 
+    /// What a simulation calls it.
+    #[cfg(feature = "sim")]
+    fn word(&self) -> usize {
+        self.cell.raw.state.as_ptr().addr()
+    }
+
     fn wait_for(&self, fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> bool {
         if self.prepare_sleep() {
             #[cfg(feature = "sim")]
-            if crate::simproc::pause(crate::simproc::Pause::Wait) {
+            if crate::simproc::runs() {
+                // Who notifies from now on finds it asleep; who did already has written, or will,
+                // which ends a sleep.
+                let is_limited = timeout.is_some() || fds.len() > 1;
+                if !self.cell.raw.is_pending() {
+                    crate::simproc::sleep_on(self.word(), u32::MAX, is_limited);
+                }
                 self.finish_sleep();
                 return self.take();
             }

@@ -18,13 +18,13 @@
 //!
 //! Invariant: while nothing is armed a point costs two loads and a branch.
 
+use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::atomic::{AtomicI64, AtomicU32};
 use crate::process::{self, Pid, Signal};
 use crate::shm::{One, Plan, Segment, ShmError};
 use crate::{crash, futex};
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicI64, AtomicU32};
 use zerocopy::{FromBytes, KnownLayout};
 
 macro_rules! faults {

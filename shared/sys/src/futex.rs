@@ -3,9 +3,9 @@
 //! Invariant: the private flag is never used, because a private futex is looked up by address
 //! space and would not find a sleeper in another process.
 
+use crate::atomic::AtomicU32;
 use crate::rawcondition::RawCondition;
 use std::ptr;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 use zerocopy::{FromBytes, KnownLayout};
 
@@ -49,10 +49,16 @@ pub(crate) fn wait_on(word: &AtomicU32, expected: u32, channel: u32) -> bool {
 
 fn wait_until(word: &AtomicU32, expected: u32, end_ns: Option<u64>, channel: u32) -> Waited {
     #[cfg(feature = "sim")]
-    if word.load(std::sync::atomic::Ordering::SeqCst) != expected {
+    if word.load(crate::atomic::Ordering::SeqCst) != expected {
         return Waited::Changed;
-    } else if crate::simproc::pause(crate::simproc::Pause::Wait) {
-        return Waited::Interrupted;
+    } else if let Some(is_woken) =
+        crate::simproc::sleep_on(word.as_ptr().addr(), channel, end_ns.is_some())
+    {
+        return if is_woken {
+            Waited::Woken
+        } else {
+            Waited::Interrupted
+        };
     }
     let end = end_ns.map(|ns| libc::timespec {
         tv_sec: libc::time_t::try_from(ns / 1_000_000_000).unwrap_or(libc::time_t::MAX),
@@ -87,6 +93,14 @@ fn wait_until(word: &AtomicU32, expected: u32, end_ns: Option<u64>, channel: u32
 /// Wakes up to `count` sleepers of a channel, and returns how many.
 pub(crate) fn wake_on(word: &AtomicU32, count: u32, channel: u32) -> u32 {
     let count = count.min(i32::MAX as u32);
+    #[cfg(feature = "sim")]
+    let logical = crate::simproc::wake(word.as_ptr().addr(), channel, count);
+    #[cfg(not(feature = "sim"))]
+    let logical = 0;
+    let count = count - logical;
+    if count == 0 {
+        return logical;
+    }
     // SAFETY: FUTEX_WAKE_BITSET takes the address of the word, a live atomic, as a name only.
     let result = unsafe {
         libc::syscall(
@@ -99,10 +113,11 @@ pub(crate) fn wake_on(word: &AtomicU32, count: u32, channel: u32) -> u32 {
             channel,
         )
     };
-    u32::try_from(result).unwrap_or_else(|_| {
+    let woken = u32::try_from(result).unwrap_or_else(|_| {
         let error = std::io::Error::last_os_error();
         crate::crash::panic_abort(&format!("futex wake failed: {error}"))
-    })
+    });
+    logical + woken
 }
 
 /// Something in shared memory that processes wait for: a sequence that moves at each change.

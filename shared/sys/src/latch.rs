@@ -3,11 +3,11 @@
 //! Invariant: a guard stays on its thread, and its latch is let go when it is dropped. A process
 //! that dies with a latch takes the server through crash recovery, so nobody repairs one.
 
+use crate::atomic::AtomicU32;
+use crate::atomic::Ordering::Relaxed;
 use crate::held;
 use crate::rawlatch::{FREE, RawLatch, RawRwLatch};
 use std::marker::PhantomData;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use zerocopy::{FromBytes, KnownLayout};
 

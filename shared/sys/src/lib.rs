@@ -2,6 +2,7 @@
 //! interface that is safe and has no hidden contract.
 //!
 //! * [`shm`], [`frame`]: the shared segment, its plan, typed areas and page frames;
+//! * [`atomic`]: the atomics that it holds;
 //! * [`latch`], [`futex`], [`event`]: waiting and waking across processes;
 //! * [`prefetch`]: hints to the processor's caches;
 //! * [`fork`], [`process`], [`signals`], [`crash`], [`title`], [`fdpass`], [`lockfile`],
@@ -9,7 +10,7 @@
 //! * [`cpu`]: how busy the processors are;
 //! * [`storage`], [`clock`], [`random`], [`fault`]: seams that a test can take hold of;
 //!   [`shortage`]: errors that say nothing about a file;
-//!   `simdisk`, `simproc`, `watchdog`: for tests.
+//!   `simdisk`, `simproc`, `simsched`, `watchdog`: for tests.
 //!
 //! Invariants of the whole crate:
 //!
@@ -21,7 +22,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
-mod atomics;
+pub mod atomic;
 pub mod clock;
 pub mod cpu;
 pub mod crash;
@@ -49,10 +50,13 @@ pub mod signals;
 pub mod simdisk;
 #[cfg(feature = "sim")]
 pub mod simproc;
+#[cfg(feature = "sim")]
+pub mod simsched;
 pub mod storage;
 pub mod title;
 #[cfg(feature = "sim")]
 pub mod watchdog;
+mod word;
 
 pub use event::{Event, EventCell};
 pub use frame::{FrameRead, FrameWrite, Frames, FramesRegion, PageBytes};

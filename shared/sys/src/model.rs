@@ -4,10 +4,10 @@
 //! A lost wake-up shows as a deadlock, which the checker reports; broken exclusion shows because
 //! what the latch guards is a cell that the checker watches.
 
-use crate::atomics::{Channel, EXCLUSIVE, SHARED, Word};
 use crate::event::RawEvent;
 use crate::rawcondition::RawCondition;
 use crate::rawlatch::{HELD, RawLatch, RawRwLatch};
+use crate::word::{Channel, EXCLUSIVE, SHARED, Word};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicU32;
 use loom::sync::{Arc, Condvar, Mutex};

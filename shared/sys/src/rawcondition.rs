@@ -7,7 +7,7 @@
 //! moves the sequence and then looks at the count, with a full fence between on both sides: so
 //! either W3 does not sleep, or C2 wakes it.
 
-use crate::atomics::{SHARED, Word};
+use crate::word::{SHARED, Word};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use zerocopy::{FromBytes, KnownLayout};
 

@@ -13,7 +13,7 @@
 //!   prefers readers, and they pass waiting writers. So neither side is kept out for long.
 //! * L4 A dead holder is not repaired: the postmaster ends all and makes the segment anew.
 
-use crate::atomics::{EXCLUSIVE, SHARED, Word};
+use crate::word::{EXCLUSIVE, SHARED, Word};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use zerocopy::{FromBytes, KnownLayout};
 

@@ -6,8 +6,8 @@ use super::desc::{CLAIMED, DIRTY, MAPPED, PIN, State, VALID, WRITING};
 use super::pool::{Pin, Pool};
 use rd_base::{FileNo, FrameNo, Lsn, PageTag};
 use rd_format::page::page_lsn;
+use rd_sys::atomic::Ordering;
 use rd_sys::frame::PageBytes;
-use std::sync::atomic::Ordering;
 
 /// A frame that was dirty when it was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,8 +5,8 @@ use super::desc::{CLAIMED, DIRTY, MAPPED, PIN, State, USAGE, USAGE_MAX, WRITING}
 use super::pool::{PageSource, Pool};
 use rd_base::FrameNo;
 use rd_base::counters::Counter;
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use rd_sys::futex::Condition;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use zerocopy::{FromBytes, KnownLayout};
 

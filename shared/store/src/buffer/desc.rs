@@ -3,7 +3,7 @@
 //! Invariant: a descriptor of zeros is a free frame.
 
 use rd_base::{FrameNo, PageTag};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// One pin.

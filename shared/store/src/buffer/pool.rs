@@ -8,11 +8,11 @@ use rd_base::counters::Counter;
 use rd_base::{FrameNo, Lsn, PageTag};
 use rd_format::PageError;
 use rd_sys::Shortage;
+use rd_sys::atomic::{AtomicU32, Ordering};
 use rd_sys::frame::{FrameRead, FrameWrite, Frames, FramesRegion, PageBytes};
 use rd_sys::shm::{One, Plan, Region, Segment};
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Where the pool lies in the segment.
 #[derive(Clone, Copy)]

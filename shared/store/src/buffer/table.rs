@@ -6,10 +6,10 @@
 
 use super::desc::{Descriptor, MAPPED, PIN, State, USAGE, USAGE_MAX, link, linked};
 use rd_base::{FrameNo, PageTag};
+use rd_sys::atomic::{AtomicU32, Ordering};
 use rd_sys::latch::{Latch, LatchGuard};
 use rd_sys::prefetch::prefetch;
 use rd_sys::shm::Area;
-use std::sync::atomic::{AtomicU32, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Partitions of the page table.

@@ -19,8 +19,8 @@ use crate::procs::Procs;
 use rd_base::{FileNo, Role};
 use rd_format::Access;
 use rd_format::history::Requester;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use rd_sys::atomic::AtomicU64;
+use rd_sys::atomic::Ordering::{Acquire, Relaxed, Release};
 use zerocopy::{FromBytes, KnownLayout};
 
 const _: () = assert!(ENTRIES as usize >= crate::namespaces::NAMESPACES_MAX);

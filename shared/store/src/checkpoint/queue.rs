@@ -10,7 +10,7 @@
 use super::{Begun, Flags, Request};
 use rd_base::Lsn;
 use rd_format::history::{Requester, Word, role_numbers, role_of};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use rd_sys::atomic::{AtomicU64, Ordering::Relaxed};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Requests outstanding at once, before they are joined.

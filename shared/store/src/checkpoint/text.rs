@@ -1,6 +1,6 @@
 //! Short texts in shared memory: why something failed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use rd_sys::atomic::{AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// A text of up to `WORDS` times eight bytes. guard: the latch of the checkpoints.

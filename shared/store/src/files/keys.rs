@@ -28,7 +28,7 @@ use super::{FileState, Files, Row};
 use rd_base::{FileNo, Lsn};
 use rd_format::Access;
 use rd_format::control::FileRow as ControlRow;
-use std::sync::atomic::{Ordering, fence};
+use rd_sys::atomic::{Ordering, fence};
 
 /// In the word of the cut: the current word is the second.
 const SECOND: u64 = 1 << 63;

@@ -24,8 +24,8 @@ use super::{NAMESPACE_NAME_BYTES_MAX, NamespaceId};
 use crate::files::access_of;
 use rd_base::{FileNo, Lsn};
 use rd_format::Access;
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rd_sys::latch::{ReadGuard, RwLatch, WriteGuard};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// So many earlier places of a namespace are known.

@@ -18,7 +18,7 @@
 
 use super::{USABLE, Wal, between_steps};
 use rd_format::wal_record;
-use std::sync::atomic::Ordering;
+use rd_sys::atomic::Ordering;
 
 /// Bytes of prepared segments that only [`Wal::take_reserved_credit`] gives, and half of them
 /// [`Wal::take_credit_for_drop`].

@@ -34,13 +34,13 @@ use rd_base::words::WalSyncMethod;
 use rd_base::{Lsn, Role};
 use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageHeader};
 use rd_sys::Shortage;
+use rd_sys::atomic::{Ordering, fence};
 use rd_sys::clock::monotonic_ns;
 use rd_sys::crash::panic_abort;
 use rd_sys::fault::{self, Fault};
 use rd_sys::storage::{DIRECT_BYTES, OpenMode, Storage, StorageFile};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 /// Pages given to the file system by one write at most.

@@ -22,8 +22,8 @@ use rd_base::counters::Counter;
 use rd_base::{Lsn, Role};
 use rd_format::wal_page;
 use rd_format::wal_record::RecordBuilder;
+use rd_sys::atomic::{AtomicU64, Ordering};
 use rd_sys::fault::{self, Fault};
-use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// What a process tells of the insertion that it is in.

@@ -51,14 +51,14 @@ use insert::InsertSlot;
 use rd_base::limits::{PROCESSES_MAX, WAL_PAGE_BYTES};
 use rd_base::{Lsn, Role, StartCount, Timeline};
 use rd_format::wal_page::{self, WAL_PAGE_USABLE};
+use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rd_sys::futex::Condition;
 use rd_sys::latch::Latch;
 use rd_sys::shm::{Area, One, Plan, Region, Segment};
 use rd_sys::storage::Storage;
-use ring::Ring;
+use ring::{Ring, RingWord};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Usable bytes of a page, as a position counts them.
@@ -241,7 +241,7 @@ struct Control {
 pub struct WalRegions {
     control: Region<Control>,
     slots: Region<InsertSlot>,
-    ring: Region<AtomicU64>,
+    ring: Region<RingWord>,
 }
 
 impl WalRegions {

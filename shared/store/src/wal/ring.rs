@@ -9,6 +9,9 @@
 //! flusher's loads come before any store that overwrites, because the ring's end is raised after
 //! them and looked at before it.
 //!
+//! They are no steps of a simulation, which would find itself between two words of a copy nearly
+//! always, where nobody looks: what may be looked at is said by the words around.
+//!
 //! Invariant: the word for `remaining` is stored by the record that covers the page's first usable
 //! byte, so it is right as soon as that byte is complete.
 
@@ -24,14 +27,17 @@ const REMAINING_WORD: usize = 0;
 
 const _: () = assert!(WAL_HEADER_BYTES.is_multiple_of(8) && HEADER_WORDS > REMAINING_WORD);
 
+/// Eight bytes of the ring.
+pub(super) type RingWord = AtomicU64;
+
 /// The words of the ring; a power of two of pages.
 pub(super) struct Ring {
-    words: Area<AtomicU64>,
+    words: Area<RingWord>,
     page_mask: u64,
 }
 
 impl Ring {
-    pub(super) fn new(words: Area<AtomicU64>) -> Ring {
+    pub(super) fn new(words: Area<RingWord>) -> Ring {
         let pages = words.len() / PAGE_WORDS;
         assert!(pages.is_power_of_two() && words.len().is_multiple_of(PAGE_WORDS));
         Ring {

@@ -4,8 +4,8 @@
 //! In the server that is an `AtomicU32` with the kernel's futex; under the feature `loom` the same
 //! code runs on a word whose every interleaving is explored (`model.rs`).
 
+use crate::atomic::{AtomicU32, Ordering, fence};
 use crate::futex;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A waiting channel of a word: a wake-up reaches only those who sleep on the same channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +84,6 @@ impl Word for AtomicU32 {
     }
     #[inline(always)]
     fn full_fence() {
-        std::sync::atomic::fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
 }
