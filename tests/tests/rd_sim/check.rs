@@ -16,6 +16,7 @@ use rd_format::control::ControlFile;
 use rd_store::{Store, control_file};
 use rd_sys::simdisk::{Rng, SimStorage};
 use rd_sys::simproc::Pause;
+use rd_sys::simsched::Policy;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -61,6 +62,8 @@ pub struct Checks<'t> {
     pub tally: &'t mut Tally,
     /// Of recoveries, one in so many is crashed at all its I/Os.
     pub whole_odds: u64,
+    /// One of so many is interleaved at its atomics, if any is.
+    pub interleaves: Option<u64>,
 }
 
 impl Checks<'_> {
@@ -100,6 +103,9 @@ impl Checks<'_> {
         let before = control_file::read(disk)
             .map_err(|error| Failure(format!("pg_control after a crash: {error}")))?;
         let mut machine = Machine::boot(disk, manner, rng.next_u64());
+        if self.interleaves.is_some_and(|odds| rng.below(odds) == 0) {
+            machine.interleave(Policy::draw(rng));
+        }
         let mut cuts = Cuts::new(depth, self.whole_odds, rng);
         let recovered = loop {
             if let Some(recovered) = machine.recovered() {

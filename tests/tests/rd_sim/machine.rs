@@ -1,5 +1,6 @@
 //! A whole server on a simulated disk: its processes are logical ones ([`rd_sys::simproc`]), and at
-//! each of their pauses the seed chooses who goes on, and how far the clock goes.
+//! each of their pauses the seed chooses who goes on, and how far the clock goes. If the machine is
+//! told to interleave ([`Machine::interleave`]), they pause before atomics of shared memory, too.
 //!
 //! Invariant: the machine itself changes nothing on the disk, so the disk is what the processes have
 //! made of it.
@@ -14,6 +15,7 @@ use rd_store::{Shared, Sizes, SlotNo, Store};
 use rd_sys::clock::Clock;
 use rd_sys::simdisk::{Rng, SimStorage};
 use rd_sys::simproc::{Pause, Process, Progress, pause};
+use rd_sys::simsched::{Policy, Scheduler};
 use rd_sys::storage::Storage;
 use rd_walwriter::Walwriter;
 use std::cell::{Cell, RefCell};
@@ -117,6 +119,8 @@ pub struct Machine {
     /// The one that ran last.
     last: usize,
     rng: Rng,
+    /// Chooses who goes on, if they are interleaved at their atomics.
+    scheduler: Option<Scheduler>,
     idle: u32,
     waits: usize,
 }
@@ -161,6 +165,7 @@ impl Machine {
             members: Vec::new(),
             last: 0,
             rng: Rng::new(seed),
+            scheduler: None,
             idle: 0,
             waits: 0,
         };
@@ -242,6 +247,12 @@ impl Machine {
         });
     }
 
+    /// From now on processes are interleaved at their atomics.
+    pub fn interleave(&mut self, policy: Policy) {
+        let seed = self.rng.next_u64();
+        self.scheduler = Some(Scheduler::new(policy, seed, false));
+    }
+
     /// Whether everybody is done who does not go on for ever.
     pub fn is_quiet(&self) -> bool {
         let is_done = |member: &Member| member.is_server || member.process.is_over();
@@ -263,15 +274,16 @@ impl Machine {
     /// # Errors
     /// When something is so that must not be.
     pub fn step(&mut self) -> Result<Result<(&'static str, Pause), End>, Failure> {
-        if self.cannot_go_on() || self.rng.below(self.manner.switch_odds) == 0 {
-            self.choose();
-        }
+        let steps = self.choose();
         let member = &mut self.members[self.last];
         let name = member.name;
         let process = &mut member.process;
-        let Ok(progress) = catch_unwind(AssertUnwindSafe(|| process.resume())) else {
+        let Ok(progress) = catch_unwind(AssertUnwindSafe(|| process.resume_for(steps))) else {
             return Err(Failure(format!("{name}: {}", LAST_PANIC.take())));
         };
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.paused(self.last, &progress, process.steps_left());
+        }
         if let Some(failure) = self.orders.failure.borrow_mut().take() {
             return Err(failure);
         }
@@ -279,7 +291,10 @@ impl Machine {
         if self.shared.stats.of(checkpointer, Counter::ScrubBad) > 0 {
             return Err(Failure("the scrub takes a good page for damaged".into()));
         }
-        self.tick(progress == Progress::Paused(Pause::Wait))?;
+        // Who looks whether he must still wait pauses before atomics, too: that tells nothing.
+        if progress != Progress::Paused(Pause::Atomic) {
+            self.tick(progress == Progress::Paused(Pause::Wait))?;
+        }
         let refused = match self.recovered() {
             Some(Err(why)) if name == "startup" => Some(End::Refused(why)),
             _ => None,
@@ -296,7 +311,22 @@ impl Machine {
         self.waits > 0 || self.members[self.last].process.is_over()
     }
 
-    fn choose(&mut self) {
+    /// Chooses who goes on, and for how many steps.
+    fn choose(&mut self) -> u64 {
+        if let Some(scheduler) = &mut self.scheduler {
+            let state = |one: &Member| (!one.process.is_over()).then(|| one.process.sleep());
+            let states: Vec<_> = self.members.iter().map(state).collect();
+            let (chosen, steps) = scheduler.choose(&states).expect("one is not over");
+            self.last = chosen;
+            return steps;
+        }
+        if self.cannot_go_on() || self.rng.below(self.manner.switch_odds) == 0 {
+            self.choose_any();
+        }
+        u64::MAX
+    }
+
+    fn choose_any(&mut self) {
         let count = self.members.len() as u64;
         loop {
             self.last = self.rng.below(count) as usize;
@@ -343,8 +373,9 @@ impl Machine {
         loop {
             if self.is_over("walwriter") {
                 self.orders.checkpointer_ends.set(true);
-                self.members.retain(|member| member.name != "preparer");
-                self.last = 0;
+                let all = self.members.iter_mut();
+                all.filter(|member| member.name == "preparer")
+                    .for_each(|member| member.process.give_up());
             }
             if let Some(done) = self.orders.shut_down.borrow_mut().take() {
                 return match done {

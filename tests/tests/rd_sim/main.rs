@@ -4,6 +4,8 @@
 //! logical processes that a seed interleaves, I/O by I/O (`machine`). At each I/O of their work the
 //! disk is copied and crashed in several ways; each copy is recovered, with crashes in recovery to
 //! depth 3 (`check`), and what is there is held against every commit that was ever made (`ledger`).
+//! With `--interleave` processes do not only change at I/Os and waits, but before any operation on an
+//! atomic of shared memory, as `rd_sys::simsched` chooses.
 //! The same seed does the same, always; one that fails is printed and made short (`shrink`).
 //!
 //! Without arguments, as `cargo test` runs it, it runs a fixed set of seeds, sees that a seed repeats
@@ -47,6 +49,9 @@ struct Args {
     /// Operations of each backend in each life, at most.
     #[arg(long, default_value_t = 10)]
     ops: u64,
+    /// Lets processes change before any operation on an atomic of shared memory; crashes are fewer.
+    #[arg(long)]
+    interleave: bool,
     /// Says for each seed what was done.
     #[arg(long)]
     verbose: bool,
@@ -105,6 +110,7 @@ impl Runner {
             lives: self.args.lives,
             ops: self.args.ops,
             variants: self.args.crashes,
+            interleaves: self.args.interleave,
         }
     }
 
@@ -131,8 +137,15 @@ impl Runner {
         println!("seed {seed} FAILS: {text}");
         println!(
             "  again: cargo test --profile sim -p rd-tests --test rd_sim -- --seed {seed} --seeds 1 \
-             --crashes {} --lives {} --ops {}",
-            self.args.crashes, self.args.lives, self.args.ops
+             --crashes {} --lives {} --ops {}{}",
+            self.args.crashes,
+            self.args.lives,
+            self.args.ops,
+            if self.args.interleave {
+                " --interleave"
+            } else {
+                ""
+            }
         );
         if !self.args.no_shrink {
             let (short, Failure(text)) = shrink::shrink(plan, Failure(text));
@@ -161,6 +174,13 @@ impl Runner {
 
     /// What `cargo test` runs.
     fn suite(&mut self) -> bool {
+        [false, true].into_iter().all(|interleave| {
+            self.args.interleave = interleave;
+            self.half_a_suite()
+        })
+    }
+
+    fn half_a_suite(&mut self) -> bool {
         let repeated = [(); 2].map(|()| {
             let mut tally = Tally::default();
             let done = Plan::new(7, self.size()).run(&mut tally);

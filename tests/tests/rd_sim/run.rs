@@ -10,6 +10,7 @@ use rd_base::{Config, Role};
 use rd_engine::init::{InitOptions, init_storage};
 use rd_sys::simdisk::{Injection, IoKind, Rng, SimStorage};
 use rd_sys::simproc::Pause;
+use rd_sys::simsched::Policy;
 use rd_sys::storage::Storage;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,7 +25,15 @@ pub struct Size {
     pub ops: u64,
     /// Crashes at each I/O, each with another outcome of what was not synced.
     pub variants: u64,
+    /// Processes are interleaved at their atomics, and not at I/Os and waits alone. Then not every
+    /// I/O is crashed at, but one out of [`CRASH_ODDS`].
+    pub interleaves: bool,
 }
+
+/// Of a life that is interleaved at its atomics, one I/O out of so many is crashed at.
+const CRASH_ODDS: u64 = 12;
+/// Likewise, one recovery out of so many is interleaved so.
+const INTERLEAVED_RECOVERY_ODDS: u64 = 16;
 
 /// How a life is harmed, beside crashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +65,7 @@ pub struct Plan {
     /// Whether the disk writes whole pages or none, which needs no double writes.
     is_atomic: bool,
     variants: u64,
+    interleaves: bool,
 }
 
 fn config(protection: &str, method: &str, size: &str, scrubs: bool) -> Arc<Config> {
@@ -154,6 +164,7 @@ impl Plan {
             manners,
             is_atomic,
             variants: size.variants,
+            interleaves: size.interleaves,
         }
     }
 
@@ -176,6 +187,7 @@ impl Plan {
                 manners: &self.manners,
                 tally,
                 whole_odds: 64,
+                interleaves: self.interleaves.then_some(INTERLEAVED_RECOVERY_ODDS),
             };
             let done = self.live(&disk, life, &mut ledger, &mut checks, &mut rng);
             done.map_err(|Failure(text)| {
@@ -220,6 +232,9 @@ impl Plan {
             checks.recover(disk, &before, 1, rng)?
         };
         shared_ledger.borrow_mut().cut(end, content);
+        if self.interleaves {
+            machine.interleave(Policy::draw(&mut seeds));
+        }
         machine.add_walwriter();
         for (number, ops) in life.backends.iter().enumerate() {
             let backend = Backend {
@@ -241,12 +256,15 @@ impl Plan {
                 errno,
             });
         }
-        let variants = self.variants;
+        let (variants, interleaves) = (self.variants, self.interleaves);
         let mut at_io = |machine: &mut Machine| {
             shared_ledger
                 .borrow_mut()
                 .promise(machine.shared.wal.durable_lsn());
             checks.tally.ios += 1;
+            if interleaves && rng.below(CRASH_ODDS) > 0 {
+                return Ok(());
+            }
             for _ in 0..variants {
                 let fork = machine.disk.fork();
                 crash(&fork, rng);
@@ -286,6 +304,7 @@ fn work(
         }
         match machine.step()? {
             Ok((_, Pause::Io)) => at_io(machine)?,
+            Ok((_, Pause::Atomic)) => pauses -= 1,
             Ok(_) => {}
             Err(end) => return Ok(Some(end)),
         }
