@@ -1,0 +1,179 @@
+//! `interleavings`: the server's protocols in shared memory, each by itself, with its processes
+//! interleaved at every operation on an atomic.
+//!
+//! Processes are logical ones on one thread (`rd_sys::simproc`); a seed draws who goes on and how far
+//! (`rd_sys::simsched`). Nobody who sleeps without a limit goes on before somebody has woken it, so a
+//! wake-up that is lost is a failure, as is a process that waits for ever. The same seed does the same,
+//! always. `rd_sim --interleave` does the same to a whole server, with crashes.
+//!
+//! | scenario | module |
+//! | --- | --- |
+//! | `wal_insertion`: a ring of two pages that wraps, records larger than it | `log` |
+//! | `group_commit`: leaders, followers and the walwriter | `log` |
+//! | `commits`: several backends on the same leaves, with splits | `commits` |
+//! | `snapshots`: held while others update and prune | `commits` |
+//! | `horizon`: snapshots published and versions pruned, without the pages | `horizon` |
+//! | `checkpoint_requests`: asked for and answered | `requests` |
+//! | `clean_frames`: a pool that is far too small | `frames` |
+//! | `epochs`: what was unlinked, and is given back; processes that die in a descent | `slots` |
+//! | `dying_children`: what the postmaster reads that a child has left half written | `slots` |
+//!
+//! Without arguments, as `cargo test` runs it, each runs a fixed set of seeds, sees that one repeats
+//! itself, and spends about a second on fresh ones.
+
+mod commits;
+mod frames;
+mod horizon;
+mod log;
+mod requests;
+mod server;
+mod slots;
+
+use clap::Parser;
+use rd_sys::simproc;
+use rd_tests::support::cargo_args::CargoArgs;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Runs protocols of the server under interleavings at its atomics.
+#[derive(Parser, Debug)]
+#[command(name = "interleavings")]
+struct Args {
+    /// The first seed; a random one if it is not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many seeds of each scenario, one after the other.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// For how many minutes for each scenario.
+    #[arg(long)]
+    minutes: Option<f64>,
+    #[command(flatten)]
+    cargo: CargoArgs,
+}
+
+/// Runs a seed; gives a number that tells one run from another.
+type Run = fn(seed: u64) -> Result<u64, String>;
+
+const SCENARIOS: [(&str, Run); 9] = [
+    ("wal_insertion", log::wal_insertion),
+    ("group_commit", log::group_commit),
+    ("commits", commits::commits),
+    ("snapshots", commits::snapshots),
+    ("horizon", horizon::horizon),
+    ("checkpoint_requests", requests::checkpoint_requests),
+    ("clean_frames", frames::clean_frames),
+    ("epochs", slots::epochs),
+    ("dying_children", slots::dying_children),
+];
+
+/// Seeds that are always run, by `cargo test`.
+const FIXED_SEEDS: u64 = 40;
+/// How long `cargo test` spends on others.
+const FRESH: Duration = Duration::from_millis(700);
+
+thread_local! {
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    /// The seed under way.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Runs one seed.
+fn run_seed(run: Run, seed: u64) -> Result<u64, String> {
+    SEED.set(seed);
+    match catch_unwind(AssertUnwindSafe(|| run(seed))) {
+        Ok(done) => done,
+        Err(_) => Err(LAST_PANIC.take()),
+    }
+}
+
+/// Runs seeds from the first one on, until the count or the time is over; gives how many.
+fn run_seeds(
+    (name, run): (&str, Run),
+    first: u64,
+    count: u64,
+    time: Option<Duration>,
+) -> Result<u64, ()> {
+    let began = Instant::now();
+    for done in 0..count {
+        if time.is_some_and(|time| began.elapsed() >= time) {
+            return Ok(done);
+        }
+        let seed = first.wrapping_add(done);
+        if let Err(text) = run_seed(run, seed) {
+            println!("{name}: seed {seed} FAILS: {text}");
+            println!(
+                "  again: cargo test --profile sim -p rd-tests --test interleavings -- {name} \
+                 --seed {seed} --seeds 1"
+            );
+            return Err(());
+        }
+    }
+    Ok(count)
+}
+
+/// What `cargo test` runs.
+fn run_suite(scenario: (&str, Run)) -> Result<u64, ()> {
+    let [one, again] = [1, 1].map(|seed| run_seed(scenario.1, seed));
+    if one != again {
+        println!(
+            "{}: seed 1 does not repeat itself: {one:?}, {again:?}",
+            scenario.0
+        );
+        return Err(());
+    }
+    let fixed = run_seeds(scenario, 1, FIXED_SEEDS, None)?;
+    let fresh = run_seeds(scenario, fresh_seed(), u64::MAX, Some(FRESH))?;
+    Ok(fixed + fresh)
+}
+
+fn fresh_seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    // So short that it can be typed.
+    since.map_or(1, |since| {
+        since.as_nanos() as u64 / 1_000 % 1_000_000_000_000
+    })
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let is_chosen = |(name, _): &&(&str, Run)| args.cargo.is_to_run(name);
+    let chosen: Vec<_> = SCENARIOS.iter().filter(is_chosen).copied().collect();
+    if chosen.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    simproc::keep_memory();
+    // A process that panics is reported with its seed.
+    std::panic::set_hook(Box::new(|info| {
+        // One that panics while it is given up takes the program with it.
+        eprintln!("seed {}: {info}", SEED.get());
+        LAST_PANIC.set(info.to_string());
+    }));
+    let plural = if chosen.len() == 1 { "" } else { "s" };
+    println!("running {} test{plural}", chosen.len());
+    let mut is_good = true;
+    for scenario in chosen {
+        let began = Instant::now();
+        let done = match (args.seeds, args.minutes) {
+            (None, None) if args.seed.is_none() => run_suite(scenario),
+            (seeds, minutes) => {
+                let time = minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
+                let count = seeds.unwrap_or(if time.is_some() { u64::MAX } else { 1 });
+                run_seeds(scenario, args.seed.unwrap_or_else(fresh_seed), count, time)
+            }
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        match done {
+            Ok(seeds) => println!("test {} ... ok ({seeds} seeds, {seconds:.1} s)", scenario.0),
+            Err(()) => println!("test {} ... FAILED", scenario.0),
+        }
+        is_good &= done.is_ok();
+    }
+    if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,174 @@
+//! Processes that tell others of themselves, and that die: epochs, by which what was unlinked is given
+//! back only when nobody can look at it any more, be it that a process dies in the midst of a descent;
+//! and the postmaster, which reads what its children may have left half written.
+//!
+//! What the postmaster does when a child dies is a pure function, all of whose states are walked
+//! elsewhere (`postmaster/src/state/tests.rs`).
+
+use rd_base::overrides::OverridesFull;
+use rd_base::{Overrides, Param, Role};
+use rd_store::procs::{Procs, SlotNo};
+use rd_store::{Shared, Sizes};
+use rd_sys::atomic::{AtomicU64, Ordering};
+use rd_sys::simdisk::Rng;
+use rd_sys::simproc::{Pause, pause};
+use rd_sys::simsched::Crew;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+const READERS: u64 = 3;
+const DESCENTS: u64 = 8;
+const UNLINKED: usize = 6;
+
+/// Something that has a place, and moves to another one.
+struct World {
+    shared: Arc<Shared>,
+    /// The place where it is.
+    place: AtomicU64,
+    /// Places that were given back.
+    is_free: RefCell<[bool; UNLINKED + 1]>,
+    /// The last process has died in a descent that it had begun.
+    has_died: Cell<bool>,
+}
+
+impl World {
+    fn procs(&self) -> &Procs {
+        &self.shared.procs
+    }
+
+    /// Descends, in the epoch that it knows if there is no newer one, as the engine does.
+    fn reader(&self, number: u64, dies_at: Option<u64>, rng: &mut Rng) {
+        let slot = SlotNo::of(Role::Backend(number as u16)).expect("backends have slots");
+        let procs = self.procs();
+        let mut epoch = 0;
+        for descent in 0..DESCENTS {
+            let now = procs.epoch();
+            if epoch != now {
+                procs.enter_epoch(slot);
+                epoch = now;
+            }
+            let place = self.place.load(Ordering::Acquire) as usize;
+            for _ in 0..rng.below(3) {
+                pause(Pause::Step);
+                assert!(
+                    !self.is_free.borrow()[place],
+                    "place {place} was given back under a descent"
+                );
+            }
+            if dies_at == Some(descent) {
+                self.has_died.set(true);
+                return;
+            }
+            if rng.half() {
+                procs.leave_epoch(slot);
+                epoch = 0;
+            }
+        }
+        procs.leave_epoch(slot);
+    }
+
+    fn mover(&self) {
+        let procs = self.procs();
+        let mut waiting = Vec::new();
+        for next in 1..=UNLINKED {
+            self.place.store(next as u64, Ordering::Release);
+            waiting.push((next - 1, procs.bump_epoch()));
+            waiting.retain(|(place, epoch)| {
+                let is_past = procs.all_past(*epoch);
+                if is_past {
+                    self.is_free.borrow_mut()[*place] = true;
+                }
+                !is_past
+            });
+            pause(Pause::Step);
+        }
+        // Nobody descends for ever but who has died; the server is then made anew.
+        while !waiting.iter().all(|(_, epoch)| procs.all_past(*epoch)) {
+            if self.has_died.get() {
+                return;
+            }
+            pause(Pause::Wait);
+        }
+    }
+}
+
+/// Descents beside something that is unlinked again and again.
+pub fn epochs(seed: u64) -> Result<u64, String> {
+    let sizes = Sizes {
+        frames: 1,
+        wal_ring_bytes: 16 << 10,
+        wal_segment_bytes: 64 << 10,
+    };
+    let world = Rc::new(World {
+        shared: Shared::anonymous(sizes).expect("memory for a test"),
+        place: AtomicU64::new(0),
+        is_free: RefCell::default(),
+        has_died: Cell::new(false),
+    });
+    let mut crew = Crew::new(seed);
+    for number in 0..READERS {
+        let own = Rc::clone(&world);
+        let mut rng = Rng::new(seed ^ (number << 40));
+        let dies_at = (number == 0 && seed.is_multiple_of(4)).then(|| rng.below(DESCENTS));
+        crew.add("reader", move || own.reader(number, dies_at, &mut rng));
+    }
+    let own = Rc::clone(&world);
+    crew.add("mover", move || own.mover());
+    crew.run(&mut |_, _| {})?;
+    Ok(crew.trace())
+}
+
+/// Sessions that set parameters, one of which may be killed while it does; and the postmaster, which
+/// reads them whatever has become of the others, for the next shared memory.
+pub fn dying_children(seed: u64) -> Result<u64, String> {
+    const SETTINGS: u64 = 5;
+    const READS: u64 = 12;
+    let sizes = Sizes {
+        frames: 1,
+        wal_ring_bytes: 16 << 10,
+        wal_segment_bytes: 64 << 10,
+    };
+    let shared = Shared::anonymous(sizes).expect("memory for a test");
+    // All that there ever was, in this order.
+    let versions = Rc::new(RefCell::new(vec![Overrides::new()]));
+    let mut rng = Rng::new(seed);
+    let mut crew = Crew::new(seed);
+    let params = [Param::MaxWalSize, Param::CheckpointTimeout];
+    for (number, param) in params.into_iter().enumerate() {
+        let (shared, versions) = (Arc::clone(&shared), Rc::clone(&versions));
+        let pauses = if number == 0 {
+            1 + rng.below(60)
+        } else {
+            u64::MAX
+        };
+        crew.add_mortal("session", pauses, move || {
+            for turn in 0..SETTINGS {
+                let set = shared.change_overrides(|before| {
+                    let mut next = before.clone();
+                    let value = "1".repeat(1 + turn as usize * 7);
+                    next.insert(param, value)?;
+                    versions.borrow_mut().push(next.clone());
+                    Ok::<_, OverridesFull>(next)
+                });
+                set.expect("few are set");
+            }
+        });
+    }
+    let (own, all) = (Arc::clone(&shared), Rc::clone(&versions));
+    crew.add("postmaster", move || {
+        let mut last = 0;
+        for _ in 0..READS {
+            if let Some(found) = own.overrides() {
+                let all = all.borrow();
+                let at = all.iter().position(|one| *one == found);
+                let at = at.unwrap_or_else(|| panic!("never set so: {found:?}"));
+                assert!(at >= last, "older than what was read before");
+                last = at;
+            }
+            pause(Pause::Step);
+        }
+    });
+    crew.run(&mut |_, _| {})?;
+    Ok(crew.trace())
+}
