@@ -70,7 +70,7 @@ const SCENARIOS: [(&str, Run); 9] = [
 ];
 
 /// Seeds that are always run, by `cargo test`.
-const FIXED_SEEDS: u64 = 40;
+const FIXED_SEEDS: u64 = 100;
 /// How long `cargo test` spends on others.
 const FRESH: Duration = Duration::from_millis(700);
 
