@@ -125,7 +125,9 @@ fn look(leaf: &PinnedWrite<'_>, points: &Points, key: &[u8], found: &mut Found) 
             .filter(|(key, _)| *key == entry.key)
             .map(|(_, stamp)| stamp);
         let newer_stamp = if entry.key == key {
-            on_page.or(found.newer)
+            // Since the page before was looked at, the two may have been joined, and newer versions have
+            // come: then this one is not what follows the one seen last.
+            on_page.or(found.newer.filter(|newer| *newer > entry.stamp))
         } else {
             on_page
         };
