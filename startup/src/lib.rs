@@ -14,7 +14,7 @@
 //!   likewise; so it dies when the log was found to be shorter than it was a moment ago.
 
 use rd_base::error::exit;
-use rd_engine::recovery::{RecoveryError, Watcher, recover};
+use rd_engine::recovery::{RecoveryError, STOP_LOOK, Watcher, recover};
 use rd_store::ChildContext;
 use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
@@ -22,8 +22,6 @@ use std::time::Duration;
 
 /// From a start that was short of something to the next one.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
-/// How often that pause looks whether the server is to stop.
-const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// Runs the startup process in a freshly forked process.
 pub fn main(context: ChildContext) -> ! {

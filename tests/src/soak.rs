@@ -96,9 +96,9 @@ pub struct Sample {
 pub struct Trend {
     /// Which one.
     pub name: &'static str,
-    /// Medians of the thirds.
+    /// Median of the first third.
     pub first: u64,
-    /// See above.
+    /// Median of the last third.
     pub last: u64,
     /// By what factor it may grow.
     pub factor_max: f64,

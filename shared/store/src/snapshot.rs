@@ -262,6 +262,7 @@ impl Points {
     /// Why somebody may read the version stamped `stamp`, whose next newer version is stamped
     /// `newer`; `None` if nobody may. Of several snapshots the youngest is told; all of them must go.
     pub fn obstacle(&self, stamp: Lsn, newer: Lsn) -> Option<Obstacle> {
+        debug_assert!(stamp < newer);
         let sees = |point: &u64| stamp.get() <= *point && *point < newer.get();
         if self.open_from < newer.get() || self.lsns[..self.of_log].iter().any(sees) {
             return Some(Obstacle::Log(newer));

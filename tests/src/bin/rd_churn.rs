@@ -3,6 +3,7 @@
 
 use clap::Parser;
 use rd_tests::churn::{Plan, Sample, Workload, run};
+use rd_tests::support::arguments::setting;
 
 /// Churn on a set of keys of constant size; over time, size of the files, fill of the leaves and
 /// versions of each key.
@@ -31,16 +32,12 @@ struct Options {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// A setting of the server, name=value; may come several times.
-    #[arg(short = 'c', value_name = "NAME=VALUE")]
-    settings: Vec<String>,
+    #[arg(short = 'c', value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
 }
 
 fn main() {
     let options = Options::parse();
-    let settings = options
-        .settings
-        .iter()
-        .filter_map(|text| text.split_once('='));
     let plan = Plan {
         workload: options.workload,
         operations: options.operations,
@@ -49,9 +46,7 @@ fn main() {
         holds_snapshot: options.snapshot,
         samples: options.samples,
         seed: options.seed,
-        settings: settings
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
+        settings: options.settings,
     };
     println!(
         "{:>12} {:>8} {:>9} {:>9} {:>9} {:>9} {:>6} {:>13}",

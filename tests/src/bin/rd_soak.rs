@@ -3,6 +3,7 @@
 
 use clap::Parser;
 use rd_tests::soak::{Plan, Sample, run, trends};
+use rd_tests::support::arguments::setting;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,16 +32,12 @@ struct Options {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// A setting of the server, name=value; may come several times.
-    #[arg(short = 'c', value_name = "NAME=VALUE")]
-    settings: Vec<String>,
+    #[arg(short = 'c', value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let settings = options
-        .settings
-        .iter()
-        .filter_map(|text| text.split_once('='));
     let plan = Plan {
         seed: options.seed,
         rounds: options.minutes,
@@ -48,9 +45,7 @@ fn main() -> ExitCode {
         clients: options.clients,
         rate: options.rate,
         keys: options.keys,
-        settings: settings
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
+        settings: options.settings,
     };
     println!(
         "{:>7} {:>9} {:>5} {:>9} {:>8} {:>9} {:>9} {:>8} {:>8} {:>9}  then",

@@ -1,10 +1,11 @@
 //! Kills servers under load and looks for what they promised. See `rd_tests::torture`.
 
 use clap::Parser;
+use rd_tests::support::arguments::{fresh_seed, setting};
 use rd_tests::torture::victim::Harm;
 use rd_tests::torture::{Plan, Report, run};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Writers over real sockets; kill -9 of the server or of its processes, stray signals, standstill,
 /// crash loops, a full disk, too little memory and more at random moments; after each restart every
@@ -28,30 +29,19 @@ struct Options {
     #[arg(long = "harm", value_name = "NAME", value_parser = Harm::named)]
     harms: Vec<Harm>,
     /// A setting of the server, name=value; may come several times.
-    #[arg(short = 'c', value_name = "NAME=VALUE")]
-    settings: Vec<String>,
+    #[arg(short = 'c', value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let from_clock = || {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos() as u64)
-    };
-    let settings = options
-        .settings
-        .iter()
-        .filter_map(|text| text.split_once('='));
     let plan = Plan {
-        seed: options.seed.unwrap_or_else(from_clock),
+        seed: options.seed.unwrap_or_else(fresh_seed),
         rounds: options.rounds,
         writers: options.writers,
         harms: options.harms,
         load_max: Duration::from_millis(options.load_ms),
-        settings: settings
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
+        settings: options.settings,
     };
     println!(
         "seed {}, {} rounds, {} writers",

@@ -1,6 +1,6 @@
 //! Servers to test, and waiting for what must come true.
 
-pub mod cargo_args;
+pub mod arguments;
 pub mod cluster;
 pub mod conversation;
 pub mod load;

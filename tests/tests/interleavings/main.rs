@@ -25,17 +25,19 @@ mod commits;
 mod frames;
 mod horizon;
 mod log;
+#[path = "../rd_sim/memory.rs"]
+mod memory;
 mod requests;
 mod server;
 mod slots;
 
 use clap::Parser;
 use rd_sys::simproc;
-use rd_tests::support::cargo_args::CargoArgs;
+use rd_tests::support::arguments::{CargoArgs, fresh_seed};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Runs protocols of the server under interleavings at its atomics.
 #[derive(Parser, Debug)]
@@ -133,14 +135,6 @@ fn run_suite(scenario: (&str, Run)) -> Result<u64, ()> {
     }
     let fresh = run_seeds(scenario, fresh_seed(), u64::MAX, Some(FRESH))?;
     Ok(fixed + fresh)
-}
-
-fn fresh_seed() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    // So short that it can be typed.
-    since.map_or(1, |since| {
-        since.as_nanos() as u64 / 1_000 % 1_000_000_000_000
-    })
 }
 
 fn main() -> ExitCode {

@@ -1,6 +1,7 @@
 //! A small server on a simulated disk: startup, checkpointer with its workers, walwriter and
 //! preparer of segments, as a crew; scenarios add their backends.
 
+use crate::memory;
 use rd_base::{Config, Role};
 use rd_checkpointer::{Checkpointer, Workers};
 use rd_engine::init::{InitOptions, init_storage};
@@ -32,8 +33,6 @@ const REST_NS: u64 = 50_000_000;
 thread_local! {
     /// A disk that a server was initialised on.
     static DISK: RefCell<Option<SimStorage>> = const { RefCell::new(None) };
-    /// Memory of servers that are gone.
-    static MEMORY: RefCell<Vec<Arc<Shared>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// What its processes share.
@@ -84,21 +83,9 @@ fn disk(config: &Config) -> SimStorage {
     })
 }
 
-fn memory() -> Arc<Shared> {
-    let shared = match MEMORY.with_borrow_mut(Vec::pop) {
-        Some(old) => Shared::again(old),
-        None => Shared::anonymous(Sizes {
-            frames: FRAMES,
-            wal_ring_bytes: RING_BYTES,
-            wal_segment_bytes: SEGMENT_BYTES,
-        }),
-    };
-    shared.expect("memory")
-}
-
 impl Drop for Server {
     fn drop(&mut self) {
-        MEMORY.with_borrow_mut(|memory| memory.push(Arc::clone(&self.shared)));
+        memory::give_back(&self.shared);
     }
 }
 
@@ -108,7 +95,11 @@ impl Server {
         let config = Arc::new(config());
         let (clock, time_ns) = Clock::manual(1_000_000_000_000);
         let server = Rc::new(Server {
-            shared: memory(),
+            shared: memory::take(Sizes {
+                frames: FRAMES,
+                wal_ring_bytes: RING_BYTES,
+                wal_segment_bytes: SEGMENT_BYTES,
+            }),
             storage: Arc::new(disk(&config)),
             clock,
             config,

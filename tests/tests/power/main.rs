@@ -14,7 +14,7 @@ mod disk;
 
 use clap::Parser;
 use cuts::{Plan, run};
-use rd_tests::support::cargo_args::CargoArgs;
+use rd_tests::support::arguments::CargoArgs;
 use rd_tests::torture::Report;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

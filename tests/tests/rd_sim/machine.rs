@@ -5,6 +5,7 @@
 //! Invariant: the machine itself changes nothing on the disk, so the disk is what the processes have
 //! made of it.
 
+use crate::memory;
 use rd_base::counters::Counter;
 use rd_base::{Config, Role};
 use rd_checkpointer::{Checkpointer, Workers};
@@ -125,28 +126,10 @@ pub struct Machine {
     waits: usize,
 }
 
-thread_local! {
-    /// Of machines that are gone.
-    static MEMORY: RefCell<Vec<Arc<Shared>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Shared memory, zero; that of a machine that is gone, if there is one.
-fn shared_memory() -> Arc<Shared> {
-    let shared = match MEMORY.with_borrow_mut(Vec::pop) {
-        Some(old) => Shared::again(old),
-        None => Shared::anonymous(Sizes {
-            frames: FRAMES,
-            wal_ring_bytes: RING_BYTES,
-            wal_segment_bytes: SEGMENT_BYTES,
-        }),
-    };
-    shared.expect("memory")
-}
-
 impl Drop for Machine {
     fn drop(&mut self) {
         self.members.clear();
-        MEMORY.with_borrow_mut(|memory| memory.push(Arc::clone(&self.shared)));
+        memory::give_back(&self.shared);
     }
 }
 
@@ -156,7 +139,11 @@ impl Machine {
         let (clock, time_ns) = Clock::manual(1_000_000_000_000);
         let mut machine = Machine {
             disk: disk.clone(),
-            shared: shared_memory(),
+            shared: memory::take(Sizes {
+                frames: FRAMES,
+                wal_ring_bytes: RING_BYTES,
+                wal_segment_bytes: SEGMENT_BYTES,
+            }),
             orders: Rc::default(),
             storage: Arc::new(disk.clone()),
             manner: manner.clone(),

@@ -14,6 +14,7 @@
 mod check;
 mod ledger;
 mod machine;
+mod memory;
 mod run;
 mod shrink;
 mod work;
@@ -21,11 +22,11 @@ mod work;
 use check::Tally;
 use clap::Parser;
 use machine::Failure;
-use rd_tests::support::cargo_args::CargoArgs;
+use rd_tests::support::arguments::{CargoArgs, fresh_seed};
 use run::{Plan, Size};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Crashes a simulated server at every I/O of random work.
 #[derive(Parser, Debug)]
@@ -228,14 +229,6 @@ impl Runner {
         }
         true
     }
-}
-
-fn fresh_seed() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    // So short that it can be typed.
-    since.map_or(1, |since| {
-        since.as_nanos() as u64 / 1_000 % 1_000_000_000_000
-    })
 }
 
 fn main() -> ExitCode {

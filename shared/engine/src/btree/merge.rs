@@ -47,7 +47,7 @@ pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<Obstac
     let mut found = Found::default();
     let mut beyond = Vec::new();
     let mut leaf = prune_leaf(tree, work, key, Lsn::MAX)?;
-    while let Some(next) = look(&leaf, &work.points, key, &mut found) {
+    while let Some(next) = look(&NodeRef::new(&leaf), &work.points, key, &mut found) {
         drop(leaf);
         beyond.push(next);
         leaf = prune_leaf(tree, work, key, next)?;
@@ -114,10 +114,9 @@ struct Found {
     newer: Option<Lsn>,
 }
 
-/// Lists what is to be dropped from `leaf`, which was pruned, by a record. Returns the stamp from
+/// Lists what is to be dropped from a leaf, which was pruned, by a record. Returns the stamp from
 /// which on the versions of `key` go on to the right.
-fn look(leaf: &PinnedWrite<'_>, points: &Points, key: &[u8], found: &mut Found) -> Option<Lsn> {
-    let node = NodeRef::new(leaf);
+fn look(node: &NodeRef<'_>, points: &Points, key: &[u8], found: &mut Found) -> Option<Lsn> {
     let mut before: Option<(&[u8], Lsn)> = None;
     for slot in 0..node.count() {
         let entry = node.leaf_entry(slot);
@@ -358,4 +357,45 @@ fn log_join(
     blocks.apply(&change);
     change.finish();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rd_base::limits::PAGE_BYTES;
+    use rd_format::LeafEntry;
+
+    const KEY: &[u8] = b"key";
+
+    /// The stamps of what is to be dropped from a leaf with these versions of the key, when the one with
+    /// `seen` was seen last.
+    fn needless(stamps: &[u64], seen: Option<u64>) -> Vec<u64> {
+        let mut page = [0; PAGE_BYTES];
+        let mut node = NodeMut::init_leaf(&mut page);
+        for stamp in stamps {
+            let entry = LeafEntry {
+                key: KEY,
+                stamp: Lsn::new(*stamp),
+                expiry_ms: None,
+                payload: Payload::Inline(b"value"),
+            };
+            node.insert_leaf(&entry).expect("there is room");
+        }
+        let mut found = Found {
+            newer: seen.map(Lsn::new),
+            ..Found::default()
+        };
+        look(&NodeRef::new(&page), &Points::default(), KEY, &mut found);
+        let dropped = found.needless.iter().map(|version| version.stamp.get());
+        dropped.collect()
+    }
+
+    #[test]
+    fn the_first_version_of_a_leaf_is_needless_if_a_newer_one_was_seen_before_it() {
+        assert_eq!(needless(&[40], Some(50)), [40]);
+        assert!(needless(&[40], None).is_empty(), "it is the newest");
+        // The leaf that was seen before has been joined with this one, and newer versions have come.
+        assert!(needless(&[70, 60, 50], Some(50)).is_empty());
+        assert!(needless(&[50, 40], Some(50)).is_empty());
+    }
 }

@@ -56,8 +56,8 @@ use redo::Known;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a wait looks whether the server is to stop.
-const STOP_LOOK: Duration = Duration::from_millis(100);
+/// How often whoever waits in a start looks whether the server is to stop.
+pub const STOP_LOOK: Duration = Duration::from_millis(100);
 
 /// What the startup process is told while it works.
 pub trait Watcher {
