@@ -264,6 +264,7 @@ impl<'s> Pass<'_, 's, '_> {
         key.is_some_and(|key| covers(page, key))
     }
 
+    /// Latches the page at `block`, whose left sibling is held and so keeps it in the tree.
     fn latch_block(&self, block: BlockNo) -> Result<Leaf<'s>> {
         let leaf = self.tree.fetch(block)?.into_read();
         if !self.writes_on(&leaf) {
@@ -277,6 +278,7 @@ impl<'s> Pass<'_, 's, '_> {
     /// their parent does not know the way is along the right links (see `write::next_leaf`).
     fn leaf_of(&mut self, key: &[u8]) -> Result<Leaf<'s>> {
         let mut next = self.latched.rightmost().and_then(unknown_sibling);
+        let mut passed = None;
         while let Some(block) = next {
             let leaf = self.latch_block(block)?;
             if covers(leaf.page(), key) {
@@ -286,7 +288,9 @@ impl<'s> Pass<'_, 's, '_> {
             if next.is_some() {
                 self.work.marks.met(block);
             }
+            passed = Some(leaf);
         }
+        drop(passed);
         let is_written = self.checks.keys.get(self.next_write) == Some(&key);
         if !is_written {
             let leaf = self.tree.leaf_for_read(key, Lsn::MAX)?;

@@ -343,7 +343,9 @@ fn latch<'s>(
 /// Latches the leaf of `key`, which lies to the right of `last`.
 ///
 /// A parent that does not know the right sibling of a page we hold would lead us to that page, and
-/// we would wait for ourselves. So past pages with the mark the way is along the right links.
+/// we would wait for ourselves. So past pages with the mark the way is along the right links. Each
+/// page on it is held until the next is latched, which so cannot be taken out of the tree: as soon as
+/// it is let go others may make it, and those behind it, known to the parent.
 fn next_leaf<'s>(
     tree: Tree<'s>,
     work: &mut Work,
@@ -351,6 +353,7 @@ fn next_leaf<'s>(
     key: &[u8],
 ) -> Result<rd_store::buffer::PinnedWrite<'s>> {
     let mut next = last.and_then(|leaf| unknown_sibling(leaf));
+    let mut passed = None;
     while let Some(block) = next {
         let leaf = tree.fetch(block)?.into_write();
         if NodeRef::new(&leaf).covers(key, Lsn::MAX) {
@@ -360,7 +363,9 @@ fn next_leaf<'s>(
         if next.is_some() {
             work.marks.met(block);
         }
+        passed = Some(leaf);
     }
+    drop(passed);
     // Not if a leaf is held: it could be the one on which the key was seen.
     match last {
         None => match work.ahead.leaf_of(tree.file, key) {
