@@ -12,8 +12,8 @@
 //! 2. An inserter, whose record has its place but does not count as complete yet, looks at the cut.
 //!    None: it adds to the current word (it reserved before the choosing was marked, so it is below
 //!    any boundary). Choosing: it reads the insert position and proposes that itself, so that it
-//!    need not wait; whoever is first has chosen. Boundary: its record's end is at or below it:
-//!    current word, else the other one.
+//!    need not wait; whoever is first has chosen, and if the cut is over meanwhile it looks anew.
+//!    Boundary: its record's end is at or below it: current word, else the other one.
 //! 3. When every record below the boundary is complete, the sum is the noted word plus the current
 //!    one. The checkpointer makes the other word the current one and takes the boundary away.
 //!
@@ -63,21 +63,20 @@ impl Files {
 
     /// Which word takes the change of a record that ends at `end` (step 2).
     fn word_for(&self, end: Lsn, insert_lsn: impl Fn() -> Lsn) -> usize {
-        let word = self.words.cut.load(Ordering::SeqCst);
-        let current = usize::from(word & SECOND != 0);
-        let boundary = match word & !SECOND {
-            NO_CUT => return current,
-            CHOOSING => self.choose(word, insert_lsn()),
-            boundary => boundary,
-        };
-        if end.get() <= boundary {
-            current
-        } else {
-            1 - current
+        let mut word = self.words.cut.load(Ordering::SeqCst);
+        loop {
+            let current = usize::from(word & SECOND != 0);
+            match word & !SECOND {
+                NO_CUT => return current,
+                // Of another cut, perhaps, when it is chosen: this one may be over by then.
+                CHOOSING => word = self.choose(word, insert_lsn()),
+                boundary if end.get() <= boundary => return current,
+                _ => return 1 - current,
+            }
         }
     }
 
-    /// Proposes `insert` as boundary of the cut `word`; gives the one that was chosen.
+    /// Proposes `insert` as boundary of the cut `word`; gives what the word of the cut is then.
     fn choose(&self, word: u64, insert: Lsn) -> u64 {
         assert!(
             insert.get() > CHOOSING && insert.get() < SECOND,
@@ -88,10 +87,7 @@ impl Files {
             self.words
                 .cut
                 .compare_exchange(word, chosen, Ordering::SeqCst, Ordering::SeqCst);
-        match swap {
-            Ok(_) => insert.get(),
-            Err(by_another) => by_another & !SECOND,
-        }
+        swap.map_or_else(|by_another| by_another, |_| chosen)
     }
 
     /// Counts the record that ends at `end`, in redo: adds to each file what it says, unless the
@@ -170,7 +166,7 @@ impl Files {
         let choosing = word | CHOOSING;
         self.words.cut.store(choosing, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let boundary = Lsn::new(self.choose(choosing, insert_lsn()));
+        let boundary = Lsn::new(self.choose(choosing, insert_lsn()) & !SECOND);
         KeyCut { boundary, noted }
     }
 

@@ -6,7 +6,7 @@ use rd_sys::clock::Clock;
 use rd_sys::simdisk::SimStorage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 fn files() -> Files {
@@ -243,6 +243,36 @@ fn cuts_hold_exactly_the_records_below_their_boundary() {
         assert_eq!(counted as i64, expected.max(0), "cut at {boundary}");
     }
     assert_eq!(files.keys(file) as i64, log.values().sum::<i64>());
+}
+
+/// An inserter that finds a boundary being chosen is interrupted before it proposes one, until that cut
+/// has ended and the next has begun, to which its record belongs.
+#[test]
+fn a_record_counts_in_a_cut_that_has_begun_while_it_looked_at_the_one_before() {
+    let files = &files();
+    let file = live(files, 6);
+    let (chosen, looking, go_on) = (&Barrier::new(2), &Barrier::new(2), &Barrier::new(2));
+    thread::scope(|scope| {
+        let inserter = scope.spawn(|| {
+            chosen.wait();
+            files.add_keys(file, Lsn::new(72), 1, || {
+                looking.wait();
+                go_on.wait();
+                Lsn::new(72)
+            });
+        });
+        let first = files.begin_cut(|| {
+            chosen.wait();
+            looking.wait();
+            Lsn::new(64)
+        });
+        let keys = |cut, redo| files.end_cut(cut, redo, Lsn::ZERO)[0].key_count;
+        assert_eq!(keys(first, Lsn::new(64)), 0, "its record lies behind");
+        let second = files.begin_cut(|| Lsn::new(72));
+        go_on.wait();
+        inserter.join().expect("no panic");
+        assert_eq!(keys(second, Lsn::new(72)), 1);
+    });
 }
 
 /// A redo that is cut off before it has come as far as the counts in `pg_control` do must leave them
