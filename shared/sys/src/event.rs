@@ -98,7 +98,15 @@ pub struct EventCell {
 #[derive(Clone)]
 pub struct Event {
     cell: One<EventCell>,
-    fd: Arc<EventFd>,
+    fd: Arc<WakeFd>,
+}
+
+/// What wakes the owner where it sleeps.
+struct WakeFd {
+    fd: EventFd,
+    /// This process has written it since it was made, or was emptied to be used again.
+    #[cfg(feature = "sim")]
+    is_written: std::sync::atomic::AtomicBool,
 }
 
 impl Event {
@@ -106,7 +114,7 @@ impl Event {
     pub fn create(cell: One<EventCell>) -> io::Result<Event> {
         Ok(Event {
             cell,
-            fd: new_eventfd()?,
+            fd: WakeFd::new()?,
         })
     }
 
@@ -117,7 +125,7 @@ impl Event {
         self.cell.raw.notify(|| {
             #[cfg(feature = "sim")]
             crate::simproc::wake(self.word(), u32::MAX, 1);
-            write_one(&self.fd);
+            self.fd.write_one();
         });
     }
 
@@ -132,7 +140,7 @@ impl Event {
     /// Owner: the sleep is over, however it ended.
     #[inline]
     pub fn finish_sleep(&self) {
-        self.cell.raw.finish_sleep(|| drain(&self.fd));
+        self.cell.raw.finish_sleep(|| self.fd.drain());
     }
 
     /// Owner: clears pending, and says whether it was set. To be called before looking at what was
@@ -150,7 +158,7 @@ impl Event {
 
     /// Readable after a notification during sleep: for the owner's epoll, level-triggered.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.fd.fd.as_fd()
     }
 
     /// Owner, when it waits for nothing else: sleeps until notified, and takes the event. False
@@ -202,19 +210,57 @@ impl AsFd for Event {
     }
 }
 
-fn new_eventfd() -> io::Result<Arc<EventFd>> {
-    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-    let make = || Ok(Arc::new(EventFd::from_flags(flags)?));
-    #[cfg(feature = "sim")]
-    let make = || reuse::eventfd(make);
-    make()
+impl WakeFd {
+    fn new() -> io::Result<Arc<WakeFd>> {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let make = || {
+            Ok(Arc::new(WakeFd {
+                fd: EventFd::from_flags(flags)?,
+                #[cfg(feature = "sim")]
+                is_written: false.into(),
+            }))
+        };
+        #[cfg(feature = "sim")]
+        let make = || reuse::wake_fd(make);
+        make()
+    }
+
+    fn write_one(&self) {
+        #[cfg(feature = "sim")]
+        self.is_written.store(true, Relaxed);
+        loop {
+            match self.fd.write(1) {
+                // EAGAIN: the counter is full, so the owner will wake.
+                Ok(_) | Err(Errno::EAGAIN) => return,
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    crate::crash::panic_abort(&format!("could not notify a process: {error}"))
+                }
+            }
+        }
+    }
+
+    /// Empties the counter; true if there was something in it.
+    fn drain(&self) -> bool {
+        loop {
+            match self.fd.read() {
+                Ok(_) => return true,
+                Err(Errno::EAGAIN) => return false,
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    crate::crash::panic_abort(&format!("could not read an event: {error}"))
+                }
+            }
+        }
+    }
 }
 
 /// A simulation makes servers by the thousand, each with an event for every process that there could
 /// be: it uses those of earlier ones again.
 #[cfg(feature = "sim")]
 mod reuse {
-    use super::{Arc, EventFd, drain, io};
+    use super::{Arc, Relaxed, WakeFd, io};
+    use crate::fork::has_forked;
     use std::cell::RefCell;
     use std::collections::VecDeque;
 
@@ -222,13 +268,13 @@ mod reuse {
     const KEPT_MAX: usize = 512;
 
     thread_local! {
-        static MADE: RefCell<VecDeque<Arc<EventFd>>> = const { RefCell::new(VecDeque::new()) };
+        static MADE: RefCell<VecDeque<Arc<WakeFd>>> = const { RefCell::new(VecDeque::new()) };
     }
 
     /// One that nobody has any more, or a new one.
-    pub(super) fn eventfd(
-        make: impl FnOnce() -> io::Result<Arc<EventFd>>,
-    ) -> io::Result<Arc<EventFd>> {
+    pub(super) fn wake_fd(
+        make: impl FnOnce() -> io::Result<Arc<WakeFd>>,
+    ) -> io::Result<Arc<WakeFd>> {
         MADE.with_borrow_mut(|made| {
             // In the order in which they were given away, which is about that of their end; those
             // of a server that lives long come round now and then.
@@ -239,7 +285,11 @@ mod reuse {
                 let is_free = Arc::get_mut(&mut fd).is_some();
                 made.push_back(Arc::clone(&fd));
                 if is_free {
-                    drain(&fd);
+                    // Most were never written: a system call for each would be felt. But what other
+                    // processes write is not noted here.
+                    if fd.is_written.swap(false, Relaxed) || has_forked() {
+                        fd.drain();
+                    }
                     return Ok(fd);
                 }
             }
@@ -249,31 +299,6 @@ mod reuse {
             }
             Ok(fd)
         })
-    }
-}
-
-fn write_one(fd: &EventFd) {
-    loop {
-        match fd.write(1) {
-            // EAGAIN: the counter is full, so the owner will wake.
-            Ok(_) | Err(Errno::EAGAIN) => return,
-            Err(Errno::EINTR) => {}
-            Err(error) => {
-                crate::crash::panic_abort(&format!("could not notify a process: {error}"))
-            }
-        }
-    }
-}
-
-/// Empties the counter; true if there was something in it.
-fn drain(fd: &EventFd) -> bool {
-    loop {
-        match fd.read() {
-            Ok(_) => return true,
-            Err(Errno::EAGAIN) => return false,
-            Err(Errno::EINTR) => {}
-            Err(error) => crate::crash::panic_abort(&format!("could not read an event: {error}")),
-        }
     }
 }
 

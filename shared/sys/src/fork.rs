@@ -18,6 +18,8 @@ use rd_base::{Role, logline};
 use std::convert::Infallible;
 use std::fs;
 use std::io::{self, Write};
+#[cfg(feature = "sim")]
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The process that made this one by [`spawn`]; 0 if that was not how it was made.
@@ -26,6 +28,16 @@ static PARENT: AtomicI32 = AtomicI32::new(0);
 /// Whether this process was made by [`spawn`].
 pub fn is_child() -> bool {
     PARENT.load(Ordering::Relaxed) != 0
+}
+
+/// This process has forked, or comes from a fork.
+#[cfg(feature = "sim")]
+static HAS_FORKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether what this process has made may be in use by another, too.
+#[cfg(feature = "sim")]
+pub(crate) fn has_forked() -> bool {
+    HAS_FORKED.load(Ordering::Relaxed)
 }
 
 /// Sends a signal to the process that made this one by [`spawn`]; false if there is none, or it
@@ -55,6 +67,8 @@ pub fn spawn(role: Role, child: impl FnOnce() -> Infallible) -> io::Result<Pid> 
         "a process that holds a frame must not fork"
     );
     flush();
+    #[cfg(feature = "sim")]
+    HAS_FORKED.store(true, Ordering::Relaxed);
     let parent = nix::unistd::getpid();
     let mask = signals::block_all()?;
     // SAFETY: there is no other thread, so nothing of the process (locks, the allocator) is in

@@ -51,29 +51,35 @@ pub(crate) fn replace(held: Held) -> Held {
 mod ranks {
     use std::cell::RefCell;
 
+    /// How many latches of each rank are held; none before the first is.
+    type Ranks = Option<Box<[u8; 256]>>;
+
     thread_local! {
-        /// How many latches of each rank are held.
-        static RANKS: RefCell<[u8; 256]> = const { RefCell::new([0; 256]) };
+        static RANKS: RefCell<Ranks> = const { RefCell::new(None) };
     }
 
     #[cfg(feature = "sim")]
-    pub(crate) struct RanksHeld([u8; 256]);
-
-    #[cfg(feature = "sim")]
-    impl Default for RanksHeld {
-        fn default() -> Self {
-            RanksHeld([0; 256])
-        }
-    }
+    #[derive(Default)]
+    pub(crate) struct RanksHeld(Ranks);
 
     #[cfg(feature = "sim")]
     pub(crate) fn replace_ranks(held: RanksHeld) -> RanksHeld {
         RanksHeld(RANKS.replace(held.0))
     }
 
+    fn with_count<R>(rank: u8, with: impl FnOnce(&mut u8) -> R) -> R {
+        RANKS.with_borrow_mut(|held| {
+            let held = held.get_or_insert_with(|| Box::new([0; 256]));
+            with(&mut held[usize::from(rank)])
+        })
+    }
+
     /// The highest rank held that is at or above `rank`.
     pub(crate) fn rank_above(rank: u8) -> Option<u8> {
-        RANKS.with_borrow(|held| (rank..=u8::MAX).rev().find(|at| held[usize::from(*at)] > 0))
+        RANKS.with_borrow(|held| {
+            let held = held.as_ref()?;
+            (rank..=u8::MAX).rev().find(|at| held[usize::from(*at)] > 0)
+        })
     }
 
     pub(crate) fn check_rank(rank: u8) {
@@ -89,13 +95,13 @@ mod ranks {
 
     pub(crate) fn enter_rank(rank: u8) {
         if rank != 0 {
-            RANKS.with_borrow_mut(|held| held[usize::from(rank)] += 1);
+            with_count(rank, |count| *count += 1);
         }
     }
 
     pub(crate) fn leave_rank(rank: u8) {
         if rank != 0 {
-            RANKS.with_borrow_mut(|held| held[usize::from(rank)] -= 1);
+            with_count(rank, |count| *count -= 1);
         }
     }
 }

@@ -23,6 +23,8 @@ use std::marker::PhantomData;
 use std::mem;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
+#[cfg(feature = "sim")]
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
@@ -246,13 +248,10 @@ impl Segment {
         const PAGE: usize = 4096;
         let mapping = Arc::get_mut(&mut self.mapping)?;
         let (start, len) = (mapping.raw.as_mut_ptr(), mapping.raw.len());
-        let mut resident = vec![0_u8; len.div_ceil(PAGE)];
-        // SAFETY: the mapping is `len` bytes long and begins at a page, and `resident` has a byte for
-        // each of its pages.
-        let told = unsafe { libc::mincore(start.cast(), len, resident.as_mut_ptr()) };
-        for (page, resident) in resident.into_iter().enumerate() {
+        let mapped = pages_mapped(start as usize / PAGE, len.div_ceil(PAGE));
+        for page in 0..len.div_ceil(PAGE) {
             // What was never touched is zero.
-            if told == 0 && resident & 1 == 0 {
+            if mapped.as_ref().is_ok_and(|mapped| !mapped[page]) {
                 continue;
             }
             let bytes = PAGE.min(len - page * PAGE);
@@ -453,6 +452,23 @@ impl<T: ShmSafe> Deref for One<T> {
     }
 }
 
+/// Which of `count` pages of this process's memory, from the page of number `first` on, are mapped to
+/// some: those that were touched. An order of magnitude faster than `mincore`, which looks up each
+/// page that is not mapped in the file of the mapping.
+#[cfg(feature = "sim")]
+fn pages_mapped(first: usize, count: usize) -> io::Result<Vec<bool>> {
+    /// An entry of `/proc/self/pagemap`.
+    const ENTRY_BYTES: usize = size_of::<u64>();
+    /// In memory, or swapped out.
+    const THERE: u64 = 3 << 62;
+    let mut entries = vec![0_u8; count * ENTRY_BYTES];
+    let pagemap = std::fs::File::open("/proc/self/pagemap")?;
+    pagemap.read_exact_at(&mut entries, (first * ENTRY_BYTES) as u64)?;
+    let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
+    let is_there = |entry: &[u8; ENTRY_BYTES]| u64::from_ne_bytes(*entry) & THERE != 0;
+    Ok(entries.iter().map(is_there).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -491,6 +507,26 @@ mod tests {
         );
         assert_eq!(pairs.one(4).left.load(Ordering::Relaxed), 5);
         assert_eq!(bytes[..], [0u8; 3]);
+    }
+
+    #[cfg(feature = "sim")]
+    #[test]
+    fn memory_that_is_used_again_is_zero_wherever_it_was_touched() {
+        const PAGES: usize = 40;
+        let mut plan = Plan::new();
+        let words = plan.reserve::<AtomicU64>(PAGES * 512);
+        let mut segment = Segment::anonymous(&plan).expect("memory");
+        for step in [7, 3, 1] {
+            let area = segment.area(words);
+            for word in area.iter().step_by(step * 512 + 5) {
+                word.store(u64::MAX, Ordering::Relaxed);
+            }
+            assert!(segment.clone().into_zeroed().is_none(), "it is in use");
+            drop(area);
+            segment = segment.into_zeroed().expect("the only handle");
+            let area = segment.area(words);
+            assert!(area.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        }
     }
 
     #[test]
