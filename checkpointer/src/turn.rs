@@ -124,16 +124,20 @@ impl Checkpointer {
     fn attempt(&mut self, own: Flags) {
         let shared = Arc::clone(&self.store.shared);
         let wanted = shared.checkpoint.wanted();
-        if !(own | wanted).is_forced() && self.is_idle() {
+        let is_needless = |my: &Self, flags: Flags| !flags.is_forced() && my.is_idle();
+        if is_needless(self, own | wanted) && wanted.is_empty() {
             self.began_ns = self.now_ns();
-            if !wanted.is_empty() {
-                shared.checkpoint.begin(own);
-                shared.checkpoint.skip(&shared.procs);
-            }
             return;
         }
-        let retried = self.retry.take().map_or(Flags::NONE, |(flags, _)| flags);
+        let retried = self.retry.as_ref().map_or(Flags::NONE, |(flags, _)| *flags);
         let begun = shared.checkpoint.begin(own | retried);
+        // What has been asked for or logged since is taken up, too.
+        if is_needless(self, begun.flags) {
+            self.began_ns = self.now_ns();
+            shared.checkpoint.skip(&shared.procs);
+            return;
+        }
+        self.retry = None;
         self.warn_if_too_frequent(begun.flags);
         match self.full_checkpoint(&begun) {
             Ok(()) => self.failures = 0,
