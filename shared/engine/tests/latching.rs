@@ -1,10 +1,10 @@
-//! What others do to the tree while a commit is on its way from leaf to leaf; pages are held by the
-//! test so that they come in at one moment.
+//! What others do while a commit is on its way from leaf to leaf, or from namespace to namespace; pages
+//! and entries are held by the test so that they come in at one moment.
 
 mod support;
 
 use rd_base::{BlockNo, PageTag};
-use rd_engine::{Engine, Isolation, View};
+use rd_engine::{Engine, EngineError, Isolation, NamespaceId, View};
 use rd_format::bitmap::ROOT_BLOCK;
 use rd_format::page::flags;
 use rd_format::{NodeMut, NodeRef};
@@ -165,4 +165,32 @@ fn a_leaf_that_a_transaction_comes_to_past_unfinished_splits_is_in_the_tree() {
         engine.rest();
     });
     assert!(is_there(&rig.engine(2), LAST), "the commit has lost a key");
+}
+
+/// Entries are held in the order of their indices. Who has some alone, because others were faster too
+/// often, and then uses one that comes before, must not wait for that: its holder may wait for him.
+#[test]
+fn who_holds_some_namespaces_alone_waits_for_none_that_comes_before() {
+    let rig = Rig::new(200, 1 << 20);
+    let _watchdog = Watchdog::start(Duration::from_secs(60));
+    let [lower, higher] = [2, 5].map(|number| NamespaceId::database(number).expect("one of 16"));
+    let namespaces = &rig.shared.namespaces;
+    let held = namespaces.hold_all(&[lower]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _alone = namespaces.hold_all(&[higher]);
+            let mut engine = rig.engine(1);
+            let begun = engine.begin(Isolation::Exec, false, View::Newest);
+            engine.attach(Box::new(begun.expect("a transaction")));
+            for namespace in [lower, higher] {
+                let put = engine.write(namespace, &[b"k"], &mut |access| access.put(0, b"v", None));
+                put.expect("a write");
+            }
+            let transaction = engine.detach().expect("it was attached");
+            let done = engine.commit(&transaction, &[higher]);
+            let is_to_run_again = matches!(done, Err(EngineError::Conflict { .. }));
+            assert!(is_to_run_again, "{done:?}");
+        });
+    });
+    drop(held);
 }

@@ -48,7 +48,7 @@ impl Runs {
             return false;
         }
         self.done += 1;
-        if self.done >= RUNS_BESIDE_OTHERS || is_too_large {
+        if self.done >= RUNS_BESIDE_OTHERS || is_too_large || !self.alone.is_empty() {
             self.alone.extend(used);
         }
         true

@@ -64,8 +64,9 @@ impl Engine {
     /// the commit was parked. `alone`: the caller holds the entries of these namespaces alone.
     ///
     /// # Errors
-    /// Nothing of it has happened then. [`EngineError::Conflict`] if others were first;
-    /// [`EngineError::Park`] means: not now.
+    /// Nothing of it has happened then. [`EngineError::Conflict`] if others were first, or if it has
+    /// used a namespace that comes before one that is held alone, and is not; [`EngineError::Park`]
+    /// means: not now.
     pub fn commit(
         &mut self,
         transaction: &Transaction,
@@ -101,6 +102,14 @@ impl Engine {
             .filter(|(_, space)| is_part(space))
             .map(|(id, space)| (*id, space))
             .collect();
+        // Who holds some alone waits for none that comes before: whoever has that one may wait for him.
+        let last_alone = alone.iter().map(|id| id.index()).max();
+        let comes_too_late = |id: &NamespaceId| {
+            !alone.contains(id) && last_alone.is_some_and(|last| id.index() < last)
+        };
+        if spaces.iter().any(|(id, _)| comes_too_late(id)) {
+            return Err(EngineError::namespace_conflict(transaction.lsn()));
+        }
         let namespaces = &store.shared.namespaces;
         let _held = loop {
             let share = |(id, _): &(NamespaceId, &Space)| {
