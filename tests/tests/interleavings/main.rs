@@ -12,6 +12,7 @@
 //! | `group_commit`: leaders, followers and the walwriter | `log` |
 //! | `commits`: several backends on the same leaves, with splits | `commits` |
 //! | `snapshots`: held while others update and prune | `commits` |
+//! | `leaves`: cut, emptied and taken out under commits, transactions and walks | `leaves` |
 //! | `horizon`: snapshots published and versions pruned, without the pages | `horizon` |
 //! | `checkpoint_requests`: asked for and answered | `requests` |
 //! | `clean_frames`: a pool that is far too small | `frames` |
@@ -24,6 +25,7 @@
 mod commits;
 mod frames;
 mod horizon;
+mod leaves;
 mod log;
 #[path = "../rd_sim/memory.rs"]
 mod memory;
@@ -59,11 +61,12 @@ struct Args {
 /// Runs a seed; gives a number that tells one run from another.
 type Run = fn(seed: u64) -> Result<u64, String>;
 
-const SCENARIOS: [(&str, Run); 9] = [
+const SCENARIOS: [(&str, Run); 10] = [
     ("wal_insertion", log::wal_insertion),
     ("group_commit", log::group_commit),
     ("commits", commits::commits),
     ("snapshots", commits::snapshots),
+    ("leaves", leaves::leaves),
     ("horizon", horizon::horizon),
     ("checkpoint_requests", requests::checkpoint_requests),
     ("clean_frames", frames::clean_frames),
