@@ -1,6 +1,8 @@
 //! A whole server on a simulated disk: its processes are logical ones ([`rd_sys::simproc`]), and at
 //! each of their pauses the seed chooses who goes on, and how far the clock goes. If the machine is
-//! told to interleave ([`Machine::interleave`]), they pause before atomics of shared memory, too.
+//! told to interleave ([`Machine::interleave`]), they pause before atomics of shared memory, too. Who sleeps
+//! without a limit goes on only when somebody has woken it, so a wake-up that is lost shows itself: the one
+//! who waits for it sleeps on while nobody has anything to do.
 //!
 //! Invariant: the machine itself changes nothing on the disk, so the disk is what the processes have
 //! made of it.
@@ -15,7 +17,7 @@ use rd_store::wal::{Preparer, segments};
 use rd_store::{Shared, Sizes, SlotNo, Store};
 use rd_sys::clock::Clock;
 use rd_sys::simdisk::{Rng, SimStorage};
-use rd_sys::simproc::{Pause, Process, Progress, pause};
+use rd_sys::simproc::{Pause, Process, Progress, Sleep, pause};
 use rd_sys::simsched::{Policy, Scheduler};
 use rd_sys::storage::Storage;
 use rd_walwriter::Walwriter;
@@ -34,6 +36,12 @@ const RING_BYTES: u64 = 256 << 10;
 /// Times in a row that nobody could do anything, whatever the clock said, after which the server is
 /// taken to hang.
 const IDLE_MAX: u32 = 3_000;
+
+/// Leaps of the clock, while everybody sleeps, that a process may sleep through without a limit
+/// before its wake-up is taken to be lost: something else could wake it later, a checkpoint, say.
+const LEAPS_MAX: u32 = 10;
+/// How far the clock leaps, in nanoseconds.
+const LEAP_NS: u64 = 300_000_000;
 
 /// Something that must not be, in words.
 #[derive(Clone, Debug)]
@@ -84,6 +92,15 @@ struct Member {
     process: Process,
     /// It goes on for as long as the server does, so that nobody waits for its end.
     is_server: bool,
+    /// Leaps of the clock, while everybody slept, since it ran.
+    leaps: u32,
+}
+
+impl Member {
+    /// Whether nothing but a wake-up lets it go on, and none has come.
+    fn sleeps_until_woken(&self) -> bool {
+        self.process.sleep() == Sleep::Unlimited
+    }
 }
 
 /// How a machine is run; the seed decides it.
@@ -124,6 +141,8 @@ pub struct Machine {
     scheduler: Option<Scheduler>,
     idle: u32,
     waits: usize,
+    /// I/Os fail, and are tried again after some time.
+    is_harmed: bool,
 }
 
 impl Drop for Machine {
@@ -155,6 +174,7 @@ impl Machine {
             scheduler: None,
             idle: 0,
             waits: 0,
+            is_harmed: false,
         };
         machine.add_checkpointer();
         let (store, orders) = (machine.store(Role::Startup), Rc::clone(&machine.orders));
@@ -182,6 +202,7 @@ impl Machine {
             name,
             process: Process::new(body),
             is_server,
+            leaps: 0,
         });
     }
 
@@ -226,9 +247,9 @@ impl Machine {
         self.add("walwriter", true, move || {
             let mut walwriter = Walwriter::new(store);
             while !orders.walwriter_ends.get() {
-                event.take();
-                walwriter.turn();
-                event.wait(None);
+                let timeout = walwriter.turn();
+                // It takes the event, be it that of the order to end, before that is looked at.
+                event.wait(timeout);
             }
             walwriter.finish();
         });
@@ -237,13 +258,24 @@ impl Machine {
     /// From now on processes are interleaved at their atomics.
     pub fn interleave(&mut self, policy: Policy) {
         let seed = self.rng.next_u64();
-        self.scheduler = Some(Scheduler::new(policy, seed, false));
+        self.scheduler = Some(Scheduler::new(policy, seed, true));
+    }
+
+    /// From now on I/Os may fail, and who waits for what is tried again may sleep for long.
+    pub fn harm(&mut self) {
+        self.is_harmed = true;
     }
 
     /// Whether everybody is done who does not go on for ever.
     pub fn is_quiet(&self) -> bool {
         let is_done = |member: &Member| member.is_server || member.process.is_over();
         self.members.iter().all(is_done)
+    }
+
+    /// As a signal does.
+    fn wake(&self, role: Role) {
+        let slot = SlotNo::of(role).expect("a role with a slot");
+        self.shared.procs.event(slot).notify();
     }
 
     fn is_over(&self, name: &str) -> bool {
@@ -264,6 +296,7 @@ impl Machine {
         let steps = self.choose();
         let member = &mut self.members[self.last];
         let name = member.name;
+        member.leaps = 0;
         let process = &mut member.process;
         let Ok(progress) = catch_unwind(AssertUnwindSafe(|| process.resume_for(steps))) else {
             return Err(Failure(format!("{name}: {}", LAST_PANIC.take())));
@@ -314,13 +347,11 @@ impl Machine {
     }
 
     fn choose_any(&mut self) {
-        let count = self.members.len() as u64;
-        loop {
-            self.last = self.rng.below(count) as usize;
-            if !self.members[self.last].process.is_over() {
-                return;
-            }
-        }
+        let all = self.members.iter().enumerate();
+        let can_go_on = all.filter(|(_, one)| !one.process.is_over() && !one.sleeps_until_woken());
+        let candidates: Vec<usize> = can_go_on.map(|(at, _)| at).collect();
+        let chosen = self.rng.below(candidates.len() as u64) as usize;
+        self.last = candidates[chosen];
     }
 
     /// Lets time go on; far, if all wait.
@@ -339,13 +370,39 @@ impl Machine {
         }
         self.waits = 1;
         self.idle += 1;
-        self.time_ns.fetch_add(300_000_000, Ordering::SeqCst);
+        self.time_ns.fetch_add(LEAP_NS, Ordering::SeqCst);
+        self.look_for_lost_wake_ups()?;
         if self.idle < IDLE_MAX {
             return Ok(());
         }
         let waiting = self.members.iter().filter(|one| !one.process.is_over());
-        let names: Vec<_> = waiting.map(|one| one.name).collect();
-        Err(Failure(format!("all wait for each other: {names:?}")))
+        let (asleep, others): (Vec<_>, Vec<_>) = waiting.partition(|one| one.sleeps_until_woken());
+        let names = |of: Vec<&Member>| of.into_iter().map(|one| one.name).collect::<Vec<_>>();
+        let (asleep, others) = (names(asleep), names(others));
+        Err(Failure(format!(
+            "all wait for each other: {others:?}; nobody wakes {asleep:?}"
+        )))
+    }
+
+    /// The clock has leapt.
+    fn look_for_lost_wake_ups(&mut self) -> Result<(), Failure> {
+        let there = || self.members.iter().filter(|one| !one.process.is_over());
+        // Where processes are interleaved some may be on their way to wake others.
+        if self.is_harmed || there().any(|one| one.process.sleep() == Sleep::Awake) {
+            return Ok(());
+        }
+        let is_lost =
+            |one: &&Member| one.leaps >= LEAPS_MAX && !one.is_server && one.sleeps_until_woken();
+        if let Some(lost) = there().find(is_lost) {
+            let state = |one: &Member| (one.name, one.process.sleep());
+            let all: Vec<_> = there().map(state).collect();
+            return Err(Failure(format!(
+                "nobody wakes the {} of {all:?}",
+                lost.name
+            )));
+        }
+        self.members.iter_mut().for_each(|one| one.leaps += 1);
+        Ok(())
     }
 
     /// Stops the server in order, after its backends are done: `at_io` sees every pause in an I/O.
@@ -357,9 +414,10 @@ impl Machine {
         at_io: &mut dyn FnMut(&mut Machine) -> Result<(), Failure>,
     ) -> Result<Result<(), End>, Failure> {
         self.orders.walwriter_ends.set(true);
+        self.wake(Role::Walwriter);
         loop {
-            if self.is_over("walwriter") {
-                self.orders.checkpointer_ends.set(true);
+            if self.is_over("walwriter") && !self.orders.checkpointer_ends.replace(true) {
+                self.wake(Role::Checkpointer);
                 let all = self.members.iter_mut();
                 all.filter(|member| member.name == "preparer")
                     .for_each(|member| member.process.give_up());

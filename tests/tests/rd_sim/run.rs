@@ -248,6 +248,7 @@ impl Plan {
             machine.add("backend", false, move || backend.run(ops));
         }
         if let Harm::Fails(kind, path, errno) = life.harm {
+            machine.harm();
             disk.inject(Injection {
                 kind,
                 path_contains: path.to_owned(),

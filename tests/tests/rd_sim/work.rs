@@ -122,34 +122,51 @@ impl Backend {
         }
     }
 
+    /// Sleeps until `lsn` is durable, as a backend whose replies wait for it.
     fn wait_for(&self, lsn: Lsn) {
-        let wal = &self.store.shared.wal;
+        let (wal, procs) = (&self.store.shared.wal, &self.store.shared.procs);
+        let (event, slot) = (procs.event(self.store.slot), self.store.slot);
         wal.request_flush(lsn);
-        while wal.durable_lsn() < lsn {
-            pause(Pause::Wait);
+        loop {
+            event.take();
+            procs.set_wait_lsn(slot, lsn);
+            if wal.durable_lsn() >= lsn {
+                break;
+            }
+            event.wait(None);
         }
+        procs.set_wait_lsn(slot, Lsn::ZERO);
     }
 
-    /// Runs an operation until it is not parked any more.
+    /// Runs an operation until it is not parked any more, and sleeps in between, as a backend whose
+    /// commands are.
     fn unpark<R>(
         &self,
         engine: &mut Engine,
         mut operation: impl FnMut(&mut Engine) -> Result<R, EngineError>,
     ) -> Result<R, EngineError> {
-        let wal = &self.store.shared.wal;
+        let procs = &self.store.shared.procs;
+        let (event, slot) = (procs.event(self.store.slot), self.store.slot);
+        let mut is_told = false;
         for _ in 0..PARKS_MAX {
+            event.take();
             let reason = match operation(engine) {
                 Err(EngineError::Park(reason)) => reason,
-                done => return done,
+                done => {
+                    procs.set_parked(slot, false);
+                    return done;
+                }
             };
             engine.rest();
             match reason {
-                ParkReason::Durable(lsn) => wal.request_flush(lsn),
-                ParkReason::WalRing => wal.request_flush(wal.insert_lsn()),
-                _ => {}
+                ParkReason::Durable(lsn) => self.wait_for(lsn),
+                // Who is to be woken says so, and tries once more before he sleeps.
+                _ if !is_told => {
+                    procs.set_parked(slot, true);
+                    is_told = true;
+                }
+                _ => drop(event.wait(None)),
             }
-            let event = self.store.shared.procs.event(self.store.slot);
-            event.wait(None);
         }
         self.orders
             .fail("an operation is parked for ever".to_owned());
