@@ -18,6 +18,8 @@ use std::time::Duration;
 const BATCH: u64 = 1000;
 /// Digits of a key's number.
 const DIGITS: usize = 12;
+/// Digits of a length that is walked over without looking for the end of its line first.
+const PLAIN_DIGITS_MAX: usize = 9;
 /// Arrays within arrays, at most.
 const DEPTH_MAX: u32 = 8;
 
@@ -454,9 +456,34 @@ impl<'a> Walk<'a> {
         rest.get(..end.saturating_sub(1))
     }
 
+    /// Walks over a bulk string that has come whole, behind a plain length. Ranges are made of
+    /// nothing else: the length is read on the way to the line's end.
+    #[inline]
+    fn plain_bulk(&mut self) -> Option<&'a [u8]> {
+        let rest = self.input.get(self.at..)?.strip_prefix(b"$")?;
+        let mut count = 0;
+        for (at, byte) in rest.iter().enumerate().take(PLAIN_DIGITS_MAX + 1) {
+            let digit = byte.wrapping_sub(b'0');
+            if digit > 9 {
+                let body = rest.get(at..).filter(|_| at > 0)?;
+                let (value, end) = body.strip_prefix(b"\r\n")?.split_at_checked(count)?;
+                end.get(..2)?;
+                self.at += 1 + at + 2 + count + 2;
+                return Some(value);
+            }
+            count = count * 10 + usize::from(digit);
+        }
+        None
+    }
+
     /// Walks over a reply. `None`: it has not come whole.
     fn reply(&mut self, depth: u32) -> Result<Option<Head>> {
         let wants_numbers = self.wants_numbers;
+        if let Some(value) = self.plain_bulk() {
+            self.found
+                .value(|| if wants_numbers { integer(value) } else { None });
+            return Ok(Some(Head::Other));
+        }
         let Some(line) = self.line() else {
             return Ok(None);
         };
@@ -596,7 +623,7 @@ mod tests {
     #[test]
     fn a_reply_is_taken_whole_however_it_is_cut() {
         let get = Operation::new(Kind::Range(0, 2), false);
-        let input = b"*4\r\n$3\r\nkey\r\n$-1\r\n:7\r\n*1\r\n$0\r\n\r\n+next";
+        let input = b"*5\r\n$3\r\nkey\r\n$-1\r\n:7\r\n*1\r\n$0\r\n\r\n=5\r\ntxt:x\r\n+next";
         let whole = input.len() - b"+next".len();
         for cut in 0..whole {
             assert_eq!(
@@ -607,7 +634,7 @@ mod tests {
         }
         let (piece, outcome) = decode(&get, input).expect("no error").expect("whole");
         assert_eq!((piece.bytes, piece.is_end), (whole, true));
-        assert_eq!((outcome.values, outcome.missing), (3, 1));
+        assert_eq!((outcome.values, outcome.missing), (4, 1));
     }
 
     #[test]
@@ -651,6 +678,8 @@ mod tests {
         for input in [
             &b"HTTP/1.1 400\r\n"[..],
             b"$x\r\n",
+            b"$\r\n\r\n",
+            b"$1x\r\na\r\n",
             b"*-2\r\n",
             b"\r\n",
             &deep,
