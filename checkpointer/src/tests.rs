@@ -520,7 +520,12 @@ fn somebody_in_a_hurry_hurries_the_one_under_way() {
 fn log_size_makes_checkpoints_and_the_log_stays_within_it() {
     let disk = new_disk(9);
     let mut history = History::default();
-    let (mut world, _) = World::start(&disk, &mut history);
+    // The clock runs for as long as the checkpointer works, however slow that is: a day is enough.
+    let parameters = [
+        ("checkpoint_timeout", "24h"),
+        ("checkpoint_completion_target", "0.005"),
+    ];
+    let (mut world, _) = World::start_with(&disk, &mut history, &parameters);
     let shared = world.backend.shared.clone();
     let max_wal_bytes = 2u64 << 20;
     let (mut rng, mut most) = (Rng::new(9), 0);
