@@ -123,16 +123,14 @@ impl Checkpointer {
     /// Makes one attempt at a full checkpoint, and sees to what comes of it.
     fn attempt(&mut self, own: Flags) {
         let shared = Arc::clone(&self.store.shared);
-        let wanted = shared.checkpoint.wanted();
-        let is_needless = |my: &Self, flags: Flags| !flags.is_forced() && my.is_idle();
-        if is_needless(self, own | wanted) && wanted.is_empty() {
+        if shared.checkpoint.wanted().is_empty() && self.is_needless(own) {
             self.began_ns = self.now_ns();
             return;
         }
         let retried = self.retry.as_ref().map_or(Flags::NONE, |(flags, _)| *flags);
         let begun = shared.checkpoint.begin(own | retried);
         // What has been asked for or logged since is taken up, too.
-        if is_needless(self, begun.flags) {
+        if self.is_needless(begun.flags) {
             self.began_ns = self.now_ns();
             shared.checkpoint.skip(&shared.procs);
             return;
@@ -169,9 +167,9 @@ impl Checkpointer {
             .fail(&shared.procs, &failure.to_string(), refuses);
     }
 
-    /// Whether nothing was logged since the last checkpoint's own record.
-    fn is_idle(&self) -> bool {
-        self.store.shared.wal.insert_lsn() == self.idle_lsn
+    /// Whether nothing was logged since the last checkpoint's own record, and nobody insists.
+    fn is_needless(&self, flags: Flags) -> bool {
+        !flags.is_forced() && self.store.shared.wal.insert_lsn() == self.idle_lsn
     }
 
     /// What every write of `pg_control` takes up.
