@@ -227,10 +227,9 @@ impl MixedClient<'_> {
         format!("account:{:03}", self.random.below(ACCOUNTS))
     }
 
-    /// Values begin with their key, so that one in the wrong place is seen.
     fn value(&mut self, key: &str) -> String {
         let fill = self.random.below(FILL_MAX) as usize;
-        format!("{key}={}", "x".repeat(fill))
+        mixed_value(key, fill)
     }
 
     fn one(&mut self, client: &mut Client) -> Result<(), Unanswered> {
@@ -439,16 +438,17 @@ fn load(cluster: &Cluster, keys: u64) {
         let count = numbers.clone().count();
         for number in numbers {
             let key = mixed_key(number);
-            client.send(&[
-                "SET",
-                &key,
-                &format!("{key}={}", "x".repeat(FILL_MAX as usize / 2)),
-            ]);
+            client.send(&["SET", &key, &mixed_value(&key, FILL_MAX as usize / 2)]);
         }
         for reply in client.receive_many(count).expect("replies") {
             assert!(reply.is_ok(), "{reply:?}");
         }
     }
+}
+
+/// Values begin with their key, so that one in the wrong place is seen.
+fn mixed_value(key: &str, fill: usize) -> String {
+    format!("{key}={}", "x".repeat(fill))
 }
 
 fn mixed_key(number: u64) -> String {

@@ -27,6 +27,19 @@ mod stepping {
     use std::sync::atomic::Ordering;
     use zerocopy::{FromBytes, KnownLayout};
 
+    /// Operations that take a number and give the one before.
+    macro_rules! exchanging {
+        ($number:ty, $($operation:ident)*) => {
+            $(
+                #[inline(always)]
+                pub fn $operation(&self, value: $number, order: Ordering) -> $number {
+                    step();
+                    self.0.$operation(value, order)
+                }
+            )*
+        };
+    }
+
     macro_rules! stepping {
         ($name:ident, $number:ty) => {
             /// As the standard library's, and each operation is a step of the logical process.
@@ -73,12 +86,6 @@ mod stepping {
                 }
 
                 #[inline(always)]
-                pub fn swap(&self, value: $number, order: Ordering) -> $number {
-                    step();
-                    self.0.swap(value, order)
-                }
-
-                #[inline(always)]
                 pub fn compare_exchange(
                     &self,
                     now: $number,
@@ -103,47 +110,8 @@ mod stepping {
                     self.0.compare_exchange(now, new, success, failure)
                 }
 
-                #[inline(always)]
-                pub fn fetch_add(&self, value: $number, order: Ordering) -> $number {
-                    step();
-                    self.0.fetch_add(value, order)
-                }
-
-                #[inline(always)]
-                pub fn fetch_sub(&self, value: $number, order: Ordering) -> $number {
-                    step();
-                    self.0.fetch_sub(value, order)
-                }
-
-                #[inline(always)]
-                pub fn fetch_and(&self, value: $number, order: Ordering) -> $number {
-                    step();
-                    self.0.fetch_and(value, order)
-                }
-
-                #[inline(always)]
-                pub fn fetch_or(&self, value: $number, order: Ordering) -> $number {
-                    step();
-                    self.0.fetch_or(value, order)
-                }
-
-                #[inline(always)]
-                pub fn fetch_xor(&self, value: $number, order: Ordering) -> $number {
-                    step();
-                    self.0.fetch_xor(value, order)
-                }
-
-                #[inline(always)]
-                pub fn fetch_max(&self, value: $number, order: Ordering) -> $number {
-                    step();
-                    self.0.fetch_max(value, order)
-                }
-
-                #[inline(always)]
-                pub fn fetch_min(&self, value: $number, order: Ordering) -> $number {
-                    step();
-                    self.0.fetch_min(value, order)
-                }
+                exchanging!($number, swap fetch_add fetch_sub fetch_and fetch_or fetch_xor);
+                exchanging!($number, fetch_max fetch_min);
 
                 pub fn fetch_update(
                     &self,

@@ -166,17 +166,12 @@ impl Process {
     /// As [`Process::resume`].
     pub fn resume_for(&mut self, steps: u64) -> Progress {
         assert!(CURRENT.get().is_null(), "a process resumes another one");
-        let outside = held::replace(held::Held::default());
-        // Else the end of one process would be that of the simulation for those that began later.
-        let was_simulated = set_simulated(true);
         let before = LAST_SLEEPER.get();
         let fiber = self.fiber.as_mut().expect("a process that is not over");
         STEPS.set(steps);
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| fiber.resume(())));
+        let resume = std::panic::AssertUnwindSafe(|| fiber.resume(()));
+        let result = as_a_process(|| std::panic::catch_unwind(resume));
         self.steps_left = STEPS.replace(ALL_STEPS);
-        CURRENT.set(ptr::null());
-        set_simulated(was_simulated);
-        held::replace(outside);
         self.waits = matches!(result, Ok(CoroutineResult::Yield(Pause::Wait)));
         // It has lain down once at most, as its last deed.
         let last = LAST_SLEEPER.get();
@@ -222,12 +217,7 @@ impl Process {
     /// Ends it where it is, as a kill would; it is over then.
     pub fn give_up(&mut self) {
         if let Some(fiber) = &mut self.fiber {
-            let outside = held::replace(held::Held::default());
-            let was_simulated = set_simulated(true);
-            fiber.force_unwind();
-            CURRENT.set(ptr::null());
-            set_simulated(was_simulated);
-            held::replace(outside);
+            as_a_process(|| fiber.force_unwind());
             self.put_stack_back();
         }
     }
@@ -266,6 +256,18 @@ impl Drop for Return {
         let unwinds = std::thread::panicking();
         CURRENT.set(if unwinds { ptr::null() } else { self.process });
     }
+}
+
+/// Does something within a process, and leaves what surrounds it as it was.
+fn as_a_process<R>(enter: impl FnOnce() -> R) -> R {
+    let outside = held::replace(held::Held::default());
+    // Else the end of one process would be that of the simulation for those that began later.
+    let was_simulated = set_simulated(true);
+    let left = enter();
+    CURRENT.set(ptr::null());
+    set_simulated(was_simulated);
+    held::replace(outside);
+    left
 }
 
 /// Whether a process runs.

@@ -13,8 +13,7 @@
 //!   too, or one that looks until another has done something would do so for ever.
 //!
 //! A process that sleeps and was not woken goes on only now and then, or if nobody else can; one whose
-//! sleep has no limit does not go on at all if the scheduler is strict. Then a wake-up that is lost
-//! shows itself: nobody can go on.
+//! sleep has no limit does not go on at all. So a wake-up that is lost shows itself: nobody can go on.
 
 use crate::simdisk::Rng;
 use crate::simproc::{Pause, Process, Progress, Sleep};
@@ -58,7 +57,6 @@ struct Member {
 pub struct Scheduler {
     rng: Rng,
     policy: Policy,
-    is_strict: bool,
     members: Vec<Member>,
     /// Steps to the next change of priorities.
     to_change: u64,
@@ -70,13 +68,11 @@ pub struct Scheduler {
 const FIRST_PRIORITY: u64 = 1 << 32;
 
 impl Scheduler {
-    /// One that chooses as the seed says; `is_strict` if nobody goes on whose sleep has no limit
-    /// before somebody wakes it.
-    pub fn new(policy: Policy, seed: u64, is_strict: bool) -> Scheduler {
+    /// One that chooses as the seed says.
+    pub fn new(policy: Policy, seed: u64) -> Scheduler {
         let mut scheduler = Scheduler {
             rng: Rng::new(seed),
             policy,
-            is_strict,
             members: Vec::new(),
             to_change: 0,
             given: 0,
@@ -109,10 +105,7 @@ impl Scheduler {
             states.iter().enumerate().filter(is_such).map(|(at, _)| at)
         };
         let awake: Vec<usize> = with(Sleep::Awake).collect();
-        let mut asleep: Vec<usize> = with(Sleep::Limited).collect();
-        if !self.is_strict {
-            asleep.extend(with(Sleep::Unlimited));
-        }
+        let asleep: Vec<usize> = with(Sleep::Limited).collect();
         let look_odds = match self.policy {
             Policy::Random(_) => 8,
             Policy::Priorities(_) => 64,
@@ -204,7 +197,7 @@ impl Crew {
     pub fn plain(seed: u64) -> Crew {
         Crew {
             hands: Vec::new(),
-            scheduler: Scheduler::new(Policy::Random(1 << 50), seed, true),
+            scheduler: Scheduler::new(Policy::Random(1 << 50), seed),
             at_rest: Box::new(|| {}),
             seed,
             trace: 0,
@@ -214,7 +207,7 @@ impl Crew {
     /// From now on they are interleaved at atomics.
     pub fn interleave(&mut self) {
         let policy = Policy::draw(&mut Rng::new(self.seed ^ 0x9E37_79B9));
-        self.scheduler = Scheduler::new(policy, self.seed, true);
+        self.scheduler = Scheduler::new(policy, self.seed);
     }
 
     /// A number that tells one run from another: of who did what in which order.

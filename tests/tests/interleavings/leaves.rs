@@ -2,18 +2,18 @@
 //! empty it, tidying up, large values, transactions that check what they have read, FLUSHDB, and walks
 //! in both directions at snapshots held meanwhile.
 
-use crate::server::{Server, unpark};
+use crate::ledger::{self, Change, Ledger, Step, finish, key_bytes, key_of, namespace};
+use crate::parking::unpark;
+use crate::server::Server;
 use rd_base::{Lsn, Role};
-use rd_engine::verify::{LivePages, verify};
-use rd_engine::{Chunk, Engine, EngineError, Isolation, NamespaceId, ParkReason, View};
+use rd_engine::{Chunk, Engine, EngineError, Isolation, ParkReason, View};
 use rd_sys::simdisk::Rng;
 use rd_sys::simproc::{Pause, pause};
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::Cell;
 use std::rc::Rc;
 
-/// Keys so long that few fit a page.
-const KEY_BYTES: usize = 500;
+/// Bytes of a key that say nothing.
+const KEY_FILLING: usize = 500;
 /// So many keys there are at most; with few of them there are more versions of each.
 const KEYS_MAX: u64 = 40;
 /// Most keys of a commit.
@@ -21,45 +21,13 @@ const RUN_MAX: u64 = 14;
 
 /// A number that no other value has.
 type Value = u64;
-type Content = BTreeMap<u64, Value>;
+type Content = ledger::Content<Value>;
 
-/// What one commit did.
-enum Change {
-    /// To each key: what it was, where that was looked at, and what it is then, where it was changed.
-    Keys(Vec<Step>),
-    /// It took all keys away.
-    Flush,
-}
-
-#[derive(Debug)]
-struct Step {
-    key: u64,
-    before: Option<Option<Value>>,
-    after: Option<Option<Value>>,
-}
-
-/// All that was committed and all that snapshots showed; held against one another at the end, when
-/// all is known.
-#[derive(Default)]
-struct Ledger {
+/// What is done to them.
+struct Leaves {
     keys: u64,
-    next: Cell<Value>,
-    commits: RefCell<Vec<(Lsn, Change)>>,
-    seen: RefCell<Vec<(Lsn, Content)>>,
-}
-
-fn namespace() -> NamespaceId {
-    NamespaceId::database(0).expect("there is one")
-}
-
-fn key_bytes(key: u64) -> Vec<u8> {
-    let mut bytes = vec![b'k'; KEY_BYTES];
-    bytes.extend_from_slice(&key.to_be_bytes());
-    bytes
-}
-
-fn key_of(bytes: &[u8]) -> u64 {
-    u64::from_be_bytes(*bytes.last_chunk().expect("as it was made"))
+    last: Cell<Value>,
+    ledger: Rc<Ledger<Value>>,
 }
 
 /// Some values are so long that they do not stay in their leaf.
@@ -92,7 +60,7 @@ fn walk(
         true => Engine::range_descending,
         false => Engine::range,
     };
-    let (start, end) = (key_bytes(from), key_bytes(to));
+    let (start, end) = (key_bytes(KEY_FILLING, from), key_bytes(KEY_FILLING, to));
     let mut cursor = begin(engine, namespace(), &start, Some(&end), u64::MAX, view)?;
     let chunk = Chunk {
         entries,
@@ -111,16 +79,10 @@ fn walk(
     Ok(content)
 }
 
-impl Ledger {
+impl Leaves {
     fn new_value(&self) -> Value {
-        self.next.set(self.next.get() + 1);
-        self.next.get()
-    }
-
-    fn note(&self, lsn: Lsn, change: Change) {
-        if lsn > Lsn::ZERO {
-            self.commits.borrow_mut().push((lsn, change));
-        }
+        self.last.set(self.last.get() + 1);
+        self.last.get()
     }
 
     /// Puts or deletes keys, most of which lie side by side.
@@ -142,7 +104,10 @@ impl Ledger {
             .map(|_| (rng.below(4) < puts_of_4).then(|| self.new_value()))
             .collect();
         let looks = rng.below(2) == 0;
-        let names: Vec<Vec<u8>> = keys.iter().map(|key| key_bytes(*key)).collect();
+        let names: Vec<Vec<u8>> = keys
+            .iter()
+            .map(|key| key_bytes(KEY_FILLING, *key))
+            .collect();
         let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
         let mut steps = Vec::new();
         let done = unpark(engine, |engine| {
@@ -167,7 +132,7 @@ impl Ledger {
             })
         });
         let lsn = done.expect("nothing is wrong").lsn;
-        self.note(lsn, Change::Keys(steps));
+        self.ledger.note(lsn, Change::Keys(steps));
         lsn
     }
 
@@ -188,7 +153,7 @@ impl Ledger {
         });
         match done {
             Ok((lsn, steps)) => {
-                self.note(lsn, Change::Keys(steps));
+                self.ledger.note(lsn, Change::Keys(steps));
                 lsn
             }
             Err(EngineError::Conflict { .. }) => Lsn::ZERO,
@@ -196,7 +161,11 @@ impl Ledger {
         }
     }
 
-    fn read_and_write(&self, engine: &mut Engine, rng: &mut Rng) -> Result<Vec<Step>, EngineError> {
+    fn read_and_write(
+        &self,
+        engine: &mut Engine,
+        rng: &mut Rng,
+    ) -> Result<Vec<Step<Value>>, EngineError> {
         let mut steps = Vec::new();
         let from = rng.below(self.keys);
         let to = self.keys.min(from + rng.below(RUN_MAX));
@@ -208,7 +177,7 @@ impl Ledger {
         }));
         for _ in 0..1 + rng.below(4) {
             let key = rng.below(self.keys);
-            let name = key_bytes(key);
+            let name = key_bytes(KEY_FILLING, key);
             let after = (rng.below(3) > 0).then(|| self.new_value());
             engine.write(namespace(), &[&name], &mut |access| match after {
                 Some(value) => access.put(0, &value_bytes(value), None),
@@ -226,72 +195,13 @@ impl Ledger {
     fn flush(&self, engine: &mut Engine) -> Lsn {
         let done = unpark(engine, |engine| engine.flush_namespace(namespace()));
         let lsn = done.expect("nothing is wrong").lsn;
-        self.note(lsn, Change::Flush);
+        self.ledger.note(lsn, Change::Flush);
         lsn
-    }
-
-    fn see(&self, lsn: Lsn, content: Content) {
-        self.seen.borrow_mut().push((lsn, content));
-    }
-
-    /// Holds everything against the order of the log.
-    fn check(&self) -> Result<(), String> {
-        let mut commits = self.commits.take();
-        commits.sort_by_key(|(lsn, _)| *lsn);
-        let mut seen = self.seen.take();
-        seen.sort_by_key(|(lsn, _)| *lsn);
-        let mut seen = seen.into_iter().peekable();
-        let mut content = Content::new();
-        let mut commits = commits.into_iter().peekable();
-        loop {
-            let next = commits.peek().map(|(lsn, _)| *lsn);
-            while let Some((lsn, shown)) = seen.next_if(|(lsn, _)| next.is_none_or(|at| *lsn < at))
-            {
-                if shown != content {
-                    return Err(format!(
-                        "a snapshot at {lsn} shows {shown:?} in place of {content:?}"
-                    ));
-                }
-            }
-            let Some((lsn, change)) = commits.next() else {
-                return Ok(());
-            };
-            let Change::Keys(steps) = change else {
-                content.clear();
-                continue;
-            };
-            for step in &steps {
-                let now = content.get(&step.key).copied();
-                if step.before.is_some_and(|before| before != now) {
-                    return Err(format!(
-                        "the commit at {lsn} saw {step:?}, which was {now:?}"
-                    ));
-                }
-            }
-            for step in steps {
-                match step.after {
-                    Some(Some(value)) => drop(content.insert(step.key, value)),
-                    Some(None) => drop(content.remove(&step.key)),
-                    None => {}
-                }
-            }
-        }
     }
 }
 
-/// At the end, when nobody else runs: the tree is whole, and what it holds is counted right.
-fn look_at_all(server: &Server, ledger: &Ledger) {
-    let engine = Engine::open(server.store(Role::Backend(7)));
-    let content = walk(&engine, (0, KEYS_MAX), View::Newest, false, u64::MAX).expect("it is there");
-    let count = engine.count(namespace()).expect("there is one").result;
-    assert_eq!(count, content.len() as u64, "keys are counted wrong");
-    let store = engine.store();
-    ledger.see(store.shared.wal.insert_lsn(), content);
-    if let Some(file) = store.shared.namespaces.entry(namespace()).file() {
-        let report = verify(&LivePages { store, file });
-        assert!(report.is_clean(), "{:#?}", report.problems);
-    }
-    engine.rest();
+fn read_all(engine: &Engine) -> Content {
+    walk(engine, (0, KEYS_MAX), View::Newest, false, u64::MAX).expect("it is there")
 }
 
 /// Gives back what can be given back of what was committed.
@@ -306,7 +216,7 @@ fn tidy_when_durable(engine: &mut Engine, lsn: Lsn) {
     tidied.expect("nothing is wrong");
 }
 
-fn read_at_snapshots(engine: &Engine, ledger: &Ledger, rng: &mut Rng) {
+fn read_at_snapshots(engine: &Engine, ledger: &Ledger<Value>, rng: &mut Rng) {
     let snapshot = match rng.below(2) {
         0 => engine.snapshot_newest(),
         _ => engine.snapshot(),
@@ -329,20 +239,22 @@ fn read_at_snapshots(engine: &Engine, ledger: &Ledger, rng: &mut Rng) {
 /// Backends that do all of it.
 pub fn leaves(seed: u64) -> Result<u64, String> {
     let (server, mut crew) = Server::start(seed)?;
-    let ledger = Rc::new(Ledger {
+    let ledger = Rc::new(Ledger::default());
+    let leaves = Rc::new(Leaves {
         keys: [3, 12, KEYS_MAX][(seed % 3) as usize],
-        ..Ledger::default()
+        last: Cell::new(0),
+        ledger: Rc::clone(&ledger),
     });
     for number in 0..3 {
-        let (store, ledger) = (server.store(Role::Backend(number)), Rc::clone(&ledger));
+        let (store, leaves) = (server.store(Role::Backend(number)), Rc::clone(&leaves));
         let mut rng = Rng::new(seed ^ (u64::from(number) << 40));
         crew.add("backend", move || {
             let mut engine = Engine::open(store);
             for _ in 0..12 {
                 let lsn = match rng.below(24) {
-                    0 => ledger.flush(&mut engine),
-                    1..6 => ledger.transaction(&mut engine, &mut rng),
-                    _ => ledger.commit(&mut engine, &mut rng),
+                    0 => leaves.flush(&mut engine),
+                    1..6 => leaves.transaction(&mut engine, &mut rng),
+                    _ => leaves.commit(&mut engine, &mut rng),
                 };
                 match rng.below(3) {
                     0 => {}
@@ -363,9 +275,5 @@ pub fn leaves(seed: u64) -> Result<u64, String> {
         }
     });
     crew.run(&mut |_, _| {})?;
-    let (own, seen) = (Rc::clone(&server), Rc::clone(&ledger));
-    crew.add("checker", move || look_at_all(&own, &seen));
-    crew.run(&mut |_, _| {})?;
-    ledger.check()?;
-    Ok(crew.trace())
+    finish(&server, crew, &ledger, read_all)
 }

@@ -1,22 +1,20 @@
 //! The write-ahead log by itself: several processes insert, whoever has to flushes.
 
+use crate::server::add_log_writers;
 use rd_base::limits::WAL_PAGE_BYTES;
 use rd_base::words::WalSyncMethod;
 use rd_base::{BlockNo, Config, FileNo, Lsn, PageTag, Role, StartCount, Timeline};
 use rd_format::Payload;
 use rd_format::wal_record::{RECORD_HEADER_BYTES, RecordBuilder, RecordKind, Upsert};
 use rd_store::procs::SlotNo;
-use rd_store::wal::segments::{self, Step};
-use rd_store::wal::{
-    Credit, FlushOutcome, Flusher, Preparer, ReadFrom, WalReader, WalStart, credit_for,
-};
+use rd_store::wal::segments;
+use rd_store::wal::{Credit, FlushOutcome, Flusher, ReadFrom, WalReader, WalStart, credit_for};
 use rd_store::{Shared, Sizes, Store};
 use rd_sys::clock::Clock;
 use rd_sys::simdisk::{Rng, SimStorage};
-use rd_sys::simproc::{Pause, pause};
+use rd_sys::simproc::Pause;
 use rd_sys::simsched::Crew;
 use rd_sys::storage::Storage;
-use rd_walwriter::Walwriter;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -85,24 +83,7 @@ impl Log {
         crew.at_rest(move || {
             time_ns.fetch_add(3_000_000, Ordering::SeqCst);
         });
-        let store = log.store(Role::Walwriter);
-        let event = log.shared.procs.event(store.slot).clone();
-        crew.add_server("walwriter", move || {
-            let mut walwriter = Walwriter::new(store);
-            loop {
-                event.take();
-                let timeout = walwriter.turn();
-                event.wait(timeout);
-            }
-        });
-        let mut preparer = Preparer::new(wal.clone(), log.storage(), 0);
-        crew.add_server("preparer", move || {
-            loop {
-                if preparer.step() != Step::Prepared {
-                    pause(Pause::Wait);
-                }
-            }
-        });
+        add_log_writers(&mut crew, log.store(Role::Walwriter), 0);
         (log, crew)
     }
 

@@ -26,16 +26,19 @@ mod commits;
 mod frames;
 mod horizon;
 mod leaves;
+mod ledger;
 mod log;
 #[path = "../rd_sim/memory.rs"]
 mod memory;
+#[path = "../rd_sim/parking.rs"]
+mod parking;
 mod requests;
 mod server;
 mod slots;
 
 use clap::Parser;
 use rd_sys::simproc;
-use rd_tests::support::arguments::{CargoArgs, fresh_seed};
+use rd_tests::support::arguments::{CargoArgs, SeedArgs, Seeds};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -45,15 +48,8 @@ use std::time::{Duration, Instant};
 #[derive(Parser, Debug)]
 #[command(name = "interleavings")]
 struct Args {
-    /// The first seed; a random one if it is not given.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// How many seeds of each scenario, one after the other.
-    #[arg(long)]
-    seeds: Option<u64>,
-    /// For how many minutes for each scenario.
-    #[arg(long)]
-    minutes: Option<f64>,
+    #[command(flatten)]
+    seeds: SeedArgs,
     #[command(flatten)]
     cargo: CargoArgs,
 }
@@ -97,19 +93,10 @@ fn run_seed(run: Run, seed: u64) -> Result<u64, String> {
     }
 }
 
-/// Runs seeds from the first one on, until the count or the time is over; gives how many.
-fn run_seeds(
-    (name, run): (&str, Run),
-    first: u64,
-    count: u64,
-    time: Option<Duration>,
-) -> Result<u64, ()> {
-    let began = Instant::now();
-    for done in 0..count {
-        if time.is_some_and(|time| began.elapsed() >= time) {
-            return Ok(done);
-        }
-        let seed = first.wrapping_add(done);
+/// Runs seeds, and gives how many.
+fn run_seeds((name, run): (&str, Run), seeds: impl IntoIterator<Item = u64>) -> Result<u64, ()> {
+    let mut count = 0;
+    for seed in seeds {
         if let Err(text) = run_seed(run, seed) {
             println!("{name}: seed {seed} FAILS: {text}");
             println!(
@@ -118,6 +105,7 @@ fn run_seeds(
             );
             return Err(());
         }
+        count += 1;
     }
     Ok(count)
 }
@@ -132,12 +120,10 @@ fn run_suite(scenario: (&str, Run)) -> Result<u64, ()> {
         );
         return Err(());
     }
-    let fixed = run_seeds(scenario, 1, FIXED_SEEDS, None)?;
-    for (_, seed) in FOUND.iter().filter(|(name, _)| *name == scenario.0) {
-        run_seeds(scenario, *seed, 1, None)?;
-    }
-    let fresh = run_seeds(scenario, fresh_seed(), u64::MAX, Some(FRESH))?;
-    Ok(fixed + fresh)
+    let found = FOUND.iter().filter(|(name, _)| *name == scenario.0);
+    let always = (1..=FIXED_SEEDS).chain(found.map(|(_, seed)| *seed));
+    let count = run_seeds(scenario, always)?;
+    Ok(count + run_seeds(scenario, Seeds::fresh_for(FRESH))?)
 }
 
 fn main() -> ExitCode {
@@ -159,13 +145,9 @@ fn main() -> ExitCode {
     let mut is_good = true;
     for scenario in chosen {
         let began = Instant::now();
-        let done = match (args.seeds, args.minutes) {
-            (None, None) if args.seed.is_none() => run_suite(scenario),
-            (seeds, minutes) => {
-                let time = minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
-                let count = seeds.unwrap_or(if time.is_some() { u64::MAX } else { 1 });
-                run_seeds(scenario, args.seed.unwrap_or_else(fresh_seed), count, time)
-            }
+        let done = match args.seeds.seeds() {
+            None => run_suite(scenario),
+            Some(seeds) => run_seeds(scenario, seeds),
         };
         let seconds = began.elapsed().as_secs_f64();
         match done {

@@ -1,10 +1,11 @@
 //! Checkpoints asked for and answered (`rd_store::checkpoint`, R1 to R3 and C1 to C4): none is lost,
 //! and none is answered before the redo point has passed its target.
 
+use crate::server::little_memory;
 use rd_base::{Lsn, Role};
+use rd_store::Shared;
 use rd_store::checkpoint::{Flags, Request, TicketState};
 use rd_store::procs::SlotNo;
-use rd_store::{Shared, Sizes};
 use rd_sys::simdisk::Rng;
 use rd_sys::simproc::{Pause, pause};
 use rd_sys::simsched::Crew;
@@ -126,13 +127,8 @@ impl World {
 
 /// Requests of several processes, of which each waits for its own.
 pub fn checkpoint_requests(seed: u64) -> Result<u64, String> {
-    let sizes = Sizes {
-        frames: 1,
-        wal_ring_bytes: 16 << 10,
-        wal_segment_bytes: 64 << 10,
-    };
     let world = Rc::new(World {
-        shared: Shared::anonymous(sizes).expect("memory for a test"),
+        shared: little_memory(),
         insert: Cell::new(100),
         redo: Cell::new(0),
         succeeded: Cell::new(0),

@@ -6,7 +6,6 @@ use rd_base::{Config, Role};
 use rd_checkpointer::{Checkpointer, Workers};
 use rd_engine::init::{InitOptions, init_storage};
 use rd_engine::recovery::{Watcher, recover};
-use rd_engine::{Engine, EngineError, ParkReason};
 use rd_store::procs::SlotNo;
 use rd_store::relation::RelationFiles;
 use rd_store::wal::Preparer;
@@ -114,7 +113,7 @@ impl Server {
             recover(&store, &mut Unwatched).expect("a server that was just made");
         });
         crew.run(&mut |_, _| {})?;
-        server.add_walwriter(&mut crew);
+        add_log_writers(&mut crew, server.store(Role::Walwriter), SEGMENT_BYTES);
         crew.interleave();
         Ok((server, crew))
     }
@@ -152,67 +151,37 @@ impl Server {
             }
         });
     }
-
-    fn add_walwriter(&self, crew: &mut Crew) {
-        let store = self.store(Role::Walwriter);
-        let event = self.shared.procs.event(store.slot).clone();
-        let wal = self.shared.wal.clone();
-        crew.add_server("walwriter", move || {
-            let mut walwriter = Walwriter::new(store);
-            loop {
-                event.take();
-                let timeout = walwriter.turn();
-                event.wait(timeout);
-            }
-        });
-        let mut preparer = Preparer::new(wal, Arc::clone(&self.storage), SEGMENT_BYTES);
-        crew.add_server("preparer", move || {
-            loop {
-                if preparer.step() != Step::Prepared {
-                    pause(Pause::Wait);
-                }
-            }
-        });
-    }
 }
 
-/// Runs an operation, and sleeps as a backend does while it is parked.
-///
-/// # Errors
-/// Those of the operation, but for that it is to wait.
-pub fn unpark<R>(
-    engine: &mut Engine,
-    mut operation: impl FnMut(&mut Engine) -> Result<R, EngineError>,
-) -> Result<R, EngineError> {
-    let shared = Arc::clone(&engine.store().shared);
-    let slot = engine.store().slot;
-    let (procs, event) = (&shared.procs, shared.procs.event(slot));
-    loop {
-        event.take();
-        let reason = match operation(engine) {
-            Err(EngineError::Park(reason)) => reason,
-            done => return done,
-        };
-        if let ParkReason::Durable(lsn) = reason {
-            engine.rest();
-            shared.wal.request_flush(lsn);
-            procs.set_wait_lsn(slot, lsn);
-            if shared.wal.durable_lsn() < lsn {
-                event.wait(None);
+/// Adds the walwriter, whose store this is, and the preparer of segments, which prepares so many bytes
+/// ahead.
+pub fn add_log_writers(crew: &mut Crew, store: Store, ahead_bytes: u64) {
+    let event = store.shared.procs.event(store.slot).clone();
+    let (wal, storage) = (store.shared.wal.clone(), Arc::clone(&store.storage));
+    crew.add_server("walwriter", move || {
+        let mut walwriter = Walwriter::new(store);
+        loop {
+            event.take();
+            let timeout = walwriter.turn();
+            event.wait(timeout);
+        }
+    });
+    let mut preparer = Preparer::new(wal, storage, ahead_bytes);
+    crew.add_server("preparer", move || {
+        loop {
+            if preparer.step() != Step::Prepared {
+                pause(Pause::Wait);
             }
-            procs.set_wait_lsn(slot, rd_base::Lsn::ZERO);
-            continue;
         }
-        procs.set_parked(slot, true);
-        // What it waits for may have come true before anybody could know that somebody waits.
-        let again = operation(engine);
-        engine.rest();
-        if matches!(again, Err(EngineError::Park(_))) {
-            event.wait(None);
-        }
-        procs.set_parked(slot, false);
-        if !matches!(again, Err(EngineError::Park(_))) {
-            return again;
-        }
-    }
+    });
+}
+
+/// Shared memory of which a scenario uses no page, and no log to speak of.
+pub fn little_memory() -> Arc<Shared> {
+    let sizes = Sizes {
+        frames: 1,
+        wal_ring_bytes: 16 << 10,
+        wal_segment_bytes: 64 << 10,
+    };
+    Shared::anonymous(sizes).expect("memory for a test")
 }

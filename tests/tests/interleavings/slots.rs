@@ -5,10 +5,11 @@
 //! What the postmaster does when a child dies is a pure function, all of whose states are walked
 //! elsewhere (`postmaster/src/state/tests.rs`).
 
+use crate::server::little_memory;
 use rd_base::overrides::OverridesFull;
 use rd_base::{Overrides, Param, Role};
+use rd_store::Shared;
 use rd_store::procs::{Procs, SlotNo};
-use rd_store::{Shared, Sizes};
 use rd_sys::atomic::{AtomicU64, Ordering};
 use rd_sys::simdisk::Rng;
 use rd_sys::simproc::{Pause, pause};
@@ -95,13 +96,8 @@ impl World {
 
 /// Descents beside something that is unlinked again and again.
 pub fn epochs(seed: u64) -> Result<u64, String> {
-    let sizes = Sizes {
-        frames: 1,
-        wal_ring_bytes: 16 << 10,
-        wal_segment_bytes: 64 << 10,
-    };
     let world = Rc::new(World {
-        shared: Shared::anonymous(sizes).expect("memory for a test"),
+        shared: little_memory(),
         place: AtomicU64::new(0),
         is_free: RefCell::default(),
         has_died: Cell::new(false),
@@ -124,12 +120,7 @@ pub fn epochs(seed: u64) -> Result<u64, String> {
 pub fn dying_children(seed: u64) -> Result<u64, String> {
     const SETTINGS: u64 = 5;
     const READS: u64 = 12;
-    let sizes = Sizes {
-        frames: 1,
-        wal_ring_bytes: 16 << 10,
-        wal_segment_bytes: 64 << 10,
-    };
-    let shared = Shared::anonymous(sizes).expect("memory for a test");
+    let shared = little_memory();
     // All that there ever was, in this order.
     let versions = Rc::new(RefCell::new(vec![Overrides::new()]));
     let mut rng = Rng::new(seed);

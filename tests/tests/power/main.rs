@@ -14,10 +14,10 @@ mod disk;
 
 use clap::Parser;
 use cuts::{Plan, run};
-use rd_tests::support::arguments::CargoArgs;
+use rd_tests::support::arguments::{CargoArgs, fresh_seed};
 use rd_tests::torture::Report;
 use std::process::ExitCode;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// Cuts the power of a server under load, and looks for what it promised.
 #[derive(Parser, Debug)]
@@ -41,10 +41,8 @@ fn main() -> ExitCode {
     if !args.cargo.is_to_run("power") {
         return ExitCode::SUCCESS;
     }
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let from_clock = since.map_or(1, |since| since.as_nanos() as u64);
     let plan = Plan {
-        seed: args.seed.unwrap_or(from_clock),
+        seed: args.seed.unwrap_or_else(fresh_seed),
         cuts: args.cuts,
         writers: args.writers,
     };

@@ -258,7 +258,7 @@ impl Machine {
     /// From now on processes are interleaved at their atomics.
     pub fn interleave(&mut self, policy: Policy) {
         let seed = self.rng.next_u64();
-        self.scheduler = Some(Scheduler::new(policy, seed, true));
+        self.scheduler = Some(Scheduler::new(policy, seed));
     }
 
     /// From now on I/Os may fail, and who waits for what is tried again may sleep for long.

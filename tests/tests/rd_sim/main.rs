@@ -15,6 +15,7 @@ mod check;
 mod ledger;
 mod machine;
 mod memory;
+mod parking;
 mod run;
 mod shrink;
 mod work;
@@ -22,7 +23,7 @@ mod work;
 use check::Tally;
 use clap::Parser;
 use machine::Failure;
-use rd_tests::support::arguments::{CargoArgs, fresh_seed};
+use rd_tests::support::arguments::{CargoArgs, SeedArgs, Seeds};
 use run::{Plan, Size};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,15 +33,8 @@ use std::time::{Duration, Instant};
 #[derive(Parser, Debug)]
 #[command(name = "rd_sim")]
 struct Args {
-    /// The first seed; a random one if it is not given.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// How many seeds, one after the other.
-    #[arg(long)]
-    seeds: Option<u64>,
-    /// For how many minutes.
-    #[arg(long)]
-    minutes: Option<f64>,
+    #[command(flatten)]
+    seeds: SeedArgs,
     /// Crashes at each I/O, each with another outcome of what was not synced.
     #[arg(long, default_value_t = 2)]
     crashes: u64,
@@ -191,43 +185,15 @@ impl Runner {
             println!("seed 7 does not repeat itself: {repeated:?}");
             return false;
         }
-        if !FIXED_SEEDS.into_iter().all(|seed| self.seed(seed)) {
-            return false;
-        }
-        let until = Instant::now() + FRESH;
-        let mut seed = fresh_seed();
-        while Instant::now() < until {
-            if !self.seed(seed) {
-                return false;
-            }
-            seed += 1;
-        }
-        true
+        FIXED_SEEDS.into_iter().all(|seed| self.seed(seed))
+            && Seeds::fresh_for(FRESH).all(|seed| self.seed(seed))
     }
 
     fn run(&mut self) -> bool {
-        let args = &self.args;
-        if args.seed.is_none() && args.seeds.is_none() && args.minutes.is_none() {
-            return self.suite();
+        match self.args.seeds.seeds() {
+            Some(mut seeds) => seeds.all(|seed| self.seed(seed)),
+            None => self.suite(),
         }
-        let first = args.seed.unwrap_or_else(fresh_seed);
-        let time = args
-            .minutes
-            .map(|minutes| Duration::from_secs_f64(minutes * 60.0));
-        let count = match (args.seeds, time) {
-            (Some(seeds), _) => seeds,
-            (None, Some(_)) => u64::MAX,
-            (None, None) => 1,
-        };
-        for seed in (0..count).map(|number| first.wrapping_add(number)) {
-            if time.is_some_and(|time| self.began.elapsed() >= time) {
-                break;
-            }
-            if !self.seed(seed) {
-                return false;
-            }
-        }
-        true
     }
 }
 

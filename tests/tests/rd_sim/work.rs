@@ -3,8 +3,9 @@
 
 use crate::ledger::{Change, DATABASES, Key, Ledger, Value, database, key_bytes, key_of};
 use crate::machine::Orders;
+use crate::parking::{unpark, wait_until_durable};
 use rd_base::Lsn;
-use rd_engine::{Chunk, Engine, EngineError, Isolation, ParkReason, View};
+use rd_engine::{Chunk, Engine, EngineError, Isolation, View};
 use rd_store::Store;
 use rd_store::checkpoint::{Flags, Request};
 use rd_store::wal::Flusher;
@@ -16,8 +17,6 @@ use std::rc::Rc;
 
 /// Keys that there are in each database.
 const KEYS: u64 = 40;
-/// Times that an operation is parked after which it hangs.
-const PARKS_MAX: u32 = 20_000;
 
 /// A logical backend.
 pub struct Backend {
@@ -101,7 +100,7 @@ impl Backend {
             pause(Pause::Step);
         }
         let insert = self.store.shared.wal.insert_lsn();
-        self.wait_for(insert);
+        wait_until_durable(&self.store, insert);
     }
 
     /// The reply that shows `lsn`: somebody makes it durable, and this one may wait for that.
@@ -118,60 +117,7 @@ impl Backend {
             _ => {}
         }
         if rng.half() && rng.half() {
-            self.wait_for(lsn);
-        }
-    }
-
-    /// Sleeps until `lsn` is durable, as a backend whose replies wait for it.
-    fn wait_for(&self, lsn: Lsn) {
-        let (wal, procs) = (&self.store.shared.wal, &self.store.shared.procs);
-        let (event, slot) = (procs.event(self.store.slot), self.store.slot);
-        wal.request_flush(lsn);
-        loop {
-            event.take();
-            procs.set_wait_lsn(slot, lsn);
-            if wal.durable_lsn() >= lsn {
-                break;
-            }
-            event.wait(None);
-        }
-        procs.set_wait_lsn(slot, Lsn::ZERO);
-    }
-
-    /// Runs an operation until it is not parked any more, and sleeps in between, as a backend whose
-    /// commands are.
-    fn unpark<R>(
-        &self,
-        engine: &mut Engine,
-        mut operation: impl FnMut(&mut Engine) -> Result<R, EngineError>,
-    ) -> Result<R, EngineError> {
-        let procs = &self.store.shared.procs;
-        let (event, slot) = (procs.event(self.store.slot), self.store.slot);
-        let mut is_told = false;
-        for _ in 0..PARKS_MAX {
-            event.take();
-            let reason = match operation(engine) {
-                Err(EngineError::Park(reason)) => reason,
-                done => {
-                    procs.set_parked(slot, false);
-                    return done;
-                }
-            };
-            engine.rest();
-            match reason {
-                ParkReason::Durable(lsn) => self.wait_for(lsn),
-                // Who is to be woken says so, and tries once more before he sleeps.
-                _ if !is_told => {
-                    procs.set_parked(slot, true);
-                    is_told = true;
-                }
-                _ => drop(event.wait(None)),
-            }
-        }
-        self.orders
-            .fail("an operation is parked for ever".to_owned());
-        loop {
-            pause(Pause::Wait);
+            wait_until_durable(&self.store, lsn);
         }
     }
 
@@ -219,7 +165,7 @@ impl Backend {
         change: Change,
         mut operation: impl FnMut(&mut Engine) -> Result<Lsn, EngineError>,
     ) -> Result<Lsn, EngineError> {
-        let done = self.unpark(engine, |engine| {
+        let done = unpark(engine, |engine| {
             let from = self.store.shared.wal.insert_lsn();
             self.ledger
                 .borrow_mut()
