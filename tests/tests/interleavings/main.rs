@@ -72,9 +72,10 @@ const SCENARIOS: [(&str, Run); 10] = [
 
 /// Seeds that are always run, by `cargo test`.
 const FIXED_SEEDS: u64 = 100;
-/// Seeds that have found something, and are always run: tidying up around a key dropped its newest version when
-/// leaves were joined meanwhile.
-const FOUND: [(&str, u64); 2] = [("snapshots", 2432), ("snapshots", 976_666_255_434)];
+/// Seeds that find something if it is put back, and are always run: that tidying up around a key dropped
+/// its newest version when leaves were joined meanwhile. Whoever changes what a scenario does, step by
+/// step, looks for others: with the mistake put back.
+const FOUND: [(&str, u64); 2] = [("snapshots", 1563), ("snapshots", 30_170)];
 /// How long `cargo test` spends on others.
 const FRESH: Duration = Duration::from_millis(700);
 
