@@ -20,6 +20,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 const SEGMENT_BYTES: u64 = 4 << 20;
 const RING_BYTES: u64 = 4 << 20;
@@ -32,11 +33,22 @@ pub struct Rig {
     shared: Arc<Shared>,
     storage: Arc<dyn Storage>,
     config: Arc<Config>,
+    clock: Clock,
 }
 
 impl Rig {
     /// A new data directory, opened under these settings.
     pub fn new(settings: &[(&str, &str)]) -> Rig {
+        Rig::with_clock(settings, Clock::Real)
+    }
+
+    /// The same, by a clock that stands at `start_ns`, and the handle that moves it.
+    pub fn by_hand(settings: &[(&str, &str)], start_ns: u64) -> (Rig, Arc<AtomicU64>) {
+        let (clock, time) = Clock::manual(start_ns);
+        (Rig::with_clock(settings, clock), time)
+    }
+
+    fn with_clock(settings: &[(&str, &str)], clock: Clock) -> Rig {
         let storage: Arc<dyn Storage> = Arc::new(SimStorage::new(1));
         let mut pairs = vec![("double_write_size", "8MB")];
         pairs.extend_from_slice(settings);
@@ -58,6 +70,7 @@ impl Rig {
             shared: Shared::anonymous(sizes).expect("memory"),
             storage,
             config: Arc::new(config),
+            clock,
         };
         rig.start();
         rig.flush();
@@ -92,7 +105,8 @@ impl Rig {
     fn store(&self, role: Role) -> Store {
         let slot = SlotNo::of(role).expect("a role with a slot");
         let (storage, config) = (Arc::clone(&self.storage), Arc::clone(&self.config));
-        Store::new(Arc::clone(&self.shared), storage, Clock::Real, slot, config)
+        let clock = self.clock.clone();
+        Store::new(Arc::clone(&self.shared), storage, clock, slot, config)
     }
 
     /// The state of backend `number`.

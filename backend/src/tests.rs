@@ -4,6 +4,7 @@
 use crate::connection::Hold;
 use crate::rig::{Client, Rig};
 use crate::server::Server;
+use std::sync::atomic::Ordering;
 
 /// Two backends with a client each.
 struct Pair {
@@ -262,4 +263,50 @@ fn an_error_that_shows_a_write_waits_for_it() {
         pair.rig.flush();
         assert_eq!(pair.received(), format!("{refusal}:1048576\r\n"));
     }
+}
+
+#[test]
+fn a_time_to_live_counts_from_the_command_not_from_begin() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let (rig, time) = Rig::by_hand(&[], 1_700_000_000 * SECOND_NS);
+    let mut server = rig.server(0);
+    let mut client = Client::new(&mut server);
+    let mut ask = |words: &[&[u8]]| {
+        client.send(&rig, &mut server, words);
+        rig.flush();
+        client.received(&server)
+    };
+    assert_eq!(ask(&[b"MSET", b"set", b"old", b"kept", b"old"]), b"+OK\r\n");
+    let dump = ask(&[b"DUMP", b"kept"]);
+    let start = dump.iter().position(|byte| *byte == b'\n').expect("a bulk") + 1;
+    let payload = &dump[start..dump.len() - 2];
+    assert_eq!(ask(&[b"BEGIN"]), b"+OK\r\n");
+    time.fetch_add(11 * SECOND_NS, Ordering::SeqCst);
+    assert_eq!(ask(&[b"SET", b"set", b"new", b"EX", b"10"]), b"+OK\r\n");
+    assert_eq!(ask(&[b"SETEX", b"setex", b"10", b"new"]), b"+OK\r\n");
+    assert_eq!(ask(&[b"PSETEX", b"psetex", b"10000", b"new"]), b"+OK\r\n");
+    assert_eq!(ask(&[b"SET", b"getex", b"new"]), b"+OK\r\n");
+    let got = ask(&[b"GETEX", b"getex", b"EX", b"10"]);
+    assert_eq!(got, b"$3\r\nnew\r\n");
+    assert_eq!(
+        ask(&[b"RESTORE", b"restored", b"10000", payload]),
+        b"+OK\r\n"
+    );
+    assert_eq!(ask(&[b"EXPIRE", b"kept", b"10"]), b":1\r\n");
+    let keys: [&[u8]; 6] = [b"set", b"setex", b"psetex", b"getex", b"restored", b"kept"];
+    for key in keys {
+        assert_eq!(
+            ask(&[b"PTTL", key]),
+            b":10000\r\n",
+            "{}",
+            key.escape_ascii()
+        );
+    }
+    assert_eq!(ask(&[b"COMMIT"]), b"+OK\r\n");
+    time.fetch_add(9 * SECOND_NS, Ordering::SeqCst);
+    for key in keys {
+        assert_eq!(ask(&[b"PTTL", key]), b":1000\r\n", "{}", key.escape_ascii());
+    }
+    time.fetch_add(SECOND_NS, Ordering::SeqCst);
+    assert_eq!(ask(&[&[&b"EXISTS"[..]], &keys[..]].concat()), b":0\r\n");
 }

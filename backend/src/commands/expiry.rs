@@ -6,6 +6,10 @@
 //! one that is set back lets them be seen again until they are removed. What removes them guards
 //! itself against jumps (see `expirer.rs`).
 //!
+//! An open transaction sees the keys that were there when it began, whatever ends meanwhile; but a time
+//! that a client gives counts from the command, and what a transaction has written itself ends when
+//! its time has come. Else a key would end sooner than its client was told, by the transaction's age.
+//!
 //! Invariant: an expiry that has passed is never written; the key is deleted instead.
 
 use super::Call;

@@ -105,9 +105,10 @@ impl<'a> Call<'a> {
         committed.result
     }
 
-    /// Wall clock, in milliseconds since 1970; within a transaction, that of its begin.
+    /// Wall clock, in milliseconds since 1970, also within a transaction: from now on count the times
+    /// that clients give.
     pub fn now_ms(&self) -> u64 {
-        self.server.engine.now_ms()
+        self.server.wall_us() / 1000
     }
 
     /// Runs `program` on `keys` of the session's namespace, as one commit; the reply shows what

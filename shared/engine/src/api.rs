@@ -230,7 +230,7 @@ impl Engine {
     }
 
     /// The time by which versions expire: a transaction sees one moment.
-    pub fn now_ms(&self) -> u64 {
+    pub(crate) fn now_ms(&self) -> u64 {
         match &self.current {
             Some(current) => current.borrow().now_ms,
             None => self.clock_ms(),
