@@ -310,3 +310,18 @@ fn a_time_to_live_counts_from_the_command_not_from_begin() {
     time.fetch_add(SECOND_NS, Ordering::SeqCst);
     assert_eq!(ask(&[&[&b"EXISTS"[..]], &keys[..]].concat()), b":0\r\n");
 }
+
+#[test]
+fn waitaof_waits_for_nothing_within_exec() {
+    let mut pair = Pair::new(&[]);
+    pair.rig.flush();
+    assert_eq!(pair.ask(&["SET", "key", "1"]), "", "nothing is durable");
+    assert_eq!(pair.ask(&["MULTI"]), "");
+    assert_eq!(pair.ask(&["WAITAOF", "1", "0", "0"]), "");
+    assert_eq!(pair.ask(&["EXEC"]), "");
+    pair.rig.flush();
+    assert_eq!(
+        pair.received(),
+        "+OK\r\n+OK\r\n+QUEUED\r\n*1\r\n*2\r\n:0\r\n:0\r\n"
+    );
+}

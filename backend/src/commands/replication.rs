@@ -31,8 +31,10 @@ pub fn waitaof(call: &mut Call<'_>) -> Outcome {
     }
     timeout_ms(call.arg(3))?;
     let lsn = call.session.newest_seen;
-    // Within a transaction there is nothing of its own in the log to wait for yet.
-    if local == 0 || !call.session.transactions.is_none() {
+    // Within a transaction there is nothing of its own in the log to wait for yet; and EXEC, which
+    // runs each of its commands to its end, would wait for what is only asked for after its turn.
+    let is_within = call.server.engine.is_in_transaction() || !call.session.transactions.is_none();
+    if local == 0 || is_within {
         answer(call, lsn);
         return Ok(Flow::Done);
     }

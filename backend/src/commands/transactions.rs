@@ -354,11 +354,15 @@ fn run_all(call: &mut Call<'_>, queue: &Queue, watches: &Watches) -> Result<bool
     Ok(true)
 }
 
-/// Runs a command, also one that takes several turns, to its end.
+/// Runs a command, also one that takes several turns, to its end. One that others must bring on
+/// cannot have its end here: they are not asked to before the turn's end.
 fn run_to_end(id: CommandId, call: &mut Call<'_>) -> Result<(), Failure> {
     let bytes_max = call.server.memory_bytes_max();
     let mut flow = dispatch::handle(id, call)?;
     while let Flow::Wait(waiting) = flow {
+        if !waiting.is_stream() {
+            return Err(texts::NOT_IN_MULTI.into());
+        }
         if call.output.unsent() > bytes_max {
             return Ok(());
         }
