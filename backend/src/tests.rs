@@ -325,3 +325,35 @@ fn waitaof_waits_for_nothing_within_exec() {
         "+OK\r\n+OK\r\n+QUEUED\r\n*1\r\n*2\r\n:0\r\n:0\r\n"
     );
 }
+
+#[test]
+fn bitop_takes_no_more_memory_for_many_sources() {
+    const VALUE_BYTES: usize = 1 << 20;
+    let mut pair = Pair::new(&[("backend_memory_max", "256MB")]);
+    let value = "v".repeat(VALUE_BYTES);
+    pair.write(&["MSET", "key", &value, "short", "\u{7f}"]);
+    pair.rig.flush();
+    let done = format!(":{VALUE_BYTES}\r\n");
+    let mut bitop = |operation, times, more: &[&str]| {
+        let mut words = vec!["BITOP", operation, "result"];
+        words.extend(vec!["key"; times]);
+        words.extend(more);
+        assert_eq!(pair.ask(&words), "");
+        assert_eq!(pair.ask(&["GETRANGE", "result", "0", "1"]), "");
+        assert_eq!(pair.ask(&["STRLEN", "result"]), "");
+        pair.rig.flush();
+        let received = pair.received();
+        let (length, rest) = received.split_once("\r\n").expect("a number");
+        assert_eq!(format!("{length}\r\n"), done, "{operation}");
+        assert!(rest.ends_with(&done), "{operation}: {rest}");
+        rest.strip_suffix(&done).expect("as above").to_owned()
+    };
+    let most = 100_000;
+    assert_eq!(bitop("OR", most, &[]), "$2\r\nvv\r\n");
+    assert_eq!(bitop("AND", most, &[]), "$2\r\nvv\r\n");
+    assert_eq!(bitop("XOR", most, &[]), "$2\r\n\0\0\r\n");
+    assert_eq!(bitop("XOR", most + 1, &[]), "$2\r\nvv\r\n");
+    assert_eq!(bitop("XOR", most, &["short"]), "$2\r\n\u{7f}\0\r\n");
+    assert_eq!(bitop("OR", most, &["short"]), "$2\r\n\u{7f}v\r\n");
+    assert_eq!(bitop("AND", most, &["short", "none"]), "$2\r\n\0\0\r\n");
+}

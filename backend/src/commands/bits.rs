@@ -7,6 +7,7 @@ use super::substrings::clamp;
 use crate::dispatch::{Failure, Flow, Outcome};
 use rd_wire::num::{is_word, parse_i64};
 use rd_wire::texts;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A bit's place as a client gives it; `#n` counts in fields of `field_bits`, where there are any.
@@ -243,47 +244,62 @@ impl Operation {
         .map(|(_, operation)| operation)
     }
 
-    /// Puts `source` to what came of those before it.
-    fn apply(self, result: &mut [u8], source: &[u8]) {
-        let padded = source.iter().copied().chain(std::iter::repeat(0));
-        for (byte, other) in result.iter_mut().zip(padded) {
-            *byte = match self {
-                Operation::And => *byte & other,
-                Operation::Or => *byte | other,
-                Operation::Xor => *byte ^ other,
-                Operation::Not => !other,
-            };
+    /// Puts `source`, which is named so many `times`, to what came of those before it; nothing, if it
+    /// `is_first`.
+    fn apply(self, result: &mut Vec<u8>, source: &[u8], times: usize, is_first: bool) {
+        let length = result.len().max(source.len());
+        let is_all = self == Operation::And && is_first;
+        result.resize(length, if is_all { 0xFF } else { 0 });
+        match self {
+            Operation::And => {
+                combine(result, source, |byte, other| byte & other);
+                result
+                    .iter_mut()
+                    .skip(source.len())
+                    .for_each(|byte| *byte = 0);
+            }
+            Operation::Or => combine(result, source, |byte, other| byte | other),
+            Operation::Xor if times.is_multiple_of(2) => {}
+            Operation::Xor => combine(result, source, |byte, other| byte ^ other),
+            Operation::Not => combine(result, source, |_, other| !other),
         }
     }
 }
 
-/// BITOP AND|OR|XOR|NOT destkey key [key …]: shorter strings go on with zeros.
+fn combine(result: &mut [u8], source: &[u8], operation: impl Fn(u8, u8) -> u8) {
+    for (byte, other) in result.iter_mut().zip(source) {
+        *byte = operation(*byte, *other);
+    }
+}
+
+/// BITOP AND|OR|XOR|NOT destkey key [key …]: shorter strings go on with zeros. One source is looked
+/// at at a time, and one that is named again is not looked at again: however many there are, it takes
+/// memory for the result and one of them.
 pub fn bitop(call: &mut Call<'_>) -> Outcome {
     let operation = Operation::parse(call.arg(1)).ok_or(texts::SYNTAX)?;
     if operation == Operation::Not && call.args.len() != 4 {
         return Err(texts::BITOP_NOT.into());
     }
     let keys: Vec<&[u8]> = call.args.skip(2).iter().collect();
+    // By their keys: where they are named first, and how often.
+    let mut sources = BTreeMap::new();
+    for (index, key) in keys.iter().enumerate().skip(1) {
+        sources.entry(*key).or_insert((index, 0)).1 += 1;
+    }
     let length = call.write(&keys, &mut |access| {
-        let mut sources = Vec::with_capacity(keys.len());
-        for index in 1..keys.len() {
-            sources.push(access.newest(index)?.unwrap_or(&[]).to_vec());
+        let mut result = Vec::new();
+        let mut is_first = true;
+        for &(index, times) in sources.values() {
+            let source = access.newest(index)?.unwrap_or(&[]);
+            operation.apply(&mut result, source, times, is_first);
+            is_first = false;
         }
-        let length = sources.iter().map(Vec::len).max().unwrap_or(0);
-        let mut sources = sources.into_iter();
-        let mut result = sources.next().unwrap_or_default();
-        result.resize(length, 0);
-        if operation == Operation::Not {
-            let source = result.clone();
-            operation.apply(&mut result, &source);
-        }
-        sources.for_each(|source| operation.apply(&mut result, &source));
-        if length == 0 {
+        if result.is_empty() {
             access.delete(0)?;
         } else {
             access.put(0, &result, None)?;
         }
-        Ok(length)
+        Ok(result.len())
     })?;
     call.reply().integer(length as i64);
     Ok(Flow::Done)
