@@ -145,14 +145,15 @@ impl Session {
     }
 
     /// What another backend has to know; none in the middle of a transaction, or while it watches
-    /// keys.
+    /// keys, or has to be told that it lost those it watched.
     pub fn to_hand_over(&self) -> Option<Handover> {
         let is_silent = match self.replies {
             Replies::On => false,
             Replies::Off => true,
             Replies::SkipNext | Replies::Skip => return None,
         };
-        if !self.transactions.is_none() || !self.transactions.watches.keys.is_empty() {
+        let watches = &self.transactions.watches;
+        if !self.transactions.is_none() || !watches.keys.is_empty() || watches.is_lost {
             return None;
         }
         let marks = [
@@ -307,5 +308,10 @@ mod tests {
             moved(&session).is_none(),
             "in the middle of a command's replies"
         );
+        session.replies = Replies::On;
+        session.transactions.watches.is_lost = true;
+        assert!(moved(&session).is_none(), "its EXEC is to do nothing");
+        session.transactions.clear();
+        assert!(moved(&session).is_some());
     }
 }
