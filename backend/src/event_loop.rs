@@ -20,7 +20,9 @@
 //! Whoever has flushed goes on flushing while others ask for it: it sends its own replies, serves
 //! what has come in meanwhile, and flushes again. It is the *leader*; the others only raise their
 //! requests. When it stops (nothing is asked for, or rule 1 no longer holds) it hands over to a
-//! backend that sleeps and waits, or else to the walwriter.
+//! backend that sleeps and waits, or else to the walwriter. It serves nobody while it flushes, so it
+//! looks after each flush whether it has something to do, and ends its turn after a few, or when
+//! something is due: otherwise one without events of its own would flush for others for ever.
 //!
 //! A follower for which rule 1 holds does not look at its sockets until the flush that it waits for is
 //! done, as the leader cannot: what comes in meanwhile could become durable only with the next one,
@@ -36,6 +38,8 @@
 //! (`waiting.rs`) goes on by a piece per turn, and the backend does not sleep while one can.
 
 mod accepting;
+#[cfg(test)]
+mod tests;
 
 use crate::brake::Braked;
 use crate::connection::{Connection, Hold, Received};
@@ -73,6 +77,8 @@ const SCRATCH_BYTES: usize = 64 << 10;
 const READS_PER_TURN: usize = 4;
 /// Turns that may join a flush before it is done.
 const GATHERINGS_MAX: u32 = 4;
+/// Flushes that a leader does in a turn; what else belongs to a turn waits for them.
+const FLUSHES_PER_TURN: usize = 4;
 /// Bytes of log, written and not asked for, that are worth a flush while more is being served: to
 /// wake the walwriter costs little beside carrying out so much.
 const FLUSH_MEANWHILE_BYTES: u64 = 32 << 10;
@@ -115,6 +121,8 @@ pub struct EventLoop {
     /// Whether somebody else sees to the flush that replies wait for, and nobody would suffer if
     /// the sockets were left alone until then.
     is_calm: bool,
+    /// Monotonic clock when the last flush by this backend was done.
+    flushed_at_ns: u64,
     /// Connections closed that the postmaster has not been told of.
     unreported: usize,
     next_tick_ns: u64,
@@ -166,6 +174,7 @@ impl EventLoop {
             gatherings: 0,
             is_leader: false,
             is_calm: false,
+            flushed_at_ns: 0,
             unreported: 0,
             next_tick_ns: 0,
             leave_by_ns: 0,
@@ -213,6 +222,8 @@ impl EventLoop {
             self.report_closed();
             self.relieve();
             if self.leave_by_ns != 0 && self.may_leave() {
+                // Others may count on its flushing.
+                self.follow(None);
                 self.server.leave();
             }
         }
@@ -301,21 +312,23 @@ impl EventLoop {
             .min()
     }
 
-    fn timeout(&self) -> EpollTimeout {
-        let wake_ns = self.server.wakes_at_ns(!self.held.is_empty());
-        let wake_ns = wake_ns.into_iter().chain(self.braked.first_ns()).min();
-        let wake_in = wake_ns.map(|at| at.saturating_sub(self.server.now_ns));
+    /// When there is something to do that no event tells, by the monotonic clock.
+    fn wakes_at_ns(&self) -> Option<u64> {
         let has_ticks = !self.connections.is_empty() || self.leave_by_ns != 0;
-        let tick_in = self
-            .next_tick_ns
-            .saturating_sub(self.server.now_ns)
-            .min(TICK_NS);
-        let left = match wake_in {
-            Some(wake_in) if has_ticks => wake_in.min(tick_in),
-            Some(wake_in) => wake_in,
-            None if has_ticks => tick_in,
-            None => return EpollTimeout::NONE,
+        let server = self.server.wakes_at_ns(!self.held.is_empty());
+        let tick = has_ticks.then_some(self.next_tick_ns);
+        server
+            .into_iter()
+            .chain(self.braked.first_ns())
+            .chain(tick)
+            .min()
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let Some(at_ns) = self.wakes_at_ns() else {
+            return EpollTimeout::NONE;
         };
+        let left = at_ns.saturating_sub(self.server.now_ns);
         // Epoll counts in milliseconds: not one too early.
         let left = Duration::from_millis(left.div_ceil(1_000_000));
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO)
@@ -671,6 +684,7 @@ impl EventLoop {
     /// Sees to it that what waits for the disk gets there, and sends what has got there.
     fn settle(&mut self) {
         let wal = self.server.store.shared.wal.clone();
+        let mut flushes = 0;
         loop {
             self.release();
             let until = |token: &u64| self.connections.get(*token)?.output.waits_until();
@@ -686,12 +700,15 @@ impl EventLoop {
                 self.gatherings = 0;
                 return self.follow(own);
             }
-            if self.gatherings < GATHERINGS_MAX && self.something_is_ready() {
+            let is_over = flushes > 0 && (flushes >= FLUSHES_PER_TURN || self.something_is_due());
+            if is_over || self.gatherings < GATHERINGS_MAX && self.something_is_ready() {
+                // Not asleep until the flush is done or passed on.
                 self.gatherings += 1;
                 return;
             }
             self.gatherings = 0;
             self.is_leader = true;
+            flushes += 1;
             match self.flush() {
                 FlushOutcome::Flushed(_) => {}
                 // Whoever ends the insertion that is in the way wakes the walwriter. To hand the
@@ -709,9 +726,16 @@ impl EventLoop {
     fn flush(&mut self) -> FlushOutcome {
         let began_ns = self.server.store.clock.monotonic_ns();
         let outcome = self.flusher.flush_once();
-        let took_ns = self.server.store.clock.monotonic_ns() - began_ns;
-        self.server.flushing.note_flush(took_ns);
+        let ended_ns = self.server.store.clock.monotonic_ns();
+        self.server.flushing.note_flush(ended_ns - began_ns);
+        self.flushed_at_ns = ended_ns;
         outcome
+    }
+
+    /// Whether the time had come, when the last flush was done, for something that no event tells.
+    fn something_is_due(&self) -> bool {
+        self.wakes_at_ns()
+            .is_some_and(|at| at <= self.flushed_at_ns)
     }
 
     /// Has what was written in this turn flushed by the walwriter, if it is much, while the turn
@@ -743,7 +767,7 @@ impl EventLoop {
         if self.has_more_to_serve() {
             return true;
         }
-        if self.gated.len() == self.connections.len() {
+        if !self.connections.is_empty() && self.gated.len() == self.connections.len() {
             return false;
         }
         let mut peeked = [EpollEvent::empty(); 1];

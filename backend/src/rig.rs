@@ -12,13 +12,15 @@ use rd_engine::init::{InitOptions, init_storage};
 use rd_store::relation::RelationFiles;
 use rd_store::wal::segments::Step;
 use rd_store::wal::{Flusher, Preparer, WalStart};
-use rd_store::{Shared, Sizes, SlotNo, Store, control_file};
+use rd_store::{ChildContext, Shared, Sizes, SlotNo, Store, control_file};
 use rd_sys::clock::Clock;
+use rd_sys::deathwatch::DeathWatch;
 use rd_sys::simdisk::SimStorage;
 use rd_sys::storage::Storage;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -114,6 +116,18 @@ impl Rig {
         let role = Role::Backend(number);
         let store = self.store(role);
         Server::new(Engine::open(store.clone()), store, role)
+    }
+
+    /// What backend `number` is forked with, but for its connections.
+    pub fn context(&self, number: u16) -> ChildContext {
+        ChildContext {
+            role: Role::Backend(number),
+            data_dir: PathBuf::new(),
+            config: Arc::clone(&self.config),
+            shared: Arc::clone(&self.shared),
+            connections: None,
+            death_watch: DeathWatch::create().expect("a pipe"),
+        }
     }
 
     /// Makes everything durable that was inserted, and segments ahead.
