@@ -6,6 +6,7 @@
 
 use crate::output::Output;
 use crate::session::Session;
+use crate::turn::Pace;
 use crate::waiting::{StreamCount, Waiting};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
@@ -66,6 +67,12 @@ pub struct Connection {
     pub ended: bool,
     /// Whether what `input` holds is the beginning of a request whose end has not come.
     pub is_partial: bool,
+    /// Says when its turn is over.
+    pub pace: Pace,
+    /// Whether its last turn was over before all requests in `input` were carried out.
+    pub yields: bool,
+    /// Whether the loop has it on its list of those that have such requests.
+    pub is_again: bool,
     /// Counts its command under way among the streams, if it is one.
     pub stream: Option<StreamCount>,
     /// When bytes were last sent, or a stream began, by the monotonic clock.
@@ -102,6 +109,9 @@ impl Connection {
             drained: true,
             ended: false,
             is_partial: false,
+            pace: Pace::default(),
+            yields: false,
+            is_again: false,
             stream: None,
             progress_at_ns: 0,
             blocked: false,
@@ -146,9 +156,19 @@ impl Connection {
         received
     }
 
-    /// Sends what may be sent. `false`: the connection is broken.
+    /// Sends what may be sent. `false`: the connection is broken, and there is nothing more to be done.
     pub fn send(&mut self, sent_bytes: &mut u64) -> bool {
         self.blocked = false;
+        let alive = self.is_gone || self.try_send(sent_bytes);
+        // What it had sent is carried out, though nobody is there to read the replies.
+        self.is_gone |= !alive && self.yields;
+        if self.is_gone {
+            self.output.advance(self.output.sendable().len());
+        }
+        alive || self.is_gone
+    }
+
+    fn try_send(&mut self, sent_bytes: &mut u64) -> bool {
         while !self.output.sendable().is_empty() {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match send(self.socket.as_raw_fd(), self.output.sendable(), flags) {

@@ -106,7 +106,8 @@ pub struct EventLoop {
     held: Vec<u64>,
     /// Connections that are held back because commits are slowed.
     braked: Braked,
-    /// Connections with requests that could be carried out since their output was sent.
+    /// Connections with requests that could be carried out: since their output was sent, or when
+    /// others have had their turn.
     again: Vec<u64>,
     /// Whether the others know that commands here wait for a notice.
     shows_parked: bool,
@@ -187,6 +188,7 @@ impl EventLoop {
             let count = self.wait();
             let noticed = self.context.shared.procs.event(self.context.slot()).take();
             self.server.begin_turn();
+            let again = std::mem::take(&mut self.again);
             for index in 0..count {
                 let Some(event) = self.events.get(index).copied() else {
                     break;
@@ -199,8 +201,11 @@ impl EventLoop {
             if self.context.shared.clients.take_kills(self.context.slot()) {
                 self.kill_marked();
             }
-            for token in std::mem::take(&mut self.again) {
-                self.serve(token);
+            for token in again {
+                if let Some(connection) = self.connections.get_mut(token) {
+                    connection.is_again = false;
+                    self.serve(token);
+                }
             }
             for token in self
                 .braked
@@ -350,6 +355,10 @@ impl EventLoop {
                 {
                     connection.blocked = false;
                 }
+                if self.connections.get(token).is_some_and(|c| c.is_again) {
+                    // Its turn comes, and it has one at a time.
+                    return;
+                }
                 self.serve(token);
             }
         }
@@ -364,7 +373,8 @@ impl EventLoop {
         }
         self.serve(token);
         let goes_on = self.connections.get(token).is_some_and(|connection| {
-            !connection.ended && !connection.drained && self.server.may_run(connection)
+            let has_more = connection.yields || !connection.ended && !connection.drained;
+            has_more && self.server.may_run(connection)
         });
         if !goes_on {
             self.close(token);
@@ -479,7 +489,7 @@ impl EventLoop {
             let Some(connection) = self.connections.get_mut(token) else {
                 return;
             };
-            if connection.ended || !self.server.may_run(connection) {
+            if connection.ended || connection.yields || !self.server.may_run(connection) {
                 break;
             }
             let received = if connection.input.is_empty() {
@@ -546,8 +556,9 @@ impl EventLoop {
         if !alive || over {
             return self.close(token);
         }
-        if has_requests && self.server.may_run(connection) {
-            // They were held up by the replies that have just been sent.
+        if has_requests && !connection.is_again && self.server.may_run(connection) {
+            // They were held up by the replies that have just been sent, or others have their turn.
+            connection.is_again = true;
             self.again.push(token);
         }
         if connection.output.waits_for().is_some() && !connection.is_gated {

@@ -4,6 +4,7 @@
 use crate::connection::Hold;
 use crate::rig::{Client, Rig};
 use crate::server::Server;
+use crate::turn;
 use std::sync::atomic::Ordering;
 
 /// Two backends with a client each.
@@ -356,4 +357,34 @@ fn bitop_takes_no_more_memory_for_many_sources() {
     assert_eq!(bitop("XOR", most, &["short"]), "$2\r\n\u{7f}\0\r\n");
     assert_eq!(bitop("OR", most, &["short"]), "$2\r\n\u{7f}v\r\n");
     assert_eq!(bitop("AND", most, &["short", "none"]), "$2\r\n\0\0\r\n");
+}
+
+#[test]
+fn a_pipeline_of_long_requests_takes_several_turns() {
+    const REQUESTS: usize = 600;
+    let mut pair = Pair::new(&[]);
+    pair.write(&["SET", "key", &"v".repeat(1 << 20)]);
+    pair.rig.flush();
+    let (server, client) = &mut pair.other;
+    let connection = &mut client.connection;
+    connection.input = b"BITCOUNT key\n".repeat(REQUESTS);
+    let mut turns = 0;
+    loop {
+        let before = connection.input.len();
+        turn::run_buffered(server, connection);
+        turns += 1;
+        assert!(
+            connection.input.len() < before,
+            "each turn carries some out"
+        );
+        if connection.input.is_empty() {
+            break;
+        }
+        assert!(connection.yields && matches!(connection.hold, Hold::Free));
+    }
+    assert!(!connection.yields);
+    assert!(turns > 1, "more than a turn's time is needed for so many");
+    let ones = 5 << 20;
+    let all = format!(":{ones}\r\n").repeat(REQUESTS);
+    assert!(pair.received() == all, "each is answered");
 }

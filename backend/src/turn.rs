@@ -1,5 +1,6 @@
 //! What a connection's turn is made of: the requests in its input are carried out one after the
-//! other, until one of them holds the connection up, or its replies are to be sent first.
+//! other, until one of them holds the connection up, its replies are to be sent first, or its time is
+//! over: the others have theirs, too, however long its requests take.
 
 use crate::brake;
 use crate::connection::{Connection, Hold};
@@ -8,11 +9,75 @@ use crate::server::Server;
 use crate::session::Session;
 use crate::waiting::Waiting;
 use rd_base::counters::Counter;
+use rd_sys::clock::Clock;
 use rd_wire::command::lookup;
 use rd_wire::{Ahead, Parsed, ReplyWriter};
 
 /// How many requests are looked at before they are carried out.
 const REQUESTS_AHEAD_MAX: usize = 16;
+/// For how long requests are carried out in a turn, from the first look at the clock on.
+const TURN_NS: u64 = 5_000_000;
+/// Requests between two looks at the clock, at most.
+const PACE_MAX: u32 = 16;
+/// If those between two looks took longer, the clock is looked at after each.
+const PACE_NS: u64 = 500_000;
+
+/// Says when a turn is over. A look at the clock is not free beside a short request, so there are
+/// few: none in a turn of one request, and the fewer the shorter the connection's requests have been.
+#[derive(Clone, Copy)]
+pub struct Pace {
+    /// Requests between two looks.
+    requests: u32,
+    /// Of these, how many are left.
+    left: u32,
+    /// When the clock was looked at first in this turn.
+    began_ns: Option<u64>,
+    /// When it was looked at last.
+    looked_ns: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            requests: 1,
+            left: 1,
+            began_ns: None,
+            looked_ns: 0,
+        }
+    }
+}
+
+impl Pace {
+    /// A turn begins.
+    fn begin(&mut self) {
+        self.left = self.requests;
+        self.began_ns = None;
+    }
+
+    /// A request was carried out.
+    fn note(&mut self) {
+        self.left = self.left.saturating_sub(1);
+    }
+
+    /// Whether the turn is over, with more requests there.
+    fn is_over(&mut self, clock: &Clock) -> bool {
+        self.left == 0 && self.look(clock.monotonic_ns())
+    }
+
+    fn look(&mut self, now_ns: u64) -> bool {
+        let began_ns = *self.began_ns.get_or_insert(now_ns);
+        if began_ns != now_ns {
+            let is_slow = now_ns.saturating_sub(self.looked_ns) > PACE_NS;
+            self.requests = if is_slow {
+                1
+            } else {
+                (self.requests * 2).min(PACE_MAX)
+            };
+        }
+        (self.left, self.looked_ns) = (self.requests, now_ns);
+        now_ns.saturating_sub(began_ns) >= TURN_NS
+    }
+}
 
 /// Carries out what is in the connection's own buffer.
 pub fn run_buffered(server: &mut Server, connection: &mut Connection) {
@@ -28,10 +93,16 @@ pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> us
     // Requests behind `done` that were looked at.
     let mut ahead = 0;
     connection.is_partial = false;
+    connection.yields = false;
+    connection.pace.begin();
     while server.may_run(connection) {
         let rest = input.get(done..).unwrap_or(&[]);
         if rest.is_empty() {
             connection.need = 1;
+            break;
+        }
+        if connection.pace.is_over(&server.store.clock) {
+            connection.yields = true;
             break;
         }
         if ahead == 0 {
@@ -42,10 +113,12 @@ pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> us
             parser,
             session,
             output,
+            pace,
             ..
         } = connection;
         match parser.parse(rest) {
             Parsed::Request { args, consumed } => {
+                pace.note();
                 let mark = brake::mark(server);
                 match dispatch::execute(server, session, output, args) {
                     Flow::Done => done += consumed,

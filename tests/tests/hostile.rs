@@ -345,3 +345,26 @@ fn more_clients_than_allowed_are_turned_away() {
     inside.pop();
     served();
 }
+
+#[test]
+fn what_a_client_has_sent_is_carried_out_though_it_hangs_up() {
+    let cluster = Cluster::started(&[("backends", "1")]);
+    let mut other = cluster.client();
+    let value = "v".repeat(1 << 20);
+    assert!(
+        other
+            .call(&["SET", "key", &value])
+            .expect("a reply")
+            .is_ok()
+    );
+    // They take much longer than a turn.
+    let mut requests = b"BITCOUNT key\n".repeat(600);
+    requests.extend_from_slice(b"SET done 1\n");
+    let mut client = cluster.raw();
+    client.send(&requests);
+    drop(client);
+    wait_for("the last request", || {
+        let reply = other.call(&["GET", "done"]).expect("a reply");
+        (reply.as_str() == Some("1")).then_some(())
+    });
+}
