@@ -226,6 +226,20 @@ fn names_and_patterns_have_limits() {
         pair.ask(&words),
         "-ERR CONFIG GET takes 1024 patterns at most\r\n"
     );
+    let (most, more) = (format!("[{}", "a".repeat(8191)), "a".repeat(8193));
+    let refused = "-ERR a pattern of 8193 bytes is longer than the greatest, 8192 bytes\r\n";
+    for command in [
+        &["KEYS"][..],
+        &["SCAN", "0", "MATCH"],
+        &["CONFIG", "GET"],
+        &["COMMAND", "LIST", "FILTERBY", "PATTERN"],
+    ] {
+        let with = |pattern| [command, &[pattern]].concat();
+        assert_eq!(pair.ask(&with(&more)), refused);
+        assert!(pair.ask(&with(&most)).starts_with('*'));
+    }
+    let halves = ["CONFIG", "GET", &more[..4096], &more[..4097]];
+    assert_eq!(pair.ask(&halves), refused);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Administration: COMMAND, CHECKPOINT and Redis's words for it, SHUTDOWN, TIME.
 
+use super::scan::check_pattern;
 use super::{Call, advice, namespaces};
 use crate::dispatch::{Flow, Outcome};
 use crate::waiting::Waiting;
@@ -58,6 +59,7 @@ pub fn command_info(call: &mut Call<'_>) -> Outcome {
 /// COMMAND LIST [FILTERBY …].
 pub fn command_list(call: &mut Call<'_>) -> Outcome {
     let options = call.args.skip(2);
+    check_pattern(options.get(2).map_or(0, <[u8]>::len))?;
     table::write_command_list(&mut call.reply(), options);
     Ok(Flow::Done)
 }

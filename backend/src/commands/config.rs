@@ -2,6 +2,7 @@
 
 use super::Call;
 use super::admin::signal_postmaster;
+use super::scan::check_pattern;
 use crate::dispatch::{Failure, Flow, Outcome};
 use rd_base::Overrides;
 use rd_base::config::{SetError, SetErrorReason};
@@ -16,6 +17,7 @@ pub fn get(call: &mut Call<'_>) -> Outcome {
     if call.args.len() > PATTERNS_MAX + 2 {
         return Err(format!("ERR CONFIG GET takes {PATTERNS_MAX} patterns at most").into());
     }
+    check_pattern(call.args.skip(2).iter().map(<[u8]>::len).sum())?;
     let mut found: Vec<(&str, String)> = Vec::new();
     for pattern in call.args.skip(2).iter() {
         let pattern = String::from_utf8_lossy(pattern);

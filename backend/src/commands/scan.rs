@@ -6,8 +6,9 @@
 //! walk: a pattern that begins with a prefix costs what that prefix holds.
 
 use super::Call;
-use crate::dispatch::{Flow, Outcome};
+use crate::dispatch::{Failure, Flow, Outcome};
 use crate::waiting::Waiting;
+use rd_base::limits::KEY_BYTES_MAX;
 use rd_engine::{Chunk, EngineError, RangeCursor};
 use rd_store::cursors::Resume;
 use rd_wire::num::{is_word, parse_i64};
@@ -21,6 +22,10 @@ const COUNT_MAX: u64 = 10_000;
 const CHUNKS_PER_SCAN: usize = 8;
 /// Bytes of keys that are visited at once: what a pattern costs grows with the keys.
 const PIECE_BYTES: usize = 256 << 10;
+/// It grows with the pattern, too: a longer one than this is held against fewer keys at once.
+const PATTERN_BYTES: usize = 16;
+/// Longest pattern: every byte of the longest key may be escaped, or be one of two.
+const PATTERN_BYTES_MAX: usize = 4 * KEY_BYTES_MAX;
 /// Keys that KEYS visits in a turn of the loop.
 const KEYS_PIECE: Chunk = Chunk {
     entries: 4096,
@@ -30,6 +35,29 @@ const KEYS_PIECE: Chunk = Chunk {
 const KEYS_TURNS_AT_ONCE: usize = 4;
 /// Bytes of a reply to KEYS that are kept while the rest is counted.
 const KEYS_KEPT_BYTES: usize = 1 << 20;
+
+/// Refuses patterns, of so many bytes together, that are longer than any that means something: what
+/// they cost grows with their length, for each text anew.
+///
+/// # Errors
+/// The reply that says so.
+pub(super) fn check_pattern(bytes: usize) -> Result<(), String> {
+    if bytes > PATTERN_BYTES_MAX {
+        return Err(format!(
+            "ERR a pattern of {bytes} bytes is longer than the greatest, {PATTERN_BYTES_MAX} bytes"
+        ));
+    }
+    Ok(())
+}
+
+/// So much of `chunk` is held at once against a pattern.
+fn part_of(chunk: Chunk, pattern: &[u8]) -> Chunk {
+    let parts = pattern.len().div_ceil(PATTERN_BYTES).max(1);
+    Chunk {
+        entries: (chunk.entries / parts as u64).max(1),
+        bytes: (chunk.bytes / parts).max(1),
+    }
+}
 
 /// The bytes that every text begins with that fits `pattern`.
 fn literal_prefix(pattern: &[u8]) -> &[u8] {
@@ -56,7 +84,7 @@ struct Scan<'a> {
     wants_strings: bool,
 }
 
-fn scan_options<'a>(call: &Call<'a>) -> Result<Scan<'a>, &'static str> {
+fn scan_options<'a>(call: &Call<'a>) -> Result<Scan<'a>, Failure> {
     let mut scan = Scan {
         pattern: b"*",
         count: COUNT_DEFAULT,
@@ -71,11 +99,12 @@ fn scan_options<'a>(call: &Call<'a>) -> Result<Scan<'a>, &'static str> {
             let count = u64::try_from(count).ok().filter(|count| *count > 0);
             scan.count = count.ok_or(texts::SYNTAX)?.min(COUNT_MAX);
         } else if is_word(word, "MATCH") {
+            check_pattern(value.len())?;
             scan.pattern = value;
         } else if is_word(word, "TYPE") {
             scan.wants_strings = is_word(value, "string");
         } else {
-            return Err(texts::SYNTAX);
+            return Err(texts::SYNTAX.into());
         }
     }
     Ok(scan)
@@ -111,14 +140,19 @@ pub fn scan(call: &mut Call<'_>) -> Outcome {
     let mut walk = engine.range(namespace, &start, end.as_deref(), u64::MAX, view)?;
     let (mut visited, mut last, mut found) = (0, Vec::new(), Vec::new());
     let mut chunks = 0;
+    let most = Chunk {
+        entries: COUNT_MAX,
+        bytes: PIECE_BYTES,
+    };
+    let most = part_of(most, scan.pattern);
     while !walk.is_done()
         && visited < scan.count
         // Without a key there may be nothing to say where it goes on.
         && (chunks < CHUNKS_PER_SCAN || visited == 0 && walk.resume_key().is_none())
     {
         let chunk = Chunk {
-            entries: scan.count - visited,
-            bytes: PIECE_BYTES,
+            entries: most.entries.min(scan.count - visited),
+            ..most
         };
         engine.range_next_keys(&mut walk, chunk, &mut |key, _| {
             visited += 1;
@@ -179,6 +213,7 @@ pub struct KeysWalk {
 /// KEYS pattern.
 pub fn keys(call: &mut Call<'_>) -> Outcome {
     let pattern = call.arg(1);
+    check_pattern(pattern.len())?;
     let prefix = literal_prefix(pattern);
     let end = behind(prefix);
     let view = call.server.view(call.session);
@@ -234,7 +269,7 @@ impl KeysWalk {
             ..
         } = self;
         let engine = &call.server.engine;
-        engine.range_next_keys(walk, KEYS_PIECE, &mut |key, _| {
+        engine.range_next_keys(walk, part_of(KEYS_PIECE, pattern), &mut |key, _| {
             if glob::matches(pattern, key, false) {
                 *count += 1;
                 if let Some(bytes) = kept {
@@ -270,11 +305,15 @@ impl KeysWalk {
         let mut piece = Vec::new();
         let mut writer = ReplyWriter::new(&mut piece, call.session.proto);
         let engine = &call.server.engine;
-        engine.range_next_keys(&mut self.walk, KEYS_PIECE, &mut |key, _| {
-            if glob::matches(&self.pattern, key, false) {
-                writer.bulk(key);
-            }
-        })?;
+        engine.range_next_keys(
+            &mut self.walk,
+            part_of(KEYS_PIECE, &self.pattern),
+            &mut |key, _| {
+                if glob::matches(&self.pattern, key, false) {
+                    writer.bulk(key);
+                }
+            },
+        )?;
         call.output.bytes().extend_from_slice(&piece);
         Ok(self.walk.is_done())
     }
