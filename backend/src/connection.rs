@@ -23,6 +23,9 @@ const READ_BYTES_MIN: usize = 16 << 10;
 /// Most room made at a time, however much a client has announced.
 const READ_BYTES_MAX: usize = 1 << 20;
 
+/// Most that is sent in a turn: a client that reads as fast as it is sent to is not served alone.
+const SEND_BYTES_MAX: u64 = 4 << 20;
+
 /// What keeps a connection from its next command.
 pub enum Hold {
     /// Nothing does.
@@ -77,7 +80,7 @@ pub struct Connection {
     pub stream: Option<StreamCount>,
     /// When bytes were last sent, or a stream began, by the monotonic clock.
     pub progress_at_ns: u64,
-    /// Whether the socket took no more at the last attempt.
+    /// Whether the socket took no more at the last attempt, or enough for a turn.
     pub blocked: bool,
     /// Memory counted for it in the backend's sum.
     pub accounted_bytes: usize,
@@ -169,7 +172,13 @@ impl Connection {
     }
 
     fn try_send(&mut self, sent_bytes: &mut u64) -> bool {
+        let most = *sent_bytes + SEND_BYTES_MAX;
         while !self.output.sendable().is_empty() {
+            if *sent_bytes >= most {
+                // Epoll says at once that there is room.
+                self.blocked = true;
+                return true;
+            }
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             match send(self.socket.as_raw_fd(), self.output.sendable(), flags) {
                 Ok(count) => {

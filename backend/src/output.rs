@@ -100,7 +100,8 @@ impl Output {
         if self.sent == self.bytes.len() {
             self.bytes.clear();
             self.bytes.shrink_to(KEPT_BYTES_MAX);
-        } else if self.sent >= 1 << 20 || self.sent > self.bytes.len() / 2 {
+        } else if self.sent > self.bytes.len() / 2 {
+            // Less is moved than was sent since the last time, however much there is.
             self.bytes.drain(..self.sent);
         } else {
             return;
@@ -221,6 +222,21 @@ mod tests {
             };
             assert_eq!(output.sendable(), expected);
         }
+    }
+
+    #[test]
+    fn what_is_left_is_moved_seldom() {
+        const PIECES: usize = 64;
+        const PIECE_BYTES: usize = 2 << 20;
+        let mut output = Output::default();
+        output.bytes().resize(PIECES * PIECE_BYTES, b'x');
+        let mut moves = 0;
+        for piece in 1..=PIECES {
+            output.advance(PIECE_BYTES);
+            assert_eq!(output.unsent(), (PIECES - piece) * PIECE_BYTES);
+            moves += usize::from(output.sent == 0);
+        }
+        assert!(moves <= 8, "{moves} times");
     }
 
     #[test]
