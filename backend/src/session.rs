@@ -2,7 +2,7 @@
 
 use crate::transaction::Transactions;
 use rd_base::Lsn;
-use rd_base::handover::{Handover, Peer, Settings};
+use rd_base::handover::{self, Handover, Peer};
 use rd_engine::NamespaceId;
 use rd_store::clients::ClientTurn;
 use rd_wire::{CommandId, Proto};
@@ -77,7 +77,49 @@ pub struct Session {
     pub no_touch: bool,
 }
 
+/// What commands set for the connection, and what a transaction that fails takes back.
+#[derive(PartialEq)]
+pub struct Settings {
+    proto: Proto,
+    namespace: NamespaceId,
+    names: [String; 3],
+    synchronous_commit: Option<bool>,
+    replies: Replies,
+    no_evict: bool,
+    no_touch: bool,
+}
+
 impl Session {
+    /// What is set now.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            proto: self.proto,
+            namespace: self.namespace,
+            names: [&self.name, &self.library_name, &self.library_version].map(String::clone),
+            synchronous_commit: self.synchronous_commit,
+            replies: self.replies,
+            no_evict: self.no_evict,
+            no_touch: self.no_touch,
+        }
+    }
+
+    /// Sets everything as it was; the table of clients does not know yet.
+    pub fn set_back(&mut self, settings: &Settings) {
+        self.proto = settings.proto;
+        self.namespace = settings.namespace;
+        [
+            &mut self.name,
+            &mut self.library_name,
+            &mut self.library_version,
+        ]
+        .into_iter()
+        .zip(&settings.names)
+        .for_each(|(name, old)| name.clone_from(old));
+        self.synchronous_commit = settings.synchronous_commit;
+        self.replies = settings.replies;
+        (self.no_evict, self.no_touch) = (settings.no_evict, settings.no_touch);
+    }
+
     /// A fresh connection, which came by `local_address`.
     pub fn new(handover: Handover, local_address: String, wall_us: u64, now_ns: u64) -> Session {
         let unix_uid = match handover.peer {
@@ -167,7 +209,7 @@ impl Session {
         let set = marks
             .iter()
             .filter_map(|&(mark, is_on)| is_on.then_some(mark));
-        let settings = Settings {
+        let settings = handover::Settings {
             newest_seen: self.newest_seen.get(),
             namespace: self.namespace.number(),
             connected_at_us: self.connected_at_us,

@@ -402,3 +402,44 @@ fn a_pipeline_of_long_requests_takes_several_turns() {
     let all = format!(":{ones}\r\n").repeat(REQUESTS);
     assert!(pair.received() == all, "each is answered");
 }
+
+#[test]
+fn a_transaction_that_fails_sets_nothing_for_its_connection() {
+    let mut pair = Pair::new(&[("backend_memory_max", "32MB")]);
+    pair.write(&["SET", "key", &"v".repeat(1 << 20)]);
+    pair.rig.flush();
+    assert_eq!(pair.ask(&["CLIENT", "SETNAME", "before"]), "+OK\r\n");
+    assert_eq!(pair.ask(&["MULTI"]), "+OK\r\n");
+    for command in [
+        &["USE", "1"][..],
+        &["HELLO", "3", "SETNAME", "after"],
+        &["CLIENT", "SETINFO", "LIB-NAME", "after"],
+        &["CLIENT", "SYNCHRONOUS-COMMIT", "OFF"],
+        &["SELECT", "0"],
+    ] {
+        assert_eq!(pair.ask(command), "+QUEUED\r\n", "{command:?}");
+    }
+    for _ in 0..40 {
+        assert_eq!(pair.ask(&["GET", "key"]), "+QUEUED\r\n");
+    }
+    assert_eq!(pair.ask(&["SELECT", "1"]), "+QUEUED\r\n");
+    assert_eq!(pair.ask(&["CLIENT", "REPLY", "OFF"]), "+QUEUED\r\n");
+    let refusal = pair.ask(&["EXEC"]);
+    assert!(
+        refusal.starts_with("-ERR the replies of these commands"),
+        "{refusal}"
+    );
+    let name = pair.ask(&["CLIENT", "GETNAME"]);
+    assert_eq!(name, "$6\r\nbefore\r\n");
+    assert_eq!(
+        pair.ask(&["GET", "none"]),
+        "$-1\r\n",
+        "by the protocol of before"
+    );
+    assert_eq!(pair.ask(&["STRLEN", "key"]), ":1048576\r\n");
+    let info = pair.ask(&["CLIENT", "INFO"]);
+    assert!(!info.contains("lib-name=after"), "{info}");
+    assert_eq!(pair.ask(&["SET", "key", "1"]), "", "it waits for the disk");
+    pair.rig.flush();
+    assert_eq!(pair.received(), "+OK\r\n");
+}

@@ -17,7 +17,7 @@
 
 use super::Call;
 use crate::dispatch::{self, Failure, Flow, Outcome};
-use crate::session::Session;
+use crate::session::{Session, Settings};
 use crate::transaction::{Open, Queue, Queued, State, Watches};
 use rd_base::Lsn;
 use rd_base::counters::Counter;
@@ -273,8 +273,8 @@ pub fn run_until_committed(
     call: &mut Call<'_>,
     run_once: &mut dyn FnMut(&mut Call<'_>) -> Result<bool, Failure>,
 ) -> Outcome {
-    let (mark, wait, proto) = (call.output.mark(), call.wait, call.session.proto);
-    let namespace = call.session.namespace;
+    let (mark, wait) = (call.output.mark(), call.wait);
+    let settings = call.session.settings();
     let shared = Arc::clone(&call.server.store.shared);
     let mut runs = Runs::default();
     loop {
@@ -295,16 +295,24 @@ pub fn run_until_committed(
         });
         drop(held);
         if outcome.is_err() {
-            call.session.namespace = namespace;
+            set_back(call, &settings);
         }
         match outcome {
             Err(Failure::Engine(error)) if runs.goes_on(&error, &transaction.namespaces()) => {
                 call.server.count(Counter::CommitRetries);
                 call.output.bytes().truncate(mark);
-                (call.wait, call.session.proto) = (wait, proto);
+                call.wait = wait;
             }
             ended => return ended,
         }
+    }
+}
+
+/// Takes back what commands have set for the connection.
+fn set_back(call: &mut Call<'_>, settings: &Settings) {
+    if call.session.settings() != *settings {
+        call.session.set_back(settings);
+        call.publish();
     }
 }
 
