@@ -264,23 +264,26 @@ impl Config {
             base: defaults.clone(),
             settings: defaults,
         };
-        let Candidate {
-            settings, problems, ..
-        } = config.read_layers();
-        if !problems.is_empty() {
-            return Err(Problems(problems));
-        }
-        config.base = settings;
-        resolve_automatic(&mut config.base, cores);
-        if let Some((relation, message)) = broken_relation(&config.base) {
-            return Err(Problems(vec![relation_problem(
-                &config.base,
-                relation,
-                message,
-            )]));
-        }
+        config.base = config.read_layers(config.reading()).checked(cores)?;
         config.settings = config.base.clone();
         Ok(config)
+    }
+
+    /// Whether a server would start in this data directory if `text` were its `redoubt.conf`: with
+    /// the command line of this one, and without. All problems are reported.
+    pub fn check_file(&self, text: &str) -> Result<(), Problems> {
+        let bare = Config {
+            command_line: Vec::new(),
+            ..self.clone()
+        };
+        for config in [self, &bare] {
+            let mut reading = Reading::default();
+            if let Some(data_dir) = &self.data_dir {
+                reading.text(&data_dir.join(FILE_NAME), text.as_bytes(), 0);
+            }
+            config.read_layers(reading).checked(self.cores)?;
+        }
+        Ok(())
     }
 
     /// Reads the files and the command line again and keeps `overrides` over them. Wrong values,
@@ -292,18 +295,18 @@ impl Config {
             mut problems,
             unreadable,
             wrong,
-        } = self.read_layers();
+        } = self.read_layers(self.reading());
         let mut config = self.clone();
         if !unreadable {
             config.base = settings;
             for param in &wrong {
                 config.base[*param as usize] = self.base[*param as usize].clone();
             }
-            self.keep_what_needs_restart(&mut config.base, &mut problems);
             resolve_automatic(&mut config.base, self.cores);
+            self.keep_what_needs_restart(&mut config.base, &mut problems);
             keep_relations(&mut config.base, &self.base, &mut problems);
         }
-        let config = config.with_overrides(overrides);
+        config.override_by(overrides, &mut problems);
         let changed = self.changes_to(&config);
         Reloaded {
             config,
@@ -316,19 +319,24 @@ impl Config {
     /// that no longer go together with the files' are left out.
     pub fn with_overrides(&self, overrides: &Overrides) -> Config {
         let mut config = self.clone();
-        config.settings = config.base.clone();
+        config.override_by(overrides, &mut Vec::new());
+        config
+    }
+
+    /// Makes [`Config::with_overrides`] of it; what is left out is a problem.
+    fn override_by(&mut self, overrides: &Overrides, problems: &mut Vec<Problem>) {
+        self.settings = self.base.clone();
         for (param, text) in overrides.iter() {
             if let (true, Ok(value)) = (
                 param.row().context.at_run_time(),
                 param.row().kind.parse(text),
             ) {
-                let setting = &mut config.settings[param as usize];
+                let setting = &mut self.settings[param as usize];
                 setting.value = value;
                 setting.source = Place::ConfigSet;
             }
         }
-        keep_relations(&mut config.settings, &config.base, &mut Vec::new());
-        config
+        keep_relations(&mut self.settings, &self.base, problems);
     }
 
     /// Checks a `CONFIG SET` of several parameters, all or none, and returns the overrides with
@@ -383,15 +391,14 @@ impl Config {
             let sides = [relation.low, relation.high];
             seen.iter().find(|(param, _)| sides.contains(param))
         };
-        match broken_relation(&settings) {
-            Some((relation, message)) if let Some((_, name)) = concerned(relation) => {
-                let reason = SetErrorReason::Relation(message);
-                Err(SetError {
-                    argument: (*name).to_owned(),
-                    reason,
-                })
-            }
-            _ => Ok(result),
+        let blamed = broken_relations(&settings)
+            .find_map(|(relation, message)| Some((concerned(relation)?.1, message)));
+        match blamed {
+            Some((name, message)) => Err(SetError {
+                argument: name.to_owned(),
+                reason: SetErrorReason::Relation(message),
+            }),
+            None => Ok(result),
         }
     }
 
@@ -403,12 +410,8 @@ impl Config {
             setting.value = Value::Number(bytes);
             setting.source = Place::ControlFile;
         }
-        match broken_relation(&self.base) {
-            Some((relation, message)) => Err(Problems(vec![relation_problem(
-                &self.base, relation, message,
-            )])),
-            None => Ok(self),
-        }
+        check_relations(&self.base)?;
+        Ok(self)
     }
 
     /// The data directory, if the configuration was read from one.
@@ -456,7 +459,16 @@ impl Config {
         &self.settings[param as usize].value
     }
 
-    fn read_layers(&self) -> Candidate {
+    /// What the file of the data directory says; nothing where there is none.
+    fn reading(&self) -> Reading {
+        let data_dir = self.data_dir.as_ref();
+        data_dir.map_or_else(Reading::default, |dir| {
+            Reading::of_file(&dir.join(FILE_NAME))
+        })
+    }
+
+    /// The layers below `CONFIG SET`, the file's being `reading`.
+    fn read_layers(&self, reading: Reading) -> Candidate {
         let mut candidate = Candidate {
             settings: default_settings(),
             problems: Vec::new(),
@@ -470,13 +482,10 @@ impl Config {
         for param in fixed {
             candidate.settings[*param as usize] = self.base[*param as usize].clone();
         }
-        if let Some(data_dir) = &self.data_dir {
-            let reading = Reading::of_file(&data_dir.join(FILE_NAME));
-            candidate.unreadable = !reading.problems.is_empty();
-            candidate.problems = reading.problems;
-            for assignment in reading.assignments {
-                candidate.assign(assignment);
-            }
+        candidate.unreadable = !reading.problems.is_empty();
+        candidate.problems = reading.problems;
+        for assignment in reading.assignments {
+            candidate.assign(assignment);
         }
         for (name, value) in &self.command_line {
             let (name, value) = (name.clone(), value.clone());
@@ -559,6 +568,21 @@ struct Candidate {
 }
 
 impl Candidate {
+    /// The settings, as a server would start with them.
+    fn checked(self, cores: usize) -> Result<Vec<Setting>, Problems> {
+        let Candidate {
+            mut settings,
+            problems,
+            ..
+        } = self;
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        resolve_automatic(&mut settings, cores);
+        check_relations(&settings)?;
+        Ok(settings)
+    }
+
     fn assign(&mut self, Assignment { name, value, place }: Assignment) {
         let Some(param) = Param::find(&name) else {
             note(&mut self.problems, || {
@@ -628,9 +652,9 @@ fn resolve_automatic(settings: &mut [Setting], cores: usize) {
     }
 }
 
-/// The first relation that does not hold, in words.
-fn broken_relation(settings: &[Setting]) -> Option<(&'static Relation, String)> {
-    RELATIONS.iter().find_map(|relation| {
+/// The relations that do not hold, in words.
+fn broken_relations(settings: &[Setting]) -> impl Iterator<Item = (&'static Relation, String)> {
+    RELATIONS.iter().filter_map(|relation| {
         let low = &settings[relation.low as usize];
         if relation.low == Param::WalSegmentSize && low.source == Place::Default {
             return None; // pg_control has not been read yet
@@ -655,13 +679,24 @@ fn broken_relation(settings: &[Setting]) -> Option<(&'static Relation, String)> 
     })
 }
 
+/// An error if a relation does not hold: the first one.
+fn check_relations(settings: &[Setting]) -> Result<(), Problems> {
+    match broken_relations(settings).next() {
+        Some((relation, message)) => Err(Problems(vec![relation_problem(
+            settings, relation, message,
+        )])),
+        None => Ok(()),
+    }
+}
+
 fn relation_problem(settings: &[Setting], relation: &Relation, message: String) -> Problem {
-    let said = [relation.high, relation.low]
-        .into_iter()
-        .find(|param| {
-            let source = &settings[*param as usize].source;
-            !matches!(source, Place::Default | Place::ControlFile)
-        })
+    let source = |param: &Param| &settings[*param as usize].source;
+    let sides = [relation.high, relation.low];
+    let by_command = sides.iter().find(|side| *source(side) == Place::ConfigSet);
+    let somewhere = |side: &&Param| !matches!(source(side), Place::Default | Place::ControlFile);
+    let said = by_command
+        .or_else(|| sides.iter().find(somewhere))
+        .copied()
         .unwrap_or(relation.high);
     Problem::new(
         settings[said as usize].source.clone(),
@@ -674,7 +709,7 @@ fn relation_problem(settings: &[Setting], relation: &Relation, message: String) 
 fn keep_relations(settings: &mut [Setting], fallback: &[Setting], problems: &mut Vec<Problem>) {
     // Each turn puts back a value that differed, so there are no more turns than values.
     for _ in 0..=2 * RELATIONS.len() {
-        let Some((relation, message)) = broken_relation(settings) else {
+        let Some((relation, message)) = broken_relations(settings).next() else {
             return;
         };
         problems.push(relation_problem(settings, relation, message));

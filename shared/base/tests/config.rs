@@ -485,6 +485,71 @@ fn reload_keeps_relations() {
     let reloaded = config.reload(&overrides);
     assert_eq!(reloaded.config.max_wal_size_bytes(), 256 * MB);
     assert_eq!(reloaded.config.min_wal_size_bytes(), 80 * MB);
+    let text: Vec<String> = reloaded.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        text,
+        [
+            "CONFIG SET: parameter \"min_wal_size\": \"max_wal_size\" (256MB) must be at least \
+          \"min_wal_size\" (512MB)"
+        ]
+    );
+}
+
+#[test]
+fn what_the_server_chose_is_no_change_when_the_file_leaves_it_to_the_server_again() {
+    let dir = data_dir("backends = 0\nwal_buffers = 0\n");
+    let config = load(&dir);
+    let reloaded = config.reload(&Overrides::new());
+    assert!(reloaded.problems.is_empty(), "{:?}", reloaded.problems);
+    for param in [Param::Backends, Param::WalBuffers] {
+        assert!(!reloaded.config.pending_restart(param), "{param}");
+    }
+    write_conf(dir.path(), "backends = 0\nwal_buffers = 100kB\n");
+    let problems = config.reload(&Overrides::new()).problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+}
+
+#[test]
+fn a_file_is_checked_as_a_start_would_read_it() {
+    let dir = data_dir("max_wal_size = 512MB\n");
+    let config = Config::load(dir.path(), &command_line(&[("max_wal_size", "2GB")]))
+        .expect("valid")
+        .with_wal_segment_size(MB)
+        .expect("80MB is enough");
+    let problems = |text: &str| match config.check_file(text) {
+        Ok(()) => Vec::new(),
+        Err(problems) => without_dir(&dir, &problems.to_string()),
+    };
+    assert_eq!(
+        problems("max_wal_size = 1GB\nmin_wal_size = 900MB\n"),
+        [""; 0]
+    );
+    // With the command line it would do, but nobody says that there will be one.
+    assert_eq!(
+        problems("max_wal_size = 512MB\nmin_wal_size = 900MB\n"),
+        [
+            "redoubt.conf:1: parameter \"max_wal_size\": \"max_wal_size\" (512MB) must be at least \
+          \"min_wal_size\" (900MB)"
+        ]
+    );
+    assert_eq!(
+        problems("min_wal_size = 3GB\nmax_wal_size = 4GB\n"),
+        [
+            "command line: parameter \"max_wal_size\": \"max_wal_size\" (2GB) must be at least \
+          \"min_wal_size\" (3GB)"
+        ]
+    );
+    assert_eq!(
+        problems("port = x\n"),
+        ["redoubt.conf:1: parameter \"port\": invalid value \"x\": not a number"]
+    );
+    assert_eq!(
+        problems("min_wal_size = 1MB\n"),
+        [
+            "redoubt.conf:1: parameter \"min_wal_size\": \"min_wal_size\" (1MB) must be at least 2 times \
+          \"wal_segment_size\" (1MB)"
+        ]
+    );
 }
 
 #[test]
@@ -525,6 +590,21 @@ fn config_set_checks_everything_and_takes_all_or_nothing() {
     let (argument, reason) = refusal(&[("max_wal_size", "64MB")], Reach::Anyone);
     assert_eq!(argument, "max_wal_size");
     assert!(matches!(reason, SetErrorReason::Relation(_)));
+
+    // A relation that others have broken before hides no other.
+    let mut broken = Overrides::new();
+    let room = |param, value: &str, overrides: &mut Overrides| {
+        overrides.insert(param, value.to_owned()).expect("room");
+    };
+    room(Param::MinWalSize, "900MB", &mut broken);
+    room(Param::MaxWalSize, "100MB", &mut broken);
+    let error = config
+        .set(&[("client_query_max", "1MB")], Reach::Anyone, &broken)
+        .expect_err("less than proto_max_bulk_len");
+    assert!(
+        matches!(error.reason, SetErrorReason::Relation(_)),
+        "{error}"
+    );
 
     // What clients of Redis switch on by habit is so anyway; the contrary cannot be had.
     let habits = [("appendonly", "yes"), ("save", "")];
