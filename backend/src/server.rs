@@ -5,9 +5,10 @@ use crate::expirer::Expirer;
 use crate::flushing::Flushing;
 use crate::session::Session;
 use crate::waiting::Streams;
+use nix::fcntl::{Flock, FlockArg};
+use rd_base::conf_file::{self, FILE_NAME};
 use rd_base::counters::Counter;
 use rd_base::{Config, Lsn, Role};
-use rd_base::{Param, conf_file};
 use rd_engine::{Engine, EngineError, ParkReason, View};
 use rd_store::Store;
 use rd_store::clients::{ClientState, Pause};
@@ -91,15 +92,22 @@ impl Server {
     }
 
     /// Writes what CONFIG SET has changed into `redoubt.conf`: into a new file, which takes the
-    /// place of the old one when it is on disk.
+    /// place of the old one when it is on disk. One backend at a time does so, from the look at
+    /// what is set to the file's new name: of two, the later one writes what both have set.
     ///
     /// # Errors
-    /// When a file cannot be read or written; the old one is then as it was.
-    pub fn rewrite_configuration(&self, changes: &[(Param, String)]) -> io::Result<()> {
-        let directory = self.config.data_dir().ok_or(io::ErrorKind::NotFound)?;
-        let path = directory.join("redoubt.conf");
-        let temporary = directory.join("redoubt.conf.new");
-        let text = conf_file::rewrite(&std::fs::read_to_string(&path)?, changes);
+    /// When a file cannot be read or written, or a server would not start with the new one; the
+    /// old one is then as it was.
+    pub fn rewrite_configuration(&self) -> io::Result<()> {
+        let path = self.config.data_dir().ok_or(io::ErrorKind::NotFound)?;
+        let directory =
+            Flock::lock(File::open(path)?, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+        let (path, temporary) = (path.join(FILE_NAME), path.join("redoubt.conf.new"));
+        let changes = self.store.shared.overrides().to_changes();
+        let text = conf_file::rewrite(&std::fs::read_to_string(&path)?, &changes);
+        self.config.check_file(&text).map_err(|problems| {
+            io::Error::other(format!("no server would start with it: {problems}"))
+        })?;
         let mut options = OpenOptions::new();
         let mut file = options
             .write(true)
@@ -110,7 +118,7 @@ impl Server {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, &path)?;
-        File::open(directory)?.sync_all()
+        directory.sync_all()
     }
 
     /// A turn has ended: no descent is under way until the next begins.

@@ -218,7 +218,7 @@ impl Server {
         if !self.overrides.is_empty() {
             // Nobody else is there yet, so the latch inside is free.
             let kept = self.overrides.clone();
-            let Ok(()) = shared.change_overrides(|_| Ok::<_, Infallible>(kept));
+            let Ok(_) = shared.change_overrides(|_| Ok::<_, Infallible>(kept));
         }
         self.shared = Some(shared);
         Ok(())
@@ -331,7 +331,11 @@ impl Server {
     }
 
     fn read_configuration(&mut self) {
-        if let Some(found) = self.shared.as_ref().and_then(|shared| shared.overrides()) {
+        if let Some(found) = self
+            .shared
+            .as_ref()
+            .and_then(|shared| shared.peek_overrides())
+        {
             self.overrides = found;
         }
         let reloaded = self.config.reload(&self.overrides);

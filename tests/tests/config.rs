@@ -249,6 +249,48 @@ fn config_rewrite_makes_it_last() {
 }
 
 #[test]
+fn config_rewrite_leaves_a_file_alone_with_which_no_server_would_start() {
+    let mut cluster = Cluster::started(&[]);
+    cluster.announce("CONFIG SET: parameter \"min_wal_size\"");
+    let mut client = cluster.client();
+    config_set(&mut client, &["min_wal_size", "900MB"]).expect("less than max_wal_size");
+    append(&cluster, "max_wal_size = 512MB");
+    cluster.signal(Signal::SIGHUP);
+    cluster.wait_log("CONFIG SET: parameter \"min_wal_size\"");
+    let before = fs::read_to_string(cluster.path("redoubt.conf")).expect("it is there");
+    let reply = client.call(&["CONFIG", "REWRITE"]).expect("answered");
+    let error = reply.error().expect("it would prevent the next start");
+    assert!(error.contains("no server would start with it"), "{error}");
+    assert!(error.contains("\"max_wal_size\" (512MB)"), "{error}");
+    let behind = fs::read_to_string(cluster.path("redoubt.conf")).expect("it is there");
+    assert_eq!(before, behind);
+}
+
+#[test]
+fn backends_that_rewrite_the_file_at_once_leave_it_whole() {
+    const ROUNDS: usize = 60;
+    let cluster = Cluster::started(&[("backends", "2"), ("backend_fill", "1")]);
+    append(&cluster, "# the last line");
+    let rewrite = |name: &str| {
+        let mut client = cluster.client();
+        for round in 1..=ROUNDS {
+            let value = (100 + round).to_string();
+            config_set(&mut client, &[name, &value]).expect("set");
+            let reply = client.call(&["CONFIG", "REWRITE"]).expect("answered");
+            assert!(reply.is_ok(), "{reply:?}");
+            let text = fs::read_to_string(cluster.path("redoubt.conf")).expect("always there");
+            assert!(text.contains("# the last line"), "{name} {round}: {text}");
+            let line = format!("\n{name} = {value}\n");
+            assert!(text.contains(&line), "{name} {round}: {text}");
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| rewrite("max_connections"));
+        scope.spawn(|| rewrite("checkpoint_failures_max"));
+    });
+}
+
+#[test]
 fn over_tcp_nothing_that_names_places_can_be_set() {
     // A port that is free now, and most likely still is in a moment.
     let port = TcpListener::bind("127.0.0.1:0")

@@ -64,10 +64,9 @@ pub fn set(call: &mut Call<'_>) -> Outcome {
     let config = std::sync::Arc::clone(&call.server.config);
     let shared = std::sync::Arc::clone(&call.server.store.shared);
     let change = |overrides: &Overrides| config.set(&pairs, reach, overrides);
-    shared
+    let overrides = shared
         .change_overrides(change)
         .map_err(|error: SetError| refusal(&error))?;
-    let overrides = shared.overrides().unwrap_or_default();
     call.server
         .reconfigure(std::sync::Arc::new(config.with_overrides(&overrides)));
     signal_postmaster(Signal::Hup)?;
@@ -96,15 +95,8 @@ fn refusal(error: &SetError) -> Failure {
 
 /// CONFIG REWRITE: what CONFIG SET has changed goes into `redoubt.conf`.
 pub fn rewrite(call: &mut Call<'_>) -> Outcome {
-    let changes = call
-        .server
-        .store
-        .shared
-        .overrides()
-        .unwrap_or_default()
-        .to_changes();
     call.server
-        .rewrite_configuration(&changes)
+        .rewrite_configuration()
         .map_err(|error| format!("ERR Rewriting config file: {error}"))?;
     log::info!(
         "connection {}: CONFIG REWRITE executed with success",

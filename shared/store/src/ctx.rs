@@ -57,7 +57,7 @@ impl ChildContext {
     /// Reads the configuration again, as SIGHUP asks. What is wrong with it has been logged by the
     /// postmaster, which read it first.
     pub fn reload(&mut self) -> Arc<Config> {
-        let overrides = self.shared.overrides().unwrap_or_default();
+        let overrides = self.shared.overrides();
         self.config = Arc::new(self.config.reload(&overrides).config);
         Arc::clone(&self.config)
     }

@@ -323,17 +323,18 @@ impl Shared {
     }
 
     /// Replaces the parameters set by `CONFIG SET`: `change` makes the new ones from those in
-    /// force, under the latch, so that two sessions do not lose each other's.
+    /// force, under the latch, so that two sessions do not lose each other's. Returns the new ones.
     ///
     /// # Errors
     /// Those of `change`; then the old ones stay.
     pub fn change_overrides<E>(
         &self,
         change: impl FnOnce(&Overrides) -> Result<Overrides, E>,
-    ) -> Result<(), E> {
+    ) -> Result<Overrides, E> {
         let root = &self.root;
         let _guard = root.overrides_latch.lock();
-        let bytes = change(&self.overrides().unwrap_or_default())?.encode();
+        let new = change(&self.overrides_at_rest())?;
+        let bytes = new.encode();
         assert!(
             bytes.len() <= CONFIG_OVERRIDES_BYTES_MAX,
             "the overrides' own limit"
@@ -348,12 +349,25 @@ impl Shared {
         root.overrides_bytes
             .store(bytes.len() as u64, Ordering::Relaxed);
         root.overrides_generation.fetch_add(1, Ordering::SeqCst);
-        Ok(())
+        Ok(new)
     }
 
-    /// The parameters set by `CONFIG SET`; none while they are being replaced, or if they cannot
-    /// be made out. Takes no latch and trusts nothing, so that the postmaster may call it.
-    pub fn overrides(&self) -> Option<Overrides> {
+    /// The parameters set by `CONFIG SET`. While they are being replaced it waits for the new ones.
+    pub fn overrides(&self) -> Overrides {
+        let _guard = self.root.overrides_latch.lock();
+        self.overrides_at_rest()
+    }
+
+    /// Those of [`Shared::overrides`], by whoever holds the latch.
+    fn overrides_at_rest(&self) -> Overrides {
+        self.peek_overrides()
+            .expect("whoever holds the latch finds the overrides whole")
+    }
+
+    /// The parameters set by `CONFIG SET`, or `None`, which says nothing about them: they are being
+    /// replaced, or cannot be made out. Takes no latch and trusts nothing, so that the postmaster
+    /// may call it; everybody else wants [`Shared::overrides`].
+    pub fn peek_overrides(&self) -> Option<Overrides> {
         let root = &self.root;
         let before = root.overrides_generation.load(Ordering::SeqCst);
         let length = root.overrides_bytes.load(Ordering::Relaxed) as usize;

@@ -115,8 +115,9 @@ pub fn epochs(seed: u64) -> Result<u64, String> {
     Ok(crew.trace())
 }
 
-/// Sessions that set parameters, one of which may be killed while it does; and the postmaster, which
-/// reads them whatever has become of the others, for the next shared memory.
+/// Sessions that set parameters, one of which may be killed while it does; a neighbour, which waits for
+/// what is being set; and the postmaster, which reads them whatever has become of the others, for the
+/// next shared memory.
 pub fn dying_children(seed: u64) -> Result<u64, String> {
     const SETTINGS: u64 = 5;
     const READS: u64 = 12;
@@ -147,10 +148,23 @@ pub fn dying_children(seed: u64) -> Result<u64, String> {
         });
     }
     let (own, all) = (Arc::clone(&shared), Rc::clone(&versions));
+    crew.add_mortal("neighbour", u64::MAX, move || {
+        for _ in 0..READS {
+            let least = all.borrow().len() - 1;
+            let found = own.overrides();
+            let at = all.borrow().iter().position(|one| *one == found);
+            assert!(
+                at >= Some(least),
+                "neither the newest nor its successor: {found:?}"
+            );
+            pause(Pause::Step);
+        }
+    });
+    let (own, all) = (Arc::clone(&shared), Rc::clone(&versions));
     crew.add("postmaster", move || {
         let mut last = 0;
         for _ in 0..READS {
-            if let Some(found) = own.overrides() {
+            if let Some(found) = own.peek_overrides() {
                 let all = all.borrow();
                 let at = all.iter().position(|one| *one == found);
                 let at = at.unwrap_or_else(|| panic!("never set so: {found:?}"));
