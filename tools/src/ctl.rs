@@ -201,7 +201,8 @@ fn started(child: &mut Child, dir: &Path) -> Result<Look<bool>> {
     })
 }
 
-/// The lines from the last FATAL or PANIC on that the server has logged since `from`, as details.
+/// The lines from the first FATAL or PANIC on that the server has logged since `from`, as details.
+/// The last one only says how it ended: the postmaster's, after that of a child.
 fn last_words(path: &Path, from: u64) -> String {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|mut file| {
@@ -215,7 +216,7 @@ fn last_words(path: &Path, from: u64) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     let fatal = |line: &&str| line.contains("FATAL:") || line.contains("PANIC:");
-    let Some(first) = lines.iter().rposition(fatal) else {
+    let Some(first) = lines.iter().position(fatal) else {
         return String::new();
     };
     let said = lines.iter().skip(first).take(LOG_LINES_MAX);
@@ -375,16 +376,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_fatal_line_is_told_with_what_follows() {
+    fn the_first_fatal_line_is_told_with_what_follows() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("log");
         let old = "x FATAL:  of another start\n";
-        let new = "x LOG:  hello\nx FATAL:  port in use\nx HINT:  Is another running?\n";
+        let new = "x LOG:  hello\nx FATAL:  port in use\nx HINT:  Is another running?\n\
+                   x FATAL:  server does not start\n";
         std::fs::write(&path, format!("{old}{new}")).expect("written");
         let said = last_words(&path, old.len() as u64);
         assert_eq!(
             said,
-            "\nDETAIL: x FATAL:  port in use\nDETAIL: x HINT:  Is another running?"
+            "\nDETAIL: x FATAL:  port in use\nDETAIL: x HINT:  Is another running?\n\
+             DETAIL: x FATAL:  server does not start"
         );
         assert_eq!(last_words(&path, (old.len() + new.len()) as u64), "");
         assert_eq!(last_words(&dir.path().join("none"), 0), "");

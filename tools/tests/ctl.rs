@@ -28,7 +28,12 @@ trap 'echo HUP >> "$dir/signals"' HUP
 echo "started with $*"
 printf '"redoubt" "-D" "%s" "%s"\n' "$dir" "$how" > "$dir/postmaster.opts"
 case "$how" in
-fail) echo "x FATAL:  the disk is on fire"; echo "x HINT:  Fetch water."; exit 1;;
+fail)
+    echo "x LOG:  hello"
+    echo "x FATAL:  the disk is on fire"; echo "x HINT:  Fetch water."
+    echo "x LOG:  startup exited with 1"
+    echo "x FATAL:  server does not start: startup says above what is wrong"
+    exit 1;;
 stuck) status 'recovering redo 43% eta 3s';;
 advancing)
     for percent in 10 20 30 40 50; do
@@ -180,6 +185,11 @@ fn a_server_that_ends_is_quoted() {
     );
     assert!(
         failed.err.contains("hint: Examine the log output in"),
+        "{}",
+        failed.err
+    );
+    assert!(
+        failed.err.contains("x HINT:  Fetch water."),
         "{}",
         failed.err
     );
