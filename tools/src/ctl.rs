@@ -10,6 +10,8 @@ use crate::reading;
 use crate::wait::{self, Look};
 use crate::words;
 use anyhow::{Context, Result, anyhow, bail};
+use rd_base::units::SECOND;
+use rd_sys::clock;
 use rd_sys::process::{self, Pid, Signal};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -25,6 +27,9 @@ pub const LOG_FILE: &str = "server.log";
 pub const OPTIONS_FILE: &str = "postmaster.opts";
 /// It is no longer, in bytes.
 const OPTIONS_BYTES_MAX: u64 = 256 << 10;
+/// How much older than the start a new server's pid file may say that it is, seconds: the clock is
+/// read twice, and may be set between. As in `pg_ctl`.
+const CLOCK_SLACK_S: u64 = 2;
 /// Lines of the log that are shown when a start fails.
 const LOG_LINES_MAX: usize = 20;
 /// Bytes of the log that are searched for them.
@@ -119,15 +124,13 @@ pub fn start(start: &Start, waiting: Waiting) -> Result<()> {
         .open(&log_path)
         .with_context(|| format!("could not open log file \"{}\"", log_path.display()))?;
     let log_start = log.metadata().map(|metadata| metadata.len()).unwrap_or(0);
-    let mut child = spawn(start, log)?;
+    let mut child = Launched::new(start, log)?;
     if !waiting.wait {
         say(waiting, "server starting");
         return Ok(());
     }
     let what = "waiting for server to start";
-    let outcome = wait::until(what, waiting.silent, waiting.timeout, || {
-        started(&mut child, dir)
-    })?;
+    let outcome = wait::until(what, waiting.silent, waiting.timeout, || child.look(dir))?;
     match outcome {
         Some(true) => {
             say(waiting, " done\nserver started");
@@ -143,7 +146,7 @@ pub fn start(start: &Start, waiting: Waiting) -> Result<()> {
         }
         None => {
             say(waiting, " stopped waiting");
-            let status = PidFile::read(dir).ok().flatten().map(|file| file.status);
+            let status = child.pid_file(dir).ok().flatten().map(|file| file.status);
             let now = match status {
                 Some(Status::Recovering(progress)) => {
                     format!(
@@ -161,44 +164,64 @@ pub fn start(start: &Start, waiting: Waiting) -> Result<()> {
     }
 }
 
-/// Runs the server in a process group of its own, so that no terminal's Ctrl-C reaches it.
-fn spawn(start: &Start, log: File) -> Result<Child> {
-    let server = match &start.server {
-        Some(path) => path.clone(),
-        None => sibling("redoubt")?,
-    };
-    let dir = std::fs::canonicalize(&start.data_dir).context("could not find data directory")?;
-    let errors = log
-        .try_clone()
-        .context("could not duplicate the log file")?;
-    Command::new(&server)
-        .arg("-D")
-        .arg(dir)
-        .args(&start.options)
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(errors)
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("could not run \"{}\"", server.display()))
+/// A server that was just started.
+struct Launched {
+    child: Child,
+    /// When, seconds since 1970.
+    since_s: u64,
 }
 
-/// Whether the server has started (true), or never will (false).
-fn started(child: &mut Child, dir: &Path) -> Result<Look<bool>> {
-    if child
-        .try_wait()
-        .context("could not look at the server's process")?
-        .is_some()
-    {
-        return Ok(Look::Settled(false));
+impl Launched {
+    /// Runs the server in a process group of its own, so that no terminal's Ctrl-C reaches it.
+    fn new(start: &Start, log: File) -> Result<Launched> {
+        let server = match &start.server {
+            Some(path) => path.clone(),
+            None => sibling("redoubt")?,
+        };
+        let dir =
+            std::fs::canonicalize(&start.data_dir).context("could not find data directory")?;
+        let errors = log
+            .try_clone()
+            .context("could not duplicate the log file")?;
+        let since_s = clock::wall_us() / SECOND;
+        let child = Command::new(&server)
+            .arg("-D")
+            .arg(dir)
+            .args(&start.options)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("could not run \"{}\"", server.display()))?;
+        Ok(Launched { child, since_s })
     }
-    let file = PidFile::read(dir).context("could not read the server's pid file")?;
-    let own = file.filter(|file| file.pid.get().unsigned_abs() == child.id());
-    Ok(match own.map(|file| file.status) {
-        Some(Status::Ready) => Look::Settled(true),
-        Some(Status::Recovering(progress)) => Look::NotYet(Some(progress)),
-        _ => Look::NotYet(None),
-    })
+
+    /// Its pid file, once it has written one. A file with its number may still be another's: that of
+    /// a killed server, which had the same number. In a container numbers begin anew with each start.
+    fn pid_file(&self, dir: &Path) -> Result<Option<PidFile>> {
+        let file = PidFile::read(dir).context("could not read the server's pid file")?;
+        Ok(file.filter(|file| {
+            file.pid.get().unsigned_abs() == self.child.id()
+                && file.started_s.saturating_add(CLOCK_SLACK_S) >= self.since_s
+        }))
+    }
+
+    /// Whether the server has started (true), or never will (false).
+    fn look(&mut self, dir: &Path) -> Result<Look<bool>> {
+        let ended = self.child.try_wait();
+        if ended
+            .context("could not look at the server's process")?
+            .is_some()
+        {
+            return Ok(Look::Settled(false));
+        }
+        Ok(match self.pid_file(dir)?.map(|file| file.status) {
+            Some(Status::Ready) => Look::Settled(true),
+            Some(Status::Recovering(progress)) => Look::NotYet(Some(progress)),
+            _ => Look::NotYet(None),
+        })
+    }
 }
 
 /// The lines from the first FATAL or PANIC on that the server has logged since `from`, as details.

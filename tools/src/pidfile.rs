@@ -26,6 +26,8 @@ pub struct PidFile {
     pub pid: Pid,
     /// Line 2: the data directory, as the server sees it.
     pub data_dir: PathBuf,
+    /// Line 3: when it was started, seconds since 1970; 0 if the line is not there yet.
+    pub started_s: u64,
     /// Line 4; 0 if there is no TCP, or the line is not there yet.
     pub port: u16,
     /// Line 5; empty if there is no unix socket.
@@ -121,13 +123,15 @@ impl PidFile {
         let mut lines = text.lines().map(str::trim);
         let pid = Pid::new(lines.next()?.parse().ok()?)?;
         let mut line = || lines.next().unwrap_or_default();
-        let (data_dir, _started) = (PathBuf::from(line()), line());
+        let data_dir = PathBuf::from(line());
+        let started_s = line().parse().unwrap_or(0);
         let port = line().parse().unwrap_or(0);
         let (socket_dir, listen_address) = (line().to_owned(), line().to_owned());
         let (_shm_name, status) = (line(), Status::parse(line()));
         Some(PidFile {
             pid,
             data_dir,
+            started_s,
             port,
             socket_dir,
             listen_address,
@@ -193,6 +197,7 @@ mod tests {
         let file = PidFile::parse(FULL).expect("it is whole");
         assert_eq!(file.pid.get(), 4711);
         assert_eq!(file.data_dir, Path::new("/srv/data"));
+        assert_eq!(file.started_s, 1_700_000_000);
         assert_eq!(file.port, 7432);
         assert_eq!(
             file.socket(),

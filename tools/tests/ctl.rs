@@ -17,7 +17,8 @@ dir=$2
 how=$3
 exec 9>"$dir/postmaster.lock"
 status() {
-    printf '%s\n%s\n0\n0\n\n\n/none\n%-64s\n' $$ "$dir" "$1" > "$dir/pid.new"
+    started=${2:-$(date +%s)}
+    printf '%s\n%s\n%s\n0\n\n\n/none\n%-64s\n' $$ "$dir" "$started" "$1" > "$dir/pid.new"
     mv "$dir/pid.new" "$dir/postmaster.pid"
 }
 leave() { echo "$1" >> "$dir/signals"; rm -f "$dir/postmaster.pid"; exit 0; }
@@ -34,6 +35,7 @@ fail)
     echo "x LOG:  startup exited with 1"
     echo "x FATAL:  server does not start: startup says above what is wrong"
     exit 1;;
+left-over) status ready 1000000000;;
 stuck) status 'recovering redo 43% eta 3s';;
 advancing)
     for percent in 10 20 30 40 50; do
@@ -194,6 +196,19 @@ fn a_server_that_ends_is_quoted() {
         failed.err
     );
     assert!(!failed.err.contains("of last week"), "{}", failed.err);
+}
+
+/// In a container the new server may have the very number that the file of the last one names.
+#[test]
+fn a_pid_file_older_than_the_start_says_nothing_of_it() {
+    let server = Server::new();
+    let started = server.start("left-over", &["-t", "1"]);
+    assert_eq!(started.code, 1, "{}", started.out);
+    assert!(
+        started.err.contains("server did not start in time"),
+        "{}",
+        started.err
+    );
 }
 
 #[test]
