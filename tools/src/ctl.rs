@@ -14,7 +14,7 @@ use rd_base::units::SECOND;
 use rd_sys::clock;
 use rd_sys::process::{self, Pid, Signal};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -353,10 +353,25 @@ pub fn send(pid: Pid, signal: Signal) -> Result<()> {
     Ok(())
 }
 
-/// The command line that the running server was started with; none if it has not left it.
-pub fn options_line(dir: &Path) -> Option<String> {
-    let line = reading::beginning(&dir.join(OPTIONS_FILE), OPTIONS_BYTES_MAX).ok()?;
-    String::from_utf8(line).ok()
+/// The command line that the server was started with last; none if it has not left it.
+///
+/// # Errors
+/// When the file is there and cannot be read, or is not whole.
+pub fn options_line(dir: &Path) -> Result<Option<String>> {
+    let path = dir.join(OPTIONS_FILE);
+    let line = match reading::beginning(&path, OPTIONS_BYTES_MAX) {
+        Ok(line) => line,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(error).with_context(|| format!("could not read \"{}\"", path.display()));
+        }
+    };
+    // It is written anew at each start, on a full disk perhaps not to its end.
+    let line = String::from_utf8(line).ok();
+    match line.filter(|line| line.ends_with('\n')) {
+        Some(line) => Ok(Some(line)),
+        None => bail!("\"{}\" is not whole", path.display()),
+    }
 }
 
 /// Sends a signal to a process that may have ended.
@@ -369,11 +384,22 @@ pub fn send_if_there(pid: Pid, signal: Signal) -> Result<()> {
     Ok(())
 }
 
-/// The options that the running server was started with, without program and data directory; none
-/// if it has not left them.
-pub fn last_options(dir: &Path) -> Option<Vec<String>> {
-    let line = options_line(dir)?;
-    let mut words = words::split(&line)?.into_iter().skip(1);
+/// The options that the server was started with last, without program and data directory; none if
+/// it has not left them.
+///
+/// # Errors
+/// As [`options_line`].
+pub fn last_options(dir: &Path) -> Result<Option<Vec<String>>> {
+    let Some(line) = options_line(dir)? else {
+        return Ok(None);
+    };
+    // The program's path stands there as it is, blanks and all; the first quote begins the options.
+    let options = line.find(" \"").map_or("", |at| &line[at..]);
+    let words = words::split(options).with_context(|| {
+        let path = dir.join(OPTIONS_FILE);
+        format!("a quote is not closed in \"{}\"", path.display())
+    })?;
+    let mut words = words.into_iter();
     let mut options = Vec::new();
     while let Some(word) = words.next() {
         if word == "-D" {
@@ -382,7 +408,7 @@ pub fn last_options(dir: &Path) -> Option<Vec<String>> {
             options.push(word);
         }
     }
-    Some(options)
+    Ok(Some(options))
 }
 
 /// Prints a line, unless only errors are wanted. That nobody reads it is no failure.
@@ -419,14 +445,28 @@ mod tests {
     #[test]
     fn options_come_back_without_program_and_directory() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        assert_eq!(last_options(dir.path()), None);
-        let line = "/usr/bin/redoubt \"-D\" \"/srv/my data\" \"-c\" \"port=7433\"\n";
-        std::fs::write(dir.path().join(OPTIONS_FILE), line).expect("written");
-        assert_eq!(
-            last_options(dir.path()),
-            Some(vec!["-c".into(), "port=7433".into()])
-        );
-        std::fs::write(dir.path().join(OPTIONS_FILE), "redoubt -D/x -p \"7").expect("written");
-        assert_eq!(last_options(dir.path()), None);
+        let none = last_options(dir.path()).expect("no file is no error");
+        assert_eq!(none, None);
+        let options = |line: &str| {
+            std::fs::write(dir.path().join(OPTIONS_FILE), line).expect("written");
+            last_options(dir.path()).map(|options| options.expect("there"))
+        };
+        for (line, words) in [
+            (
+                "/usr/bin/redoubt \"-D\" \"/srv/my data\" \"-c\" \"port=7433\"\n",
+                &["-c", "port=7433"][..],
+            ),
+            (
+                "/opt/my server/redoubt \"-D/x\" \"-p\" \"7\"\n",
+                &["-p", "7"],
+            ),
+            ("/opt/my server/redoubt\n", &[]),
+        ] {
+            assert_eq!(options(line).expect("whole"), words, "{line}");
+        }
+        for line in ["", "redoubt \"-p\" \"7\"", "redoubt \"-D/x\" \"-p\" \"7\n"] {
+            let error = options(line).expect_err("cut").to_string();
+            assert!(error.contains(OPTIONS_FILE), "{line}: {error}");
+        }
     }
 }

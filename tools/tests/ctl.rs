@@ -27,7 +27,7 @@ trap 'echo INT >> "$dir/signals"; [ "$how" = stubborn ] || leave' INT
 trap 'leave QUIT' QUIT
 trap 'echo HUP >> "$dir/signals"' HUP
 echo "started with $*"
-printf '"redoubt" "-D" "%s" "%s"\n' "$dir" "$how" > "$dir/postmaster.opts"
+printf 'redoubt "-D" "%s" "%s"\n' "$dir" "$how" > "$dir/postmaster.opts"
 case "$how" in
 fail)
     echo "x LOG:  hello"
@@ -300,13 +300,18 @@ fn restart_keeps_the_options() {
     let server = Server::new();
     let program = server.path().join("server");
     let program = program.to_str().expect("UTF-8");
+    let starts = |how: &str| {
+        let log = fs::read_to_string(server.path().join("server.log")).expect("the log");
+        let ending = format!(" {how}");
+        log.lines().filter(|line| line.ends_with(&ending)).count()
+    };
     assert_eq!(server.start("normal", &[]).code, 0);
     let restarted = server.ctl(&["restart", "-p", program]);
     assert_eq!(restarted.code, 0, "{}", restarted.err);
-    let log = fs::read_to_string(server.path().join("server.log")).expect("the log");
-    assert_eq!(log.matches(" normal").count(), 2, "{log}");
+    assert_eq!(starts("normal"), 2);
     assert_eq!(server.ctl(&["stop", "-s"]).code, 0);
-    let cold = server.ctl(&["restart", "-p", program, "-o", "normal"]);
+    // The options are not the running server's: they are those of the last start.
+    let cold = server.ctl(&["restart", "-p", program]);
     assert_eq!(cold.code, 0, "{}", cold.err);
     assert!(cold.err.contains("warning: PID file"), "{}", cold.err);
     assert!(
@@ -314,6 +319,41 @@ fn restart_keeps_the_options() {
         "{}",
         cold.out
     );
+    assert_eq!(starts("normal"), 3);
+    let other = server.ctl(&["restart", "-p", program, "-o", "other"]);
+    assert_eq!(other.code, 0, "{}", other.err);
+    assert_eq!((starts("normal"), starts("other")), (3, 1));
+}
+
+#[test]
+fn restart_stops_no_server_whose_options_it_cannot_read() {
+    let server = Server::new();
+    let program = server.path().join("server");
+    let program = program.to_str().expect("UTF-8");
+    let options = server.path().join("postmaster.opts");
+    assert_eq!(server.start("normal", &[]).code, 0);
+    // Cut short, as on a full disk; and gone.
+    for cut in [Some(""), Some("\"redoubt\" \"-D\" \"x\" \"nor"), None] {
+        match cut {
+            Some(text) => fs::write(&options, text).expect("written"),
+            None => fs::remove_file(&options).expect("there"),
+        }
+        let restarted = server.ctl(&["restart", "-p", program]);
+        assert_eq!(restarted.code, 1, "{cut:?}: {}", restarted.out);
+        assert!(
+            restarted.err.contains("postmaster.opts") && restarted.err.contains("hint: Name them"),
+            "{cut:?}: {}",
+            restarted.err
+        );
+        assert_eq!(server.signals(), "");
+    }
+    let restarted = server.ctl(&["restart", "-p", program, "-o", ""]);
+    assert_eq!(restarted.code, 0, "{}", restarted.err);
+    assert_eq!(server.signals().trim(), "INT");
+    // A directory that was never started has none.
+    let new = Server::new();
+    let cold = new.ctl(&["restart", "-p", program]);
+    assert_eq!(cold.code, 0, "{}", cold.err);
 }
 
 #[test]

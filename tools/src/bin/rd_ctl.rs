@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser, ValueEnum};
 use rd_base::units::{self, Measure};
 use rd_tools::cli::with_hint;
-use rd_tools::ctl::{self, Mode, Start, Waiting};
+use rd_tools::ctl::{self, Mode, OPTIONS_FILE, Start, Waiting};
 use rd_tools::pidfile::{self, Status};
 use rd_tools::{cli, datadir, deadline, words};
 use std::path::{Path, PathBuf};
@@ -145,7 +145,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.operation {
         Operation::Init => return init(&dir, &arguments),
         Operation::Status => return status(&dir),
-        Operation::Start => ctl::start(&to_start(dir, &arguments, None)?, waiting)?,
+        Operation::Start => {
+            let options = options(&arguments)?;
+            ctl::start(&to_start(dir, &arguments, options), waiting)?;
+        }
         Operation::Stop => stop(&dir, &arguments, waiting)?,
         Operation::Restart => restart(dir, &arguments, waiting)?,
         Operation::Reload => ctl::reload(&ctl::server(&dir)?, waiting)?,
@@ -183,45 +186,56 @@ fn options(arguments: &Arguments) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// What is to be started: with the options of the command line, or else `former` ones.
-fn to_start(dir: PathBuf, arguments: &Arguments, former: Option<Vec<String>>) -> Result<Start> {
-    let given = options(arguments)?;
-    Ok(Start {
+/// What is to be started, with these options.
+fn to_start(dir: PathBuf, arguments: &Arguments, options: Vec<String>) -> Start {
+    Start {
         data_dir: dir,
         server: arguments.server.clone(),
         log: arguments.log.clone(),
-        options: if given.is_empty() {
-            former.unwrap_or_default()
-        } else {
-            given
-        },
-    })
+        options,
+    }
 }
 
 fn restart(dir: PathBuf, arguments: &Arguments, waiting: Waiting) -> Result<()> {
-    let former = match ctl::server(&dir) {
+    let server = ctl::server(&dir);
+    if server.is_err() {
+        datadir::check_usable(&dir)?;
+    }
+    // Before anything is stopped: a server that came back elsewhere would be worse than none.
+    let options = restart_options(&dir, arguments, server.is_ok())?;
+    match server {
         Ok(server) => {
-            let former = ctl::last_options(&dir);
             // A start needs the old server gone, whatever was said of waiting.
-            ctl::stop(
-                &dir,
-                &server,
-                arguments.mode,
-                Waiting {
-                    wait: true,
-                    ..waiting
-                },
-            )?;
-            former
+            let waiting = Waiting {
+                wait: true,
+                ..waiting
+            };
+            ctl::stop(&dir, &server, arguments.mode, waiting)?;
         }
         Err(error) => {
-            datadir::check_usable(&dir)?;
             cli::print_warning(NAME, &format!("{error:#}"));
             ctl::say(waiting, "trying to start server anyway");
-            None
         }
+    }
+    ctl::start(&to_start(dir, arguments, options), waiting)
+}
+
+/// The options of the command line, or else those of the last start. A directory whose server does
+/// not run may never have been started.
+fn restart_options(dir: &Path, arguments: &Arguments, is_running: bool) -> Result<Vec<String>> {
+    if !arguments.options.is_empty() {
+        return options(arguments);
+    }
+    let why = match ctl::last_options(dir) {
+        Ok(Some(options)) => return Ok(options),
+        Ok(None) if !is_running => return Ok(Vec::new()),
+        Ok(None) => format!("there is no \"{}\"", dir.join(OPTIONS_FILE).display()),
+        Err(error) => format!("{error:#}"),
     };
-    ctl::start(&to_start(dir, arguments, former)?, waiting)
+    Err(with_hint(
+        format!("the options that the server was started with are not known: {why}"),
+        "Name them with -o; without any: -o ''.",
+    ))
 }
 
 fn init(dir: &Path, arguments: &Arguments) -> Result<ExitCode> {
@@ -257,7 +271,8 @@ fn status(dir: &Path) -> Result<ExitCode> {
         Status::Recovering(progress) => println!("it is recovering: {}", progress.in_words()),
         Status::Stopping => println!("it is shutting down"),
     }
-    if let Some(line) = ctl::options_line(dir) {
+    // To show it is a courtesy.
+    if let Ok(Some(line)) = ctl::options_line(dir) {
         println!("{}", line.trim_end());
     }
     Ok(ExitCode::SUCCESS)
