@@ -15,7 +15,8 @@ pub const FAILURE: u8 = 1;
 /// Reads the command line and runs the tool.
 ///
 /// A mistake on the command line is explained and ends with `bad_arguments`; an error of `body`
-/// is printed and ends with [`FAILURE`]. A reader that went away (`rd_waldump | head`) is no error.
+/// is printed and ends with [`FAILURE`]. A reader that went away (`rd_waldump | head`) is no error:
+/// so a tool whose exit code is its verdict prints to a [`Verdict`], or with [`print`].
 pub fn main<A: Parser>(
     tool: &str,
     bad_arguments: u8,
@@ -56,6 +57,57 @@ pub fn print_error(tool: &str, error: &Error) {
 /// Prints a warning in the same way.
 pub fn print_warning(tool: &str, message: &str) {
     print_message(tool, "warning", message);
+}
+
+/// Prints a line to standard error as it is. That nobody reads it is no failure.
+pub fn print_note(line: &str) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Prints to standard output at once. That nobody reads it is no failure.
+pub fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Standard output of a tool whose exit code is its verdict: what it looks at, what it does and
+/// what it finds are the same whether or not somebody reads of it. Writing never fails; once
+/// something could not be written, the rest is left out.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    failed: Option<io::Error>,
+}
+
+impl Verdict {
+    fn note(&mut self, result: io::Result<()>) {
+        self.failed = self.failed.take().or(result.err());
+    }
+
+    /// Warns if some of the output was lost, unless its reader wanted no more.
+    pub fn finish(mut self, tool: &str) {
+        let _ = self.flush();
+        if let Some(error) = self.failed
+            && error.kind() != ErrorKind::BrokenPipe
+        {
+            print_warning(tool, &format!("could not write all of the output: {error}"));
+        }
+    }
+}
+
+impl Write for Verdict {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.failed.is_none() {
+            self.note(io::stdout().write_all(bytes));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.failed.is_none() {
+            self.note(io::stdout().flush());
+        }
+        Ok(())
+    }
 }
 
 fn print_message(tool: &str, severity: &str, message: &str) {

@@ -3,7 +3,7 @@
 //! A server is told only by signals and seen only by its pid file, its process and its log: so
 //! all of this works on one that accepts no connection.
 
-use crate::cli::with_hint;
+use crate::cli::{self, with_hint};
 use crate::datadir;
 use crate::pidfile::{self, PID_FILE, PidFile, Status};
 use crate::reading;
@@ -413,10 +413,8 @@ pub fn last_options(dir: &Path) -> Result<Option<Vec<String>>> {
 
 /// Prints a line, unless only errors are wanted. That nobody reads it is no failure.
 pub fn say(waiting: Waiting, text: &str) {
-    use std::io::Write;
     if !waiting.silent {
-        let mut out = std::io::stdout().lock();
-        let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+        cli::print(&format!("{text}\n"));
     }
 }
 

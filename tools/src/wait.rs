@@ -1,10 +1,11 @@
 //! Waiting for a server, visibly: dots, or a moving line on a terminal, with the percentage and
 //! the time left while it recovers.
 
+use crate::cli::print;
 use crate::pidfile::Progress;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 /// How often the condition is looked at.
@@ -131,12 +132,6 @@ impl Dots {
             print(&format!(" (recovering: {}) ", progress.in_words()));
         }
     }
-}
-
-/// Prints at once. That nobody looks is no reason to stop waiting.
-fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 fn spinner() -> ProgressStyle {

@@ -1,7 +1,7 @@
 //! `rd_checksums`: reads every block of a stopped server's relation files and names the bad ones, as
 //! `pg_checksums` does.
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 use clap::{ArgAction, Parser};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rd_base::limits::PAGE_BYTES;
@@ -10,7 +10,7 @@ use rd_format::control::{DbState, FileRow};
 use rd_format::page::{self, PAGE_FORMAT, PageBytes, PageError};
 use rd_store::relation::{PIECE_BLOCKS, RelationFiles, offset_of, path_of};
 use rd_sys::storage::{RealStorage, Storage, StorageFile};
-use rd_tools::cli::with_hint;
+use rd_tools::cli::{Verdict, with_hint};
 use rd_tools::{cli, control, datadir, trees};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -121,7 +121,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         bad,
         failed,
     } = scan.found;
-    let mut out = io::stdout().lock();
+    let mut out = Verdict::default();
     writeln!(out, "Checksum operation completed")?;
     writeln!(out, "Files scanned:   {files}")?;
     if away > 0 {
@@ -136,7 +136,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         problems = trees::check_files(&mut out, &relations, &control, &rows, false)?;
         writeln!(out, "Problems of trees: {problems}")?;
     }
-    out.flush()?;
+    out.finish(NAME);
     Ok(match bad + failed + problems {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::from(cli::FAILURE),
@@ -155,7 +155,7 @@ fn progress_bar(wanted: bool, rows: &[&FileRow]) -> ProgressBar {
     let style = ProgressStyle::with_template(style).expect("a good template");
     let bar = ProgressBar::with_draw_target(Some(bytes), target).with_style(style);
     if wanted && !io::stderr().is_terminal() {
-        eprintln!("{NAME}: {} to be read", HumanBytes(bytes));
+        cli::print_note(&format!("{NAME}: {} to be read", HumanBytes(bytes)));
     }
     bar
 }
@@ -182,11 +182,12 @@ struct Scan<'a> {
 impl Scan<'_> {
     /// Prints a line above the bar.
     fn say(&self, line: &str) {
-        self.bar.suspend(|| println!("{line}"));
+        self.bar.suspend(|| cli::print(&format!("{line}\n")));
     }
 
     fn error(&self, message: &str) {
-        self.bar.suspend(|| eprintln!("{NAME}: error: {message}"));
+        let error = Error::msg(message.to_owned());
+        self.bar.suspend(|| cli::print_error(NAME, &error));
     }
 
     /// Reads the blocks that `pg_control` knows of.

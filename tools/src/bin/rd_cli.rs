@@ -206,7 +206,7 @@ fn from_lines(session: &mut Session, printer: &Printer) -> Result<ExitCode> {
                 if printer.exit_on_error {
                     bail!("line {line} of standard input: {problem}");
                 }
-                println!("{problem}");
+                writeln!(io::stdout(), "{problem}")?;
                 continue;
             }
         };
@@ -236,9 +236,12 @@ fn load(session: Session, timeout: u64) -> Result<ExitCode> {
     let client = session.into_client()?;
     let timeout = (timeout > 0).then(|| Duration::from_secs(timeout));
     let counts = pipe::run(client, stdin, input_bytes(), timeout)?;
-    println!("All data transferred. Waiting for the last reply...");
-    println!("Last reply received from server.");
-    println!("errors: {}, replies: {}", counts.errors, counts.replies);
+    cli::print(&format!(
+        "All data transferred. Waiting for the last reply...\n\
+         Last reply received from server.\n\
+         errors: {}, replies: {}\n",
+        counts.errors, counts.replies
+    ));
     Ok(ExitCode::from(if counts.errors == 0 {
         0
     } else {

@@ -261,19 +261,22 @@ fn status(dir: &Path) -> Result<ExitCode> {
     }
     let Some(server) = pidfile::running(dir).context("could not read the server's pid file")?
     else {
-        println!("{NAME}: no server running");
+        cli::print(&format!("{NAME}: no server running\n"));
         return Ok(ExitCode::from(NOT_RUNNING));
     };
-    println!("{NAME}: server is running (PID: {})", server.pid);
+    let mut text = format!("{NAME}: server is running (PID: {})\n", server.pid);
     match &server.status {
         Status::Ready => {}
-        Status::Starting => println!("it is starting"),
-        Status::Recovering(progress) => println!("it is recovering: {}", progress.in_words()),
-        Status::Stopping => println!("it is shutting down"),
+        Status::Starting => text.push_str("it is starting\n"),
+        Status::Recovering(progress) => {
+            text.push_str(&format!("it is recovering: {}\n", progress.in_words()));
+        }
+        Status::Stopping => text.push_str("it is shutting down\n"),
     }
     // To show it is a courtesy.
     if let Ok(Some(line)) = ctl::options_line(dir) {
-        println!("{}", line.trim_end());
+        text.push_str(&line);
     }
+    cli::print(&text);
     Ok(ExitCode::SUCCESS)
 }

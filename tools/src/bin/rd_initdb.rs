@@ -4,9 +4,8 @@ use anyhow::{Context, Result};
 use clap::{ArgAction, Parser};
 use rd_base::Config;
 use rd_engine::init::{InitError, InitOptions, init_data_directory};
-use rd_tools::cli::with_hint;
+use rd_tools::cli::{print, with_hint};
 use rd_tools::{cli, datadir};
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -56,7 +55,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let config = Config::from_pairs(&pairs)
         .and_then(|config| config.with_wal_segment_size(u64::from(arguments.wal_segsize) << 20))
         .context("bad configuration")?;
-    say(&format!(
+    print(&format!(
         "The files belonging to this data directory will be owned by user \"{}\".\n\
          This user must also own the server process.\n\n\
          Data page checksums are enabled.\n\n",
@@ -71,10 +70,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let mut line_open = false;
     let made = init_data_directory(&dir, &options, &mut |text| {
         line_open = !text.ends_with('\n');
-        say(text);
+        print(text);
     });
     if line_open {
-        say("\n");
+        print("\n");
     }
     match made {
         Ok(()) => {}
@@ -88,7 +87,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Err(error) => return Err(error.into()),
     }
     if !arguments.no_instructions {
-        say(&next_steps(&dir));
+        print(&next_steps(&dir));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -115,12 +114,6 @@ fn conf_lines(parameters: &[(&str, String)]) -> String {
         .iter()
         .map(|(name, value)| format!("{name} = {value}\n"));
     "\n# For the size of a log file, rd_initdb has set:\n".to_owned() + &lines.collect::<String>()
-}
-
-/// Prints at once. The directory is made whether or not somebody looks.
-fn say(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 fn user() -> String {

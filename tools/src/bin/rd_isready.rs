@@ -88,7 +88,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Answer::NoResponse => (NO_RESPONSE, "no response".to_owned()),
     };
     if !arguments.quiet {
-        println!("{place} - {words}");
+        cli::print(&format!("{place} - {words}\n"));
     }
     Ok(ExitCode::from(code))
 }

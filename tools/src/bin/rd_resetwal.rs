@@ -4,9 +4,10 @@
 use anyhow::Result;
 use clap::{ArgAction, Parser};
 use rd_format::control::CONTROL_FORMAT;
+use rd_tools::cli::Verdict;
 use rd_tools::resetwal::{self, Found, Plan};
 use rd_tools::{cli, datadir};
-use std::io::{self, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 const NAME: &str = "rd_resetwal";
@@ -42,6 +43,15 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
+    // What is to be done is done, whether or not somebody reads of it.
+    let mut out = Verdict::default();
+    let outcome = reset(arguments, &mut out);
+    out.finish(NAME);
+    outcome
+}
+
+/// Does it, or says why not; `out` takes what is printed of that.
+fn reset(arguments: Arguments, out: &mut Verdict) -> Result<ExitCode> {
     let dir = arguments.data_dir.resolve(NAME)?;
     datadir::check_usable(&dir)?;
     datadir::check_private(&dir)?;
@@ -52,11 +62,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         cli::print_warning(NAME, &message);
     }
     let is_guess_unproved = found.guessed.is_some() && !arguments.force;
-    let mut out = io::stdout().lock();
     if arguments.dry_run || is_guess_unproved {
         let plan = found.plan()?;
-        print_values(&mut out, &found, &plan)?;
-        print_loss(&mut out, &found)?;
+        print_values(out, &found, &plan)?;
+        print_loss(out, &found)?;
         if arguments.dry_run {
             return Ok(ExitCode::SUCCESS);
         }
@@ -79,7 +88,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
              cause data to be lost. If you want to proceed anyway, use -f to force reset.",
         ));
     }
-    print_loss(&mut out, &found)?;
+    print_loss(out, &found)?;
     if !found.is_clean() {
         for line in found.mend()? {
             writeln!(out, "{line}")?;

@@ -1,13 +1,12 @@
 //! `rd_verify`: checks every page, link and bit of a data directory's relation files.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{ArgAction, Parser};
 use rd_format::control::DbState;
 use rd_store::relation::RelationFiles;
 use rd_sys::storage::{RealStorage, Storage};
-use rd_tools::cli::with_hint;
+use rd_tools::cli::{Verdict, with_hint};
 use rd_tools::{cli, control, datadir, trees};
-use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -61,11 +60,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let storage: Arc<dyn Storage> = Arc::new(RealStorage::new(dir));
     let relations = RelationFiles::reader(storage);
     let rows = trees::rows(&control, arguments.file)?;
-    let mut out = io::stdout().lock();
+    let mut out = Verdict::default();
     let problems = trees::check_files(&mut out, &relations, &control, &rows, arguments.quiet)?;
-    out.flush()?;
+    out.finish(NAME);
     if problems > 0 {
-        eprintln!("{NAME}: error: {problems} problems found");
+        cli::print_error(NAME, &anyhow!("{problems} problems found"));
         return Ok(ExitCode::from(cli::FAILURE));
     }
     Ok(ExitCode::SUCCESS)

@@ -112,10 +112,15 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         start_count: StartCount::new(0),
     };
     let outcome = dump.run(arguments.follow);
-    dump.finish()?;
+    let finished = dump.finish();
+    // Damage that was found is told, whoever reads the rest.
     let end = outcome?;
+    finished?;
     if let (Some(end), false) = (end, dump.quiet) {
-        eprintln!("{NAME}: the log ends at {}: {}", end.lsn, end.reason);
+        cli::print_note(&format!(
+            "{NAME}: the log ends at {}: {}",
+            end.lsn, end.reason
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,6 +2,7 @@
 
 use super::session::Session;
 use super::{help, line, reply};
+use crate::cli::{print, print_note};
 use crate::probe::Target;
 use anyhow::{Context as _, Result};
 use rustyline::completion::Completer;
@@ -43,7 +44,7 @@ pub fn run(session: &mut Session, raw: bool) -> Result<()> {
         let _ = editor.load_history(path);
     }
     if let Err(error) = session.connect() {
-        eprintln!("{error:#}");
+        print_note(&format!("{error:#}"));
     }
     loop {
         let typed = match editor.readline(&session.prompt()) {
@@ -77,7 +78,7 @@ fn obey(session: &mut Session, typed: &str, raw: bool) -> bool {
     let words = match line::words(typed.as_bytes()) {
         Ok(words) => words,
         Err(problem) => {
-            println!("{problem}");
+            print(&format!("{problem}\n"));
             return true;
         }
     };
@@ -89,15 +90,15 @@ fn obey(session: &mut Session, typed: &str, raw: bool) -> bool {
     match text.as_slice() {
         [] => {}
         [word] if is_any(word, &["quit", "exit"]) => return false,
-        [word] if is_any(word, &["clear"]) => print!("\x1b[H\x1b[2J"),
-        [word, rest @ ..] if is_any(word, &["help", "?"]) => print!("{}", help::text(rest)),
+        [word] if is_any(word, &["clear"]) => print("\x1b[H\x1b[2J"),
+        [word, rest @ ..] if is_any(word, &["help", "?"]) => print(&help::text(rest)),
         [word, host, port] if is_any(word, &["connect"]) => match port.parse() {
             Ok(port) => {
                 if let Err(error) = session.connect_to(Target::new(host, port)) {
-                    println!("{error:#}");
+                    print(&format!("{error:#}\n"));
                 }
             }
-            Err(_) => println!("Invalid port: {port}"),
+            Err(_) => print(&format!("Invalid port: {port}\n")),
         },
         [times, _, ..] if times.parse::<u32>().is_ok() => {
             let times = times.parse::<u32>().unwrap_or(0);
@@ -125,20 +126,20 @@ fn show(session: &mut Session, words: &[Vec<u8>], raw: bool) -> bool {
     let outcome = session.run(words);
     let took = began.elapsed();
     for push in session.take_pushes() {
-        print!("{}", reply::pretty(&push));
+        print(&reply::pretty(&push));
     }
     match outcome {
         Ok(Some(answer)) => {
             // That the terminal is gone shows when the next line is read.
             let _ = io::stdout().write_all(&reply::shown(words, &answer, raw));
             if took >= SLOW {
-                println!("({:.2}s)", took.as_secs_f64());
+                print(&format!("({:.2}s)\n", took.as_secs_f64()));
             }
             true
         }
         Ok(None) => false,
         Err(error) => {
-            println!("{error:#}");
+            print(&format!("{error:#}\n"));
             false
         }
     }

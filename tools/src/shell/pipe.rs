@@ -4,6 +4,7 @@
 //! One thread sends while another receives, so neither side can fill a socket that nobody
 //! empties. Behind the last byte goes an ECHO of a random word: its reply is the last.
 
+use crate::cli::print_note;
 use anyhow::{Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use rd_wire::client::{Client, Error, Receiver, Reply, Sender};
@@ -142,11 +143,11 @@ impl Load {
         self.counts.errors += 1;
         let shown = self.counts.errors;
         if shown <= ERRORS_SHOWN_MAX {
-            self.bar.suspend(|| eprintln!("{text}"));
+            self.bar.suspend(|| print_note(text));
         }
         if shown == ERRORS_SHOWN_MAX {
             self.bar
-                .suspend(|| eprintln!("(further errors are only counted)"));
+                .suspend(|| print_note("(further errors are only counted)"));
         }
     }
 

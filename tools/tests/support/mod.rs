@@ -9,6 +9,7 @@ use rd_format::control::{ControlFile, SLOT_BYTES};
 use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageHeader};
 use rd_format::wal_record::{FileDelta, RecordBuilder, RecordKind, Upsert};
 use std::fs::{self, Permissions};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -37,6 +38,31 @@ pub fn run(name: &str, args: &[&str]) -> Ran {
     let mut command = command(name);
     command.args(args).stdin(Stdio::null());
     finish(command.output().expect("the tool is there"))
+}
+
+/// Runs a tool whose standard output nobody reads any more; gives its exit code and what it
+/// printed to standard error.
+pub fn run_unread(name: &str, args: &[&str]) -> Ran {
+    let mut command = command(name);
+    command.args(args).stdin(Stdio::null());
+    command.stdout(broken_pipe()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the tool is there");
+    finish(child.wait_with_output().expect("ours"))
+}
+
+/// Runs a tool none of whose outputs anybody reads; gives its exit code.
+pub fn run_unheard(name: &str, args: &[&str]) -> i32 {
+    let mut command = command(name);
+    command.args(args).stdin(Stdio::null());
+    command.stdout(broken_pipe()).stderr(broken_pipe());
+    let status = command.status().expect("the tool is there");
+    status.code().unwrap_or_else(|| panic!("{name}: {status}"))
+}
+
+/// The writing end of a pipe whose reader has gone.
+fn broken_pipe() -> io::PipeWriter {
+    let (_, writer) = io::pipe().expect("a pipe");
+    writer
 }
 
 /// A tool, to be run with more than arguments.
