@@ -1,6 +1,9 @@
 //! Whether a server accepts connections: by asking it, or by its pid file alone.
 
-use crate::pidfile::{self, PidFile, Progress, Status};
+use crate::datadir;
+use crate::pidfile::{self, PID_FILE, PidFile, Progress, Status};
+use anyhow::{Context, Result};
+use rd_engine::init::is_unfinished;
 use rd_wire::client::{Client, Error, Reply};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -103,41 +106,51 @@ pub fn ask(target: &Target, timeout: Option<Duration>) -> Answer {
 ///
 /// A server in recovery is watched until its status line changes, or for `timeout`: that tells
 /// one that advances from one that is stuck.
-pub fn look(dir: &Path, timeout: Duration) -> Answer {
-    let Ok(Some(server)) = pidfile::running(dir) else {
-        return Answer::NoResponse;
-    };
+///
+/// # Errors
+/// When it is no data directory or cannot be read: that says nothing of any server. One that is not
+/// made to its end has none.
+pub fn look(dir: &Path, timeout: Duration) -> Result<Answer> {
+    if !is_unfinished(dir) {
+        datadir::check_usable(dir)?;
+    }
+    let server = pidfile::running(dir)
+        .with_context(|| format!("could not read \"{}\"", dir.join(PID_FILE).display()))?;
+    Ok(match server {
+        None => Answer::NoResponse,
+        Some(server) => match &server.status {
+            Status::Recovering(progress) => watch(dir, &server, progress, timeout),
+            _ => told(&server, timeout),
+        },
+    })
+}
+
+/// What a server says of itself, once it is known not to stand still.
+fn told(server: &PidFile, timeout: Duration) -> Answer {
     match &server.status {
         Status::Starting => Answer::Rejecting("starting".to_owned()),
         Status::Stopping => Answer::Rejecting("shutting down".to_owned()),
+        Status::Recovering(progress) => {
+            Answer::Rejecting(format!("recovering and advancing: {}", progress.in_words()))
+        }
         Status::Ready => {
             let ask = |target| ask(&target, Some(timeout));
-            let answers = Target::of_server(&server).into_iter().map(ask);
+            let answers = Target::of_server(server).into_iter().map(ask);
             let mut answers = answers.filter(|answer| *answer != Answer::NoResponse);
             answers.next().unwrap_or(Answer::NoResponse)
         }
-        Status::Recovering(progress) => watch(dir, &server, progress, timeout),
     }
 }
 
 fn watch(dir: &Path, server: &PidFile, before: &Progress, timeout: Duration) -> Answer {
     let began = Instant::now();
     loop {
-        let now = match pidfile::running(dir) {
-            Ok(Some(now)) if now.pid == server.pid => now,
-            // It ended, or another took its place, or the line is just being written.
-            Ok(_) => return Answer::NoResponse,
-            Err(_) => server.clone(),
-        };
-        match now.status {
-            Status::Recovering(now) if now == *before => {}
-            Status::Recovering(now) => {
-                return Answer::Rejecting(format!("recovering and advancing: {}", now.in_words()));
-            }
-            Status::Ready => return Answer::Accepting,
-            Status::Starting | Status::Stopping => {
-                return Answer::Rejecting("shutting down".to_owned());
-            }
+        match pidfile::running(dir) {
+            Ok(Some(now)) if now.pid != server.pid => return Answer::NoResponse,
+            // Any other state is news; that it starts again, too, when a child of it crashed.
+            Ok(Some(now)) if now.status != server.status => return told(&now, timeout),
+            Ok(Some(_)) | Err(_) => {}
+            Ok(None) => return Answer::NoResponse,
         }
         if began.elapsed() >= timeout {
             let seconds = timeout.as_secs_f64();
@@ -145,5 +158,38 @@ fn watch(dir: &Path, server: &PidFile, before: &Progress, timeout: Duration) -> 
             return Answer::Rejecting(format!("recovering, stuck for {seconds} s at: {at}"));
         }
         std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pidfile::LOCK_FILE;
+    use std::fs::{self, File};
+
+    #[test]
+    fn a_recovery_that_begins_again_is_no_shutdown() {
+        let temporary = tempfile::tempdir().expect("a temporary directory");
+        let dir = fs::canonicalize(temporary.path()).expect("there");
+        let _held = File::create(dir.join(LOCK_FILE)).expect("created");
+        let at = |status: &str| {
+            let me = std::process::id();
+            let text = format!("{me}\n/srv\n1\n0\n\n\n/none\n{status}\n");
+            fs::write(dir.join(PID_FILE), text).expect("written");
+            pidfile::running(&dir).expect("readable").expect("it runs")
+        };
+        let server = at("recovering redo 43% eta 3s");
+        let Status::Recovering(before) = &server.status else {
+            panic!("{server:?}");
+        };
+        for (status, words) in [
+            ("starting", "starting"),
+            ("stopping", "shutting down"),
+            ("recovering redo 44%", "recovering and advancing: redo 44 %"),
+        ] {
+            at(status);
+            let seen = watch(&dir, &server, before, Duration::ZERO);
+            assert_eq!(seen, Answer::Rejecting(words.to_owned()), "{status}");
+        }
     }
 }

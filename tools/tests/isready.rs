@@ -2,11 +2,12 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::thread;
-use support::{private_dir, run};
+use support::{control, private_dir, run, write_control};
 
 /// Answers one client with this, whatever it says.
 fn answer(listener: TcpListener, reply: &'static [u8]) -> thread::JoinHandle<()> {
@@ -84,4 +85,44 @@ fn a_host_with_a_slash_is_a_directory_of_sockets() {
         (ran.code, ran.out),
         (1, format!("{path}:7432 - rejecting connections: not yet\n"))
     );
+}
+
+#[test]
+fn a_directory_that_cannot_be_looked_at_is_not_a_server_that_is_down() {
+    let dir = private_dir();
+    let path = |name: &str| {
+        let path = dir.path().join(name);
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    fs::write(path("file"), "").expect("written");
+    fs::create_dir(path("empty")).expect("made");
+    // Unreadable, whoever asks.
+    write_control(&dir.path().join("odd"), &control(1).encode(), &[]);
+    fs::create_dir(path("odd/postmaster.pid")).expect("made");
+    for (name, words) in [
+        ("none", "does not exist"),
+        ("file", "is not a directory"),
+        ("empty", "is not a Redoubt data directory"),
+        ("odd", "postmaster.pid"),
+    ] {
+        let path = path(name);
+        let ran = run("rd_isready", &["-D", &path]);
+        assert_eq!(
+            (ran.code, ran.out),
+            (3, format!("{path} - no attempt\n")),
+            "{}",
+            ran.err
+        );
+        assert!(ran.err.contains(words), "{}", ran.err);
+        let quiet = run("rd_isready", &["-q", "-D", &path]);
+        assert_eq!((quiet.code, quiet.out.as_str()), (3, ""));
+    }
+    // One that is still being made, or was never made to its end, has no server.
+    fs::write(path("empty/RD_UNFINISHED"), "").expect("written");
+    let made = run("rd_isready", &["-D", &path("empty")]);
+    assert_eq!(made.code, 2, "{}", made.err);
+    // One without a server, too.
+    fs::remove_dir(path("odd/postmaster.pid")).expect("there");
+    let down = run("rd_isready", &["-D", &path("odd")]);
+    assert_eq!((down.code, down.err.as_str()), (2, ""));
 }

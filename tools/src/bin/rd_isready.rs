@@ -12,7 +12,8 @@ use std::time::Duration;
 const NAME: &str = "rd_isready";
 const REJECTING: u8 = 1;
 const NO_RESPONSE: u8 = 2;
-const BAD_ARGUMENTS: u8 = 3;
+/// Nothing was asked: a mistake on the command line, or in the data directory that it names.
+const NO_ATTEMPT: u8 = 3;
 /// A time limit that never comes, for `-t 0` where there must be one.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Behind the options in the help.
@@ -21,7 +22,7 @@ With -D (or with RDDATA set and neither -h nor -p given) it reads the data direc
 postmaster.pid, and tells a server that recovers and advances from one that is stuck: one whose\n\
 progress does not change within the time of -t.\n\n\
 Exit code: 0 accepting, 1 rejecting (starting, recovering, shutting down), 2 no response,\n\
-3 mistakes on the command line.";
+3 no attempt: mistakes on the command line, or no data directory that can be read.";
 
 /// Checks whether a Redoubt server accepts connections.
 #[derive(Parser)]
@@ -54,7 +55,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    cli::main(NAME, BAD_ARGUMENTS, |arguments: Arguments| run(&arguments))
+    cli::main(NAME, NO_ATTEMPT, |arguments: Arguments| run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -68,18 +69,28 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         None if addressed => None,
         None => datadir::from_environment(),
     };
+    let print = |place: &str, words: &str| {
+        if !arguments.quiet {
+            cli::print(&format!("{place} - {words}\n"));
+        }
+    };
     let (place, answer) = match dir {
-        Some(dir) => (
-            dir.display().to_string(),
-            probe::look(&dir, timeout.unwrap_or(FOR_EVER)),
-        ),
+        Some(dir) => {
+            let place = dir.display().to_string();
+            match probe::look(&dir, timeout.unwrap_or(FOR_EVER)) {
+                Ok(answer) => (place, answer),
+                Err(error) => {
+                    cli::print_error(NAME, &error);
+                    print(&place, "no attempt");
+                    return Ok(ExitCode::from(NO_ATTEMPT));
+                }
+            }
+        }
         None => {
             let host = arguments.host.as_deref().unwrap_or(probe::HOST);
             let port = arguments.port.unwrap_or(probe::PORT);
-            (
-                format!("{host}:{port}"),
-                probe::ask(&Target::new(host, port), timeout),
-            )
+            let answer = probe::ask(&Target::new(host, port), timeout);
+            (format!("{host}:{port}"), answer)
         }
     };
     let (code, words) = match &answer {
@@ -87,8 +98,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Answer::Rejecting(why) => (REJECTING, format!("rejecting connections: {why}")),
         Answer::NoResponse => (NO_RESPONSE, "no response".to_owned()),
     };
-    if !arguments.quiet {
-        cli::print(&format!("{place} - {words}\n"));
-    }
+    print(&place, &words);
     Ok(ExitCode::from(code))
 }
