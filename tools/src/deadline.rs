@@ -18,6 +18,8 @@ use rd_store::recovery_time::{RedoWork, Speeds};
 use rd_sys::process::Signal;
 use rd_wire::Client;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// What stopping takes beside the writing of pages, an immediate stop after it included.
@@ -29,7 +31,7 @@ const QUITTING: Duration = Duration::from_secs(1);
 const PAGES_PER_S: u64 = 5_000;
 /// How often the server is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// How long the server may take to say how it is.
+/// How long the server may take at most to say how it is.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// What the server says of itself.
@@ -62,12 +64,22 @@ impl Present {
         }
     }
 
-    /// Asks a server that listens on a unix socket; nothing, if it does not answer.
-    fn ask(server: &PidFile) -> Option<Present> {
-        let mut client = Client::connect_unix(server.socket()?).ok()?;
-        client.set_timeout(Some(ANSWER_MAX)).ok()?;
-        let reply = client.call(&["INFO", "checkpoint", "recovery"]).ok()?;
-        reply.as_str().map(Present::parse)
+    /// Asks a server that listens on a unix socket; nothing, if it does not answer in time.
+    fn ask(server: &PidFile, answer_max: Duration) -> Option<Present> {
+        let socket = server.socket()?;
+        let (answers, answer) = mpsc::channel();
+        // Beside: to connect has no time limit, and waits for a server that accepts nothing.
+        thread::spawn(move || {
+            let ask = || {
+                let mut client = Client::connect_unix(socket).ok()?;
+                client.set_timeout(Some(answer_max)).ok()?;
+                let reply = client.call(&["INFO", "checkpoint", "recovery"]).ok()?;
+                reply.as_str().map(Present::parse)
+            };
+            // Too late, nobody wants it.
+            let _ = answers.send(ask());
+        });
+        answer.recv_timeout(answer_max).ok()?
     }
 }
 
@@ -88,7 +100,7 @@ impl Plan {
             0 => PAGES_PER_S,
             known => known,
         };
-        let time = deadline.saturating_sub(ending(deadline));
+        let time = Schedule::new(deadline).end_clients;
         let possible = (time.as_secs_f64() * speed as f64) as u64;
         let pages = present.dirty_pages.min(possible);
         Plan {
@@ -143,14 +155,25 @@ impl Plan {
     }
 }
 
-/// How long before the deadline clients are ended by all means.
-fn ending(deadline: Duration) -> Duration {
-    ENDING.min(deadline / 2)
+/// When what is done, from the beginning on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Schedule {
+    /// How long the server may take to say how it is. Then it is asked to stop.
+    answer_max: Duration,
+    /// Its clients are ended by all means.
+    end_clients: Duration,
+    /// Nothing more is waited for.
+    quit: Duration,
 }
 
-/// How long before the deadline nothing more is waited for.
-fn quitting(deadline: Duration) -> Duration {
-    QUITTING.min(deadline / 3)
+impl Schedule {
+    fn new(deadline: Duration) -> Schedule {
+        Schedule {
+            answer_max: ANSWER_MAX.min(deadline / 4),
+            end_clients: deadline.saturating_sub(ENDING.min(deadline / 2)),
+            quit: deadline.saturating_sub(QUITTING.min(deadline / 3)),
+        }
+    }
 }
 
 /// What the next start will have to do, as `control` shows it.
@@ -174,18 +197,19 @@ fn forecast(control: &ControlFile) -> String {
 /// Stops the server so that it is gone within `deadline`.
 ///
 /// # Errors
-/// When it cannot be signaled, or is not gone by then.
+/// When it cannot be signaled, or is not gone by then, nor [`QUITTING`] after it was told to leave
+/// all as it is.
 pub fn stop(dir: &Path, server: &PidFile, deadline: Duration, waiting: Waiting) -> Result<()> {
     let began = Instant::now();
-    match Present::ask(server) {
+    let schedule = Schedule::new(deadline);
+    match Present::ask(server, schedule.answer_max) {
         Some(present) => ctl::say(waiting, &Plan::new(deadline, present).text()),
         None => ctl::say(
             waiting,
             "no plan: the server does not say how much is dirty; it writes what it can",
         ),
     }
-    let is_gone_by = |left: Duration| {
-        let by = began + deadline.saturating_sub(left);
+    let is_gone_by = |by: Instant| {
         loop {
             if !server.is_alive(dir) {
                 return true;
@@ -194,25 +218,26 @@ pub fn stop(dir: &Path, server: &PidFile, deadline: Duration, waiting: Waiting) 
             if now >= by {
                 return false;
             }
-            std::thread::sleep(LOOK_EVERY.min(by - now));
+            thread::sleep(LOOK_EVERY.min(by - now));
         }
     };
     ctl::send(server.pid, Signal::Int)?;
     let mut how = "in order";
-    if !is_gone_by(ending(deadline)) {
+    if !is_gone_by(began + schedule.end_clients) {
         how = "in order, with its clients ended before all was written";
         ctl::send_if_there(server.pid, Signal::Int)?;
     }
-    if !is_gone_by(quitting(deadline)) {
+    if !is_gone_by(began + schedule.quit) {
         how = "without a shutdown checkpoint, all acknowledged writes synced";
         ctl::send_if_there(server.pid, Signal::Quit)?;
     }
-    if !is_gone_by(Duration::ZERO) {
+    // A short deadline has not the time that leaving takes: nothing is gained by not looking.
+    if !is_gone_by((began + deadline).max(Instant::now() + QUITTING)) {
         bail!(
-            "server (PID: {}) is not gone after {:.0} s\n\
+            "server (PID: {}) is not gone after {:.1} s\n\
              HINT: A process may hang in the kernel; see the server's log.",
             server.pid,
-            deadline.as_secs_f64()
+            began.elapsed().as_secs_f64()
         );
     }
     let took_s = began.elapsed().as_secs_f64();
@@ -233,6 +258,9 @@ pub fn stop(dir: &Path, server: &PidFile, deadline: Duration, waiting: Waiting) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pidfile::PID_FILE;
+    use nix::sys::socket::Backlog;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     const INFO: &str = "# Checkpoint\r\ncheckpoint_pages_per_s:10000\r\nrecovery_dirty_pages:131072\r\n\
                         recovery_redo_bytes:1073741824\r\nrecovery_estimate_us:8300000\r\n\
@@ -263,5 +291,40 @@ mod tests {
             text.contains("10 of 10 dirty pages") && text.contains("a guess"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn each_step_has_its_time_however_short_the_deadline() {
+        for ms in [1, 100, 1000, 1500, 2000, 3000, 20_000, 600_000] {
+            let deadline = Duration::from_millis(ms);
+            let schedule = Schedule::new(deadline);
+            let Schedule {
+                answer_max,
+                end_clients,
+                quit,
+            } = schedule;
+            assert!(answer_max * 2 <= end_clients, "{ms} ms: {schedule:?}");
+            assert!(
+                end_clients < quit && quit < deadline,
+                "{ms} ms: {schedule:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let text = format!(
+            "1\n/srv\n1\n7432\n{}\n\n/none\nready\n",
+            dir.path().display()
+        );
+        std::fs::write(dir.path().join(PID_FILE), text).expect("written");
+        let server = PidFile::read(dir.path()).expect("readable").expect("there");
+        let socket = server.socket().expect("it has one");
+        let listener = UnixListener::bind(&socket).expect("bound");
+        // Nobody accepts, and in the end nobody can even connect.
+        nix::sys::socket::listen(&listener, Backlog::new(0).expect("small")).expect("it listens");
+        let _first = UnixStream::connect(&socket).expect("there is room for one");
+        assert_eq!(Present::ask(&server, Duration::from_millis(1)), None);
     }
 }
