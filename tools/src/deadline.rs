@@ -10,7 +10,7 @@
 
 use crate::ctl::{self, Waiting};
 use crate::pidfile::PidFile;
-use crate::{cli, control};
+use crate::{cli, control, probe};
 use anyhow::{Result, bail};
 use rd_base::limits::PAGE_BYTES;
 use rd_format::control::{ControlFile, DbState};
@@ -18,7 +18,6 @@ use rd_store::recovery_time::{RedoWork, Speeds};
 use rd_sys::process::Signal;
 use rd_wire::Client;
 use std::path::Path;
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,19 +66,12 @@ impl Present {
     /// Asks a server that listens on a unix socket; nothing, if it does not answer in time.
     fn ask(server: &PidFile, answer_max: Duration) -> Option<Present> {
         let socket = server.socket()?;
-        let (answers, answer) = mpsc::channel();
-        // Beside: to connect has no time limit, and waits for a server that accepts nothing.
-        thread::spawn(move || {
-            let ask = || {
-                let mut client = Client::connect_unix(socket).ok()?;
-                client.set_timeout(Some(answer_max)).ok()?;
-                let reply = client.call(&["INFO", "checkpoint", "recovery"]).ok()?;
-                reply.as_str().map(Present::parse)
-            };
-            // Too late, nobody wants it.
-            let _ = answers.send(ask());
-        });
-        answer.recv_timeout(answer_max).ok()?
+        probe::within(answer_max, move || {
+            let mut client = Client::connect_unix(socket).ok()?;
+            client.set_timeout(Some(answer_max)).ok()?;
+            let reply = client.call(&["INFO", "checkpoint", "recovery"]).ok()?;
+            reply.as_str().map(Present::parse)
+        })?
     }
 }
 

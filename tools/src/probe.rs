@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 use rd_engine::init::is_unfinished;
 use rd_wire::client::{Client, Error, Reply};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// The server's port if nothing is said.
@@ -42,7 +44,8 @@ impl Target {
         socket.into_iter().chain(tcp).collect()
     }
 
-    /// Connects, and lets no read or write take longer than `timeout`.
+    /// Connects, and lets no read or write take longer than `timeout`. To connect takes no longer
+    /// over TCP; to a unix socket it may, see [`within`].
     ///
     /// # Errors
     /// When nobody answers there.
@@ -83,9 +86,31 @@ pub fn call<T: AsRef<[u8]>>(client: &mut Client, words: &[T]) -> Result<Reply, E
         .map_err(|error| sent.err().unwrap_or(error))
 }
 
-/// Asks whoever listens there. An error that is about this client only (too many clients, no
-/// password) comes from a server that serves.
+/// What `work` gives, unless that takes longer than `limit`: it is then left to itself. For what has
+/// no time limit of its own, as connecting to a unix socket whose server accepts nothing.
+pub fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (outcomes, outcome) = mpsc::channel();
+    // Too late, nobody wants it.
+    thread::spawn(move || drop(outcomes.send(work())));
+    outcome.recv_timeout(limit).ok()
+}
+
+/// Asks whoever listens there, and waits no longer than `timeout` for the answer. An error that is
+/// about this client only (too many clients, no password) comes from a server that serves.
 pub fn ask(target: &Target, timeout: Option<Duration>) -> Answer {
+    let Some(limit) = timeout else {
+        return ask_patiently(target, None);
+    };
+    let target = target.clone();
+    let answer = within(limit, move || ask_patiently(&target, timeout));
+    answer.unwrap_or(Answer::NoResponse)
+}
+
+/// As [`ask`], with a time limit for each step of the way.
+fn ask_patiently(target: &Target, timeout: Option<Duration>) -> Answer {
     let reply = target
         .connect(timeout)
         .and_then(|mut client| call(&mut client, &["PING"]));
@@ -157,7 +182,7 @@ fn watch(dir: &Path, server: &PidFile, before: &Progress, timeout: Duration) -> 
             let at = before.in_words();
             return Answer::Rejecting(format!("recovering, stuck for {seconds} s at: {at}"));
         }
-        std::thread::sleep(LOOK_EVERY);
+        thread::sleep(LOOK_EVERY);
     }
 }
 

@@ -2,10 +2,11 @@
 
 mod support;
 
+use nix::sys::socket::Backlog;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use support::{control, private_dir, run, write_control};
 
@@ -84,6 +85,22 @@ fn a_host_with_a_slash_is_a_directory_of_sockets() {
     assert_eq!(
         (ran.code, ran.out),
         (1, format!("{path}:7432 - rejecting connections: not yet\n"))
+    );
+}
+
+#[test]
+fn a_server_that_accepts_nothing_is_not_waited_for() {
+    let dir = private_dir();
+    let path = dir.path().to_str().expect("UTF-8");
+    let socket = dir.path().join(".s.REDOUBT.7432");
+    let listener = UnixListener::bind(&socket).expect("bound");
+    nix::sys::socket::listen(&listener, Backlog::new(0).expect("small")).expect("it listens");
+    // There is room for one. The next waits for its place already when it connects.
+    let _first = UnixStream::connect(&socket).expect("the first");
+    let ran = run("rd_isready", &["-h", path, "-t", "1"]);
+    assert_eq!(
+        (ran.code, ran.out),
+        (2, format!("{path}:7432 - no response\n"))
     );
 }
 
