@@ -78,6 +78,8 @@ pub struct Connection {
     pub is_again: bool,
     /// Counts its command under way among the streams, if it is one.
     pub stream: Option<StreamCount>,
+    /// When bytes last came, by the monotonic clock.
+    pub received_at_ns: u64,
     /// When bytes were last sent, or a stream began, by the monotonic clock.
     pub progress_at_ns: u64,
     /// Whether the socket took no more at the last attempt, or enough for a turn.
@@ -116,6 +118,7 @@ impl Connection {
             yields: false,
             is_again: false,
             stream: None,
+            received_at_ns: 0,
             progress_at_ns: 0,
             blocked: false,
             accounted_bytes: 0,
@@ -243,6 +246,17 @@ impl Connection {
             return None;
         }
         self.session.to_hand_over()?.encode()
+    }
+
+    /// For how long its client has neither sent nor taken anything, nor had a command carried out;
+    /// none if it is the server that it waits for.
+    pub fn quiet_ns(&self, now_ns: u64) -> Option<u64> {
+        let waits = self.is_held || self.is_gated || self.is_braked || self.is_again;
+        let last_ns = self
+            .received_at_ns
+            .max(self.progress_at_ns)
+            .max(self.session.active_at_ns);
+        (!waits).then(|| now_ns.saturating_sub(last_ns))
     }
 
     /// Whether it waits for nothing, holds nothing and is owed nothing.

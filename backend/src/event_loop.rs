@@ -511,6 +511,7 @@ impl EventLoop {
             };
             match received {
                 Received::Bytes(count) => {
+                    connection.received_at_ns = self.server.now_ns;
                     self.server.add(Counter::NetInputBytes, count as u64);
                 }
                 Received::Nothing => {}
@@ -834,7 +835,11 @@ impl EventLoop {
                 continue;
             };
             let idle_ns = now_ns.saturating_sub(connection.session.active_at_ns);
-            if connection.is_idle() && timeout_ns != 0 && idle_ns > timeout_ns {
+            // Also one that owes the rest of a request, or does not read, as Redis does.
+            let is_quiet = connection
+                .quiet_ns(now_ns)
+                .is_some_and(|ns| ns > timeout_ns);
+            if is_quiet && timeout_ns != 0 {
                 self.close(token);
                 continue;
             }

@@ -368,3 +368,28 @@ fn what_a_client_has_sent_is_carried_out_though_it_hangs_up() {
         (reply.as_str() == Some("1")).then_some(())
     });
 }
+
+#[test]
+fn who_owes_half_a_request_or_reads_nothing_is_idle_as_well() {
+    let cluster = Cluster::started(&[("timeout", "1s"), ("backends", "1")]);
+    let mut other = cluster.client();
+    let (mut half, mut deaf) = (cluster.raw(), cluster.raw());
+    for client in [&mut half, &mut deaf] {
+        assert_eq!(client.ask(&request(&[b"PING"])), b"+PONG\r\n");
+    }
+    half.send(b"*1\r\n");
+    // More than a socket holds, and less than what keeps QUIT from being carried out.
+    let value = "v".repeat(900_000);
+    assert!(
+        other
+            .call(&["SET", "key", &value])
+            .expect("a reply")
+            .is_ok()
+    );
+    deaf.send(b"GET key\nQUIT\n");
+    wait_for("the two to be closed", || {
+        let list = other.call(&["CLIENT", "LIST"]).expect("a reply");
+        (list.as_str().expect("text").lines().count() == 1).then_some(())
+    });
+    assert_eq!(half.read_to_end(), b"");
+}
