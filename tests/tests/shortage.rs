@@ -156,3 +156,31 @@ fn a_backend_full_of_connections_refuses_further_ones_and_serves_on() {
     drop(first);
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
 }
+
+/// A connection that a backend has no descriptor for is closed, and that is all: nobody else's is,
+/// and the backend lives.
+#[test]
+fn a_connection_without_a_descriptor_is_closed_and_nobody_else_s() {
+    let mut cluster = Cluster::started(&[("backends", "1"), ("max_connections", "20")]);
+    cluster.announce("no file descriptor is left");
+    let mut client = cluster.client();
+    assert!(call(&mut client, &["SET", "key", "value"]).is_ok());
+    let backend = cluster.child("backend 0");
+    if !allow_descriptors(backend, 3) {
+        eprintln!("skipped: there is no prlimit");
+        return;
+    }
+    // More than may be connected at once: the postmaster is told, if a little later, that they are
+    // gone.
+    for _ in 0..30 {
+        wait_for("a connection that is closed", || {
+            cluster.raw().exchange(PING).is_empty().then_some(())
+        });
+    }
+    assert_eq!(call(&mut client, &["GET", "key"]).as_str(), Some("value"));
+    assert!(allow_descriptors(backend, 1000));
+    assert_eq!(escape(&cluster.raw().exchange(PING)), PONG);
+    assert_eq!(cluster.child("backend 0"), backend, "it has not fallen");
+    drop(client);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+}

@@ -6,10 +6,10 @@
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
 };
 use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::{self, offset_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Descriptors that are seen if they come with one message.
@@ -69,32 +69,23 @@ impl Channel {
         let mut control = nix::cmsg_space!([i32; FDS_MAX]);
         let mut parts = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = loop {
+        let (len, flags) = loop {
             let own = self.fd.as_raw_fd();
             match recvmsg::<()>(own, &mut parts, Some(&mut control), flags) {
                 Err(Errno::EINTR) => {}
-                other => break other?,
+                other => break other.map(|message| (message.bytes, message.flags))?,
             }
         };
-        let mut fds = Vec::new();
-        for part in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raw) = part {
-                for number in raw {
-                    // SAFETY: the kernel has just put this descriptor into our table for us, and
-                    // nobody else knows of it.
-                    fds.push(unsafe { OwnedFd::from_raw_fd(number) });
-                }
-            }
-        }
+        let mut fds = take_fds(&control);
         // The kernel gives as many as the table of this process has places for.
-        let is_short = message.flags.contains(MsgFlags::MSG_CTRUNC);
+        let is_short = flags.contains(MsgFlags::MSG_CTRUNC);
         let fd_is_lost = is_short && fds.is_empty();
-        if message.flags.contains(MsgFlags::MSG_TRUNC) || fds.len() > 1 || is_short && !fd_is_lost {
+        if flags.contains(MsgFlags::MSG_TRUNC) || fds.len() > 1 || is_short && !fd_is_lost {
             let text = "a message between processes was cut short or had too many descriptors";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         Ok(Received {
-            len: message.bytes,
+            len,
             fd: fds.pop(),
             fd_is_lost,
         })
@@ -110,6 +101,41 @@ impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd()
     }
+}
+
+/// The descriptors in what the kernel has put into a buffer of zeroes beside a message. Nothing but
+/// descriptors is ever asked for, and they all come in one part, so only the first is looked at.
+///
+/// By hand, because nix gives none of them where the kernel had more than this process could take
+/// (`MSG_CTRUNC`): those that did arrive would be left open, and a want of places in the table would
+/// look like a broken socket.
+fn take_fds(control: &[u8]) -> Vec<OwnedFd> {
+    const FD_BYTES: usize = mem::size_of::<i32>();
+    // CMSG_LEN(0); the header needs no padding.
+    let data_at = mem::size_of::<libc::cmsghdr>();
+    let number_at = |at: usize| {
+        let bytes = control.get(at..at + FD_BYTES)?;
+        Some(i32::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    let len_at = offset_of!(libc::cmsghdr, cmsg_len);
+    let len = control.get(len_at..len_at + mem::size_of::<usize>());
+    let Some(len) = len.and_then(|bytes| bytes.try_into().ok()) else {
+        return Vec::new();
+    };
+    let end = usize::from_ne_bytes(len);
+    let level = number_at(offset_of!(libc::cmsghdr, cmsg_level));
+    let kind = number_at(offset_of!(libc::cmsghdr, cmsg_type));
+    if (level, kind) != (Some(libc::SOL_SOCKET), Some(libc::SCM_RIGHTS)) {
+        return Vec::new();
+    }
+    (data_at..)
+        .step_by(FD_BYTES)
+        .take_while(|at| at + FD_BYTES <= end)
+        .map_while(number_at)
+        // SAFETY: the kernel has just put this descriptor into our table for us, and nobody else
+        // knows of it.
+        .map(|number| unsafe { OwnedFd::from_raw_fd(number) })
+        .collect()
 }
 
 #[cfg(test)]
@@ -143,6 +169,22 @@ mod tests {
         assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
         drop(left);
         assert_eq!(right.receive(&mut buffer).expect("the end").len, 0);
+    }
+
+    #[test]
+    fn more_than_one_descriptor_is_an_error_and_all_are_closed() {
+        let (left, right) = Channel::pair().expect("a pair");
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let raw = [writer.as_raw_fd(); 3];
+        let parts = [IoSlice::new(b"three")];
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let own = left.fd.as_raw_fd();
+        sendmsg::<()>(own, &parts, &rights, MsgFlags::empty(), None).expect("sent");
+        drop(writer);
+        let error = right.receive(&mut [0; 64]).expect_err("three came");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).expect("no writer is left");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A program of its own instead of a test harness, because only a process of one thread may fork.
 //! Every test must end within a minute; then the alarm ends the program, and that fails it.
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rd_base::{FrameNo, Role};
 use rd_sys::deathwatch::DeathWatch;
 use rd_sys::event::{Event, EventCell};
@@ -70,6 +71,10 @@ fn main() {
             titles_show_and_the_environment_stays,
         ),
         ("descriptors_cross_processes", descriptors_cross_processes),
+        (
+            "a_descriptor_for_which_there_is_no_place_is_told_as_lost",
+            a_descriptor_without_a_place_is_told,
+        ),
         ("a_fault_fires_in_one_process", a_fault_fires_in_one_process),
         (
             "siblings_have_different_random_bytes",
@@ -457,6 +462,28 @@ fn descriptors_cross_processes(_: &Signals) {
     ours.send(b"event", Some(event.as_fd())).expect("sent");
     assert_eq!(ends([pid]), [Exit::Code(0)]);
     assert_eq!(event.read(), Ok(9));
+}
+
+/// The limit is the process's, so it is a child that is short.
+fn a_descriptor_without_a_place_is_told(_: &Signals) {
+    let (ours, theirs) = Channel::pair().expect("a pair");
+    let (reader, _writer) = std::io::pipe().expect("a pipe");
+    ours.send(b"lost", Some(reader.as_fd())).expect("sent");
+    ours.send(b"taken", Some(reader.as_fd())).expect("sent");
+    let short = child(0, || {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, 0, hard).expect("lowered");
+        let mut buffer = [0; 16];
+        let first = theirs.receive(&mut buffer).expect("no broken socket");
+        assert_eq!(&buffer[..first.len], b"lost");
+        assert!(first.fd_is_lost && first.fd.is_none());
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raised");
+        let second = theirs.receive(&mut buffer).expect("a message");
+        assert_eq!(&buffer[..second.len], b"taken");
+        assert!(!second.fd_is_lost && second.fd.is_some());
+        0
+    });
+    assert_eq!(ends([short]), [Exit::Code(0)]);
 }
 
 fn a_fault_fires_in_one_process(_: &Signals) {
