@@ -15,7 +15,7 @@ use rd_base::handover::Peer;
 use rd_sys::lockfile::{LockError, LockFile};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -227,17 +227,25 @@ impl Listeners {
     fn accept_tcp(&self, listener: &TcpListener) -> io::Result<Accepted> {
         let (stream, address) = listener.accept()?;
         stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        let seconds = u32::try_from(self.keepalive.as_secs()).unwrap_or(u32::MAX);
-        if seconds > 0 {
-            setsockopt(&stream, sockopt::KeepAlive, &true)?;
-            setsockopt(&stream, sockopt::TcpKeepIdle, &seconds)?;
+        // Whoever has come in is served, if not as well as could be.
+        if let Err(error) = self.set_options(&stream) {
+            log::debug!("could not set the options of the connection of {address}: {error}");
         }
         let socket = stream.into();
         Ok(Accepted {
             socket,
             peer: Peer::Tcp(address.to_string()),
         })
+    }
+
+    fn set_options(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let seconds = u32::try_from(self.keepalive.as_secs()).unwrap_or(u32::MAX);
+        if seconds > 0 {
+            setsockopt(stream, sockopt::KeepAlive, &true)?;
+            setsockopt(stream, sockopt::TcpKeepIdle, &seconds)?;
+        }
+        Ok(())
     }
 
     fn accept_unix(&self, listener: &UnixListener) -> io::Result<Accepted> {
@@ -332,15 +340,18 @@ pub fn refuse(accepted: Accepted, line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::getsockopt;
     use std::io::BufRead;
-    use std::net::TcpStream;
+    use std::time::Instant;
 
     fn config(pairs: &[(&str, &str)]) -> Config {
         Config::from_pairs(pairs).expect("valid parameters")
     }
 
     fn accept_one(listeners: &Listeners, index: usize) -> Accepted {
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
+            assert!(Instant::now() < deadline, "the client was sent away");
             // A connection that was made is there at once; over TCP it may take a moment.
             match listeners.accept(index) {
                 Accept::One(accepted) => return accepted,
@@ -430,6 +441,29 @@ mod tests {
         let line = lines.next().expect("a line").expect("not reset");
         assert_eq!(line, "-ERR Redoubt is shutting down");
         assert!(lines.next().is_none(), "and the end");
+    }
+
+    /// The longest keepalive time that can be set is one that the system takes; and one that it does
+    /// not take keeps nobody out.
+    #[test]
+    fn no_keepalive_time_keeps_a_client_out() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let port = free_port();
+        let longest_s = 32_767;
+        let (text, longest) = (port.to_string(), format!("{longest_s}s"));
+        let pairs = [("port", text.as_str()), ("tcp_keepalive", &longest)];
+        let mut listeners = Listeners::open(&config(&pairs), dir.path()).expect("open");
+        let _first = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        let accepted = accept_one(&listeners, 0);
+        let idle = getsockopt(&accepted.socket, sockopt::TcpKeepIdle).expect("it is set");
+        assert_eq!(idle, longest_s);
+        let longer = format!("{}s", longest_s + 1);
+        let error = Config::from_pairs(&[("tcp_keepalive", &longer)]).expect_err("too long");
+        assert!(error.to_string().contains("tcp_keepalive"), "{error}");
+        listeners.set_keepalive(Duration::from_secs(86_400));
+        let second = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        let address = second.local_addr().expect("it is bound").to_string();
+        assert_eq!(accept_one(&listeners, 0).peer, Peer::Tcp(address));
     }
 
     #[test]

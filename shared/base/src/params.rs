@@ -16,6 +16,9 @@ use crate::words::{
 };
 use std::fmt;
 
+/// The longest time without traffic that the kernel takes (its `MAX_TCP_KEEPIDLE`).
+const TCP_KEEPALIVE_MAX: u64 = 32_767 * SECOND;
+
 /// When a change of a parameter takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Context {
@@ -370,7 +373,8 @@ Connections "Connections" {
             .extremes(&["1s"]),
         "Close a client that takes nothing of a reply in several parts for this long; 0 is never.";
     TcpKeepalive: time tcp_keepalive =
-        Parameter::time("tcp_keepalive", "300s", SECOND, 0, DAY).redis("tcp-keepalive"),
+        Parameter::time("tcp_keepalive", "300s", SECOND, 0, TCP_KEEPALIVE_MAX)
+            .redis("tcp-keepalive"),
         "Probe a silent TCP client after this long; 0 leaves it to the system.";
 }
 Memory "Memory and limits" {
