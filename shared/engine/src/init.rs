@@ -4,9 +4,10 @@
 //! slots agree, and the first start reads no log. Everything is synced before the function returns,
 //! `pg_control` last.
 //!
-//! Invariant: the first file of a directory is [`UNFINISHED_FILE`], durable before anything else is
+//! Invariants: the first file of a directory is [`UNFINISHED_FILE`], durable before anything else is
 //! made, and it goes when all else is durable. No server starts, and no tool works, on a directory
-//! that has it; so one that has it has never held data.
+//! that has it; so one that has it has never held data. A directory belongs to whoever made that file
+//! and found nothing beside it; nobody else makes or removes anything in it.
 //!
 //! ```text
 //! RD_VERSION  redoubt.conf  base/1.. (catalog)  base/2.. (database 0)
@@ -30,7 +31,7 @@ use rd_store::control_file::{self, GLOBAL_DIR};
 use rd_store::doublewrite;
 use rd_store::history;
 use rd_store::relation::{BASE_DIR, RelationFiles};
-use rd_store::wal::segments;
+use rd_store::wal::{WAL_DIR, segments};
 use rd_sys::storage::{OpenMode, RealStorage, Storage};
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -159,12 +160,42 @@ pub fn init_data_directory(
             false
         }
     };
+    sync_parent(path).map_err(on_path("sync the parent directory of"))?;
     let storage: Arc<dyn Storage> = Arc::new(RealStorage::new(path.to_owned()));
-    let done = init_storage(&storage, options, report).and_then(|()| sync_parent(path));
-    if done.is_err() {
-        clean_up(path, made);
+    let done = match begin(&*storage) {
+        Ok(true) => fill(&storage, options, report).inspect_err(|_| remove_content(path)),
+        Ok(false) => return Err(InitError::NotEmpty(shown)),
+        // Another has begun since then.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(InitError::Unfinished(shown));
+        }
+        error => error.map(drop),
+    };
+    if done.is_err() && made {
+        // Only if there is nothing in it.
+        let _ = fs::remove_dir(path);
     }
     Ok(done?)
+}
+
+/// Makes [`UNFINISHED_FILE`]: from then on the directory is this process's own. False, and the file
+/// is gone again, if something is there already: since the directory was seen to be empty, another
+/// may have made it whole, and a server may serve it.
+fn begin(storage: &dyn Storage) -> io::Result<bool> {
+    let file = storage.open(UNFINISHED_FILE, OpenMode::CreateNew)?;
+    let begun = storage.list("").and_then(|names| {
+        if names.iter().any(|name| name != UNFINISHED_FILE) {
+            return Ok(false);
+        }
+        file.write_all_at(UNFINISHED.as_bytes(), 0)?;
+        file.sync_all()?;
+        storage.sync_dir("")?;
+        Ok(true)
+    });
+    if !matches!(begun, Ok(true)) {
+        let _ = storage.remove(UNFINISHED_FILE);
+    }
+    begun
 }
 
 /// Makes the directories above `path` that are not there, and their names durable.
@@ -187,25 +218,35 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     fs::File::open(parent)?.sync_all()
 }
 
-/// Removes what was made so far; what cannot be removed stays, and its presence tells of itself.
-fn clean_up(path: &Path, made: bool) {
-    if made {
-        let _ = fs::remove_dir_all(path);
-        return;
+/// Removes what was made so far in the directory, which is this process's own; what cannot be
+/// removed stays, and its presence tells of itself.
+fn remove_content(path: &Path) {
+    for dir in [BASE_DIR, GLOBAL_DIR, WAL_DIR] {
+        let _ = fs::remove_dir_all(path.join(dir));
     }
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        let _ = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
-            _ => fs::remove_file(entry.path()),
-        };
+    // The last is what says that the rest is no data directory.
+    for file in [VERSION_FILE, FILE_NAME, UNFINISHED_FILE] {
+        let _ = fs::remove_file(path.join(file));
     }
 }
 
 /// Makes the content of a data directory in `storage`, which is empty.
 ///
 /// # Errors
-/// When the storage refuses.
+/// When the storage is not empty, or refuses.
 pub fn init_storage(
+    storage: &Arc<dyn Storage>,
+    options: &InitOptions<'_>,
+    report: &mut dyn FnMut(&str),
+) -> io::Result<()> {
+    if !begin(&**storage)? {
+        let text = "there is something where a data directory is to be made";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+    }
+    fill(storage, options, report)
+}
+
+fn fill(
     storage: &Arc<dyn Storage>,
     options: &InitOptions<'_>,
     report: &mut dyn FnMut(&str),
@@ -214,8 +255,6 @@ pub fn init_storage(
     let segment_bytes = config.wal_segment_size_bytes();
     let start = segments::first_lsn(segment_bytes);
     step(report, "creating subdirectories", || {
-        write_file(&**storage, UNFINISHED_FILE, UNFINISHED.as_bytes())?;
-        storage.sync_dir("")?;
         storage.create_dir(BASE_DIR)?;
         storage.create_dir(GLOBAL_DIR)
     })?;
@@ -534,5 +573,65 @@ mod tests {
         let below = path.join("data");
         assert!(init_data_directory(&below, &options, &mut |_| {}).is_err());
         assert_eq!(fs::read(&path).expect("untouched"), b"in the way");
+    }
+
+    fn options(config: &Config) -> InitOptions<'_> {
+        InitOptions {
+            config,
+            system_identifier: 77,
+            now_us: 5,
+            conf_lines: "",
+        }
+    }
+
+    /// Whoever found the directory empty and then stood still for a while finds it made, and served
+    /// perhaps, by another: nothing in it is his to remove.
+    #[test]
+    fn what_another_has_made_meanwhile_stays() {
+        let config = config();
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut inner = None;
+        let outer = init_data_directory(directory.path(), &options(&config), &mut |text| {
+            if text.starts_with("fixing permissions") {
+                let options = options(&config);
+                inner = Some(init_data_directory(directory.path(), &options, &mut |_| {}));
+            }
+        });
+        assert!(matches!(inner, Some(Ok(()))), "{inner:?}");
+        assert!(matches!(outer, Err(InitError::NotEmpty(_))), "{outer:?}");
+        assert!(!is_unfinished(directory.path()));
+        let storage = RealStorage::new(directory.path().to_owned());
+        control_file::read(&storage).expect("it is there");
+        assert!(!storage.list(WAL_DIR).expect("it is there").is_empty());
+    }
+
+    /// The first of two that begin at the same time goes on undisturbed, and a failure takes away
+    /// what was made, and nothing else.
+    #[test]
+    fn one_that_comes_second_leaves_the_first_alone_and_a_failure_only_its_own() {
+        let config = config();
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("data");
+        let mut second = None;
+        let first = init_data_directory(&path, &options(&config), &mut |text| {
+            if text.starts_with("creating the write-ahead log") {
+                second = Some(init_data_directory(&path, &options(&config), &mut |_| {}));
+                // In the way of the first.
+                fs::create_dir(path.join("wal")).expect("made");
+                fs::write(path.join("foreign"), b"").expect("written");
+            }
+        });
+        let second = second.expect("it was tried");
+        assert!(
+            matches!(second, Err(InitError::Unfinished(_))),
+            "{second:?}"
+        );
+        assert!(matches!(first, Err(InitError::Io(_))), "{first:?}");
+        let left = RealStorage::new(path.clone())
+            .list("")
+            .expect("it is there");
+        assert_eq!(left, ["foreign"]);
+        fs::remove_file(path.join("foreign")).expect("removed");
+        init_data_directory(&path, &options(&config), &mut |_| {}).expect("made");
     }
 }
