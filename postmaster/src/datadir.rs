@@ -26,7 +26,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// What is found where the data directory should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing, or an empty directory: it can be initialised.
+    /// Nothing, in a directory that is there: it can be initialised.
     Nothing,
     /// A data directory.
     Initialised,
@@ -34,12 +34,19 @@ pub enum Found {
 
 /// Looks at the directory without changing anything.
 ///
+/// An empty directory, and one above which another is missing, may stand where a volume has not been
+/// mounted. A server that made a data directory there would acknowledge writes that are out of sight
+/// when the volume is there again; so that is left to `rd_initdb`, which somebody has to ask.
+///
 /// # Errors
-/// When it is something else, or somebody else's.
+/// When it is something else, or may be.
 pub fn inspect(dir: &Path) -> Result<Found> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            check_parent(dir)?;
+            return Ok(Found::Nothing);
+        }
         Err(error) => {
             return Err(error)
                 .with_context(|| format!("could not read data directory \"{}\"", dir.display()));
@@ -52,7 +59,12 @@ pub fn inspect(dir: &Path) -> Result<Found> {
         return Ok(Found::Initialised);
     }
     if entries.count() == 0 {
-        return Ok(Found::Nothing);
+        bail!(
+            "directory \"{0}\" is empty: it is no data directory\n\
+             HINT: If a volume belongs there, it is not mounted: mount it. If a new data directory \
+             is wanted there, make it first: rd_initdb -D \"{0}\"",
+            dir.display()
+        );
     }
     if dir.join(VERSION_FILE).exists() {
         bail!(
@@ -65,6 +77,24 @@ pub fn inspect(dir: &Path) -> Result<Found> {
         "\"{}\" is not a data directory: it is not empty, and there is no global/pg_control in it\n\
          HINT: Choose another directory with -D, or one that does not exist yet.",
         dir.display()
+    )
+}
+
+/// Refuses a place whose directory is missing too.
+fn check_parent(dir: &Path) -> Result<()> {
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => return Ok(()),
+    };
+    if parent.exists() {
+        return Ok(());
+    }
+    bail!(
+        "there is no data directory \"{0}\", nor is there the directory \"{1}\" to make it in\n\
+         HINT: If a volume belongs there, it is not mounted: mount it. If a new data directory is \
+         wanted there, make it first: rd_initdb -D \"{0}\"",
+        dir.display(),
+        parent.display()
     )
 }
 
@@ -208,11 +238,22 @@ mod tests {
     }
 
     #[test]
-    fn only_an_empty_place_or_a_data_directory_will_do() {
+    fn only_a_new_place_or_a_data_directory_will_do() {
         let dir = private_dir();
         let inside = dir.path().join("data");
         assert_eq!(inspect(&inside).expect("nothing there"), Found::Nothing);
-        assert_eq!(inspect(dir.path()).expect("empty"), Found::Nothing);
+        let here = Path::new("no-such-directory");
+        assert_eq!(inspect(here).expect("nothing there"), Found::Nothing);
+        for (place, what) in [
+            (dir.path(), "is empty: it is no data directory"),
+            (&inside.join("deeper"), "nor is there the directory"),
+        ] {
+            let error = inspect(place).expect_err("a volume's, perhaps").to_string();
+            let hint = format!("rd_initdb -D \"{}\"", place.display());
+            for part in [what, "not mounted", &hint] {
+                assert!(error.contains(part), "{part}: {error}");
+            }
+        }
         fs::write(dir.path().join("letter.txt"), "dear").expect("written");
         let error = inspect(dir.path())
             .expect_err("somebody's letters")

@@ -45,7 +45,8 @@ const DESCRIPTORS_BESIDE: u64 = 256;
 ///
 /// Serves the data directory in the foreground until SIGTERM (waits for clients to leave), SIGINT
 /// or Ctrl-C (ends them and stops in order) or SIGQUIT (stops at once; the next start recovers).
-/// A data directory that does not exist is initialised.
+/// A data directory that does not exist is initialised; in an empty one, which may be the mount point
+/// of a volume that is not there, only rd_initdb makes one.
 #[derive(Parser)]
 #[command(name = "redoubt", version, disable_help_flag = true)]
 struct Arguments {

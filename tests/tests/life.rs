@@ -509,6 +509,31 @@ fn something_else_is_no_data_directory() {
     assert_eq!(left.len(), 1, "nothing was made there");
 }
 
+/// An empty directory may be the mount point of a volume that is not there, and so may what is above
+/// a missing one: a server makes nothing there, and says who does.
+#[test]
+fn a_place_where_a_volume_may_be_missing_is_not_initialised() {
+    let mount_point = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(mount_point.path(), Permissions::from_mode(0o700)).expect("ours");
+    let path = mount_point.path().to_string_lossy().into_owned();
+    let deeper = format!("{path}/redoubt/data");
+    for place in [&path, &deeper] {
+        let (status, _, errors) = run("redoubt", &["-D", place, "-c", "port=nonsense"]);
+        assert_eq!(status.code(), Some(1), "{errors}");
+        let hint = format!("rd_initdb -D \"{place}\"");
+        for part in ["not mounted", &hint] {
+            assert!(errors.contains(part), "{part}: {errors}");
+        }
+        let mut left = fs::read_dir(mount_point.path()).expect("ours");
+        assert!(left.next().is_none(), "nothing was made there");
+    }
+    let (status, _, errors) = run("rd_initdb", &["-D", &path, "--wal-segsize=1"]);
+    assert!(status.success(), "{errors}");
+    let (status, _, errors) = run("redoubt", &["-D", &path, "-c", "port=nonsense"]);
+    assert_eq!(status.code(), Some(1), "{errors}");
+    assert!(errors.contains("nonsense"), "it is its own now: {errors}");
+}
+
 /// `rd_initdb` is killed at its work: server and tools say so of what it leaves, as long as that is
 /// there; and when it is gone, the same place will do.
 #[test]
