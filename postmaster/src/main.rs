@@ -135,7 +135,7 @@ fn boot(arguments: &Arguments, command_line: &str) -> Result<Server> {
     let config = Config::load(&data_dir, &settings)?;
     logline::set_level(config.log_min_messages());
     let lock = datadir::lock(&data_dir)?;
-    options_file::write(&data_dir, command_line)?;
+    options_file::write(&data_dir, command_line);
     let signals = Signals::install(&[
         Signal::Term,
         Signal::Int,

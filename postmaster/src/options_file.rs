@@ -4,11 +4,9 @@
 //! Invariant: it is written by the holder of the data directory's lock; it stays when the server
 //! ends, and nothing but these two depends on it.
 
-use anyhow::{Context, Result};
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Name of the file in the data directory.
@@ -37,18 +35,22 @@ fn render(mut words: impl Iterator<Item = OsString>) -> String {
     line
 }
 
-/// Writes the file anew.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write(dir: &Path, command_line: &str) -> Result<()> {
+/// Writes the file anew, in the room that it has: a disk that is full has no other. A server can do
+/// without it, so that it cannot be written is only told.
+pub fn write(dir: &Path, command_line: &str) {
     let path = dir.join(OPTIONS_FILE);
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let written = options
-        .open(&path)
-        .and_then(|mut file| file.write_all(command_line.as_bytes()));
-    written.with_context(|| format!("could not write {}", path.display()))
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let written = options.open(&path).and_then(|file| {
+        file.write_all_at(command_line.as_bytes(), 0)?;
+        file.set_len(command_line.len() as u64)
+    });
+    if let Err(error) = written {
+        log::warn!(
+            "could not write {}, from which rd_ctl restart takes the options: {error}",
+            path.display()
+        );
+    }
 }
 
 #[cfg(test)]
@@ -64,5 +66,15 @@ mod tests {
             "/bin/redoubt \"-D\" \"/srv/my data\" \"a\\\"b\\\\c\"\n"
         );
         assert_eq!(render(std::iter::empty()), "\n");
+    }
+
+    #[test]
+    fn a_shorter_line_takes_the_place_of_a_longer_one() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for line in ["redoubt \"-D\" \"/srv/data\"\n", "redoubt\n"] {
+            write(dir.path(), line);
+            let text = std::fs::read_to_string(dir.path().join(OPTIONS_FILE));
+            assert_eq!(text.expect("it is there"), line);
+        }
     }
 }

@@ -16,9 +16,12 @@
 //!
 //! While recovering, line 8 goes on: `recovering redo 42% eta 3s`.
 //!
+//! Between two servers the file is called `postmaster.pid.last`: it keeps its block, so that a start
+//! works on a disk that has filled up since.
+//!
 //! Invariants: the file is written only by the holder of the data directory's lock, so a file
-//! that exists before is stale; it is changed in place by one write, and never changes its length;
-//! only the process that made it removes it.
+//! that exists before is stale; it is changed in place by one write, and never changes its length
+//! while its server lives; only the process that wrote its first line takes it away.
 
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
@@ -29,6 +32,8 @@ use std::path::{Path, PathBuf};
 
 /// Name of the file in the data directory.
 pub const PID_FILE: &str = "postmaster.pid";
+/// Its name while there is no server.
+const KEPT_FILE: &str = "postmaster.pid.last";
 /// Characters of the status line, blanks included.
 const STATUS_CHARS: usize = 64;
 
@@ -105,24 +110,41 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Writes the file anew. The caller holds the data directory's lock.
+    /// Writes the file anew, in the room that the last server's has. The caller holds the data
+    /// directory's lock.
     ///
     /// # Errors
     /// When the file cannot be made or written.
     pub fn create(dir: &Path, identity: Identity) -> Result<PidFile> {
-        let path = dir.join(PID_FILE);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).context(format!("could not remove stale {}", path.display()));
-            }
-            _ => {}
-        }
         let pid_file = PidFile {
-            path,
+            path: dir.join(PID_FILE),
             identity,
             status: Status::Starting,
         };
-        pid_file.write(OpenOptions::new().create_new(true).mode(0o600))?;
+        // A server that was killed has left it under its own name. The old content goes first:
+        // nobody is to take the last server's for this one's.
+        let kept = dir.join(KEPT_FILE);
+        match fs::rename(&pid_file.path, &kept) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let path = pid_file.path.display();
+                return Err(error).context(format!("could not move stale {path}"));
+            }
+            _ => {}
+        }
+        let text = render(&pid_file.identity, pid_file.status);
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&kept)
+            .and_then(|file| {
+                file.write_all_at(text.as_bytes(), 0)?;
+                file.set_len(text.len() as u64)
+            })
+            .with_context(|| format!("could not write {}", kept.display()))?;
+        fs::rename(&kept, &pid_file.path)
+            .with_context(|| format!("could not make {}", pid_file.path.display()))?;
         Ok(pid_file)
     }
 
@@ -135,27 +157,27 @@ impl PidFile {
             return Ok(());
         }
         self.status = status;
-        self.write(&mut OpenOptions::new())
+        self.write()
     }
 
-    /// Removes the file, if it is still this process's own.
+    /// Takes the file away, if it is still this process's own, and keeps its room.
     ///
     /// # Errors
-    /// When it is there and cannot be removed.
+    /// When it is there and cannot be moved.
     pub fn remove(self) -> Result<()> {
         let ours = self.identity.pid == std::process::id()
             && read_pid(&self.path) == Some(self.identity.pid);
         if !ours {
             return Ok(());
         }
-        fs::remove_file(&self.path)
-            .with_context(|| format!("could not remove {}", self.path.display()))
+        fs::rename(&self.path, self.path.with_file_name(KEPT_FILE))
+            .with_context(|| format!("could not move {}", self.path.display()))
     }
 
     /// Opened anew each time, so that no child inherits a way to write it.
-    fn write(&self, options: &mut OpenOptions) -> Result<()> {
+    fn write(&self) -> Result<()> {
         let text = render(&self.identity, self.status);
-        options
+        OpenOptions::new()
             .write(true)
             .open(&self.path)
             .and_then(|file| file.write_all_at(text.as_bytes(), 0))
@@ -186,6 +208,7 @@ pub fn read_pid(path: &Path) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
 
     fn identity(dir: &Path) -> Identity {
         Identity {
@@ -245,6 +268,28 @@ mod tests {
         }
         file.remove().expect("removed");
         assert!(!dir.path().join(PID_FILE).exists());
+    }
+
+    /// A file that has its block takes no further one; so it is the same one from start to start,
+    /// also after a crash, and no longer than what it says.
+    #[test]
+    fn keeps_its_room_from_start_to_start() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join(PID_FILE);
+        let inode = || fs::metadata(&path).expect("the file is there").ino();
+        let long = Identity {
+            listen_address: "0000:0000:0000:0000:0000:0000:0000:0001".to_owned(),
+            ..identity(dir.path())
+        };
+        let file = PidFile::create(dir.path(), long.clone()).expect("created");
+        let first = inode();
+        file.remove().expect("removed");
+        let _killed = PidFile::create(dir.path(), long).expect("created");
+        assert_eq!(inode(), first);
+        let _file = PidFile::create(dir.path(), identity(dir.path())).expect("created");
+        assert_eq!(inode(), first);
+        assert_eq!(lines(dir.path()).len(), 8);
+        assert_eq!(fs::read_dir(dir.path()).expect("ours").count(), 1);
     }
 
     #[test]

@@ -217,17 +217,28 @@ impl Mount {
             metadata.expect("an entry").len()
         });
         let size = held.sum::<u64>() + spare_bytes;
-        let option = format!("size={size},mode=0700");
-        let text = path.to_string_lossy();
-        let mount = run("mount", &["-t", "tmpfs", "-o", &option, "tmpfs", &text]).then(|| Mount {
-            path: path.to_owned(),
-        });
+        let mount = Mount::at(path, &size.to_string());
         for entry in fs::read_dir(&kept).expect("a directory") {
             let entry = entry.expect("an entry");
             fs::copy(entry.path(), path.join(entry.file_name())).expect("copied");
         }
         fs::remove_dir_all(&kept).expect("removed");
         mount
+    }
+
+    /// Puts an empty file system of this size there; none, where this is not allowed.
+    fn at(path: &Path, size: &str) -> Option<Mount> {
+        let option = format!("size={size},mode=0700");
+        let text = path.to_string_lossy();
+        run("mount", &["-t", "tmpfs", "-o", &option, "tmpfs", &text]).then(|| Mount {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Writes into a file until there is no room left.
+    fn fill(&self) {
+        let mut junk = fs::File::create(self.path.join("filler")).expect("a file");
+        while std::io::Write::write_all(&mut junk, &[1; 4096]).is_ok() {}
     }
 
     fn grow(&self, size: &str) {
@@ -288,11 +299,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_mends() {
     cluster.start();
     let mut client = cluster.client();
     assert_eq!(call(&mut client, &["GET", &last]).as_str(), Some(&*value));
-    let filler = mount.path.join("filler");
-    let mut junk = fs::File::create(&filler).expect("a file");
-    // Until the disk has no more.
-    while std::io::Write::write_all(&mut junk, &[1; 4096]).is_ok() {}
-    drop(junk);
+    mount.fill();
     let refused = wait_for("a refusal", || {
         let reply = call(&mut client, &["SET", "more", &value]);
         reply.error().map(str::to_owned)
@@ -309,6 +316,37 @@ fn a_full_disk_refuses_writes_serves_reads_and_mends() {
         reply.error().is_none().then_some(())
     });
     drop(client);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    drop(mount);
+}
+
+/// The whole disk is full while no server runs: one starts all the same, after a stop in order and
+/// after a crash, and is found by its pid file.
+#[test]
+fn a_server_starts_on_a_disk_that_has_filled_up() {
+    let mut cluster = Cluster::new(&[
+        ("wal_segment_size", "1MB"),
+        ("min_wal_size", "2MB"),
+        ("max_wal_size", "8MB"),
+    ]);
+    cluster.announce("");
+    let place = tempfile::tempdir().expect("a directory");
+    let Some(mount) = Mount::at(place.path(), "48m") else {
+        eprintln!("skipped: no file system can be mounted here");
+        return;
+    };
+    cluster.put_data(place.path().join("data"));
+    cluster.start();
+    ok(&mut cluster.client(), &["SET", "key", "value"]);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    mount.fill();
+    for _ in 0..2 {
+        cluster.start();
+        let reply = call(&mut cluster.client(), &["GET", "key"]);
+        assert_eq!(reply.as_str(), Some("value"));
+        cluster.kill_all();
+    }
+    cluster.start();
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
     drop(mount);
 }
