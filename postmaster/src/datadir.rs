@@ -165,10 +165,7 @@ fn held(dir: &Path, lock_path: &Path) -> anyhow::Error {
             dir.display()
         );
     }
-    let pids: Vec<String> = holders(&dir.join(LOCK_FILE))
-        .iter()
-        .map(|pid| pid.to_string())
-        .collect();
+    let pids = holders(&dir.join(LOCK_FILE));
     if pids.is_empty() {
         return anyhow!(
             "lock file \"{lock_path}\" is held by a process that cannot be seen from here\n\
@@ -177,14 +174,43 @@ fn held(dir: &Path, lock_path: &Path) -> anyhow::Error {
             dir.display()
         );
     }
+    let (ours, others): (Vec<_>, Vec<_>) = pids
+        .iter()
+        .map(|&pid| (pid, short_name(pid)))
+        .partition(|(_, name)| is_server(name));
+    let listed = |pids: &[(u32, String)]| {
+        let named = pids.iter().map(|(pid, name)| format!("PID {pid} ({name})"));
+        named.collect::<Vec<_>>().join(", ")
+    };
+    if !others.is_empty() {
+        return anyhow!(
+            "lock file \"{lock_path}\" is held by another program: {}\n\
+             DETAIL: While it works on data directory \"{}\", no server may.\n\
+             HINT: Wait until it has ended. What rd_resetwal has begun, for one, it must finish.",
+            listed(&others),
+            dir.display()
+        );
+    }
+    let pids: Vec<String> = ours.iter().map(|(pid, _)| pid.to_string()).collect();
     anyhow!(
-        "lock file \"{lock_path}\" is held by processes of an earlier server: PID {}\n\
+        "lock file \"{lock_path}\" is held by processes of an earlier server: {}\n\
          DETAIL: Its postmaster is gone; while they live, no other server may use the data \
          directory.\n\
          HINT: Wait until they have left, or end them with: kill -QUIT {}",
-        pids.join(", "),
+        listed(&ours),
         pids.join(" ")
     )
+}
+
+/// The name of a process in the kernel's list, at most 15 bytes; empty if it has gone.
+fn short_name(pid: u32) -> String {
+    let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(&name).trim_end().to_owned()
+}
+
+/// Whether this is the name of a process of a server (`rd_sys::title`), or of one that has gone.
+fn is_server(name: &str) -> bool {
+    name.is_empty() || name == "redoubt" || name.starts_with("rd-")
 }
 
 /// The processes, as far as this user may see, that have the file open.
@@ -277,27 +303,35 @@ mod tests {
         let path = dir.path().join(LOCK_FILE);
         let file = fs::File::create(&path).expect("created");
         assert_eq!(holders(&path), []);
-        let mut child = Command::new("cat")
+        // As a backend calls itself, then as a tool is called. The lock file tells how far it is.
+        let script = r#"
+            printf 'rd-backend 0' > /proc/$$/comm; echo; read next
+            printf 'rd_resetwal' > /proc/$$/comm; echo; read next"#;
+        let mut child = Command::new("sh")
+            .args(["-c", script])
             .stdin(Stdio::piped())
             .stdout(Stdio::from(file))
             .spawn()
-            .expect("cat is there");
-        // Its descriptors are in place once it has copied a byte.
-        drop(
-            child
-                .stdin
-                .as_mut()
-                .map(|input| io::Write::write_all(input, b"x")),
-        );
-        while fs::metadata(&path).expect("there").len() == 0 {
-            std::thread::yield_now();
-        }
+            .expect("a shell");
+        let wait_for_line = |count| {
+            while fs::metadata(&path).expect("there").len() < count {
+                std::thread::yield_now();
+            }
+        };
+        wait_for_line(1);
         assert_eq!(holders(&path), [child.id()]);
         let orphan = held(dir.path(), &path).to_string();
         assert!(
             orphan.contains(&format!("kill -QUIT {}", child.id())),
             "{orphan}"
         );
+        let input = child.stdin.as_mut().expect("a pipe");
+        io::Write::write_all(input, b"\n").expect("it reads");
+        wait_for_line(2);
+        let tool = held(dir.path(), &path).to_string();
+        let named = format!("another program: PID {} (rd_resetwal)", child.id());
+        assert!(tool.contains(&named), "{tool}");
+        assert!(!tool.contains("kill"), "{tool}");
         fs::write(dir.path().join(PID_FILE), format!("{}\n", child.id())).expect("written");
         let living = held(dir.path(), &path).to_string();
         assert!(

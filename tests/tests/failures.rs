@@ -350,3 +350,27 @@ fn a_server_starts_on_a_disk_that_has_filled_up() {
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
     drop(mount);
 }
+
+/// A snapshot that can only be read is read: what tools lock in it need not be written.
+#[test]
+fn a_read_only_snapshot_can_be_verified() {
+    let mut cluster = Cluster::new(&[("wal_segment_size", "1MB"), ("min_wal_size", "2MB")]);
+    let place = tempfile::tempdir().expect("a directory");
+    let Some(mount) = Mount::at(place.path(), "48m") else {
+        eprintln!("skipped: no file system can be mounted here");
+        return;
+    };
+    cluster.put_data(place.path().join("data"));
+    cluster.start();
+    ok(&mut cluster.client(), &["SET", "key", "value"]);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    let text = mount.path.to_string_lossy();
+    assert!(run("mount", &["-o", "remount,ro", &text]), "remounted");
+    let data_dir = cluster.data_dir();
+    for tool in ["rd_verify", "rd_checksums"] {
+        let arguments = ["-D", &data_dir.to_string_lossy()];
+        let (status, _, errors) = rd_tests::support::cluster::run(tool, &arguments);
+        assert!(status.success(), "{tool}: {errors}");
+    }
+    drop(mount);
+}

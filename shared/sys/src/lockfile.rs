@@ -7,10 +7,10 @@
 //! Invariant: nobody unlocks by hand, because that would take the lock from all at once.
 
 use nix::errno::Errno;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Why there is no lock.
@@ -39,20 +39,14 @@ pub struct LockFile {
 }
 
 impl LockFile {
-    /// Takes the lock without waiting. The file is made if there is none, and stays.
+    /// Takes the lock without waiting. The file is made if there is none, and stays; it belongs to
+    /// whoever owns the directory, who could not open it otherwise if a tool of root's has made it.
     pub fn acquire(path: &Path) -> Result<LockFile, LockError> {
         let failed = |source| LockError::Io {
             path: path.to_owned(),
             source,
         };
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600);
-        let file = options.open(path).map_err(failed)?;
+        let file = open(path).map_err(failed)?;
         loop {
             // SAFETY: the descriptor is open while `file` lives; nothing else is passed but flags.
             let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
@@ -64,6 +58,47 @@ impl LockFile {
             }
         }
     }
+}
+
+/// Opens the lock file, or makes it.
+fn open(path: &Path) -> io::Result<File> {
+    loop {
+        // For writing, because a lock on a network file system needs that.
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // A snapshot, to be looked at by a tool.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                return File::open(path);
+            }
+            opened => return opened,
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        match options.open(path) {
+            // Another was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+            Ok(file) => {
+                give_to_owner_of_directory(&file, path)?;
+                return Ok(file);
+            }
+        }
+    }
+}
+
+fn give_to_owner_of_directory(file: &File, path: &Path) -> io::Result<()> {
+    let Some(directory) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    else {
+        return Ok(());
+    };
+    let (directory, own) = (fs::metadata(directory)?, file.metadata()?);
+    // Only root can; where a directory is shared, such as /tmp, each keeps his own.
+    if directory.uid() != own.uid() && nix::unistd::geteuid().is_root() {
+        fchown(file, Some(directory.uid()), Some(directory.gid()))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -84,5 +119,20 @@ mod tests {
         LockFile::acquire(&path).expect("nobody has it any more");
         let nowhere = LockFile::acquire(&dir.path().join("no/such")).expect_err("no directory");
         assert!(matches!(nowhere, LockError::Io { .. }));
+    }
+
+    #[test]
+    fn a_lock_file_made_by_root_belongs_to_the_owner_of_the_directory() {
+        const SOMEBODY: u32 = 65_534;
+        let dir = tempfile::tempdir().expect("a directory");
+        if std::os::unix::fs::chown(dir.path(), Some(SOMEBODY), Some(SOMEBODY)).is_err() {
+            eprintln!("skipped: only root gives directories away");
+            return;
+        }
+        let path = dir.path().join("redoubt.lock");
+        let _lock = LockFile::acquire(&path).expect("nobody has it");
+        let made = fs::metadata(&path).expect("it was made");
+        assert_eq!((made.uid(), made.gid()), (SOMEBODY, SOMEBODY));
+        assert_eq!(made.mode() & 0o777, 0o600);
     }
 }
