@@ -38,6 +38,8 @@ fn a_want_of_descriptors_is_told_as_such_and_passes() {
     // No page of it is in memory now, and the file is open nowhere.
     cluster.start();
     let mut client = cluster.client();
+    // Answered: so the backend has its descriptor.
+    assert!(call(&mut client, &["PING"]).is_ok());
     let (backend, checkpointer) = (cluster.child("backend 0"), cluster.child("checkpointer"));
     if !allow_descriptors(backend, 3) {
         eprintln!("skipped: there is no prlimit");
