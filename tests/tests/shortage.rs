@@ -39,7 +39,7 @@ fn a_want_of_descriptors_is_told_as_such_and_passes() {
     cluster.start();
     let mut client = cluster.client();
     // Answered: so the backend has its descriptor.
-    assert!(call(&mut client, &["PING"]).is_ok());
+    assert!(call(&mut client, &["PING"]).error().is_none());
     let (backend, checkpointer) = (cluster.child("backend 0"), cluster.child("checkpointer"));
     if !allow_descriptors(backend, 3) {
         eprintln!("skipped: there is no prlimit");
