@@ -514,7 +514,7 @@ fn a_file_is_checked_as_a_start_would_read_it() {
     let dir = data_dir("max_wal_size = 512MB\n");
     let config = Config::load(dir.path(), &command_line(&[("max_wal_size", "2GB")]))
         .expect("valid")
-        .with_wal_segment_size(MB)
+        .with_wal_segment_size(2 * MB)
         .expect("80MB is enough");
     let problems = |text: &str| match config.check_file(text) {
         Ok(()) => Vec::new(),
@@ -529,14 +529,14 @@ fn a_file_is_checked_as_a_start_would_read_it() {
         problems("max_wal_size = 512MB\nmin_wal_size = 900MB\n"),
         [
             "redoubt.conf:1: parameter \"max_wal_size\": \"max_wal_size\" (512MB) must be at least \
-          \"min_wal_size\" (900MB)"
+             \"min_wal_size\" (900MB)"
         ]
     );
     assert_eq!(
         problems("min_wal_size = 3GB\nmax_wal_size = 4GB\n"),
         [
             "command line: parameter \"max_wal_size\": \"max_wal_size\" (2GB) must be at least \
-          \"min_wal_size\" (3GB)"
+             \"min_wal_size\" (3GB)"
         ]
     );
     assert_eq!(
@@ -544,10 +544,10 @@ fn a_file_is_checked_as_a_start_would_read_it() {
         ["redoubt.conf:1: parameter \"port\": invalid value \"x\": not a number"]
     );
     assert_eq!(
-        problems("min_wal_size = 1MB\n"),
+        problems("min_wal_size = 2MB\n"),
         [
-            "redoubt.conf:1: parameter \"min_wal_size\": \"min_wal_size\" (1MB) must be at least 2 times \
-          \"wal_segment_size\" (1MB)"
+            "redoubt.conf:1: parameter \"min_wal_size\": \"min_wal_size\" (2MB) must be at least \
+             2 times \"wal_segment_size\" (2MB)"
         ]
     );
 }
