@@ -23,12 +23,12 @@
 //!   when there may be some.
 
 use crate::turn::nanos;
+use crate::writer::complete_header;
 use crate::{Checkpointer, Failure};
 use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BatchNo, BlockNo, FileNo, Lsn, PageTag};
-use rd_format::bitmap::{self, META_BLOCK};
-use rd_format::meta;
+use rd_format::bitmap;
 use rd_format::page::{self, PageBytes, PageKind};
 use rd_format::{Access, PageError};
 use rd_store::buffer::{PageReadError, Resident};
@@ -603,15 +603,7 @@ impl Checkpointer {
                 "the double-write area"
             }
         };
-        if tag.block == META_BLOCK && page::kind(&page) == Some(PageKind::Meta) {
-            // Checkpoints write this in the file, past shared buffers.
-            if let Some((count, scn, stop_scn)) = shared.files.covered(tag.file) {
-                let mut meta = meta::read(&page);
-                (meta.checkpoint_count, meta.checkpoint_scn) = (count, scn);
-                meta.stop_scn = stop_scn;
-                meta::write(&mut page, &meta);
-            }
-        }
+        complete_header(&shared.files, tag, &mut page);
         self.write_pages(&[(tag, *page)], Counter::PagesWrittenScrub)?;
         Ok(Repair::From(source))
     }

@@ -12,9 +12,12 @@ use crate::{Checkpointer, Failure};
 use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BatchNo, Lsn, PageTag};
+use rd_format::bitmap::META_BLOCK;
 use rd_format::doublewrite::DW_BATCH_PAGES_MAX;
-use rd_format::page::{self, PageBytes};
+use rd_format::meta::{self, Meta};
+use rd_format::page::{self, PageBytes, PageKind};
 use rd_store::buffer::{Copied, CopyOutcome, DirtyFrame};
+use rd_store::files::Files;
 use rd_store::relation::{self, PIECE_BLOCKS};
 use rd_sys::crash::panic_abort;
 use rd_sys::fault::{self, Fault};
@@ -27,6 +30,24 @@ use std::sync::Arc;
 const UNSYNCED_BYTES: u64 = 8 << 20;
 /// As `UNSYNCED_BYTES`, above which nothing is written until there are less.
 const UNSYNCED_BYTES_MAX: u64 = 64 << 20;
+
+/// Puts into the copy of a meta page what checkpoints write there past shared buffers, which have
+/// it as it was when the page was read, or made: redo makes that of a young file anew, and a header
+/// that said less than `pg_control` would be taken for an old copy's at the next start.
+pub(crate) fn complete_header(files: &Files, tag: PageTag, copy: &mut PageBytes) {
+    if tag.block != META_BLOCK || page::kind(copy) != Some(PageKind::Meta) {
+        return;
+    }
+    if let Some((checkpoint_count, checkpoint_scn, stop_scn)) = files.covered(tag.file) {
+        let meta = Meta {
+            checkpoint_count,
+            checkpoint_scn,
+            stop_scn,
+            ..meta::read(copy)
+        };
+        meta::write(copy, &meta);
+    }
+}
 
 /// How far a batch has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +174,7 @@ impl Checkpointer {
             outcome.taken += 1;
             match pool.copy_dirty(dirty.frame, dirty.tag, copy) {
                 CopyOutcome::Copied(copied) => {
+                    complete_header(&self.store.shared.files, copied.tag, copy);
                     page::seal(copy, copied.tag);
                     self.touched.insert(copied.tag.file);
                     batch.tags.push(copied.tag);

@@ -353,7 +353,11 @@ impl World {
         if self.backend.shared.files.state(tag.file) == FileState::Live {
             self.make_room(tag);
         }
-        let (lsn, before) = self.page(tag);
+        let (lsn, before) = match tag.block {
+            // Records that carry it make it anew, whatever the file has there.
+            META_BLOCK => self.resident(tag).unwrap_or((Lsn::ZERO, [0; PAGE_BYTES])),
+            _ => self.page(tag),
+        };
         if lsn >= end && !self.is_unproved {
             return;
         }
@@ -371,20 +375,24 @@ impl World {
 
     /// The page as it is in memory, or else on disk; zeros if it is in neither.
     fn page(&self, tag: PageTag) -> (Lsn, PageBytes) {
-        let mut bytes = [0; PAGE_BYTES];
-        match self.backend.shared.pool.get_resident(tag) {
-            Some(pin) => bytes = *pin.read(),
-            None => {
-                let there = self.backend.relations.read_block(tag, &mut bytes);
-                if !there.expect("a good disk") {
-                    bytes.fill(0);
-                }
+        self.resident(tag).unwrap_or_else(|| {
+            let mut bytes = [0; PAGE_BYTES];
+            let there = self.backend.relations.read_block(tag, &mut bytes);
+            if !there.expect("a good disk") {
+                bytes.fill(0);
             }
-        }
-        if !page::is_zero(&bytes) && self.backend.shared.pool.get_resident(tag).is_none() {
-            page::verify(&bytes, tag).expect("whole after the repair");
-        }
-        (page::page_lsn(&bytes), bytes)
+            if !page::is_zero(&bytes) {
+                page::verify(&bytes, tag).expect("whole after the repair");
+            }
+            (page::page_lsn(&bytes), bytes)
+        })
+    }
+
+    /// The page as it is in memory.
+    fn resident(&self, tag: PageTag) -> Option<(Lsn, PageBytes)> {
+        let pin = self.backend.shared.pool.get_resident(tag)?;
+        let bytes = *pin.read();
+        Some((page::page_lsn(&bytes), bytes))
     }
 
     /// Holds pages, key counts and the set of files against what they should be.
