@@ -345,6 +345,9 @@ impl Checkpointer {
         let written_ns = self.now_ns();
         self.sync_file(file);
         self.settle_headers()?;
+        // Others have gone on meanwhile, and the redo point with them, which no header may be behind
+        // that is ahead of `pg_control`; below it everything is on disk, of this file, too.
+        let scn = scn.max(self.redo_in_control());
         let stop_scn = if access.is_writable() { Lsn::ZERO } else { scn };
         let count = self.stamp_file(file, scn, stop_scn)?;
         self.sync_file(file);

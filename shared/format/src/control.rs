@@ -414,6 +414,9 @@ pub enum ControlError {
     /// The checksum is right but the content contradicts itself.
     #[error("the content contradicts itself although its checksum is right: {0}")]
     Content(&'static str),
+    /// The disk does not give its bytes; the system's number of the error.
+    #[error("it cannot be read: {}", std::io::Error::from_raw_os_error(*.0))]
+    Unreadable(i32),
     /// The data directory was made by a program with other sizes.
     #[error("{what} is {found} in the data directory, and {expected} in this program")]
     Incompatible {

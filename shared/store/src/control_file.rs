@@ -8,10 +8,11 @@
 //!   start reads may be in the kernel's cache only (a process died, or a sync failed, before it was
 //!   synced), and then a power cut could tear both. So [`ControlStore::open`] writes it once more.
 
+use crate::files::EIO;
 use rd_base::Lsn;
 use rd_format::control::{self, Chosen, ControlError, ControlFile, SLOT_BYTES};
 use rd_sys::fault::{self, Fault};
-use rd_sys::storage::{OpenMode, Storage, StorageFile};
+use rd_sys::storage::{self, OpenMode, Storage, StorageFile};
 use std::io;
 use std::sync::Arc;
 
@@ -68,10 +69,29 @@ fn read_slot(file: &dyn StorageFile, slot: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What was chosen, and the bytes of its slot that mean something.
+/// What was chosen, and the bytes of its slot that mean something. A slot that the disk does not give
+/// is as bad as one that it gives wrongly: bad sectors are what there are two for.
 fn read_from(file: &dyn StorageFile) -> Result<(Chosen, Vec<u8>), ControlFileError> {
-    let mut slots = [read_slot(file, 0)?, read_slot(file, 1)?];
-    let chosen = control::choose(&slots[0], &slots[1]).map_err(ControlFileError::BothDamaged)?;
+    let (mut slots, errors) = match [read_slot(file, 0), read_slot(file, 1)] {
+        [Err(error), Err(_)] => return Err(error.into()),
+        read => {
+            let error = |slot: &io::Result<Vec<u8>>| {
+                let error = slot.as_ref().err()?;
+                Some(ControlError::Unreadable(
+                    storage::errno(error).unwrap_or(EIO),
+                ))
+            };
+            let errors = [error(&read[0]), error(&read[1])];
+            (read.map(Result::unwrap_or_default), errors)
+        }
+    };
+    let mut chosen = control::choose(&slots[0], &slots[1]).map_err(|[first, second]| {
+        let reasons = [errors[0].unwrap_or(first), errors[1].unwrap_or(second)];
+        ControlFileError::BothDamaged(reasons)
+    })?;
+    if let Some(error) = errors[1 - chosen.slot] {
+        chosen.other = Err(error);
+    }
     chosen
         .control
         .compatible()
@@ -220,7 +240,7 @@ mod tests {
     use super::*;
     use rd_base::FileNo;
     use rd_format::control::FileRow;
-    use rd_sys::simdisk::SimStorage;
+    use rd_sys::simdisk::{Injection, IoKind, SimStorage};
 
     fn disk(seed: u64) -> SimStorage {
         let storage = SimStorage::new(seed);
@@ -328,6 +348,58 @@ mod tests {
             assert!(chosen.control.checkpoint_count >= 1);
         }
         assert_eq!(cut_off, 300, "starts that were cut off");
+    }
+
+    #[test]
+    fn a_slot_that_cannot_be_read_costs_nothing() {
+        for slot in 0..2 {
+            let storage = disk(4);
+            let mut store = ControlStore::open(&storage).expect("valid");
+            let next = numbered(&store, 1);
+            store.write_both(next, 1).expect("a good disk");
+            let unreadable = |times| {
+                storage.inject(Injection {
+                    kind: IoKind::Read,
+                    path_contains: CONTROL_PATH.to_owned(),
+                    // To open it is the first.
+                    skip: 1 + slot,
+                    times,
+                    errno: EIO,
+                });
+            };
+            unreadable(1);
+            let mut store = ControlStore::open(&storage).expect("the other is good");
+            assert_eq!(store.newest().checkpoint_count, 1);
+            assert!(store.other().is_none(), "slot {slot}");
+            let next = numbered(&store, 2);
+            store
+                .write(next, 2)
+                .expect("what is written can be read again");
+            let chosen = read(&storage).expect("both are good");
+            assert_eq!(chosen.control.checkpoint_count, 2);
+            assert!(chosen.other.is_ok());
+
+            let other = (1 - slot) * SLOT_BYTES as u64;
+            storage
+                .damage(CONTROL_PATH, other, &[0x55])
+                .expect("it is there");
+            unreadable(1);
+            match read(&storage) {
+                Err(ControlFileError::BothDamaged(errors)) => {
+                    assert!(matches!(errors[slot as usize], ControlError::Unreadable(_)));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let storage = disk(4);
+        storage.inject(Injection {
+            kind: IoKind::Read,
+            path_contains: CONTROL_PATH.to_owned(),
+            skip: 1,
+            times: 2,
+            errno: EIO,
+        });
+        assert!(matches!(read(&storage), Err(ControlFileError::Io(_))));
     }
 
     #[test]

@@ -770,7 +770,7 @@ pub(crate) fn access_of(bits: u32) -> Access {
 
 /// The system's numbers for a full and for a bad disk, where an error carries none.
 const ENOSPC: i32 = 28;
-const EIO: i32 = 5;
+pub(crate) const EIO: i32 = 5;
 
 /// By how many blocks a file of `blocks` blocks grows: an eighth, from 1 MiB to 64 MiB.
 fn step(blocks: u32) -> u32 {
