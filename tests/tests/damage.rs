@@ -401,6 +401,25 @@ fn a_data_page_that_recovery_needs() {
 }
 
 #[test]
+fn a_data_file_that_has_lost_its_end() {
+    let (mut cluster, acknowledged) = stopped_with_keys();
+    cluster.announce("ends too soon");
+    cluster.announce("cannot start");
+    cluster.announce("does not start");
+    let path = cluster.path(KEYS_FILE);
+    let words = [KEYS_FILE, "ends too soon", "pg_control"];
+    for end in ["a clean stop", "a crash"] {
+        let whole = fs::read(&path).expect("it is there");
+        fs::write(&path, &whole[..whole.len() - PAGE as usize]).expect("put in place");
+        assert_refused(&mut cluster, &format!("a cut file after {end}"), &words);
+        fs::write(&path, &whole).expect("put back");
+        cluster.start();
+        acknowledged.assert_there(&mut cluster.client());
+        cluster.kill_all();
+    }
+}
+
+#[test]
 fn a_data_file_from_another_day() {
     let (mut cluster, acknowledged) = stopped_with_keys();
     cluster.announce("from another time");

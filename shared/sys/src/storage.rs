@@ -57,7 +57,8 @@ pub trait Storage: Send + Sync {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file's name. Durable after `sync_dir`.
     fn remove(&self, path: &str) -> io::Result<()>;
-    /// The names in a directory, sorted; of files and directories alike.
+    /// The names in a directory, sorted; of files and directories alike. One that is not UTF-8 is not
+    /// this server's, and comes with U+FFFD for what cannot be read in it.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
     /// Makes a directory in one that exists. Durable after `sync_dir` of that one.
     fn create_dir(&self, dir: &str) -> io::Result<()>;
@@ -220,11 +221,7 @@ impl Storage for RealStorage {
         self.on("list directory", dir, |full| {
             let mut names = Vec::new();
             for entry in fs::read_dir(full)? {
-                let name = entry?.file_name().into_string().map_err(|name| {
-                    let message = format!("the file name {name:?} is not UTF-8");
-                    io::Error::new(io::ErrorKind::InvalidData, message)
-                })?;
-                names.push(name);
+                names.push(entry?.file_name().to_string_lossy().into_owned());
             }
             names.sort_unstable();
             Ok(names)
@@ -414,7 +411,20 @@ impl StorageFile for RealFile {
 mod tests {
     use super::*;
     use crate::Shortage;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_strange_name_hides_no_other() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = RealStorage::new(dir.path().to_owned());
+        let strange = OsStr::from_bytes(b"b\xff");
+        for name in [OsStr::new("a"), strange, OsStr::new("c")] {
+            fs::write(dir.path().join(name), "").expect("made");
+        }
+        assert_eq!(disk.list("").expect("read"), ["a", "b\u{fffd}", "c"]);
+    }
 
     #[test]
     fn files_are_their_owners_alone_and_errors_name_them() {

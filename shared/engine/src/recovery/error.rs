@@ -33,6 +33,20 @@ pub enum RecoveryError {
         /// Where it should be.
         path: String,
     },
+    /// A file has lost its end, or a piece.
+    #[error(
+        "relation file \"{path}\" ends too soon: from its first piece on there are {found} blocks on \
+         disk, and \"global/pg_control\" says {expected}; no crash does that: put the whole file \
+         back, or restore the data directory as a whole from one backup"
+    )]
+    FileShort {
+        /// Where the next block should be.
+        path: String,
+        /// Blocks that are there in a row.
+        found: u32,
+        /// Blocks that were synced before `pg_control` was written.
+        expected: u32,
+    },
     /// A file is foreign, or from another time: see [`rd_format::held`].
     #[error("{0}")]
     NotTheFile(String),

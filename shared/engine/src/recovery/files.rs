@@ -6,7 +6,7 @@
 //! number had not reached `pg_control` yet: then that is given out again, and the file found.
 
 use super::RecoveryError;
-use rd_base::{FileNo, Lsn, PageTag};
+use rd_base::{BlockNo, FileNo, Lsn, PageTag};
 use rd_format::Access;
 use rd_format::bitmap::META_BLOCK;
 use rd_format::catalog::CATALOG_FILE;
@@ -46,7 +46,8 @@ fn warn_of_offline(error: &RecoveryError) {
     }
 }
 
-/// Holds the header of every file that `control` names against its row. After a crash a header may
+/// Holds every file that `control` names against its row: its header and its length, which is only
+/// ever written down when the room is on disk. After a crash a header may
 /// be ahead by the one checkpoint that was under way. A file of an offline namespace is its owner's
 /// affair until it is brought online; what there is to say of it is said in the log.
 ///
@@ -75,13 +76,20 @@ fn hold(store: &Store, control: &ControlFile, row: &FileRow) -> Result<Held, Rec
         return Err(RecoveryError::FileMissing { path });
     };
     let held = held::hold(&meta, row, control);
-    match held.is_good() {
-        true => Ok(held),
-        false => {
-            let complaint = held::complaint(held, &meta, row, control);
-            Err(RecoveryError::NotTheFile(complaint))
-        }
+    if !held.is_good() {
+        let complaint = held::complaint(held, &meta, row, control);
+        return Err(RecoveryError::NotTheFile(complaint));
     }
+    let found = blocks_on_disk(store, row.file)?;
+    if found < row.blocks {
+        let path = path_of(PageTag::new(row.file, BlockNo::new(found)));
+        return Err(RecoveryError::FileShort {
+            path,
+            found,
+            expected: row.blocks,
+        });
+    }
+    Ok(held)
 }
 
 /// Enters the files that `control` names in the shared table.
