@@ -329,7 +329,7 @@ Connections "Connections" {
     ListenAddresses: text listen_addresses =
         Parameter::text("listen_addresses", "127.0.0.1").at_start().local()
             .extremes(&["", "*", "127.0.0.1,::1"]).redis("bind"),
-        "Addresses to listen on, separated by commas; '*' is all of them, '' is none.";
+        "Addresses to listen on, by commas; '*' is all, '' is none. Whoever connects may do all.";
     Port: int port =
         Parameter::int("port", "7432", 0, 65535).at_start().local(),
         "TCP port, also part of the unix socket's name; 0 is no TCP.";
@@ -360,7 +360,7 @@ Connections "Connections" {
     Timeout: time timeout =
         Parameter::time("timeout", "0", SECOND, 0, 365 * DAY)
             .extremes(&["1s"]).redis("timeout"),
-        "Close a client that has been idle for this long; 0 is never.";
+        "Close a client that sends, or reads, nothing for this long; 0 is never.";
     IdleInTransactionTimeout: time idle_in_transaction_timeout =
         Parameter::time("idle_in_transaction_timeout", "10min", SECOND, 0, 365 * DAY)
             .extremes(&["1s"]),
@@ -411,7 +411,7 @@ Expiry "Expiry" {
         "Most keys whose time has come that are removed in a second; 0 is none.";
     ExpireClockSettle: time expire_clock_settle =
         Parameter::time("expire_clock_settle", "1min", MILLISECOND, 0, DAY).extremes(&["0"]),
-        "Remove such keys only once the clock has gone without a jump for this long.";
+        "Keys whose time has come are removed only while the clock has not jumped for this long.";
 }
 Wal "Write-ahead log" {
     SynchronousCommit: bool synchronous_commit =
@@ -482,7 +482,7 @@ Checkpoints "Checkpoints" {
         "Bytes of relation files read and checked in a second, beside all else; 0 is none.";
     ScrubInterval: time scrub_interval =
         Parameter::time("scrub_interval", "7d", SECOND, SECOND, 365 * DAY).extremes(&["1s"]),
-        "From the beginning of one round of that to the next; the first begins with the server.";
+        "From one reading of all files to the next, by beginnings; the first is at the start.";
 }
 Recovery "Crash and recovery" {
     EndOfRecoveryCheckpoint: EndOfRecoveryCheckpoint end_of_recovery_checkpoint =
@@ -499,7 +499,7 @@ Recovery "Crash and recovery" {
         "Recover and go on when a process has crashed; off stops the server.";
     CrashRestartMax: int crash_restart_max =
         Parameter::int("crash_restart_max", "5", 0, 1000).extremes(&["0"]),
-        "Crashes within crash_restart_window after which the server stays down.";
+        "Restarts after crashes within crash_restart_window, at most; one more, and it stays down.";
     CrashRestartWindow: time crash_restart_window =
         Parameter::time("crash_restart_window", "1min", SECOND, SECOND, DAY),
         "Time over which crashes are counted.";

@@ -1,5 +1,5 @@
 //! Model checks: the code of latches and events, run in every interleaving that the memory model
-//! allows for a few threads (feature `loom`).
+//! allows for a few threads with a few preemptions each (feature `loom`; [`run`] takes their number).
 //!
 //! A lost wake-up shows as a deadlock, which the checker reports; broken exclusion shows because
 //! what the latch guards is a cell that the checker watches.

@@ -437,8 +437,8 @@ impl Cluster {
         self.wait_exit()
     }
 
-    /// Kills postmaster and children at once, as a crash of the machine's kernel would not, but
-    /// that of its power supply does: nobody gets to say anything.
+    /// Kills postmaster and children at once: nobody gets to say anything. What was written stays in
+    /// the kernel's cache, so a missing sync does not show; that is for the test `power`.
     pub fn kill_all(&mut self) {
         let children = self.send_kills();
         self.wait_gone(&children);

@@ -468,7 +468,7 @@ commands! {
             block("auth", &[text("username"), text("password")]).after("AUTH").optional(),
             text("clientname").after("SETNAME").optional(),
         ]).optional()]);
-    Auth => row("auth", -2, Group::Connection, "Authenticates the connection")
+    Auth => row("auth", -2, Group::Connection, "For clients that ask: there are no passwords")
         .flags(SESSION).args(&[text("username").optional(), text("password")]);
     Select => row("select", 2, Group::Connection, "Chooses the database, by its number")
         .flags(ANYTIME.and(Flags::FAST)).args(&[integer("index")]);
@@ -639,7 +639,7 @@ commands! {
         .tips(ALL_SHARDS_OK_NODES);
     ConfigRewrite => row(
             "config|rewrite", 2, Group::Server,
-            "Writes the parameters in force to the configuration file",
+            "Writes what CONFIG SET has changed into the configuration file",
         )
         .flags(ADMIN);
     ConfigResetstat => row("config|resetstat", 2, Group::Server, "Sets counters of INFO to zero")
