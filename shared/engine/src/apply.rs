@@ -6,6 +6,17 @@
 //! - **A2** The running page never holds less than redo's at the same LSN needs: what the running
 //!   server drops without a record (pruning) redo can drop too, and does when it needs room. So an
 //!   operation that fitted the running page fits here.
+//! - **A3** A tombstone that redo has dropped while the running page still had it, with the older
+//!   versions that it hides (a snapshot needed them), has nothing left to hide, then or later:
+//!   - on its own page they went before it (`NodeMut::redo_make_room`), and it stays where the high
+//!     key says that there may be some to the right. That high key is the running page's: where a
+//!     new one has to wait for room, it lies before another key, and so does all behind it;
+//!   - operations bring no older version back. An upsert is its key's newest; a version that goes
+//!     by a record is never the newest, and takes with it what the running page may have dropped;
+//!   - images do, but then redo's page is of no account. Leaves that are joined, and both children
+//!     of a root, are logged whole. So are both halves of a leaf that is cut between two versions
+//!     of a key; where it is cut between two keys, all versions of each are on one side, and those
+//!     on the right are what the running page had.
 
 use rd_base::{Lsn, PageTag};
 use rd_format::node::{NoRoom, NodeMut, NodeRef};

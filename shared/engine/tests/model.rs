@@ -53,24 +53,53 @@ struct Held {
     engine: usize,
 }
 
-/// One key in so many is the empty one.
-const EMPTY_KEY_ONE_IN: u64 = 12;
-
 /// What kind of keys and values a run has.
 #[derive(Clone, Copy)]
 struct Kind {
     keys: u64,
+    /// One key in so many is the empty one.
+    empty_one_in: u64,
     /// Keys are this much longer than their number.
     key_bytes: usize,
+    value_bytes_min: u64,
     value_bytes_max: u64,
     /// One value in so many is large.
     large_one_in: u64,
+    /// One write in so many deletes.
+    delete_one_in: u64,
+    /// One write in so many is of many keys.
+    batch_one_in: u64,
+    /// So many snapshots are held at most.
+    held_max: usize,
+    /// After one write in so many a snapshot is taken, in place of another one if need be.
+    held_after_one_in: u64,
     steps: u64,
+    /// After so many steps redo goes on with what is new in the log.
+    redo_every: u64,
+}
+
+impl Default for Kind {
+    fn default() -> Kind {
+        Kind {
+            keys: 400,
+            empty_one_in: 12,
+            key_bytes: 0,
+            value_bytes_min: 0,
+            value_bytes_max: 200,
+            large_one_in: 1000,
+            delete_one_in: 3,
+            batch_one_in: 4,
+            held_max: 6,
+            held_after_one_in: u64::MAX,
+            steps: 12_000,
+            redo_every: u64::MAX,
+        }
+    }
 }
 
 fn key_of(kind: &Kind, rng: &mut Rng) -> Vec<u8> {
     // A key like any other, but the first child's bound looks much like it.
-    if rng.one_in(EMPTY_KEY_ONE_IN) {
+    if rng.one_in(kind.empty_one_in) {
         return Vec::new();
     }
     let number = rng.below(kind.keys);
@@ -87,7 +116,7 @@ fn value_of(kind: &Kind, key: &[u8], rng: &mut Rng) -> Vec<u8> {
         0 => 1900 + rng.below(40_000),
         // Around the limit of what stays in the leaf.
         1 => 2030 + rng.below(30),
-        _ => rng.below(kind.value_bytes_max),
+        _ => kind.value_bytes_min + rng.below(kind.value_bytes_max - kind.value_bytes_min),
     };
     let first = rng.below(256) as u8;
     (0..bytes)
@@ -180,6 +209,7 @@ fn run(kind: Kind, seed: u64) {
     let mut model = Model::default();
     let mut held: Vec<Held> = Vec::new();
     let mut disk = Disk::new(&rig);
+    let mut redone = disk.clone();
     for step in 0..kind.steps {
         let at = rng.below(engines.len() as u64) as usize;
         if rng.one_in(20) {
@@ -187,10 +217,21 @@ fn run(kind: Kind, seed: u64) {
         }
         let engine = &mut engines[at];
         match rng.below(100) {
-            0..50 => write(&rig, engine, &kind, &mut model, &mut rng),
+            0..50 => {
+                write(&rig, engine, &kind, &mut model, &mut rng);
+                if rng.one_in(kind.held_after_one_in) {
+                    if held.len() == kind.held_max {
+                        held.swap_remove(rng.below(held.len() as u64) as usize);
+                    }
+                    held.push(Held {
+                        snapshot: engine.snapshot_newest().expect("few are held"),
+                        engine: at,
+                    });
+                }
+            }
             50..75 => read(&rig, engine, &kind, &model, &mut rng),
             75..80 => rig.flush(),
-            80..84 if held.len() < 6 => {
+            80..84 if held.len() < kind.held_max => {
                 let newest = rng.one_in(2);
                 let snapshot = if newest {
                     engine.snapshot_newest()
@@ -217,6 +258,9 @@ fn run(kind: Kind, seed: u64) {
         if step % (kind.steps / 8).max(1) == 0 {
             rig.verify();
             assert_eq!(engines[0].count(DB0).expect("a count").result, model.keys());
+        }
+        if step % kind.redo_every == kind.redo_every - 1 {
+            check_redo_further(&rig, &mut redone, &model);
         }
     }
     held.clear();
@@ -288,8 +332,18 @@ fn check_redo(rig: &Rig, written: &Disk, model: &Model) {
     }
 }
 
+/// What has come to the log since the last time makes the newest content of pages that were changed
+/// by redo alone.
+fn check_redo_further(rig: &Rig, redone: &mut Disk, model: &Model) {
+    rig.flush();
+    redone.redo(rig);
+    let content = redone.content(rig, rig.db0_file());
+    assert!(content == model.all_at(Lsn::MAX), "redo goes on otherwise");
+}
+
 fn write(rig: &Rig, engine: &mut Engine, kind: &Kind, model: &mut Model, rng: &mut Rng) {
-    let count = if rng.one_in(4) { 1 + rng.below(40) } else { 1 };
+    let many = rng.one_in(kind.batch_one_in);
+    let count = if many { 1 + rng.below(40) } else { 1 };
     let keys = (0..count).map(|_| key_of(kind, rng)).collect();
     write_keys(rig, engine, kind, keys, model, rng);
 }
@@ -304,7 +358,7 @@ fn write_keys(
 ) {
     let values: Vec<Option<Vec<u8>>> = keys
         .iter()
-        .map(|key| (!rng.one_in(3)).then(|| value_of(kind, key, rng)))
+        .map(|key| (!rng.one_in(kind.delete_one_in)).then(|| value_of(kind, key, rng)))
         .collect();
     let borrowed: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
     let check = rng.one_in(2);
@@ -416,10 +470,8 @@ fn clear(rig: &Rig, engines: &mut [Engine], model: &mut Model) {
 fn short_keys_and_values() {
     let kind = Kind {
         keys: 400,
-        key_bytes: 0,
-        value_bytes_max: 200,
-        large_one_in: 1000,
         steps: 12_000,
+        ..Kind::default()
     };
     for seed in 1..4 {
         run(kind, seed);
@@ -434,6 +486,7 @@ fn long_keys_make_deep_trees() {
         value_bytes_max: 300,
         large_one_in: 100,
         steps: 6_000,
+        ..Kind::default()
     };
     for seed in 11..13 {
         run(kind, seed);
@@ -448,6 +501,7 @@ fn values_around_the_limit_of_the_leaf() {
         value_bytes_max: 2500,
         large_one_in: 4,
         steps: 6_000,
+        ..Kind::default()
     };
     for seed in 21..23 {
         run(kind, seed);
@@ -462,8 +516,50 @@ fn a_few_hot_keys_with_many_versions() {
         value_bytes_max: 1500,
         large_one_in: 40,
         steps: 8_000,
+        ..Kind::default()
     };
     for seed in 31..34 {
+        run(kind, seed);
+    }
+}
+
+/// Snapshots keep more on a leaf than redo does, which must not lose a deletion while an older value
+/// can come back.
+#[test]
+fn a_few_keys_that_are_deleted_under_many_snapshots() {
+    let kind = Kind {
+        keys: 6,
+        empty_one_in: 3,
+        value_bytes_max: 600,
+        delete_one_in: 2,
+        batch_one_in: 50,
+        held_after_one_in: 2,
+        held_max: 12,
+        steps: 4_000,
+        redo_every: 1,
+        ..Kind::default()
+    };
+    for seed in 41..45 {
+        run(kind, seed);
+    }
+}
+
+/// And where all are large.
+#[test]
+fn large_keys_that_are_deleted_under_many_snapshots() {
+    let kind = Kind {
+        keys: 3,
+        value_bytes_min: 1500,
+        value_bytes_max: 1900,
+        delete_one_in: 2,
+        batch_one_in: 50,
+        held_after_one_in: 2,
+        held_max: 12,
+        steps: 4_000,
+        redo_every: 1,
+        ..Kind::default()
+    };
+    for seed in 41..45 {
         run(kind, seed);
     }
 }

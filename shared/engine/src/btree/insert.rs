@@ -11,11 +11,12 @@ use super::{Tree, parent};
 use crate::change::{CriticalChange, credit_of, pass};
 use crate::error::Result;
 use crate::work::Work;
-use rd_base::Lsn;
 use rd_base::counters::Counter;
+use rd_base::{Lsn, PageTag};
 use rd_format::bitmap::ROOT_BLOCK;
 use rd_format::node::{SplitPlan, split};
-use rd_format::wal_record::{PageOp, RecordKind};
+use rd_format::page::PageBytes;
+use rd_format::wal_record::{PageOp, RecordBuilder, RecordKind};
 use rd_format::{NodeMut, NodeRef};
 use rd_store::Points;
 use rd_store::buffer::{PageWrite, PinnedWrite};
@@ -113,14 +114,12 @@ impl<'s> Tree<'s> {
 
         let record = &mut work.record;
         record.start(RecordKind::Split, work.now_us);
-        record.block(left.tag());
-        let bound = plan.separator.as_bound();
-        record.op(&PageOp::SplitLeft {
-            bound,
-            right: right_block,
-        });
-        record.block(self.tag(right_block));
-        record.image(&work.right_image);
+        log_halves(
+            record,
+            plan,
+            (left.tag(), &work.left_image),
+            (self.tag(right_block), &work.right_image),
+        );
         blocks.log(record);
         let credit = credit_of(self.store, record)?;
         let mut right = self.fetch_new(right_block).into_write();
@@ -139,5 +138,107 @@ impl<'s> Tree<'s> {
         pass(Fault::SplitLogged);
         work.marks.met(left.tag().block);
         Ok(right)
+    }
+}
+
+/// Adds both halves of a page that is cut as planned to `record`: the right one whole, of the left
+/// one what to drop. That one is whole too where a leaf is cut between two versions of a key: redo's
+/// page may lack the newer ones, which would hide those on the right (`apply`, A3).
+fn log_halves(
+    record: &mut RecordBuilder,
+    plan: &SplitPlan,
+    (left_tag, left): (PageTag, &PageBytes),
+    (right_tag, right): (PageTag, &PageBytes),
+) {
+    let bound = plan.separator.as_bound();
+    let parts_versions = NodeRef::new(left).is_leaf() && bound.stamp != Lsn::MAX;
+    record.block(left_tag);
+    if parts_versions {
+        record.image(left);
+    } else {
+        record.op(&PageOp::SplitLeft {
+            bound,
+            right: right_tag.block,
+        });
+    }
+    record.block(right_tag);
+    record.image(right);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::redo_block;
+    use rd_base::limits::PAGE_BYTES;
+    use rd_base::{BlockNo, FileNo, StartCount};
+    use rd_format::Payload;
+    use rd_format::node::{Bound, LeafEntry};
+    use rd_format::wal_record::RecordView;
+
+    /// "k" was put and deleted twice, and snapshots keep all of it.
+    fn running_page() -> PageBytes {
+        let mut page = [0; PAGE_BYTES];
+        let mut node = NodeMut::init_leaf(&mut page);
+        let value = Payload::Inline(b"value");
+        for (key, stamp, payload) in [
+            (&b"j"[..], 15, value),
+            (b"k", 60, Payload::Tombstone),
+            (b"k", 50, value),
+            (b"k", 40, Payload::Tombstone),
+            (b"k", 30, value),
+            (b"l", 7, value),
+        ] {
+            let entry = LeafEntry {
+                key,
+                stamp: Lsn::new(stamp),
+                expiry_ms: None,
+                payload,
+            };
+            node.insert_leaf(&entry).expect("there is room");
+        }
+        page
+    }
+
+    #[test]
+    fn what_redo_has_dropped_still_hides_what_a_cut_puts_on_the_right() {
+        let [left_tag, right_tag] =
+            [5, 6].map(|block| PageTag::new(FileNo::new(2), BlockNo::new(block)));
+        for (first_right, key, stamp) in [
+            (1, &b"k"[..], Lsn::MAX),
+            (2, b"k", Lsn::new(50)),
+            (3, b"k", Lsn::new(40)),
+            (4, b"k", Lsn::new(30)),
+            (5, b"l", Lsn::MAX),
+        ] {
+            let separator = Bound { key, stamp }.to_owned();
+            let plan = SplitPlan {
+                first_right,
+                separator,
+            };
+            let (mut left, mut right) = (running_page(), [0; PAGE_BYTES]);
+            split(&mut left, &mut right, &plan, right_tag.block);
+            let mut record = RecordBuilder::new();
+            record.start(RecordKind::Split, 0);
+            log_halves(&mut record, &plan, (left_tag, &left), (right_tag, &right));
+            record.seal();
+            let bytes = record.finish(Lsn::new(1 << 20), StartCount::new(1));
+            let record = RecordView::parse(bytes).expect("sealed");
+
+            let mut redone = [running_page(), [0; PAGE_BYTES]];
+            NodeMut::new(&mut redone[0]).redo_make_room();
+            for (page, block) in redone.iter_mut().zip(record.blocks()) {
+                let block = block.expect("whole");
+                redo_block(page, &block, record.end_lsn()).expect("they go together");
+            }
+            let newest = redone.iter().find_map(|page| {
+                let node = NodeRef::new(page);
+                let slot = node.versions_of(b"k").next()?;
+                Some(node.leaf_entry(slot).stamp)
+            });
+            assert!(
+                newest.is_none_or(|newest| newest == Lsn::new(60)),
+                "cut before slot {first_right}: {newest:?} is seen"
+            );
+        }
     }
 }

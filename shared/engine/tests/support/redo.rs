@@ -14,9 +14,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Pages that were "written": copies of durable ones, taken at any time.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Disk {
     pages: BTreeMap<PageTag, Box<PageBytes>>,
+    /// Up to here the log was redone on them.
+    redone: Lsn,
 }
 
 /// The pages of one file of a disk.
@@ -45,7 +47,10 @@ impl Disk {
     /// The pages of a new data directory.
     pub fn new(rig: &Rig) -> Disk {
         let relations = RelationFiles::writer(Arc::clone(&rig.storage));
-        let mut disk = Disk::default();
+        let mut disk = Disk {
+            pages: BTreeMap::new(),
+            redone: rig_start(),
+        };
         for file in [1, 2].map(FileNo::new) {
             for block in [0, 1, 2].map(BlockNo::new) {
                 let tag = PageTag::new(file, block);
@@ -68,17 +73,16 @@ impl Disk {
         }
     }
 
-    /// Redoes the whole log on these pages.
+    /// Redoes the log on these pages, all of it or what has come since the last time.
     pub fn redo(&mut self, rig: &Rig) {
         let from = ReadFrom {
-            lsn: rig_start(),
+            lsn: self.redone,
             timeline: Timeline::new(1),
             segment_bytes: SEGMENT_BYTES,
             system_id: rig.shared.wal.system_id(),
             start_count: StartCount::new(0),
         };
         let mut reader = WalReader::new(Arc::clone(&rig.storage), from);
-        let mut end = Lsn::ZERO;
         while let Some(record) = reader.next().expect("the disk works") {
             record.view.verify().expect("a good record");
             for block in record.view.blocks() {
@@ -94,9 +98,9 @@ impl Disk {
                     redo_block(page, &block, record.end).expect("record and page go together");
                 }
             }
-            end = record.end;
+            self.redone = record.end;
         }
-        assert_eq!(end, rig.durable(), "all of the log was read");
+        assert_eq!(self.redone, rig.durable(), "all of the log was read");
     }
 
     /// Checks `file`, and gives its newest values.

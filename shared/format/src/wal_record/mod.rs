@@ -139,7 +139,8 @@ record_kinds! {
     /// A transaction: new versions in leaves, overflow pages, bits; and by how many keys each file
     /// grew.
     Commit = 1, "commit";
-    /// A page was cut in two: the right half whole, what to drop from the left.
+    /// A page was cut in two: the right half whole, what to drop from the left; or, where a leaf is
+    /// cut between two versions of a key, both halves whole.
     Split = 2, "split";
     /// A parent got the child that a split made; the split's mark goes from the left page.
     ParentInsert = 3, "parent_insert";

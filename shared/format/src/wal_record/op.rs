@@ -74,7 +74,8 @@ pub enum PageOp<'a> {
         stamp: Lsn,
     },
     /// 3, leaf or inner: the page is the left half of a split at `bound`: drop what is not below,
-    /// set high key and right link, and the mark.
+    /// set high key and right link, and the mark. Not for a leaf that is cut between two versions of
+    /// a key: it is logged whole.
     SplitLeft {
         /// The new high key.
         bound: Bound<'a>,
