@@ -8,11 +8,12 @@
 use super::Call;
 use crate::dispatch::{Failure, Flow, Outcome};
 use crate::waiting::Waiting;
+use rd_base::glob;
 use rd_base::limits::KEY_BYTES_MAX;
 use rd_engine::{Chunk, EngineError, RangeCursor};
 use rd_store::cursors::Resume;
 use rd_wire::num::{is_word, parse_i64};
-use rd_wire::{ReplyWriter, glob, texts};
+use rd_wire::{ReplyWriter, texts};
 
 /// Keys that a SCAN visits if it is not told how many.
 const COUNT_DEFAULT: u64 = 10;

@@ -1,6 +1,6 @@
-//! Redis's glob patterns: `*`, `?`, `[a-z]`, `[^...]`, and `\` before a character that stands for
-//! itself. Works on bytes. Where Redis's matcher recurses, this one goes back to the last star
-//! only, so that no pattern takes more than pattern times text steps.
+//! Redis's glob patterns, of KEYS, SCAN, CONFIG GET and COMMAND LIST: `*`, `?`, `[a-z]`, `[^...]`, and
+//! `\` before a character that stands for itself. Works on bytes. Where Redis's matcher recurses, this
+//! one goes back to the last star only, so that no pattern takes more than pattern times text steps.
 
 /// Whether `pattern` matches the whole of `text`. `fold_case` compares ASCII letters without case.
 pub fn matches(pattern: &[u8], text: &[u8], fold_case: bool) -> bool {
@@ -110,6 +110,9 @@ mod tests {
             ("a\\", "a\\", true),
             ("\\?x", "?x", true),
             ("ABC", "abc", false),
+            ("config|*", "config|get", true),
+            ("*b*b*", "abcb", true),
+            ("a*c", "abbcd", false),
         ];
         for (pattern, text, expected) in cases {
             let got = matches(pattern.as_bytes(), text.as_bytes(), false);

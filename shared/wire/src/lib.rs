@@ -6,8 +6,7 @@
 //! - [`command`]: every command, declared once; lookup, arity, and the replies of `COMMAND`.
 //! - [`client`]: the other side, for tools and tests: encoder, reply decoder, blocking client.
 //! - [`rdb`]: the form in which servers exchange strings.
-//! - [`num`], [`longdouble`], [`glob`], [`texts`]: numbers, patterns and error texts, to Redis's
-//!   letter.
+//! - [`num`], [`longdouble`], [`texts`]: numbers and error texts, to Redis's letter.
 //!
 //! Invariant: no byte that a peer can send makes this crate panic, take memory that the peer
 //! has not paid for with bytes of its own, or do work that is not linear in them.
@@ -24,7 +23,6 @@
 
 pub mod client;
 pub mod command;
-pub mod glob;
 pub mod longdouble;
 pub mod num;
 pub mod rdb;

@@ -3,11 +3,11 @@
 use super::resolve::{keys_of, lookup_full};
 use super::{Arg, ArgKind, Command, Flags, KeySpec, all, commands, keys, resolve};
 use crate::command::ResolveError;
-use crate::glob;
 use crate::num::is_word;
 use crate::reply::ReplyWriter;
 use crate::request::Args;
 use crate::texts;
+use rd_base::glob;
 
 /// Access control classes in the order in which Redis shows them.
 const CATEGORIES: [&str; 12] = [
