@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child as Server, Command, ExitStatus, Stdio};
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -37,6 +37,8 @@ pub struct Cluster {
     starts: usize,
     announced: Vec<String>,
     limits: String,
+    /// Signals that went to a process by [`Cluster::send`].
+    sent: Mutex<Vec<(u32, Signal)>>,
 }
 
 /// The directory in which cargo has put the programs.
@@ -115,6 +117,7 @@ impl Cluster {
             starts: 0,
             announced: Vec::new(),
             limits: String::new(),
+            sent: Mutex::default(),
         };
         cluster.set("listen_addresses", "");
         cluster.set("shared_buffers", "32MB");
@@ -358,12 +361,17 @@ impl Cluster {
         })
     }
 
-    /// A connection to the server.
+    /// A connection to the server, on which a reply that does not come within the deadline is an error.
     ///
     /// # Panics
     /// When there is none to be had, with the log.
     pub fn client(&self) -> Client {
-        match Client::connect_unix(self.socket()) {
+        let connected = Client::connect_unix(self.socket()).map_err(|error| error.to_string());
+        let limited = connected.and_then(|mut client| match client.set_timeout(Some(DEADLINE)) {
+            Ok(()) => Ok(client),
+            Err(error) => Err(error.to_string()),
+        });
+        match limited {
             Ok(client) => client,
             Err(error) => panic!("no connection: {error}\n{}", self.log_since_start()),
         }
@@ -403,7 +411,20 @@ impl Cluster {
 
     /// Sends a signal to the postmaster.
     pub fn signal(&self, signal: Signal) {
-        send(self.pid().expect("a server"), signal);
+        self.send(self.pid().expect("a server"), signal);
+    }
+
+    /// Sends a signal to a process of the server, and remembers it.
+    pub fn send(&self, pid: u32, signal: Signal) {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.push((pid, signal));
+        send(pid, signal);
+    }
+
+    /// Whether the process was sent the signal by [`Cluster::send`].
+    pub fn has_sent(&self, pid: u32, signal: Signal) -> bool {
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.contains(&(pid, signal))
     }
 
     /// The status with which the server ended, if it has.
@@ -451,7 +472,7 @@ impl Cluster {
         self.signal(Signal::SIGSTOP);
         let children = self.children();
         for child in &children {
-            send(child.pid, Signal::SIGKILL);
+            self.send(child.pid, Signal::SIGKILL);
         }
         self.signal(Signal::SIGKILL);
         children
