@@ -2,6 +2,7 @@
 //! redis-rs is skipped, with a message, where the program is not installed.
 
 use rd_tests::support::cluster::Cluster;
+use rd_tests::support::skip;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,7 +17,7 @@ fn is_there(program: &str, arguments: &[&str]) -> bool {
         .status();
     let is_there = status.is_ok_and(|status| status.success());
     if !is_there {
-        println!("skipped: there is no {program} {}", arguments.join(" "));
+        skip(&format!("there is no {program} {}", arguments.join(" ")));
     }
     is_there
 }

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use rd_tests::support::cluster::Cluster;
 use rd_tests::support::log::assert_order;
-use rd_tests::support::{DEADLINE, wait_for};
+use rd_tests::support::{DEADLINE, skip, wait_for};
 use rd_wire::{Client, Reply};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -270,7 +270,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_mends() {
     ok(&mut cluster.client(), &["SET", "first", "value"]);
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
     let Some(mount) = Mount::over(&cluster.path("wal"), 4 << 20) else {
-        eprintln!("skipped: no file system can be mounted here");
+        skip("no file system can be mounted here");
         return;
     };
     cluster.start();
@@ -332,7 +332,7 @@ fn a_server_starts_on_a_disk_that_has_filled_up() {
     cluster.announce("");
     let place = tempfile::tempdir().expect("a directory");
     let Some(mount) = Mount::at(place.path(), "48m") else {
-        eprintln!("skipped: no file system can be mounted here");
+        skip("no file system can be mounted here");
         return;
     };
     cluster.put_data(place.path().join("data"));
@@ -357,7 +357,7 @@ fn a_read_only_snapshot_can_be_verified() {
     let mut cluster = Cluster::new(&[("wal_segment_size", "1MB"), ("min_wal_size", "2MB")]);
     let place = tempfile::tempdir().expect("a directory");
     let Some(mount) = Mount::at(place.path(), "48m") else {
-        eprintln!("skipped: no file system can be mounted here");
+        skip("no file system can be mounted here");
         return;
     };
     cluster.put_data(place.path().join("data"));

@@ -5,7 +5,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rd_tests::support::cluster::Cluster;
 use rd_tests::support::process::private_bytes;
 use rd_tests::support::raw::{escape, request};
-use rd_tests::support::wait_for;
+use rd_tests::support::{skip, wait_for};
 use rd_wire::Client;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -241,7 +241,9 @@ fn thousands_of_idle_connections() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     let needed = IDLE as u64 + 200;
     if hard < needed {
-        println!("skipped: the system allows {hard} descriptors, {needed} are needed");
+        skip(&format!(
+            "the system allows {hard} descriptors, {needed} are needed"
+        ));
         return;
     }
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(needed), hard).expect("within the hard limit");

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use rd_tests::support::cluster::{Cluster, send};
 use rd_tests::support::log::assert_order;
 use rd_tests::support::raw::escape;
-use rd_tests::support::wait_for;
+use rd_tests::support::{skip, wait_for};
 use rd_wire::{Client, Reply};
 use std::process::Command;
 
@@ -42,7 +42,7 @@ fn a_want_of_descriptors_is_told_as_such_and_passes() {
     assert!(call(&mut client, &["PING"]).error().is_none());
     let (backend, checkpointer) = (cluster.child("backend 0"), cluster.child("checkpointer"));
     if !allow_descriptors(backend, 3) {
-        eprintln!("skipped: there is no prlimit");
+        skip("there is no prlimit");
         return;
     }
     for words in [
@@ -169,7 +169,7 @@ fn a_connection_without_a_descriptor_is_closed_and_nobody_else_s() {
     assert!(call(&mut client, &["SET", "key", "value"]).is_ok());
     let backend = cluster.child("backend 0");
     if !allow_descriptors(backend, 3) {
-        eprintln!("skipped: there is no prlimit");
+        skip("there is no prlimit");
         return;
     }
     // More than may be connected at once: the postmaster is told, if a little later, that they are

@@ -5,7 +5,7 @@
 
 use rd_tests::support::cluster::Cluster;
 use rd_tests::support::script::Script;
-use rd_tests::support::wait_for;
+use rd_tests::support::{skip, wait_for};
 use rd_wire::{Client, Proto};
 use std::fmt::Write;
 use std::fs;
@@ -60,7 +60,7 @@ impl Redis {
             .current_dir(directory.path())
             .stdout(Stdio::null());
         let Ok(server) = command.spawn() else {
-            println!("skipped: no redis-server is installed");
+            skip("no redis-server is installed");
             return None;
         };
         let redis = Redis { server, directory };

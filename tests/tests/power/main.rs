@@ -15,6 +15,7 @@ mod disk;
 use clap::Parser;
 use cuts::{Plan, run};
 use rd_tests::support::arguments::{CargoArgs, fresh_seed};
+use rd_tests::support::skip;
 use rd_tests::torture::Report;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
     };
     println!("power\nseed {}", plan.seed);
     if let Err(error) = disk::own_mounts() {
-        println!("skipped: this process may not mount: {error}");
+        skip(&format!("this process may not mount: {error}"));
         return ExitCode::SUCCESS;
     }
     let began = Instant::now();
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
     }) {
         Ok(report) => report,
         Err(reason) => {
-            println!("skipped: {reason}");
+            skip(&reason);
             return ExitCode::SUCCESS;
         }
     };
