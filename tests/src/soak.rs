@@ -3,24 +3,28 @@
 //!
 //! A round has a quiet part, in which response times are measured and at the end of which a sample is
 //! taken, and a harm out of the torture's, with its writers, whose acknowledged writes are looked for
-//! afterwards. Three harms of four leave the server running, so that what leaks has time to.
+//! afterwards. In the first third of the rounds every second harm is one that the server falls by or is
+//! stopped for; from then on it runs in one life, so that what leaks has time to, and that life is what is
+//! judged: what a restart sets back shows no growth from one life to the next.
 
 use crate::support::cluster::Cluster;
 use crate::support::{DEADLINE, process};
+use crate::torture::falls::Watch;
 use crate::torture::victim::Harm;
-use crate::torture::workload::Writer;
+use crate::torture::workload::{Look, Writer, ask};
 use crate::torture::{self, Random, Report};
 use nix::sys::signal::Signal;
-use rd_wire::{Client, Reply};
+use rd_wire::{Client, Reply, client};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Harms that the server survives as it is.
-const GENTLE: [Harm; 4] = [Harm::StandStill, Harm::Stray, Harm::ClockJump, Harm::Vanish];
+const GENTLE: [Harm; 3] = [Harm::StandStill, Harm::ClockJump, Harm::Vanish];
 /// Those that it does not, or that may end it. What needs a small disk or limits belongs to the torture.
-const ROUGH: [Harm; 11] = [
+const ROUGH: [Harm; 12] = [
+    Harm::Stray,
     Harm::KillServer,
     Harm::KillInCheckpoint,
     Harm::KillPostmaster,
@@ -33,8 +37,12 @@ const ROUGH: [Harm; 11] = [
     Harm::ImmediateStop,
     Harm::FastStop,
 ];
-/// One round in so many has a rough one.
-const ROUGH_EVERY: u64 = 4;
+/// One round in so many has a rough one, in the first part of all rounds.
+const ROUGH_EVERY: u64 = 2;
+/// One part in so many.
+const ROUGH_PART: u64 = 3;
+/// Samples of one life that it takes to tell whether something grows.
+const SAMPLES_MIN: usize = 6;
 /// Load that goes on while the server is harmed.
 const HARM_LOAD: Duration = Duration::from_millis(500);
 /// Writers of the torture.
@@ -72,6 +80,8 @@ pub struct Plan {
 pub struct Sample {
     /// Seconds since the beginning.
     pub second: u64,
+    /// The checkpointer's process id, which is another after each restart.
+    pub life: u32,
     /// Memory of all processes beside what they share, bytes.
     pub memory_bytes: u64,
     /// Descriptors of all processes.
@@ -91,7 +101,7 @@ pub struct Sample {
     pub harm: String,
 }
 
-/// How a measure has changed from the first third of the samples to the last.
+/// How a measure has changed from the first third of the samples of a life to the last.
 #[derive(Clone, Debug)]
 pub struct Trend {
     /// Which one.
@@ -119,10 +129,17 @@ impl Trend {
 /// What is measured, by what factor it may grow, and how it is got from a sample.
 type Measure = (&'static str, f64, fn(&Sample) -> u64);
 
-/// The trends of these samples. The first tenth does not count: files and caches fill up first. Response
-/// times may double, since a machine that does other things too cannot hold them evener.
-pub fn trends(samples: &[Sample]) -> Vec<Trend> {
-    let warm = &samples[samples.len().div_ceil(10).min(samples.len())..];
+/// The trends of the life that these samples end with; `None` if it is too short. Its first tenth does not count:
+/// files and caches fill up first. Response times may double, since a machine that does other things too
+/// cannot hold them evener.
+pub fn trends(samples: &[Sample]) -> Option<Vec<Trend>> {
+    let life = samples.last()?.life;
+    let begin = samples.iter().rposition(|sample| sample.life != life);
+    let last = &samples[begin.map_or(0, |before| before + 1)..];
+    if last.len() < SAMPLES_MIN {
+        return None;
+    }
+    let warm = &last[last.len().div_ceil(10)..];
     let third = warm.len() / 3;
     let measures: [Measure; 7] = [
         ("memory, bytes", 1.25, |sample| sample.memory_bytes),
@@ -139,7 +156,7 @@ pub fn trends(samples: &[Sample]) -> Vec<Trend> {
         last: median(&warm[warm.len() - third..], measure),
         factor_max,
     };
-    measures.iter().map(trend).collect()
+    Some(measures.iter().map(trend).collect())
 }
 
 fn median(samples: &[Sample], measure: fn(&Sample) -> u64) -> u64 {
@@ -224,7 +241,7 @@ impl MixedClient<'_> {
     }
 
     fn account(&mut self) -> String {
-        format!("account:{:03}", self.random.below(ACCOUNTS))
+        account_key(self.random.below(ACCOUNTS))
     }
 
     fn value(&mut self, key: &str) -> String {
@@ -281,8 +298,8 @@ impl MixedClient<'_> {
         client.send(&["DECRBY", &from, &sum]);
         client.send(&["INCRBY", &to, &sum]);
         client.send(&["EXEC"]);
-        client.flush().map_err(|_| Unanswered::Broken)?;
-        let replies = client.receive_many(4).map_err(|_| Unanswered::Broken)?;
+        client.flush().map_err(unanswered)?;
+        let replies = client.receive_many(4).map_err(unanswered)?;
         match replies.iter().find_map(Reply::error) {
             Some(error) => Err(told(error)),
             None => Ok(()),
@@ -295,7 +312,7 @@ impl MixedClient<'_> {
         check_value(key, &call(client, &["GET", key])?)?;
         let value = self.value(key);
         expect_ok(call(client, &["SET", key, &value])?)?;
-        let reply = client.call(&["COMMIT"]).map_err(|_| Unanswered::Broken)?;
+        let reply = client.call(&["COMMIT"]).map_err(unanswered)?;
         match reply.error() {
             Some(error) if !error.starts_with("CONFLICT") => Err(told(error)),
             _ => Ok(()),
@@ -304,10 +321,18 @@ impl MixedClient<'_> {
 }
 
 fn call(client: &mut Client, words: &[&str]) -> Result<Reply, Unanswered> {
-    let reply = client.call(words).map_err(|_| Unanswered::Broken)?;
+    let reply = client.call(words).map_err(unanswered)?;
     match reply.error() {
         Some(error) => Err(told(error)),
         None => Ok(reply),
+    }
+}
+
+/// What it means that no reply came: a connection that breaks is no wonder, one that stays and says nothing is.
+fn unanswered(error: client::Error) -> Unanswered {
+    match error {
+        client::Error::Timeout => Unanswered::Wrong(error.to_string()),
+        _ => Unanswered::Broken,
     }
 }
 
@@ -362,11 +387,13 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&Sample)) -> (Vec<Sample>, Report) 
     load(&cluster, plan.keys);
     let began = Instant::now();
     let mut report = Report::default();
+    let mut watch = Watch::default();
     let (mut samples, mut gentle, mut rough) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..plan.rounds {
-        let (deck, harms) = match (round + 1) % ROUGH_EVERY {
-            0 => (&mut rough, &ROUGH[..]),
-            _ => (&mut gentle, &GENTLE[..]),
+        let is_rough = round < plan.rounds / ROUGH_PART && (round + 1).is_multiple_of(ROUGH_EVERY);
+        let (deck, harms) = match is_rough {
+            true => (&mut rough, &ROUGH[..]),
+            false => (&mut gentle, &GENTLE[..]),
         };
         if deck.is_empty() {
             *deck = Harm::deck(harms, &mut random);
@@ -395,7 +422,7 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&Sample)) -> (Vec<Sample>, Report) 
             let sample = look(&cluster, began);
             course.is_measured.store(false, Ordering::Relaxed);
             let (back, done) =
-                torture::under_load(&course.socket, std::mem::take(&mut writers), || {
+                torture::under_load(&course.socket, std::mem::take(&mut writers), &[], || {
                     std::thread::sleep(HARM_LOAD);
                     harm.inflict(&mut cluster, None, &mut random)
                 });
@@ -411,9 +438,11 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&Sample)) -> (Vec<Sample>, Report) 
         take_in(&mut sample, seen, &mut report);
         tell(&sample);
         samples.push(sample);
-        torture::settle(&mut cluster, &done, &mut random, &mut report);
+        torture::settle(&mut cluster, &done, is_rough, &mut random, &mut report);
         torture::check(&mut cluster, &mut writers, &mut report);
         torture::check_service(&mut cluster, &mut report);
+        torture::until_answered(&mut cluster, &mut report, check_accounts);
+        report.losses.extend(watch.look(&cluster, harm.falls()));
         if !report.losses.is_empty() {
             let log = torture::tail(&cluster.log_since_start(), 60);
             report
@@ -425,9 +454,35 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&Sample)) -> (Vec<Sample>, Report) 
     if report.losses.is_empty() {
         cluster.stop(Signal::SIGINT);
         torture::verify(&mut cluster, &mut report);
+        report.losses.extend(watch.look(&cluster, &[]));
     }
     report.acknowledged = writers.iter().map(Writer::acknowledged).sum();
     (samples, report)
+}
+
+/// Looks whether money was made or lost: it only moves, in whole transactions.
+fn check_accounts(client: &mut Client) -> Result<u64, Look> {
+    let mut words = vec!["MGET".to_owned()];
+    words.extend((0..ACCOUNTS).map(account_key));
+    let replies = ask(client, &[words])?;
+    let balances = replies
+        .first()
+        .and_then(Reply::as_slice)
+        .unwrap_or_default();
+    let balance = |reply: &Reply| match reply {
+        Reply::Null => Some(0),
+        reply => reply.as_str()?.parse::<i64>().ok(),
+    };
+    match balances.iter().map(balance).sum::<Option<i64>>() {
+        Some(0) if balances.len() as u64 == ACCOUNTS => Ok(0),
+        sum => Err(Look::Lost(format!(
+            "all accounts together hold {sum:?}, not 0: {balances:?}"
+        ))),
+    }
+}
+
+fn account_key(number: u64) -> String {
+    format!("account:{number:03}")
 }
 
 /// Sets every key of the mixed load once, so that the files do not grow because they fill up.
@@ -477,6 +532,8 @@ fn look(cluster: &Cluster, began: Instant) -> Sample {
         ..Sample::default()
     };
     let children = cluster.children();
+    let checkpointer = children.iter().find(|child| child.role == "checkpointer");
+    sample.life = checkpointer.map_or(0, |child| child.pid);
     let pids = children.iter().map(|child| child.pid).chain(cluster.pid());
     for pid in pids {
         sample.memory_bytes += process::private_bytes(pid).unwrap_or_default();
@@ -507,26 +564,45 @@ fn bytes_below(directory: &Path) -> u64 {
 mod tests {
     use super::*;
 
-    fn samples(memory: impl Fn(u64) -> u64) -> Vec<Sample> {
-        (0..60)
-            .map(|minute| Sample {
-                memory_bytes: memory(minute),
-                descriptors: 100,
-                ..Sample::default()
-            })
-            .collect()
+    /// An hour of samples, of lives of so many minutes each: minute by minute, and minute of the life.
+    fn samples(life_minutes: u64, memory: impl Fn(u64, u64) -> u64) -> Vec<Sample> {
+        let sample = |minute: u64| Sample {
+            life: (minute / life_minutes) as u32,
+            memory_bytes: memory(minute, minute % life_minutes),
+            descriptors: 100,
+            ..Sample::default()
+        };
+        (0..60).map(sample).collect()
+    }
+
+    fn grown(samples: &[Sample]) -> Option<Vec<&'static str>> {
+        let trends = trends(samples)?;
+        let grown = trends.iter().filter(|trend| !trend.is_flat());
+        Some(grown.map(|trend| trend.name).collect())
     }
 
     #[test]
     fn a_leak_is_seen_and_warming_up_is_none() {
-        let not_flat = |samples: &[Sample]| -> Vec<&'static str> {
-            let trends = trends(samples);
-            let grown = trends.iter().filter(|trend| !trend.is_flat());
-            grown.map(|trend| trend.name).collect()
-        };
-        let level = samples(|minute| if minute < 6 { 10 } else { 100 + minute % 7 });
-        assert!(not_flat(&level).is_empty());
-        let leak = samples(|minute| 100 + minute);
-        assert_eq!(not_flat(&leak), ["memory, bytes"]);
+        let level = samples(
+            60,
+            |minute, _| if minute < 6 { 10 } else { 100 + minute % 7 },
+        );
+        assert_eq!(grown(&level), Some(vec![]));
+        let leak = samples(60, |minute, _| 100 + minute);
+        assert_eq!(grown(&leak), Some(vec!["memory, bytes"]));
+    }
+
+    #[test]
+    fn a_leak_is_seen_that_each_restart_takes_back() {
+        let saw = samples(20, |_, of_life| 100 + 3 * of_life);
+        assert_eq!(grown(&saw), Some(vec!["memory, bytes"]));
+        let level = samples(20, |minute, _| 100 + minute / 20);
+        assert_eq!(grown(&level), Some(vec![]));
+    }
+
+    #[test]
+    fn of_a_short_life_nothing_is_said() {
+        assert_eq!(grown(&samples(4, |_, of_life| of_life)), None);
+        assert_eq!(grown(&[]), None);
     }
 }

@@ -2,7 +2,7 @@
 //! `rd_tests::soak`.
 
 use clap::Parser;
-use rd_tests::soak::{Plan, Sample, run, trends};
+use rd_tests::soak::{Plan, Sample, Trend, run, trends};
 use rd_tests::support::arguments::setting;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -74,10 +74,14 @@ fn main() -> ExitCode {
             sample.harm,
         );
     });
-    let mut is_flat = true;
-    println!("\nmedian of the first third and of the last:");
-    for trend in trends(&samples) {
-        is_flat &= trend.is_flat();
+    let trends = trends(&samples);
+    match &trends {
+        None => {
+            println!("\nthe last life of the server was too short to tell whether something grows")
+        }
+        Some(_) => println!("\nmedian of the first third of the last life, and of its last:"),
+    }
+    for trend in trends.iter().flatten() {
         println!(
             "{:<22} {:>11} {:>11}  {:.2}, at most {:.2}: {}",
             trend.name,
@@ -88,6 +92,7 @@ fn main() -> ExitCode {
             if trend.is_flat() { "flat" } else { "GROWN" },
         );
     }
+    let is_flat = trends.is_some_and(|trends| trends.iter().all(Trend::is_flat));
     match report.conclude(plan.seed) {
         ExitCode::SUCCESS if !is_flat => ExitCode::FAILURE,
         concluded => concluded,

@@ -6,14 +6,16 @@
 //! connection broke; the server may have done it or not, but not half of it.
 
 pub mod disk;
+pub mod falls;
 pub mod victim;
 pub mod workload;
 
 use crate::support::DEADLINE;
 use crate::support::cluster::{self, Cluster};
 use disk::SmallDisk;
+use falls::Watch;
 use nix::sys::signal::Signal;
-use rd_wire::Client;
+use rd_wire::{Client, Reply};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,8 +24,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use victim::{Done, Harm, Then, VANISHING, vanishing_keys};
-use workload::{Look, Writer};
+use workload::{DATABASES, Look, NO_ROOM, Writer};
 
+/// What every server that serves must take.
+const SERVICE: [&str; 3] = ["SET", "service", "1"];
 /// Restarts after crashes that the server is allowed.
 pub(crate) const RESTARTS_MAX: &str = "1000";
 /// Size of the disk that can be filled: log and data of a long run, and some more.
@@ -125,13 +129,14 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
     for (name, value) in &plan.settings {
         cluster.set(name, value);
     }
-    // Each kill is complained of, in as many ways as there are moments.
+    // Each kill is complained of, in as many ways as there are moments. Falls are looked for beside that.
     cluster.announce("");
     cluster.start();
     let mut writers: Vec<Writer> = (0..plan.writers)
         .map(|number| Writer::new(number, random.draw()))
         .collect();
     let mut report = Report::default();
+    let mut watch = Watch::default();
     let mut deck = Vec::new();
     for round in 0..plan.rounds {
         if deck.is_empty() {
@@ -140,7 +145,7 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
         let harm = deck.pop().expect("just dealt");
         let load = Duration::from_micros(random.below(plan.load_max.as_micros() as u64).max(1));
         let socket = cluster.socket();
-        let (back, done) = under_load(&socket, writers, || {
+        let (back, done) = under_load(&socket, writers, harm.refusals(), || {
             // The load itself is what is wanted here, for as long as was drawn.
             std::thread::sleep(load);
             let done = harm.inflict(&mut cluster, disk.as_ref(), &mut random);
@@ -149,9 +154,11 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
             done
         });
         writers = back;
-        settle(&mut cluster, &done, &mut random, &mut report);
+        settle(&mut cluster, &done, true, &mut random, &mut report);
         check(&mut cluster, &mut writers, &mut report);
-        check_service(&mut cluster, &mut report);
+        let others = check_service(&mut cluster, &mut report);
+        check_count(&mut cluster, &writers, others, &mut report);
+        report.losses.extend(watch.look(&cluster, harm.falls()));
         tell(round, &report);
         if !report.losses.is_empty() {
             report.losses.push(format!(
@@ -166,6 +173,7 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
     if report.losses.is_empty() {
         cluster.stop(Signal::SIGINT);
         verify(&mut cluster, &mut report);
+        report.losses.extend(watch.look(&cluster, &[]));
     }
     report.acknowledged = writers.iter().map(Writer::acknowledged).sum();
     report
@@ -203,10 +211,12 @@ pub fn tail(text: &str, lines: usize) -> String {
     text.lines().skip(skip).collect::<Vec<_>>().join("\n")
 }
 
-/// Lets the writers write while `action` goes on, and brings them home.
+/// Lets the writers write while `action` goes on, and brings them home. `permitted` are texts of errors with
+/// which the server may refuse meanwhile ([`Writer::write_until_broken`]).
 pub fn under_load<T>(
     socket: &Path,
     writers: Vec<Writer>,
+    permitted: &'static [&'static str],
     action: impl FnOnce() -> T,
 ) -> (Vec<Writer>, T) {
     let stop = Arc::new(AtomicBool::new(false));
@@ -216,7 +226,7 @@ pub fn under_load<T>(
             let (stop, socket) = (Arc::clone(&stop), socket.to_owned());
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    writer.write_until_broken(&socket, &stop);
+                    writer.write_until_broken(&socket, &stop, permitted);
                 }
                 writer
             })
@@ -228,8 +238,14 @@ pub fn under_load<T>(
     (threads.into_iter().map(home).collect(), done)
 }
 
-/// Brings the server back, at times with another kill, or a signal, while it recovers.
-pub(crate) fn settle(cluster: &mut Cluster, done: &Done, random: &mut Random, report: &mut Report) {
+/// Brings the server back, if `is_rough` at times with another kill, or a signal, while it recovers.
+pub(crate) fn settle(
+    cluster: &mut Cluster,
+    done: &Done,
+    is_rough: bool,
+    random: &mut Random,
+    report: &mut Report,
+) {
     *report.kills.entry(done.kind.clone()).or_default() += 1;
     report.losses.extend(done.wrong.clone());
     if done.then != Then::Serves {
@@ -242,7 +258,7 @@ pub(crate) fn settle(cluster: &mut Cluster, done: &Done, random: &mut Random, re
         }
         cluster.spawn();
     }
-    while random.below(4) == 0 {
+    while is_rough && random.below(4) == 0 {
         let delay = Duration::from_micros(random.below(30_000));
         std::thread::sleep(delay);
         let kind = match random.below(3) {
@@ -269,93 +285,113 @@ pub(crate) fn settle(cluster: &mut Cluster, done: &Done, random: &mut Random, re
     }
 }
 
-/// Looks whether the server has counted the keys of the writers right, beside so many others, after a
-/// [`check`].
+/// Looks whether the server has counted the keys of the writers right in each database, beside so many
+/// others in the first, after a [`check`].
 pub fn check_count(cluster: &mut Cluster, writers: &[Writer], others: u64, report: &mut Report) {
-    if !report.losses.is_empty() {
-        return;
-    }
-    let keys = writers.iter().map(Writer::keys).sum::<u64>() + others;
-    let reply = cluster.client().call(&["DBSIZE"]);
-    let counted = reply.map(|reply| reply.as_int());
-    if !matches!(counted, Ok(Some(count)) if u64::try_from(count) == Ok(keys)) {
-        let loss = format!("there are {keys} keys, and DBSIZE gives {counted:?}");
-        report.losses.push(loss);
+    for database in 0..DATABASES {
+        let own: u64 = writers.iter().map(|writer| writer.keys(database)).sum();
+        let keys = own + if database == 0 { others } else { 0 };
+        until_answered(cluster, report, |client| {
+            let asked = [
+                vec!["SELECT".into(), database.to_string()],
+                vec!["DBSIZE".into()],
+            ];
+            let replies = workload::ask(client, &asked)?;
+            let counted = replies.last().and_then(Reply::as_int);
+            match counted.and_then(|count| u64::try_from(count).ok()) == Some(keys) {
+                true => Ok(0),
+                false => Err(Look::Lost(format!(
+                    "database {database}: there are {keys} keys, and DBSIZE gives {counted:?}"
+                ))),
+            }
+        });
     }
 }
 
 /// Looks whether everything works that a harm could have left lame: connections that vanished have
-/// left whole transactions, writes are taken, and checkpoints are made.
-pub(crate) fn check_service(cluster: &mut Cluster, report: &mut Report) {
+/// left whole transactions, writes are taken, and checkpoints are made. Gives the keys that it has found
+/// and set.
+pub(crate) fn check_service(cluster: &mut Cluster, report: &mut Report) -> u64 {
+    until_answered(cluster, report, try_service)
+}
+
+/// Waits until a server whose disk was full has found that there is room: writes must go on by themselves.
+/// Gives what is wrong if they do not.
+pub fn wait_for_room(cluster: &Cluster) -> Option<String> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let connected = Client::connect_unix(cluster.socket());
+        let reply = connected.and_then(|mut client| client.call(&SERVICE));
+        match reply {
+            Ok(Reply::Error(error)) if error.contains(NO_ROOM) => {
+                if Instant::now() >= deadline {
+                    return Some(format!(
+                        "there is room, and {SERVICE:?} is refused: {error}"
+                    ));
+                }
+            }
+            // Whatever else there is to say is for the looks that follow.
+            _ => return None,
+        }
+        // Between two looks.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn try_service(client: &mut Client) -> Result<u64, Look> {
+    let mut keys = 1;
+    let asked: Vec<Vec<String>> = (0..VANISHING)
+        .map(|number| {
+            let [first, second] = vanishing_keys(number);
+            vec!["MGET".to_owned(), first, second]
+        })
+        .collect();
+    for reply in workload::ask(client, &asked)? {
+        match reply.as_slice() {
+            Some([first, second]) if first == second => keys += 2 * u64::from(!first.is_null()),
+            _ => return Err(Look::Lost(format!("half a transaction: {reply:?}"))),
+        }
+    }
+    let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect();
+    workload::ask(client, &[words(&SERVICE), words(&["CHECKPOINT", "FAST"])])?;
+    Ok(keys)
+}
+
+/// Looks at every key of every writer, and notes what is wrong in the report.
+pub fn check(cluster: &mut Cluster, writers: &mut [Writer], report: &mut Report) {
+    for writer in writers {
+        report.checks += until_answered(cluster, report, |client| writer.check(client));
+    }
+}
+
+/// Takes a look over a connection of its own, and gives what it gives; what is lost is noted in the report. A
+/// server that has just lost a child may still say that it is ready; then the connection breaks, and the
+/// look is taken again when it is back.
+pub(crate) fn until_answered(
+    cluster: &mut Cluster,
+    report: &mut Report,
+    mut look: impl FnMut(&mut Client) -> Result<u64, Look>,
+) -> u64 {
     let deadline = Instant::now() + DEADLINE;
     while report.losses.is_empty() {
-        match try_service(cluster) {
-            Ok(()) => return,
-            Err(Look::Lost(loss)) => report.losses.push(loss),
-            Err(Look::Broken(error)) if Instant::now() >= deadline => {
-                report.losses.push(format!("no service: {error}"));
-            }
-            Err(Look::Broken(_)) => {
-                // It may have fallen just now, by a signal that came late.
+        let connected = Client::connect_unix(cluster.socket()).map_err(Look::unanswered);
+        let looked = connected.and_then(|mut client| {
+            client
+                .set_timeout(Some(DEADLINE))
+                .map_err(Look::unanswered)?;
+            look(&mut client)
+        });
+        match looked {
+            Ok(found) => return found,
+            Err(Look::Broken(_)) if Instant::now() < deadline => {
                 if let Err(status) = cluster.wait_ready() {
                     let loss = format!("the server ended with {status}");
                     report.losses.push(loss);
                 }
             }
+            Err(Look::Broken(error)) => report.losses.push(format!("no answer: {error}")),
+            Err(Look::Lost(loss)) => report.losses.push(loss),
         }
     }
-}
-
-fn try_service(cluster: &Cluster) -> Result<(), Look> {
-    let broken = |error: rd_wire::client::Error| Look::Broken(error.to_string());
-    let mut client =
-        Client::connect_unix(cluster.socket()).map_err(|error| Look::Broken(error.to_string()))?;
-    client.set_timeout(Some(DEADLINE)).map_err(broken)?;
-    for number in 0..VANISHING {
-        let [first, second] = vanishing_keys(number);
-        let reply = client.call(&["MGET", &first, &second]).map_err(broken)?;
-        match reply.as_slice() {
-            Some([first, second]) if first == second => {}
-            Some(_) => return Err(Look::Lost(format!("half a transaction: {reply:?}"))),
-            None => return Err(Look::Broken(format!("{reply:?}"))),
-        }
-    }
-    for words in [&["SET", "service", "1"][..], &["CHECKPOINT", "FAST"]] {
-        let reply = client.call(words).map_err(broken)?;
-        if let Some(error) = reply.error() {
-            return Err(Look::Broken(format!("{words:?}: {error}")));
-        }
-    }
-    Ok(())
-}
-
-/// Looks at every key of every writer, and notes what is wrong in the report. A server that has just lost a child may still say that it is
-/// ready; then the connection breaks, and the look is taken again when it is back.
-pub fn check(cluster: &mut Cluster, writers: &mut [Writer], report: &mut Report) {
-    for writer in writers {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            if !report.losses.is_empty() {
-                return;
-            }
-            let looked = Client::connect_unix(cluster.socket())
-                .map_err(|error| Look::Broken(error.to_string()))
-                .and_then(|mut client| writer.check(&mut client));
-            match looked {
-                Ok(checks) => {
-                    report.checks += checks;
-                    break;
-                }
-                Err(Look::Broken(_)) if Instant::now() < deadline => {
-                    if let Err(status) = cluster.wait_ready() {
-                        report
-                            .losses
-                            .push(format!("the server ended with {status}"));
-                    }
-                }
-                Err(Look::Broken(error)) => report.losses.push(format!("no answer: {error}")),
-                Err(Look::Lost(loss)) => report.losses.push(loss),
-            }
-        }
-    }
+    0
 }

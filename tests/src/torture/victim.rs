@@ -5,11 +5,13 @@
 
 use super::Random;
 use super::disk::SmallDisk;
-use crate::support::cluster::{Cluster, send};
+use super::workload::{DAMAGE, NO_ROOM, SHORTAGE};
+use crate::support::cluster::Cluster;
+use crate::support::log::label;
 use crate::support::process::is_alive;
-use crate::support::wait_for;
+use crate::support::{skip, wait_for};
 use nix::sys::signal::Signal;
-use rd_wire::Client;
+use rd_wire::{Client, Reply};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -20,6 +22,18 @@ pub const VANISHING: usize = 100;
 const JUMP_MAX_S: u64 = 30 * 86_400;
 /// Crashes in a row that the server of a crash loop comes back from.
 const LOOP_MAX: usize = 2;
+
+/// How a server names what it lacks that does not start, or the system does that has not loaded it.
+const SHORTAGES: [&str; 4] = [
+    SHORTAGE,
+    "Too many open files",
+    "Cannot allocate memory",
+    "loading shared libraries",
+];
+/// What the postmaster says last, when it has said why.
+const GIVES_UP: &str = "server does not start";
+/// How startup ends for want of memory or descriptors, which says so before.
+const SHORT_EXIT: &str = "exited with exit code 3";
 
 /// What is done in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +160,24 @@ impl Harm {
         deck
     }
 
+    /// Texts of errors with which the server may refuse a command meanwhile.
+    pub fn refusals(self) -> &'static [&'static str] {
+        match self {
+            Harm::DiskFull | Harm::DiskFullAndKill => &[NO_ROOM],
+            Harm::LittleMemory | Harm::FewDescriptors => &[SHORTAGE],
+            _ => &[],
+        }
+    }
+
+    /// Texts in lines of the log that tell of a fall which the harm accounts for, beside that of those who
+    /// were sent a signal.
+    pub fn falls(self) -> &'static [&'static str] {
+        match self {
+            Harm::LittleMemory | Harm::FewDescriptors => &[SHORT_EXIT],
+            _ => &[],
+        }
+    }
+
     /// Does it to a server that serves.
     pub fn inflict(
         self,
@@ -165,7 +197,11 @@ impl Harm {
                 }
                 pause(random, 20);
                 cluster.kill_all();
-                Done::new("kill of the server in a checkpoint", Then::Ends)
+                let kind = match is_in_checkpoint(&cluster.log_since_start()) {
+                    true => "kill of the server in a checkpoint",
+                    false => "kill of the server beside a checkpoint",
+                };
+                Done::new(kind, Then::Ends)
             }
             Harm::KillPostmaster => {
                 kill_postmaster(cluster);
@@ -212,6 +248,12 @@ impl Harm {
     }
 }
 
+/// Whether the log ends within a checkpoint.
+fn is_in_checkpoint(log: &str) -> bool {
+    let begun = log.rfind("checkpoint starting");
+    begun.is_some_and(|at| !log[at..].contains("checkpoint complete"))
+}
+
 /// Up to so many milliseconds: the moment is what is drawn.
 fn pause(random: &mut Random, ms_max: u64) {
     std::thread::sleep(Duration::from_micros(random.below(ms_max * 1000)));
@@ -240,7 +282,7 @@ fn one_of(cluster: &Cluster, role: &str, random: &mut Random) -> Option<(u32, St
 
 fn kill_role(cluster: &Cluster, role: &str, random: &mut Random) -> Done {
     if let Some((pid, _)) = one_of(cluster, role, random) {
-        send(pid, Signal::SIGKILL);
+        cluster.send(pid, Signal::SIGKILL);
     }
     Done::new(format!("kill of a {role}"), Then::Serves)
 }
@@ -249,7 +291,7 @@ fn kill_role(cluster: &Cluster, role: &str, random: &mut Random) -> Done {
 pub fn kill_startup(cluster: &Cluster, random: &mut Random) -> bool {
     let startup = one_of(cluster, "startup", random);
     if let Some((pid, _)) = &startup {
-        send(*pid, Signal::SIGKILL);
+        cluster.send(*pid, Signal::SIGKILL);
     }
     startup.is_some()
 }
@@ -258,7 +300,7 @@ pub fn kill_startup(cluster: &Cluster, random: &mut Random) -> bool {
 pub fn end_startup(cluster: &Cluster, random: &mut Random) -> bool {
     let startup = one_of(cluster, "startup", random);
     if let Some((pid, _)) = &startup {
-        send(*pid, Signal::SIGTERM);
+        cluster.send(*pid, Signal::SIGTERM);
     }
     startup.is_some()
 }
@@ -273,7 +315,7 @@ fn kill_in_stop(cluster: &mut Cluster, random: &mut Random) -> Done {
             1 => kill_postmaster(cluster),
             _ => {
                 if let Some((pid, _)) = one_of(cluster, "", random) {
-                    send(pid, Signal::SIGKILL);
+                    cluster.send(pid, Signal::SIGKILL);
                 }
             }
         }
@@ -298,7 +340,7 @@ fn kill_in_restart(cluster: &mut Cluster, random: &mut Random) -> Done {
                 (found.is_some() || cluster.status().starts_with("ready")).then_some(found)
             });
             if let Some((pid, _)) = startup {
-                send(pid, Signal::SIGKILL);
+                cluster.send(pid, Signal::SIGKILL);
             }
             return Done::new(kind, Then::Serves);
         }
@@ -313,13 +355,13 @@ fn stand_still(cluster: &mut Cluster, random: &mut Random, end: Signal) -> Done 
         0 => (postmaster, "postmaster".to_owned()),
         _ => one_of(cluster, "", random).unwrap_or((postmaster, "postmaster".to_owned())),
     };
-    send(pid, Signal::SIGSTOP);
+    cluster.send(pid, Signal::SIGSTOP);
     pause(random, 400);
     if pid == postmaster && end == Signal::SIGKILL {
         kill_postmaster(cluster);
         return Done::new("standstill and death of the postmaster", Then::Ends);
     }
-    send(pid, end);
+    cluster.send(pid, end);
     let what = match end {
         Signal::SIGKILL => "standstill and death",
         _ => "standstill",
@@ -345,7 +387,7 @@ fn stray(cluster: &mut Cluster, random: &mut Random) -> Done {
         _ => one_of(cluster, "", random),
     }
     .unwrap_or((postmaster, "postmaster".to_owned()));
-    send(pid, signal);
+    cluster.send(pid, signal);
     let ends = pid == postmaster && signal == Signal::SIGTERM;
     let then = if ends { Then::Ends } else { Then::Serves };
     Done::new(format!("stray {signal} to a {role}"), then)
@@ -385,6 +427,7 @@ fn fill_disk(
     kills: bool,
 ) -> Done {
     let Some(disk) = disk else {
+        skip("no file system can be mounted for a full disk");
         return Done::new("full disk (skipped: nothing can be mounted)", Then::Serves);
     };
     disk.fill();
@@ -404,6 +447,9 @@ fn fill_disk(
         pause(random, 100);
     }
     disk.empty();
+    if done.then == Then::Serves {
+        done.wrong = super::wait_for_room(cluster);
+    }
     done
 }
 
@@ -425,8 +471,7 @@ fn run_limited(cluster: &mut Cluster, kind: &str, limit: &str, random: &mut Rand
         Err(status) => {
             done.kind = format!("{kind}: no start");
             let log = cluster.log_since_start();
-            let says_why = log.contains("FATAL") || log.contains("PANIC");
-            if !says_why && !log.contains("loading shared libraries") {
+            if !says_why(&log) {
                 done.wrong = Some(format!("under {limit} it ends with {status}:\n{log}"));
             }
         }
@@ -434,16 +479,31 @@ fn run_limited(cluster: &mut Cluster, kind: &str, limit: &str, random: &mut Rand
     done
 }
 
+/// Whether a server that did not start says that it lacks something, and blames nothing else.
+fn says_why(log: &str) -> bool {
+    let is_named = |line: &str| SHORTAGES.iter().any(|text| line.contains(text));
+    let blames = |line: &str| DAMAGE.iter().any(|text| line.contains(text));
+    let is_end = |line: &&str| matches!(label(line), Some("FATAL" | "PANIC"));
+    let mut ends = log.lines().filter(is_end);
+    log.lines().any(is_named)
+        && ends.all(|line| is_named(line) || line.contains(GIVES_UP))
+        && !log.lines().any(blames)
+}
+
 /// Has the wall clock of the server jump by up to [`JUMP_MAX_S`]. It stays wrong until the next jump; a
 /// server that is started anew has the right time again, which is a jump too.
 fn clock_jump(cluster: &Cluster, random: &mut Random) -> Done {
     let direction = ["ahead", "behind"][random.below(2) as usize];
     let points = format!("clock={direction}@{}", random.below(JUMP_MAX_S));
+    let mut done = Done::new(format!("clock {direction}"), Then::Serves);
     if let Ok(mut client) = Client::connect_unix(cluster.socket()) {
         // A server that falls just now has not heard of it.
-        let _ = client.call(&["CONFIG", "SET", "fault_points", &points]);
+        let reply = client.call(&["CONFIG", "SET", "fault_points", &points]);
+        if let Ok(Reply::Error(error)) = reply {
+            done.wrong = Some(format!("{points} was answered by: {error}"));
+        }
     }
-    Done::new(format!("clock {direction}"), Then::Serves)
+    done
 }
 
 /// The keys that vanishing connection `number` sets, always both to one value.
@@ -470,5 +530,33 @@ fn vanish(cluster: &Cluster, random: &mut Random) {
         bytes.truncate(random.below(bytes.len() as u64 + 1) as usize);
         // A server that closes first has not done anything.
         let _ = connection.write_all(&bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_start_must_say_what_it_lacks_and_blame_nothing_else() {
+        let log = |ends: &[&str]| -> String {
+            let line = |end: &&str| format!("2026-11-30 00:00:00.000 UTC [7] startup {end}\n");
+            ends.iter().map(line).collect()
+        };
+        let gives_up = "FATAL:  server does not start: no shared memory";
+        let lacks = "FATAL:  could not make events: Too many open files (os error 24)";
+        assert!(says_why(&log(&[lacks, gives_up])));
+        assert!(!says_why(&log(&[gives_up])));
+        assert!(!says_why(&log(&[lacks, "PANIC:  index out of bounds"])));
+        assert!(!says_why(&log(&[lacks, "ERROR:  page 7 is damaged"])));
+    }
+
+    #[test]
+    fn a_log_ends_in_a_checkpoint_or_not() {
+        assert!(!is_in_checkpoint("ready"));
+        assert!(is_in_checkpoint("checkpoint starting: fast\n"));
+        assert!(!is_in_checkpoint(
+            "checkpoint starting: fast\ncheckpoint complete: fast\n"
+        ));
     }
 }

@@ -1,25 +1,40 @@
 //! What the writers write, and what they then know.
 
 use super::Random;
-use rd_wire::{Client, Reply};
+use crate::support::DEADLINE;
+use rd_wire::{Client, Reply, client};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// Databases that are written to, from 0 on.
+pub const DATABASES: usize = 2;
 /// Keys of a writer that hold numbers of their own.
 const SINGLES: usize = 64;
-/// Groups of keys that are written together.
-const GROUPS: usize = 4;
+/// Groups of keys that are written together, a third of them in each [`Way`].
+const GROUPS: usize = 6;
 /// Keys of a group.
 const GROUP_KEYS: usize = 5;
 /// Counters.
 const COUNTERS: usize = 2;
 /// Most commands on their way at a time.
 const PIPELINE_MAX: u64 = 16;
-/// How long keys live that end at all: ten years, to which no jump of the clock comes near.
-const FAR_OFF_S: &[u8] = b"315360000";
+/// One single of so many ends.
+const ENDING: u64 = 4;
+/// When the single of number 0 would end, in Unix seconds, the next one second later: in the year 2096, to
+/// which no jump of the clock comes near.
+const END_S: u64 = 4_000_000_000;
 /// Longest filling of a value; beyond what stays in a leaf.
 const FILL_MAX: u64 = 20_000;
+
+/// Why a server that is sound may refuse anything, for a while: it starts, stops, or is full.
+const PASSING: [&str; 3] = ["LOADING", "shutting down", "max number of clients"];
+/// Words that no refusal may have, for whatever else it may be: nobody damages anything.
+pub const DAMAGE: [&str; 3] = ["damaged", "checksum", "corrupt"];
+/// What a server says that has no room on its disk.
+pub const NO_ROOM: &str = "the disk is full";
+/// What a server says that lacks memory or descriptors.
+pub const SHORTAGE: &str = "which is no damage";
 
 /// What is known of something that only grows: it is at least `acknowledged`, at most `sent`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +46,30 @@ struct Known {
 impl Known {
     fn allows(self, found: u64) -> bool {
         (self.acknowledged..=self.sent).contains(&found)
+    }
+
+    fn exactly(found: u64) -> Known {
+        Known {
+            acknowledged: found,
+            sent: found,
+        }
+    }
+}
+
+/// How the keys of a group are written together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By a command for several keys, all in database 0.
+    Command,
+    /// Between MULTI and EXEC, over all databases.
+    Exec,
+    /// Between BEGIN and COMMIT, over all databases.
+    Commit,
+}
+
+impl Way {
+    fn of(index: usize) -> Way {
+        [Way::Command, Way::Exec, Way::Commit][index % 3]
     }
 }
 
@@ -52,12 +91,58 @@ pub enum Look {
     Lost(String),
 }
 
+impl Look {
+    /// What it means that no reply came.
+    pub(super) fn unanswered(error: client::Error) -> Look {
+        match error {
+            client::Error::Timeout => Look::Lost(LATE.to_owned()),
+            error => Look::Broken(error.to_string()),
+        }
+    }
+
+    /// What an error reply means while no harm is done.
+    pub(super) fn refused(what: &str, error: &str) -> Look {
+        let text = format!("{what} was answered by: {error}");
+        match is_permitted(error, &[]) {
+            true => Look::Broken(text),
+            false => Look::Lost(text),
+        }
+    }
+}
+
+/// What is wrong when a reply does not come in time.
+const LATE: &str = "the connection is there, and no reply comes";
+
+/// Whether a server may refuse like that, for a reason that passes or one of those given.
+fn is_permitted(error: &str, permitted: &[&str]) -> bool {
+    let has = |texts: &[&str]| texts.iter().any(|text| error.contains(text));
+    (has(&PASSING) || has(permitted)) && !has(&DAMAGE)
+}
+
+/// Sends all of these and takes as many replies.
+pub(crate) fn ask(client: &mut Client, requests: &[Vec<String>]) -> Result<Vec<Reply>, Look> {
+    for words in requests {
+        client.send(words);
+    }
+    client.flush().map_err(Look::unanswered)?;
+    let answer = |words: &Vec<String>| match client.receive() {
+        Ok(Reply::Error(error)) => Err(Look::refused(&words.join(" "), &error)),
+        Ok(reply) => Ok(reply),
+        Err(error) => Err(Look::unanswered(error)),
+    };
+    requests.iter().map(answer).collect()
+}
+
+fn words<const COUNT: usize>(words: [&str; COUNT]) -> Vec<String> {
+    words.map(str::to_owned).to_vec()
+}
+
 /// One connection's worth of load.
 pub struct Writer {
     number: usize,
     random: Random,
     singles: Vec<Known>,
-    /// Bit 0 of a group's number says whether its keys are there: odd ones were deleted.
+    /// Bit 0 of a group's number says whether its keys are there: even ones were deleted.
     groups: Vec<Known>,
     counters: Vec<Known>,
     acknowledged: u64,
@@ -88,9 +173,15 @@ impl Writer {
         format!("w{}:single:{index}", self.number)
     }
 
-    fn group_keys(&self, index: usize) -> Vec<String> {
+    /// The keys of a group in a database.
+    fn group_keys(&self, index: usize, database: usize) -> Vec<String> {
+        let is_here = |key: &usize| match Way::of(index) {
+            Way::Command => database == 0,
+            Way::Exec | Way::Commit => key % DATABASES == database,
+        };
         // Far apart, so that they lie on different leaves.
         (0..GROUP_KEYS)
+            .filter(is_here)
             .map(|key| format!("{key}:w{}:group:{index}", self.number))
             .collect()
     }
@@ -119,37 +210,75 @@ impl Writer {
         (Writer::value(number) == value).then_some(number)
     }
 
-    /// Keys of this writer that are there, after a [`Writer::check`].
-    pub fn keys(&self) -> u64 {
-        let there = |known: &&Known| known.acknowledged > 0;
-        let singles = self.singles.iter().filter(there).count();
-        let is_set = |known: &&Known| known.acknowledged % 2 == 1;
-        let groups = self.groups.iter().filter(is_set).count();
-        let counters = self.counters.iter().filter(there).count();
-        (singles + groups * GROUP_KEYS + counters) as u64
+    /// When the single of this number ends, in Unix seconds.
+    fn end_s(number: u64) -> Option<u64> {
+        number.is_multiple_of(ENDING).then_some(END_S + number)
     }
 
-    /// Connects, and writes until told to stop or the connection breaks.
-    pub fn write_until_broken(&mut self, socket: &Path, stop: &AtomicBool) {
+    /// Keys of this writer that are there in a database, after a [`Writer::check`].
+    pub fn keys(&self, database: usize) -> u64 {
+        let there = |known: &&Known| known.acknowledged > 0;
+        let is_set = |index: &usize| self.groups[*index].acknowledged % 2 == 1;
+        let set = (0..GROUPS).filter(is_set);
+        let groups: usize = set
+            .map(|index| self.group_keys(index, database).len())
+            .sum();
+        if database > 0 {
+            return groups as u64;
+        }
+        let singles = self.singles.iter().filter(there).count();
+        let counters = self.counters.iter().filter(there).count();
+        (singles + groups + counters) as u64
+    }
+
+    /// Connects, and writes until told to stop or the connection breaks. `permitted` are texts of errors
+    /// with which the server may refuse now, beside those that pass with its start and its stop.
+    pub fn write_until_broken(&mut self, socket: &Path, stop: &AtomicBool, permitted: &[&str]) {
         let Ok(mut client) = Client::connect_unix(socket) else {
             // The server is away; a moment later it may be back.
             std::thread::sleep(Duration::from_millis(1));
             return;
         };
-        if client.set_timeout(Some(crate::support::DEADLINE)).is_err() {
+        if client.set_timeout(Some(DEADLINE)).is_err() {
             return;
         }
         while !stop.load(Ordering::Relaxed) && self.wrong.is_none() {
-            let batch = self.send_batch(&mut client);
-            if client.flush().is_err() || !self.receive_batch(&mut client, &batch) {
+            let is_done = match self.random.below(4) {
+                0 => self.transact(&mut client, permitted),
+                _ => self.pipeline(&mut client, permitted),
+            };
+            if !is_done {
                 return;
             }
         }
     }
 
-    fn send_batch(&mut self, client: &mut Client) -> Vec<Sent> {
+    /// Sends commands without waiting for replies, and takes those in; false when the connection is of no
+    /// more use.
+    fn pipeline(&mut self, client: &mut Client, permitted: &[&str]) -> bool {
         let count = 1 + self.random.below(PIPELINE_MAX);
-        (0..count).map(|_| self.send_one(client)).collect()
+        let batch: Vec<Sent> = (0..count).map(|_| self.send_one(client)).collect();
+        if let Err(error) = client.flush() {
+            self.note_unanswered("a pipeline", &error);
+            return false;
+        }
+        let mut is_done = true;
+        // To the last one, also after a refusal: what is still under way when the next connection writes
+        // could come after it.
+        for sent in batch {
+            match client.receive() {
+                Ok(Reply::Error(error)) => {
+                    self.note_refused(&format!("{sent:?}"), &error, permitted);
+                    is_done = false;
+                }
+                Ok(reply) => self.take_in(sent, &reply),
+                Err(error) => {
+                    self.note_unanswered(&format!("{sent:?}"), &error);
+                    return false;
+                }
+            }
+        }
+        is_done
     }
 
     fn send_one(&mut self, client: &mut Client) -> Sent {
@@ -160,18 +289,19 @@ impl Writer {
                 let number = self.singles[index].sent;
                 let key = self.single_key(index);
                 let value = Writer::value(number);
+                let end = Writer::end_s(number).map(|end| end.to_string());
                 let mut words: Vec<&[u8]> = vec![b"SET", key.as_bytes(), &value];
-                if number.is_multiple_of(4) {
-                    words.extend([&b"EX"[..], FAR_OFF_S]);
+                if let Some(end) = &end {
+                    words.extend([&b"EXAT"[..], end.as_bytes()]);
                 }
                 client.send(&words);
                 Sent::Single(index, number)
             }
             10..=11 => {
-                let index = self.random.below(GROUPS as u64) as usize;
+                let index = self.group(&[Way::Command]);
                 self.groups[index].sent += 1;
                 let number = self.groups[index].sent;
-                self.send_group(client, index, number);
+                self.send_group(client, index, 0, number);
                 Sent::Group(index, number)
             }
             12..=13 => {
@@ -181,17 +311,24 @@ impl Writer {
                 Sent::Counter(index)
             }
             _ => {
-                let index = self.random.below(GROUPS as u64) as usize;
-                let mut words = vec!["MGET".to_owned()];
-                words.extend(self.group_keys(index));
-                client.send(&words);
+                let index = self.group(&[Way::Command]);
+                client.send(&self.look_at_group(index, 0));
                 Sent::Look(index, self.groups[index])
             }
         }
     }
 
-    fn send_group(&self, client: &mut Client, index: usize, number: u64) {
-        let keys = self.group_keys(index);
+    /// Draws a group that is written in one of these ways.
+    fn group(&mut self, ways: &[Way]) -> usize {
+        let groups: Vec<usize> = (0..GROUPS)
+            .filter(|index| ways.contains(&Way::of(*index)))
+            .collect();
+        groups[self.random.below(groups.len() as u64) as usize]
+    }
+
+    /// Writes the keys of a group in one database: all set to one value, or all deleted.
+    fn send_group(&self, client: &mut Client, index: usize, database: usize, number: u64) {
+        let keys = self.group_keys(index, database);
         if number % 2 == 1 {
             let value = Writer::value(number);
             let mut words: Vec<&[u8]> = vec![b"MSET"];
@@ -207,31 +344,107 @@ impl Writer {
         }
     }
 
-    /// Takes the replies in; false when the connection is broken.
-    fn receive_batch(&mut self, client: &mut Client, batch: &[Sent]) -> bool {
-        for sent in batch {
-            let Ok(reply) = client.receive() else {
-                return false;
-            };
-            if let Some(error) = reply.error() {
-                // Refused: nothing has happened, which the ranges allow. What says so while
-                // the server stops or starts, or lacks descriptors, is no loss; that it lacks them
-                // must not be told as anything else.
-                let expected = [
-                    "LOADING",
-                    "shutting down",
-                    "max number",
-                    "the disk is full",
-                    "which is no damage",
-                ];
-                if !expected.iter().any(|text| error.contains(text)) {
-                    self.wrong = Some(format!("{sent:?} was answered by: {error}"));
-                }
+    fn look_at_group(&self, index: usize, database: usize) -> Vec<String> {
+        let mut words = vec!["MGET".to_owned()];
+        words.extend(self.group_keys(index, database));
+        words
+    }
+
+    /// Writes a group over all databases, or looks at it, as one transaction; false when the connection is
+    /// of no more use.
+    fn transact(&mut self, client: &mut Client, permitted: &[&str]) -> bool {
+        let index = self.group(&[Way::Exec, Way::Commit]);
+        let (begin, end) = match Way::of(index) {
+            Way::Exec => ("MULTI", "EXEC"),
+            Way::Command | Way::Commit => ("BEGIN", "COMMIT"),
+        };
+        // Alone: what follows one that was refused would be carried out outside of it.
+        client.send(&[begin]);
+        if self.replies(client, begin, 1, permitted).is_none() {
+            return false;
+        }
+        let known = self.groups[index];
+        let is_look = self.random.below(4) == 0;
+        let number = known.sent + 1;
+        for database in 0..DATABASES {
+            client.send(&["SELECT", &database.to_string()]);
+            if is_look {
+                client.send(&self.look_at_group(index, database));
+            } else {
+                self.send_group(client, index, database, number);
+            }
+        }
+        client.send(&["SELECT", "0"]);
+        let Some(within) = self.replies(client, begin, 2 * DATABASES + 1, permitted) else {
+            // What is broken off is not carried out.
+            return false;
+        };
+        if !is_look {
+            self.groups[index].sent = number;
+        }
+        client.send(&[end]);
+        let Some(mut ended) = self.replies(client, end, 1, permitted) else {
+            return false;
+        };
+        let replies = match ended.pop() {
+            Some(Reply::Array(replies)) if end == "EXEC" => replies,
+            Some(reply) if end == "COMMIT" && reply.is_ok() => within,
+            reply => {
+                self.wrong = Some(format!("group {index}: {end} gave {reply:?}"));
                 return false;
             }
-            self.take_in(*sent, &reply);
+        };
+        let has_failed = replies.iter().any(|reply| reply.error().is_some());
+        if replies.len() != 2 * DATABASES + 1 || has_failed {
+            self.wrong = Some(format!("group {index}: {end} gave {replies:?}"));
+        } else if is_look {
+            let looks = replies.iter().skip(1).step_by(2).take(DATABASES);
+            if let Err(wrong) = self.check_group(index, known, looks) {
+                self.wrong = Some(wrong);
+            }
+        } else {
+            self.groups[index].acknowledged = number;
+            self.acknowledged += 1;
         }
         true
+    }
+
+    /// Takes so many replies of a transaction, none of them an error.
+    fn replies(
+        &mut self,
+        client: &mut Client,
+        what: &str,
+        count: usize,
+        permitted: &[&str],
+    ) -> Option<Vec<Reply>> {
+        let replies = client.flush().and_then(|()| client.receive_many(count));
+        match replies {
+            Err(error) => {
+                self.note_unanswered(what, &error);
+                None
+            }
+            Ok(replies) => match replies.iter().find_map(Reply::error) {
+                Some(error) => {
+                    self.note_refused(what, error, permitted);
+                    None
+                }
+                None => Some(replies),
+            },
+        }
+    }
+
+    /// A connection that breaks is no wonder. One that stays, and says nothing, is.
+    fn note_unanswered(&mut self, what: &str, error: &client::Error) {
+        if matches!(error, client::Error::Timeout) {
+            self.wrong = Some(format!("{what}: {LATE}"));
+        }
+    }
+
+    /// Refused: nothing has happened, which the ranges allow. But the reason must be one there is.
+    fn note_refused(&mut self, what: &str, error: &str, permitted: &[&str]) {
+        if !is_permitted(error, permitted) {
+            self.wrong = Some(format!("{what} was answered by: {error}"));
+        }
     }
 
     fn take_in(&mut self, sent: Sent, reply: &Reply) {
@@ -249,7 +462,7 @@ impl Writer {
                 }
             }
             Sent::Look(index, known) => {
-                if let Err(wrong) = self.check_group(index, known, reply) {
+                if let Err(wrong) = self.check_group(index, known, [reply]) {
                     self.wrong = Some(wrong);
                 }
                 return;
@@ -259,22 +472,29 @@ impl Writer {
         self.acknowledged += 1;
     }
 
-    /// What MGET gave: all keys of one number, or none there.
-    fn check_group(&self, index: usize, known: Known, reply: &Reply) -> Result<u64, String> {
+    /// What MGET gave in each database: all keys of one number, or none there.
+    fn check_group<'a>(
+        &self,
+        index: usize,
+        known: Known,
+        replies: impl IntoIterator<Item = &'a Reply>,
+    ) -> Result<u64, String> {
         let place = || format!("group {index} of writer {} ({known:?})", self.number);
-        let values = reply
-            .as_slice()
-            .ok_or_else(|| format!("{}: {reply:?}", place()))?;
-        let numbers: Vec<Option<u64>> = values
-            .iter()
-            .map(|value| match value.as_bytes() {
-                Some(bytes) => match Writer::number_of(bytes) {
-                    Some(number) => Ok(Some(number)),
-                    None => Err(format!("{}: a value that was never written", place())),
-                },
-                None => Ok(None),
-            })
-            .collect::<Result<_, _>>()?;
+        let mut numbers = Vec::new();
+        for reply in replies {
+            let values = reply
+                .as_slice()
+                .ok_or_else(|| format!("{}: {reply:?}", place()))?;
+            for value in values {
+                numbers.push(match value.as_bytes() {
+                    Some(bytes) => match Writer::number_of(bytes) {
+                        Some(number) => Some(number),
+                        None => return Err(format!("{}: a value that was never written", place())),
+                    },
+                    None => None,
+                });
+            }
+        }
         let first = numbers.first().copied().flatten();
         if numbers.len() != GROUP_KEYS || numbers.iter().any(|number| *number != first) {
             return Err(format!("{}: half a transaction: {numbers:?}", place()));
@@ -302,66 +522,66 @@ impl Writer {
         if let Some(wrong) = self.wrong.take() {
             return Err(Look::Lost(wrong));
         }
-        let call = |client: &mut Client, words: &[String]| match client.call(words) {
-            Ok(Reply::Error(error)) => Err(Look::Broken(error)),
-            Ok(reply) => Ok(reply),
-            Err(error) => Err(Look::Broken(error.to_string())),
-        };
-        let lost = |text: String| Look::Lost(text);
-        let mut checks = 0;
         for index in 0..SINGLES {
-            let reply = call(client, &["GET".to_owned(), self.single_key(index)])?;
-            let found = match reply.as_bytes() {
-                Some(bytes) => Writer::number_of(bytes).ok_or_else(|| {
-                    lost(format!(
-                        "{}: a value that was never written",
-                        self.single_key(index)
-                    ))
-                })?,
-                None => 0,
-            };
-            let known = self.singles[index];
-            if !known.allows(found) {
-                let key = self.single_key(index);
-                return Err(lost(format!("{key}: found {found}, {known:?}")));
-            }
-            self.singles[index] = Known {
-                acknowledged: found,
-                sent: found,
-            };
-            checks += 1;
+            let key = self.single_key(index);
+            let asked = [words(["GET", &key]), words(["EXPIRETIME", &key])];
+            let replies = ask(client, &asked)?;
+            let found = self.check_single(index, &replies).map_err(Look::Lost)?;
+            self.singles[index] = Known::exactly(found);
         }
         for index in 0..GROUPS {
-            let mut words = vec!["MGET".to_owned()];
-            words.extend(self.group_keys(index));
-            let reply = call(client, &words)?;
-            let found = self
-                .check_group(index, self.groups[index], &reply)
-                .map_err(lost)?;
-            self.groups[index] = Known {
-                acknowledged: found,
-                sent: found,
-            };
-            checks += 1;
+            let mut asked = vec![self.look_at_group(index, 0)];
+            if Way::of(index) != Way::Command {
+                for database in 1..DATABASES {
+                    asked.push(words(["SELECT", &database.to_string()]));
+                    asked.push(self.look_at_group(index, database));
+                }
+                asked.push(words(["SELECT", "0"]));
+            }
+            let replies = ask(client, &asked)?;
+            let looks = replies.iter().step_by(2);
+            let found = self.check_group(index, self.groups[index], looks);
+            self.groups[index] = Known::exactly(found.map_err(Look::Lost)?);
         }
         for index in 0..COUNTERS {
-            let reply = call(client, &["GET".to_owned(), self.counter_key(index)])?;
-            let found = reply
-                .as_str()
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0);
+            let key = self.counter_key(index);
+            let replies = ask(client, &[words(["GET", &key])])?;
+            let text = replies.first().and_then(Reply::as_str);
+            let found = text.and_then(|text| text.parse().ok()).unwrap_or(0);
             let known = self.counters[index];
             if !known.allows(found) {
-                let key = self.counter_key(index);
-                return Err(lost(format!("{key}: found {found}, {known:?}")));
+                return Err(Look::Lost(format!("{key}: found {found}, {known:?}")));
             }
-            self.counters[index] = Known {
-                acknowledged: found,
-                sent: found,
-            };
-            checks += 1;
+            self.counters[index] = Known::exactly(found);
         }
-        Ok(checks)
+        Ok((SINGLES + GROUPS + COUNTERS) as u64)
+    }
+
+    /// The number that GET and EXPIRETIME have found, if it can be that one and ends when it is to.
+    fn check_single(&self, index: usize, replies: &[Reply]) -> Result<u64, String> {
+        let (key, known) = (self.single_key(index), self.singles[index]);
+        let [value, end] = replies else {
+            return Err(format!("{key}: {replies:?}"));
+        };
+        let found = match value.as_bytes() {
+            Some(bytes) => Writer::number_of(bytes)
+                .ok_or_else(|| format!("{key}: a value that was never written"))?,
+            None => 0,
+        };
+        if !known.allows(found) {
+            return Err(format!("{key}: found {found}, {known:?}"));
+        }
+        let expected = match (found, Writer::end_s(found)) {
+            (0, _) => Some(-2),
+            (_, None) => Some(-1),
+            (_, Some(end)) => i64::try_from(end).ok(),
+        };
+        match end.as_int() == expected {
+            true => Ok(found),
+            false => Err(format!(
+                "{key}: number {found} has EXPIRETIME {end:?}, not {expected:?}"
+            )),
+        }
     }
 }
 
@@ -396,20 +616,20 @@ mod tests {
             )
         };
         let gone = Reply::Array(vec![Reply::Null; GROUP_KEYS]);
-        assert_eq!(writer.check_group(0, known, &values(&[3; 5])), Ok(3));
-        assert_eq!(writer.check_group(0, known, &values(&[5; 5])), Ok(5));
-        assert_eq!(writer.check_group(0, known, &gone), Ok(4));
+        assert_eq!(writer.check_group(0, known, [&values(&[3; 5])]), Ok(3));
+        assert_eq!(writer.check_group(0, known, [&values(&[5; 5])]), Ok(5));
+        assert_eq!(writer.check_group(0, known, [&gone]), Ok(4));
         assert!(
-            writer.check_group(0, known, &values(&[1; 5])).is_err(),
+            writer.check_group(0, known, [&values(&[1; 5])]).is_err(),
             "3 is lost"
         );
         assert!(
-            writer.check_group(0, known, &values(&[7; 5])).is_err(),
+            writer.check_group(0, known, [&values(&[7; 5])]).is_err(),
             "7 was never sent"
         );
         assert!(
             writer
-                .check_group(0, known, &values(&[3, 3, 3, 3, 5]))
+                .check_group(0, known, [&values(&[3, 3, 3, 3, 5])])
                 .is_err()
         );
         let known = Known {
@@ -417,8 +637,34 @@ mod tests {
             sent: 3,
         };
         assert!(
-            writer.check_group(0, known, &gone).is_err(),
+            writer.check_group(0, known, [&gone]).is_err(),
             "nobody deleted them"
         );
+    }
+
+    #[test]
+    fn an_end_that_is_lost_or_gained_is_seen() {
+        let mut writer = Writer::new(0, 1);
+        let end = |seconds: i64| Reply::Int(seconds);
+        let mut found = |number: u64, end: Reply| {
+            writer.singles[0] = Known::exactly(number);
+            writer.check_single(0, &[Reply::Bulk(Writer::value(number)), end])
+        };
+        assert_eq!(found(8, end(4_000_000_008)), Ok(8));
+        assert!(found(8, end(-1)).is_err(), "lost");
+        assert!(found(8, end(4_000_000_004)).is_err(), "of another value");
+        assert_eq!(found(9, end(-1)), Ok(9));
+        assert!(found(9, end(4_000_000_008)).is_err(), "gained");
+    }
+
+    #[test]
+    fn a_refusal_has_a_reason_that_there_is() {
+        assert!(is_permitted("LOADING Redoubt is starting up", &[]));
+        assert!(is_permitted("ERR the disk is full: wal", &[NO_ROOM]));
+        assert!(!is_permitted("ERR the disk is full: wal", &[SHORTAGE]));
+        assert!(!is_permitted(
+            "ERR page 7 is damaged, the disk is full",
+            &[NO_ROOM]
+        ));
     }
 }

@@ -6,10 +6,13 @@ use rd_engine::init::UNFINISHED_FILE;
 use rd_sys::simdisk::IoRecord;
 use rd_tests::support::cluster::{Cluster, program};
 use rd_tests::support::wait_for;
-use rd_tests::torture::workload::Writer;
-use rd_tests::torture::{Random, Report, check, check_count, tail, under_load, verify};
+use rd_tests::torture::falls::Watch;
+use rd_tests::torture::workload::{NO_ROOM, Writer};
+use rd_tests::torture::{
+    Random, Report, check, check_count, tail, under_load, verify, wait_for_room,
+};
 use rd_wire::Client;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -67,6 +70,14 @@ impl Moment {
         }
     }
 
+    /// Texts of errors with which the server may refuse a command meanwhile.
+    fn refusals(self) -> &'static [&'static str] {
+        match self {
+            Moment::FullDisk => &[NO_ROOM],
+            _ => &[],
+        }
+    }
+
     /// I/Os until the cut, at most.
     fn ios_max(self) -> u64 {
         match self {
@@ -94,6 +105,7 @@ struct Bench {
     disk: Disk,
     random: Random,
     report: Report,
+    watch: Watch,
     /// The last I/Os before the last cut.
     last: Vec<IoRecord>,
     _place: TempDir,
@@ -115,11 +127,13 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Result<Report, St
         }
         writers = bench.cut_under_load(writers);
         bench.recover(&mut writers);
+        bench.look_for_falls();
         tell(round, &bench.report);
     }
     if bench.report.losses.is_empty() {
         bench.cluster.stop(Signal::SIGINT);
         verify(&mut bench.cluster, &mut bench.report);
+        bench.look_for_falls();
     } else {
         bench.explain();
     }
@@ -154,6 +168,7 @@ impl Bench {
             disk,
             random,
             report: Report::default(),
+            watch: Watch::default(),
             last: Vec::new(),
             _place: place,
         })
@@ -222,7 +237,7 @@ impl Bench {
         let spare = self.random.below(SPARE_BYTES_MAX);
         let socket = self.cluster.socket();
         let (cluster, disk) = (&mut self.cluster, &self.disk);
-        let (writers, ()) = under_load(&socket, writers, || {
+        let (writers, ended) = under_load(&socket, writers, moment.refusals(), || {
             // The load itself is what is wanted here, for as long as was drawn.
             std::thread::sleep(load);
             match moment {
@@ -238,16 +253,14 @@ impl Bench {
             }
             disk.cut_after(ios);
             let patience = Instant::now() + PATIENCE;
-            wait_for("the cut", || {
+            end_when(cluster, disk, |_| {
                 if Instant::now() > patience {
                     disk.cut_after(0);
                 }
-                (disk.is_cut() || has_ended(cluster)).then_some(())
-            });
-            if cluster.pid().is_some() {
-                end(cluster, disk);
-            }
+                false
+            })
         });
+        self.note_end(moment, ended);
         self.power_cycle(moment);
         if matches!(moment, Moment::FullDisk) {
             // As much as a start needs for files that are no data: pid file and lock.
@@ -274,13 +287,10 @@ impl Bench {
             self.choose_sync_method();
             self.cluster.spawn();
             let (cluster, disk) = (&mut self.cluster, &self.disk);
-            wait_for("recovery or the cut", || {
-                let is_over = cluster.status().starts_with("ready") || has_ended(cluster);
-                (disk.is_cut() || is_over).then_some(())
+            let ended = end_when(cluster, disk, |cluster| {
+                cluster.status().starts_with("ready")
             });
-            if cluster.pid().is_some() {
-                end(cluster, disk);
-            }
+            self.note_end(Moment::Recovery, ended);
             self.power_cycle(Moment::Recovery);
         }
         self.choose_sync_method();
@@ -288,14 +298,31 @@ impl Bench {
         match self.cluster.wait_ready() {
             Ok(()) => {
                 self.disk.leave(None);
+                self.report.losses.extend(wait_for_room(&self.cluster));
                 check(&mut self.cluster, writers, &mut self.report);
-                check_count(&mut self.cluster, writers, 0, &mut self.report);
+                // Beside the key that shows that there is room.
+                check_count(&mut self.cluster, writers, 1, &mut self.report);
             }
             Err(status) => {
                 let loss = format!("the server ended with {status} instead of serving");
                 self.report.losses.push(loss);
             }
         }
+    }
+
+    /// A server that has ended by itself was to be stopped, and has done so in order.
+    fn note_end(&mut self, moment: Moment, ended: Option<ExitStatus>) {
+        let Some(status) = ended else { return };
+        if !matches!(moment, Moment::Stop) || !status.success() {
+            let loss = format!("the server ended with {status} {}", moment.name());
+            self.report.losses.push(loss);
+        }
+    }
+
+    /// On this disk nobody falls but by the power: what is short of room goes on, and nothing fails.
+    fn look_for_falls(&mut self) {
+        let falls = self.watch.look(&self.cluster, &[]);
+        self.report.losses.extend(falls);
     }
 
     /// Adds what may say why.
@@ -308,7 +335,21 @@ impl Bench {
     }
 }
 
-/// Whether the server has ended by itself.
-fn has_ended(cluster: &mut Cluster) -> bool {
-    cluster.pid().is_none() || cluster.poll_exit().is_some()
+/// Waits until the power has failed or there is no more to wait for, and ends the server. Gives the status of
+/// one that was first.
+fn end_when(
+    cluster: &mut Cluster,
+    disk: &Disk,
+    mut is_over: impl FnMut(&Cluster) -> bool,
+) -> Option<ExitStatus> {
+    let ended = wait_for("the cut", || {
+        if disk.is_cut() || is_over(cluster) {
+            return Some(None);
+        }
+        cluster.poll_exit().map(Some)
+    });
+    if ended.is_none() {
+        end(cluster, disk);
+    }
+    ended
 }
