@@ -308,9 +308,9 @@ pub fn check_count(cluster: &mut Cluster, writers: &[Writer], others: u64, repor
     }
 }
 
-/// Looks whether everything works that a harm could have left lame: connections that vanished have
-/// left whole transactions, writes are taken, and checkpoints are made. Gives the keys that it has found
-/// and set.
+/// Looks whether everything works that a harm could have left lame: connections that vanished are gone and
+/// have left whole transactions, writes are taken, and checkpoints are made. Gives the keys that it has
+/// found and set.
 pub(crate) fn check_service(cluster: &mut Cluster, report: &mut Report) -> u64 {
     until_answered(cluster, report, try_service)
 }
@@ -338,7 +338,27 @@ pub fn wait_for_room(cluster: &Cluster) -> Option<String> {
     }
 }
 
+/// Waits until the server has no other connection, and so has done all that those had sent which have gone.
+fn wait_alone(client: &mut Client) -> Result<(), Look> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let asked = ["INFO", "clients"].map(str::to_owned).to_vec();
+        let replies = workload::ask(client, &[asked])?;
+        let info = replies.first().and_then(Reply::as_str).unwrap_or_default();
+        if info.lines().any(|line| line == "connected_clients:1") {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let loss = format!("all connections but one are gone, and INFO says:\n{info}");
+            return Err(Look::Lost(loss));
+        }
+        // Between two looks.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn try_service(client: &mut Client) -> Result<u64, Look> {
+    wait_alone(client)?;
     let mut keys = 1;
     let asked: Vec<Vec<String>> = (0..VANISHING)
         .map(|number| {

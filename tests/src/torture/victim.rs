@@ -14,12 +14,16 @@ use nix::sys::signal::Signal;
 use rd_wire::{Client, Reply};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections that vanish at a time.
 pub const VANISHING: usize = 100;
 /// Longest jump of the clock, seconds: shorter than what writers let keys live for.
 const JUMP_MAX_S: u64 = 30 * 86_400;
+/// How the log tells that a checkpoint begins.
+const BEGUN: &str = "checkpoint starting";
+/// How long the beginning of a checkpoint is waited for that may not come.
+const BEGINNING_MAX: Duration = Duration::from_secs(1);
 /// Crashes in a row that the server of a crash loop comes back from.
 const LOOP_MAX: usize = 2;
 
@@ -190,19 +194,7 @@ impl Harm {
                 cluster.kill_all();
                 Done::new("kill of the server", Then::Ends)
             }
-            Harm::KillInCheckpoint => {
-                if let Ok(mut client) = Client::connect_unix(cluster.socket()) {
-                    // Whether it is refused or not: the kill comes either way.
-                    let _ = client.cmd(&[b"CHECKPOINT", b"NOWAIT", b"FAST"]);
-                }
-                pause(random, 20);
-                cluster.kill_all();
-                let kind = match is_in_checkpoint(&cluster.log_since_start()) {
-                    true => "kill of the server in a checkpoint",
-                    false => "kill of the server beside a checkpoint",
-                };
-                Done::new(kind, Then::Ends)
-            }
+            Harm::KillInCheckpoint => kill_in_checkpoint(cluster, random),
             Harm::KillPostmaster => {
                 kill_postmaster(cluster);
                 Done::new("kill of the postmaster", Then::Ends)
@@ -248,9 +240,36 @@ impl Harm {
     }
 }
 
+/// Kills the server some time after it says that a checkpoint begins: one that is over soon, or one that takes
+/// its time.
+fn kill_in_checkpoint(cluster: &mut Cluster, random: &mut Random) -> Done {
+    let (speed, pause_ms_max) = match random.below(2) {
+        0 => ("FAST", 5),
+        _ => ("SPREAD", 200),
+    };
+    let begun = |cluster: &Cluster| cluster.log_since_start().matches(BEGUN).count();
+    let before = begun(cluster);
+    let connected = Client::connect_unix(cluster.socket());
+    let reply = connected.and_then(|mut client| client.call(&["CHECKPOINT", "NOWAIT", speed]));
+    if reply.is_ok_and(|reply| reply.error().is_none()) {
+        let deadline = Instant::now() + BEGINNING_MAX;
+        // It may be kept waiting by another.
+        while begun(cluster) == before && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+    pause(random, pause_ms_max);
+    cluster.kill_all();
+    let kind = match is_in_checkpoint(&cluster.log_since_start()) {
+        true => "kill of the server in a checkpoint",
+        false => "kill of the server beside a checkpoint",
+    };
+    Done::new(kind, Then::Ends)
+}
+
 /// Whether the log ends within a checkpoint.
 fn is_in_checkpoint(log: &str) -> bool {
-    let begun = log.rfind("checkpoint starting");
+    let begun = log.rfind(BEGUN);
     begun.is_some_and(|at| !log[at..].contains("checkpoint complete"))
 }
 
