@@ -62,6 +62,17 @@ pub enum EngineError {
         /// The parameter that would help.
         parameter: &'static str,
     },
+    /// A transaction that changes more pages than one record of the log can name.
+    #[error(
+        "a transaction that changes {pages} pages is too large for one record of the log, which \
+         names {limit} at most; no parameter changes that"
+    )]
+    TooManyPages {
+        /// Pages that it would change.
+        pages: usize,
+        /// The greatest number.
+        limit: usize,
+    },
     /// There is no room for this, and there will be none until somebody makes some.
     #[error("the disk is full: {what}")]
     DiskFull {
@@ -175,6 +186,8 @@ pub enum EngineError {
 
 /// The parameter that limits the bytes of a transaction.
 pub const MAX_TRANSACTION_SIZE: &str = "max_transaction_size";
+/// What limits them beside it; it is no parameter.
+pub(crate) const GREATEST_RECORD: &str = "the greatest record of the log";
 /// A key in a message is shown up to so many bytes.
 const KEY_SHOWN_BYTES: usize = 100;
 

@@ -182,6 +182,32 @@ fn a_commit_that_waits_for_pages_is_woken_by_whoever_gives_them_back() {
     engine.write(DB0, &keys, &mut put).expect("enough pages");
 }
 
+/// A record names pages, not versions: more versions than it can name pages fit one commit.
+#[test]
+fn a_commit_has_as_many_versions_as_its_pages_hold() {
+    let rig = Rig::new(4096, 8 << 20);
+    let mut engine = rig.engine(0);
+    let names: Vec<String> = (0..70_000).map(|number| format!("{number:05}")).collect();
+    let keys: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+    rig.run(|| {
+        engine.write(DB0, &keys, &mut |access| {
+            (0..keys.len()).try_for_each(|index| access.put(index, b"", None))
+        })
+    });
+    assert_eq!(rig.verify().keys, keys.len() as u64);
+    rig.flush();
+    rig.run(|| {
+        engine.write(DB0, &keys, &mut |access| {
+            (0..keys.len()).try_for_each(|index| access.delete(index).map(drop))
+        })
+    });
+    assert_eq!(rig.verify().keys, 0);
+    rig.flush();
+    let mut disk = Disk::new(&rig);
+    disk.redo(&rig);
+    assert!(disk.content(&rig, rig.db0_file()).is_empty());
+}
+
 #[test]
 fn limits_are_errors() {
     let rig = Rig::new(512, 4 << 20);

@@ -131,6 +131,11 @@ impl<'s> Blocks<'s> {
         &self.blocks
     }
 
+    /// How many bitmap pages speak of them.
+    pub(crate) fn bitmap_pages(&self) -> usize {
+        self.bitmaps.len()
+    }
+
     /// Whether every block to be given back is in use.
     pub(crate) fn all_in_use(&self) -> bool {
         self.bitmaps.iter().all(|(page, range)| {

@@ -4,7 +4,7 @@
 use super::transaction::Isolation;
 use super::write::Committed;
 use crate::api::{Engine, View};
-use crate::error::{EngineError, MAX_TRANSACTION_SIZE, Result};
+use crate::error::{EngineError, GREATEST_RECORD, MAX_TRANSACTION_SIZE, Result};
 use rd_base::Lsn;
 use rd_base::counters::Counter;
 use rd_store::namespaces::NamespaceId;
@@ -36,7 +36,7 @@ impl Runs {
             EngineError::Conflict { .. } => false,
             // Who is alone pins less; what he reads and writes stays as large as it is.
             EngineError::TransactionTooLarge { parameter, .. } => {
-                if *parameter == MAX_TRANSACTION_SIZE {
+                if [MAX_TRANSACTION_SIZE, GREATEST_RECORD].contains(parameter) {
                     return false;
                 }
                 true

@@ -18,7 +18,7 @@ use crate::btree::insert::Room;
 use crate::btree::plan::{Arrival, bytes_of};
 use crate::btree::room::Waiter;
 use crate::change::{CriticalChange, credit_of, credit_of_drop, pass};
-use crate::error::{EngineError, Result};
+use crate::error::{EngineError, GREATEST_RECORD, Result};
 use crate::namespace::access::check_writable;
 use crate::overflow;
 use crate::work::Work;
@@ -192,8 +192,9 @@ pub(crate) fn commit<'s>(
             check_writable(&store.shared.namespaces.entry(part.namespace))?;
         }
     }
-    check_record_size(parts)?;
+    check_record_bytes(parts)?;
     prepare(work, parts, claim)?;
+    check_record_blocks(parts)?;
     build_record(work, parts);
     let credit = match &around {
         Some(around) if around.is_drop() => credit_of_drop(store, &mut work.record)?,
@@ -343,19 +344,32 @@ pub(crate) fn refuse_if_read_only(store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Whether one record can hold all of it, whatever the parameters allow.
-fn check_record_size(parts: &[TreePart<'_, '_>]) -> Result<()> {
-    let versions = || parts.iter().flat_map(|part| &part.set.pending);
-    let bytes: u64 = versions().map(Pending::record_bytes).sum();
-    let pages: usize = parts.iter().map(TreePart::pages).sum();
+/// Whether one record can hold the bytes of it, whatever the parameters allow.
+fn check_record_bytes(parts: &[TreePart<'_, '_>]) -> Result<()> {
+    let versions = parts.iter().flat_map(|part| &part.set.pending);
+    let bytes: u64 = versions.map(Pending::record_bytes).sum();
     let limit = RECORD_BYTES_MAX as u64;
-    // There are at most as many leaves as versions, and as many bitmap pages as pages taken.
-    if bytes > limit || 2 * pages + versions().count() > RECORD_BLOCKS_MAX {
-        let parameter = "the greatest record of the log";
+    if bytes > limit {
         return Err(EngineError::TransactionTooLarge {
             bytes,
             limit,
-            parameter,
+            parameter: GREATEST_RECORD,
+        });
+    }
+    Ok(())
+}
+
+/// Whether one record can name the pages that change; which those are is known when there is room
+/// for everything.
+fn check_record_blocks(parts: &[TreePart<'_, '_>]) -> Result<()> {
+    let pages = |part: &TreePart<'_, '_>| {
+        part.set.parts.len() + part.blocks.blocks().len() + part.blocks.bitmap_pages()
+    };
+    let pages = parts.iter().map(pages).sum();
+    if pages > RECORD_BLOCKS_MAX {
+        return Err(EngineError::TooManyPages {
+            pages,
+            limit: RECORD_BLOCKS_MAX,
         });
     }
     Ok(())
