@@ -7,8 +7,8 @@ use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag, Role, StartCount};
 use rd_engine::apply::{ApplyError, redo_block};
 use rd_engine::namespace::load_namespaces;
-use rd_engine::{Engine, View};
-use rd_format::bitmap::ROOT_BLOCK;
+use rd_engine::{Chunk, Engine, View};
+use rd_format::bitmap::{self, BITMAP_BITS, ROOT_BLOCK};
 use rd_format::catalog::{CATALOG_FILE, CatalogValue};
 use rd_format::node::{Bound, LeafEntry, NodeMut, OverflowStub, Payload};
 use rd_format::page::{self, PageBytes, PageKind, flags};
@@ -16,12 +16,16 @@ use rd_format::wal_record::{RecordBuilder, RecordKind, RecordView};
 use rd_store::namespaces::DATABASES_MAX;
 use support::{DB0, Rig, Rng};
 
-/// Changes the root page of `file` in memory, as if it had been read so.
-fn change_root(rig: &Rig, file: FileNo, change: impl FnOnce(&mut PageBytes)) {
+/// Changes a page of `file` in memory, as if it had been read so.
+fn change_page(rig: &Rig, file: FileNo, block: BlockNo, change: impl FnOnce(&mut PageBytes)) {
     let store = rig.store(Role::Startup);
-    let tag = PageTag::new(file, ROOT_BLOCK);
-    let pin = rig.shared.pool.fetch(&store, tag).expect("the root");
-    change(&mut pin.into_write());
+    let tag = PageTag::new(file, block);
+    let pin = rig.shared.pool.fetch(&store, tag).expect("a page");
+    change(pin.into_write().unlogged());
+}
+
+fn change_root(rig: &Rig, file: FileNo, change: impl FnOnce(&mut PageBytes)) {
+    change_page(rig, file, ROOT_BLOCK, change);
 }
 
 /// A server whose first database has one key, and a hostile root.
@@ -67,6 +71,87 @@ fn links_that_lead_in_a_circle_are_named() {
     for error in errors_of(&mut engine, b"k") {
         assert!(error.contains("in a circle"), "{error}");
     }
+}
+
+/// The root as the only leaf but one, to which `right` leads.
+fn first_leaf(page: &mut PageBytes, right: BlockNo) {
+    let mut root = NodeMut::init_leaf(page);
+    root.change_flags(flags::ROOT, 0);
+    root.set_high_key(Some(Bound::before_key(b"b")))
+        .expect("room");
+    root.set_right_link(Some(right));
+}
+
+#[test]
+fn a_walk_is_told_where_right_links_do_not_lead_to_the_next_leaf() {
+    let level = |page: &mut PageBytes| {
+        NodeMut::init_inner(page, 1, BlockNo::new(5));
+    };
+    let leaf_before = |page: &mut PageBytes| first_leaf(page, BlockNo::new(5));
+    type Make<'c> = Option<&'c dyn Fn(&mut PageBytes)>;
+    let cases: [(u32, Make<'_>, &str); 4] = [
+        (2, None, "leads back"),
+        (1, None, "a bitmap page where the tree goes on"),
+        (4, Some(&level), "level 1 to the right of a leaf"),
+        (4, Some(&leaf_before), "leads back"),
+    ];
+    for (right, make, what) in cases {
+        let right = BlockNo::new(right);
+        let (rig, engine) = with_root(|page| first_leaf(page, right));
+        if let Some(make) = make {
+            let tag = PageTag::new(rig.db0_file(), right);
+            let pin = rig.shared.pool.fetch_new(&rig.store(Role::Startup), tag);
+            make(pin.into_write().unlogged());
+        }
+        let mut cursor = engine
+            .range(DB0, b"", None, u64::MAX, View::Newest)
+            .expect("a cursor");
+        let chunk = Chunk {
+            entries: 10,
+            bytes: 1000,
+        };
+        let error = engine
+            .range_next(&mut cursor, chunk, &mut |_, _| {})
+            .expect_err(what)
+            .to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn a_descent_at_random_goes_down() {
+    for (child, what) in [(2, "level 3 below level 3"), (1, "a bitmap page where")] {
+        let (_rig, engine) = with_root(|page| {
+            NodeMut::init_inner(page, 3, BlockNo::new(child)).change_flags(flags::ROOT, 0);
+        });
+        let error = engine.random_place(DB0, 7).expect_err(what).to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn bitmap_pages_lead_to_the_next_region() {
+    let (rig, mut engine) = with_root(|_| {});
+    let last = rig.shared.files.blocks(rig.db0_file()) - 1;
+    let first = BlockNo::new(1);
+    change_page(&rig, rig.db0_file(), first, |page| {
+        for bit in 0..BITMAP_BITS {
+            bitmap::set(page, bit);
+        }
+        bitmap::clear(page, last);
+        page::header_mut(page).right_link.set(first.get());
+    });
+    // The page is held for the one block that it has.
+    let error = engine
+        .write(DB0, &[b"k"], &mut |access| {
+            access.put(0, &[1; 12_000], None)
+        })
+        .expect_err("it leads back")
+        .to_string();
+    assert!(
+        error.contains("its right link leads to block 1,"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -94,6 +94,14 @@ impl<'s> Blocks<'s> {
                 return Ok(Found::All(found));
             }
             match next {
+                // Bitmap pages are latched upward; one behind could be held already.
+                Some(next) if next != behind(at) => {
+                    let what = format!(
+                        "its right link leads to block {next}, not to {}",
+                        behind(at)
+                    );
+                    return Err(tree.broken(at, what));
+                }
                 Some(next) => (at, bit) = (next, 0),
                 // One block behind the bitmap page must be there to be worth it.
                 None if end > region_start + BITMAP_BITS + 1 => return Ok(Found::NoBitmap(at)),
@@ -221,6 +229,11 @@ fn hint_behind(last: BlockNo) -> u32 {
     }
 }
 
+/// The bitmap page of the region behind that of the bitmap page `at`.
+fn behind(at: BlockNo) -> BlockNo {
+    bitmap::bitmap_of_region(at.get() / BITMAP_BITS + 1)
+}
+
 enum Found<'s> {
     All(Blocks<'s>),
     /// The file goes on behind the region of this bitmap page, which is the last.
@@ -234,7 +247,7 @@ fn new_region(tree: Tree<'_>, last: BlockNo, record: &mut RecordBuilder) -> Resu
     if page::right_link(&last_page).is_some() {
         return Ok(());
     }
-    let block = bitmap::bitmap_of_region(last.get() / BITMAP_BITS + 1);
+    let block = behind(last);
     let mut image = [0; rd_base::limits::PAGE_BYTES];
     bitmap::init(&mut image, block);
     let link = PageOp::SetRightLink { right: Some(block) };

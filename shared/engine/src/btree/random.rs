@@ -5,18 +5,25 @@ use super::Tree;
 use crate::error::Result;
 use rd_format::NodeRef;
 use rd_format::bitmap::ROOT_BLOCK;
-use rd_format::page::flags;
 
 impl Tree<'_> {
     /// Some key on a leaf, whether it is there still or not; none if the leaf is empty. `random`
     /// is a random number.
     pub(crate) fn random_key(&self, mut random: u64) -> Result<Option<Vec<u8>>> {
         let mut block = ROOT_BLOCK;
+        let mut above: Option<u8> = None;
         loop {
             let page = self.fetch(block)?.into_read();
+            if !self.is_in_tree(&page, block)? {
+                return Ok(None);
+            }
             let node = NodeRef::new(&page);
+            let level = node.level();
+            if let Some(above) = above.replace(level).filter(|above| *above <= level) {
+                return Err(self.broken(block, format!("level {level} below level {above}")));
+            }
             let count = node.count() as u64;
-            if node.flags() & flags::GONE != 0 || count == 0 {
+            if count == 0 {
                 return Ok(None);
             }
             // As many bits as a page needs; the next page gets others.

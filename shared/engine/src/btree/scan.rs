@@ -9,8 +9,8 @@ use crate::error::Result;
 use crate::overflow;
 use crate::txn::visible::{Meta, Seen, seen};
 use rd_base::{BlockNo, Lsn};
-use rd_format::page::{PageBytes, flags, page_flags};
-use rd_format::{NodeRef, OverflowStub};
+use rd_format::page::PageBytes;
+use rd_format::{Bound, NodeRef, OverflowStub};
 use rd_store::buffer::PinnedRead;
 use rd_sys::prefetch::{LINE_BYTES, prefetch_byte};
 
@@ -70,8 +70,9 @@ pub(crate) struct Walked {
 
 /// Why a page was left.
 enum Left {
-    /// Its end was reached; the walk goes on at this block.
-    ToRight(BlockNo),
+    /// Its end was reached; the walk goes on at this block. The place has the key of the end; this
+    /// is its stamp.
+    ToRight(BlockNo, Lsn),
     /// A large value comes next.
     AtLarge(OverflowStub),
     /// The chunk is full, or nothing is left.
@@ -92,19 +93,26 @@ pub(crate) fn walk(
 ) -> Result<Walked> {
     let mut walked = Walked::default();
     let mut large = Vec::new();
-    let mut right: Option<BlockNo> = None;
+    let mut right: Option<(BlockNo, Lsn)> = None;
     let mut leaves = 0;
     while !place.done && !walked.fills(chunk) && leaves < LEAVES_PER_CHUNK_MAX {
         let leaf = match right.take() {
-            Some(block) => tree.fetch(block)?.into_read(),
+            Some((block, end)) => {
+                let leaf = tree.fetch(block)?.into_read();
+                let end = Bound {
+                    key: &place.key,
+                    stamp: end,
+                };
+                if !tree.goes_on_at(end, &leaf, block)? {
+                    continue;
+                }
+                leaf
+            }
             None => tree.leaf_for_read(&place.key, place.stamp)?,
         };
-        if page_flags(&leaf) & flags::GONE != 0 {
-            continue;
-        }
         leaves += 1;
         match walk_leaf(&leaf, place, at, chunk, &mut walked, visit) {
-            Left::ToRight(block) => right = Some(block),
+            Left::ToRight(block, end) => right = Some((block, end)),
             Left::Stopped => {}
             Left::AtLarge(stub) => {
                 drop(leaf);
@@ -191,7 +199,7 @@ fn walk_leaf(
         _ if high.is_above(&place.key, place.stamp) => place.move_to(high.key, high.stamp),
         _ => {}
     }
-    Left::ToRight(block)
+    Left::ToRight(block, high.stamp)
 }
 
 /// Cells lie on a page as they came, not in the order of their keys.

@@ -238,7 +238,7 @@ impl<'s> Tree<'s> {
     /// # Errors
     /// When it never was.
     #[inline]
-    fn is_in_tree(&self, page: &PageBytes, block: BlockNo) -> Result<bool> {
+    pub(super) fn is_in_tree(&self, page: &PageBytes, block: BlockNo) -> Result<bool> {
         let header = page::header(page);
         if header.flags.get() & flags::GONE != 0 {
             return Ok(false);
@@ -247,6 +247,33 @@ impl<'s> Tree<'s> {
         if !in_tree {
             let kind = page::kind(page).map_or("damaged", PageKind::name);
             return Err(self.broken(block, format!("a {kind} page where the tree goes on")));
+        }
+        Ok(true)
+    }
+
+    /// Whether a page to which the right link of a leaf that ends at `end` has led is still a leaf of
+    /// the tree.
+    ///
+    /// # Errors
+    /// When it never was, or does not end behind that one.
+    #[inline]
+    pub(super) fn goes_on_at(
+        &self,
+        end: Bound<'_>,
+        page: &PageBytes,
+        block: BlockNo,
+    ) -> Result<bool> {
+        if !self.is_in_tree(page, block)? {
+            return Ok(false);
+        }
+        let node = NodeRef::new(page);
+        if node.level() != 0 {
+            let what = format!("level {} to the right of a leaf", node.level());
+            return Err(self.broken(block, what));
+        }
+        let high = node.high_key();
+        if high.is_some_and(|high| !high.is_above(end.key, end.stamp)) {
+            return Err(self.broken(block, "a right link leads back here"));
         }
         Ok(true)
     }
