@@ -12,7 +12,8 @@
 //!     key says that there may be some to the right. That high key is the running page's: where a
 //!     new one has to wait for room, it lies before another key, and so does all behind it;
 //!   - operations bring no older version back. An upsert is its key's newest; a version that goes
-//!     by a record is never the newest, and takes with it what the running page may have dropped;
+//!     by a record takes with it what the running page may have dropped, and is never the newest,
+//!     or a tombstone of which nothing is left to the right but what another tombstone hides;
 //!   - images do, but then redo's page is of no account. Leaves that are joined, and both children
 //!     of a root, are logged whole. So are both halves of a leaf that is cut between two versions
 //!     of a key; where it is cut between two keys, all versions of each are on one side, and those

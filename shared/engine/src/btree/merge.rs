@@ -26,7 +26,7 @@ use rd_base::counters::Counter;
 use rd_base::{BlockNo, Lsn};
 use rd_format::page::{self, PageBytes, PageKind, flags};
 use rd_format::wal_record::{PageOp, RecordKind};
-use rd_format::{NodeMut, NodeRef, OverflowStub, OwnedBound, Payload};
+use rd_format::{Bound, NodeMut, NodeRef, OverflowStub, OwnedBound, Payload};
 use rd_store::Points;
 use rd_store::buffer::PinnedWrite;
 
@@ -61,6 +61,7 @@ pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<Obstac
         take_out(tree, work, key, *stamp)?;
     }
     // What was freed may have been all that a tombstone hides.
+    drop_lone_tombstone(tree, work, key)?;
     let leaf = prune_leaf(tree, work, key, Lsn::MAX)?;
     let node = NodeRef::new(&leaf);
     note_obstacles(&node, &work.points, &mut found.later);
@@ -151,9 +152,48 @@ fn look(node: &NodeRef<'_>, points: &Points, key: &[u8], found: &mut Found) -> O
         }
         before = Some((entry.key, entry.stamp));
     }
-    node.high_key()
-        .filter(|high| high.key == key && high.stamp != Lsn::MAX)
-        .map(|high| high.stamp)
+    goes_on_from(node, key)
+}
+
+/// Drops the tombstone that is all there is of `key`, by a record, where pruning cannot tell: its
+/// leaf ends where older versions were cut off.
+fn drop_lone_tombstone(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<()> {
+    let leaf = tree.page_for_write(key, Lsn::MAX, 0, &mut work.marks)?;
+    let node = NodeRef::new(&leaf);
+    let (versions, mut beyond) = (node.versions_of(key), goes_on_from(&node, key));
+    if versions.len() != 1 || beyond.is_none() {
+        return Ok(());
+    }
+    let entry = node.leaf_entry(versions.start);
+    if !entry.is_tombstone() || entry.stamp > work.points.horizon() {
+        return Ok(());
+    }
+    let stamp = entry.stamp;
+    drop(leaf);
+    // Nothing older than it comes into being any more, wherever it and its like are moved meanwhile.
+    while let Some(from) = beyond {
+        let leaf = tree.leaf_for_read(key, from)?;
+        let node = NodeRef::new(&leaf);
+        if node
+            .versions_of(key)
+            .any(|slot| node.key_and_stamp(slot).1 < stamp)
+        {
+            return Ok(());
+        }
+        beyond = goes_on_from(&node, key);
+    }
+    let version = Needless {
+        key: key.to_vec(),
+        stamp,
+        stub: None,
+    };
+    free_version(tree, work, &version)
+}
+
+/// The stamp from which on versions of `key` may go on to the right of a leaf.
+fn goes_on_from(node: &NodeRef<'_>, key: &[u8]) -> Option<Lsn> {
+    let between = |high: &Bound<'_>| high.key == key && high.stamp != Lsn::MAX;
+    node.high_key().filter(between).map(|high| high.stamp)
 }
 
 /// Drops one version and gives its blocks back, if it is still there.
