@@ -8,8 +8,9 @@
 //!   level left to right), bitmap pages last (upward in the file). A page that was just allocated
 //!   is nobody else's and may be latched at any time.
 //! - **T3** A split is one record: the right page whole, the left one cut (whole too where a leaf is
-//!   cut between two versions of a key), the bit. It leaves the mark SPLIT_INCOMPLETE on the left page until the parent knows the right one ([`parent`]). A
-//!   page that is split while it has the mark hands a mark on to its right half.
+//!   cut between two versions of a key), the bit. It leaves the mark SPLIT_INCOMPLETE on the left
+//!   page until the parent knows the right one ([`parent`]). A page that is split while it has the
+//!   mark hands a mark on to its right half.
 //! - **T4** The root never moves. When it is full, its content goes to two new pages and it becomes
 //!   their parent, in one record.
 //! - **T5** The newest version of a key lies on the leaf that covers (key, `Lsn::MAX`), where the

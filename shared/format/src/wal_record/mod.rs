@@ -146,7 +146,8 @@ record_kinds! {
     ParentInsert = 3, "parent_insert";
     /// The root was cut: its content went to two new children, whole, and it got a level more.
     RootSplit = 4, "root_split";
-    /// Versions that own overflow pages were dropped, and their blocks given back.
+    /// Versions were dropped that do not go without a record: they own overflow pages, whose blocks
+    /// were given back, or what they stand and fall with lies on another leaf.
     FreeVersions = 5, "free_versions";
     /// A checkpoint is complete. For people: start-up reads `pg_control` instead.
     Checkpoint = 7, "checkpoint";
