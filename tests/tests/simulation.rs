@@ -429,8 +429,8 @@ fn recover_beside(
 }
 
 /// One life of the server, until its disk crashes, a sync fails, or its steps are done and it may be
-/// stopped in order.
-fn live(disk: &SimStorage, config: &Arc<Config>, history: &mut History, seed: u64) {
+/// stopped in order. Says whether a PANIC has ended it.
+fn live(disk: &SimStorage, config: &Arc<Config>, history: &mut History, seed: u64) -> bool {
     let work = || {
         let (mut world, _) = World::start(disk, config);
         let mut rng = Rng::new(seed);
@@ -453,12 +453,15 @@ fn live(disk: &SimStorage, config: &Arc<Config>, history: &mut History, seed: u6
     };
     let done = catch_unwind(AssertUnwindSafe(|| catch_panics(work)));
     match done {
-        Ok(Ok(())) => {}
         // A PANIC says what could not be synced.
-        Ok(Err(panic)) => assert!(disk.has_crashed() || panic.contains("sync"), "{panic}"),
+        Ok(Err(panic)) => {
+            assert!(disk.has_crashed() || panic.contains("sync"), "{panic}");
+            return true;
+        }
         Err(panic) if !disk.has_crashed() => std::panic::resume_unwind(panic),
-        Err(_) => {}
+        Ok(Ok(())) | Err(_) => {}
     }
+    false
 }
 
 /// The next start, held against the history, which is cut to what is left. Its first checkpoint is
@@ -498,8 +501,18 @@ fn end_at_some_io(
     live(&whole, config, &mut history.clone(), life);
     let ios = whole.io_count() - before;
     disk.crash_at(Some(before + 1 + rng.below(ios)));
-    quietly(|| live(disk, config, history, life));
+    quietly(|| {
+        live(disk, config, history, life);
+    });
 }
+
+/// Files that nothing relies on before they were synced: if that fails they are thrown away, or, what is
+/// remembered of checkpoints, not written any more.
+const THROWN_AWAY: [&str; 3] = [
+    "wal/new_segment.tmp",
+    "global/doublewrite.new",
+    "global/history",
+];
 
 /// A sync fails, of which the kernel takes what it lost for clean, or one of a directory: the server
 /// must not go on.
@@ -523,7 +536,14 @@ fn end_by_failed_sync(
         times: 1,
         errno: 5,
     });
-    quietly(|| live(disk, config, history, life));
+    let mut has_panicked = false;
+    quietly(|| has_panicked = live(disk, config, history, life));
+    let mut failed = disk.take_failed_syncs();
+    failed.retain(|path| !THROWN_AWAY.contains(&&**path));
+    assert!(
+        failed.is_empty() || has_panicked,
+        "the server has gone on, and could not sync {failed:?}"
+    );
     disk.clear_injections();
     disk.kill(life);
 }

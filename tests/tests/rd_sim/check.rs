@@ -118,8 +118,8 @@ impl Checks<'_> {
                 Err(End::Refused(RefusedBecause::Other(text))) => {
                     return Err(Failure(format!("the server does not start: {text}")));
                 }
-                Err(End::Panic(text)) => {
-                    return Err(Failure(format!("a PANIC during recovery: {text}")));
+                Err(end) => {
+                    return Err(Failure(format!("the server falls in recovery: {end:?}")));
                 }
             }
         };

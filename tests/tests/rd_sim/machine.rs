@@ -43,6 +43,14 @@ const LEAPS_MAX: u32 = 10;
 /// How far the clock leaps, in nanoseconds.
 const LEAP_NS: u64 = 300_000_000;
 
+/// Files that nothing relies on before they were synced: if that fails they are thrown away, or, what is
+/// remembered of checkpoints, not written any more.
+const THROWN_AWAY: [&str; 3] = [
+    "wal/new_segment.tmp",
+    "global/doublewrite.new",
+    "global/history",
+];
+
 /// Something that must not be, in words.
 #[derive(Clone, Debug)]
 pub struct Failure(pub String);
@@ -52,6 +60,8 @@ pub struct Failure(pub String);
 pub enum End {
     /// A process has ended itself by a PANIC, and with it the server.
     Panic(String),
+    /// It was stopped, and the checkpoint of its shutdown failed: the next start has to recover.
+    NotShutDown(String),
     /// Startup refused to start.
     Refused(RefusedBecause),
 }
@@ -94,6 +104,8 @@ struct Member {
     is_server: bool,
     /// Leaps of the clock, while everybody slept, since it ran.
     leaps: u32,
+    /// What it could not sync, so that it must end itself, and with it the server.
+    unsynced: Option<Arc<str>>,
 }
 
 impl Member {
@@ -203,6 +215,7 @@ impl Machine {
             process: Process::new(body),
             is_server,
             leaps: 0,
+            unsynced: None,
         });
     }
 
@@ -307,6 +320,7 @@ impl Machine {
         if let Some(failure) = self.orders.failure.borrow_mut().take() {
             return Err(failure);
         }
+        self.look_for_failed_syncs(&progress)?;
         let checkpointer = SlotNo::of(Role::Checkpointer).expect("a slot");
         if self.shared.stats.of(checkpointer, Counter::ScrubBad) > 0 {
             return Err(Failure("the scrub takes a good page for damaged".into()));
@@ -325,6 +339,25 @@ impl Machine {
             (Progress::Ended, Some(end)) => Err(end),
             (Progress::Ended, None) => Ok((name, Pause::Step)),
         })
+    }
+
+    /// A sync that fails is never tried again: whoever has seen it ends itself before it does anything
+    /// else, but for files that are thrown away then.
+    fn look_for_failed_syncs(&mut self, progress: &Progress) -> Result<(), Failure> {
+        let member = &mut self.members[self.last];
+        let failed = self.disk.take_failed_syncs();
+        let is_relied_on = |path: &Arc<str>| !THROWN_AWAY.contains(&&**path);
+        member.unsynced = member
+            .unsynced
+            .take()
+            .or(failed.into_iter().find(is_relied_on));
+        match (&member.unsynced, progress) {
+            (None, _) | (_, Progress::Panicked(_) | Progress::Paused(Pause::Atomic)) => Ok(()),
+            (Some(path), _) => Err(Failure(format!(
+                "the {} goes on, and could not sync \"{path}\"",
+                member.name
+            ))),
+        }
     }
 
     fn cannot_go_on(&self) -> bool {
@@ -423,10 +456,7 @@ impl Machine {
                     .for_each(|member| member.process.give_up());
             }
             if let Some(done) = self.orders.shut_down.borrow_mut().take() {
-                return match done {
-                    Ok(()) => Ok(Ok(())),
-                    Err(text) => Err(Failure(format!("the shutdown checkpoint failed: {text}"))),
-                };
+                return Ok(done.map_err(End::NotShutDown));
             }
             match self.step()? {
                 Ok((_, Pause::Io)) => at_io(self)?,

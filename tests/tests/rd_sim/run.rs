@@ -7,6 +7,7 @@ use crate::machine::{End, Failure, Machine, Manner, SEGMENT_BYTES};
 use crate::work::Backend;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{Config, Role};
+use rd_engine::EngineError;
 use rd_engine::init::{InitOptions, init_storage};
 use rd_sys::simdisk::{Injection, IoKind, Rng, SimStorage};
 use rd_sys::simproc::Pause;
@@ -41,6 +42,31 @@ pub enum Harm {
     None,
     /// Some I/Os of a kind fail. A sync that does must end the server.
     Fails(IoKind, &'static str, i32),
+}
+
+impl Harm {
+    /// Whether the disk, harmed like this, may be why an operation is refused. What is not about the
+    /// disk, damage above all, is no excuse.
+    pub fn excuses(&self, error: &EngineError) -> bool {
+        let Harm::Fails(_, _, errno) = self else {
+            return false;
+        };
+        match error {
+            EngineError::DiskFull { .. } => *errno == libc_enospc(),
+            EngineError::CannotGrow { .. } => *errno == libc_eio(),
+            // After checkpoints that failed.
+            EngineError::ReadOnly => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a process may say that this has ended it: what the system has said must be in it.
+    fn explains(&self, text: &str) -> bool {
+        match self {
+            Harm::None => false,
+            Harm::Fails(_, _, errno) => text.contains(&format!("(os error {errno})")),
+        }
+    }
 }
 
 /// One life of the server.
@@ -242,7 +268,7 @@ impl Plan {
                 store: machine.store(Role::Backend(number as u16)),
                 ledger: Rc::clone(&shared_ledger),
                 orders: Rc::clone(&machine.orders),
-                may_fail: life.harm != Harm::None,
+                harm: life.harm,
             };
             let ops = ops.clone();
             machine.add("backend", false, move || backend.run(ops));
@@ -313,17 +339,14 @@ fn work(
     if !life.stops {
         return Ok(None);
     }
-    match machine.shut_down(at_io) {
-        Ok(done) => Ok(done.err()),
-        Err(_) if life.harm != Harm::None => Ok(None),
-        Err(failure) => Err(failure),
-    }
+    Ok(machine.shut_down(at_io)?.err())
 }
 
-/// The server may end itself only when the disk has refused something.
+/// The server may end itself, or stop without its last checkpoint, only when the disk has refused
+/// something, and for that reason.
 fn check_end(life: &Life, end: &End) -> Result<(), Failure> {
-    match (life.harm, end) {
-        (Harm::Fails(..), End::Panic(_)) => Ok(()),
+    match end {
+        End::Panic(text) | End::NotShutDown(text) if life.harm.explains(text) => Ok(()),
         _ => Err(Failure(format!("the server has ended itself: {end:?}"))),
     }
 }

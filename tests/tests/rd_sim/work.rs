@@ -4,6 +4,7 @@
 use crate::ledger::{Change, DATABASES, Key, Ledger, Value, database, key_bytes, key_of};
 use crate::machine::Orders;
 use crate::parking::{unpark, wait_until_durable};
+use crate::run::Harm;
 use rd_base::Lsn;
 use rd_engine::{Chunk, Engine, EngineError, Isolation, View};
 use rd_store::Store;
@@ -24,8 +25,8 @@ pub struct Backend {
     pub store: Store,
     pub ledger: Rc<RefCell<Ledger>>,
     pub orders: Rc<Orders>,
-    /// The disk refuses things now and then, so operations may fail.
-    pub may_fail: bool,
+    /// What the disk refuses now and then, so that operations may fail.
+    pub harm: Harm,
 }
 
 enum Op {
@@ -92,9 +93,7 @@ impl Backend {
             engine.rest();
             match done {
                 Ok(lsn) => self.see_to(&mut flusher, lsn, &mut rng),
-                Err(error) if self.may_fail => {
-                    log::debug!("refused: {error}");
-                }
+                Err(error) if self.harm.excuses(&error) => {}
                 Err(error) => return self.orders.fail(format!("an operation failed: {error}")),
             }
             pause(Pause::Step);

@@ -186,6 +186,8 @@ struct Disk {
     io_count: u64,
     recent: VecDeque<IoRecord>,
     injections: Vec<Injection>,
+    /// Files and directories whose syncs have failed by them, until somebody asks.
+    failed_syncs: Vec<Arc<str>>,
     lies: Vec<LieToCome>,
     /// Lies that were told.
     lied: u64,
@@ -218,6 +220,7 @@ impl SimStorage {
             io_count: 0,
             recent: VecDeque::new(),
             injections: Vec::new(),
+            failed_syncs: Vec::new(),
             lies: Vec::new(),
             lied: 0,
             capacity_pages: u64::MAX,
@@ -306,6 +309,12 @@ impl SimStorage {
         self.lock().injections.push(injection);
     }
 
+    /// Files and directories whose syncs have failed by [`SimStorage::inject`], in this order, since
+    /// this was last asked, or since the disk has crashed. Whoever has synced knows of it by now.
+    pub fn take_failed_syncs(&self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.lock().failed_syncs)
+    }
+
     /// Takes back all faults, and lies, that have not come.
     pub fn clear_injections(&self) {
         let mut disk = self.lock();
@@ -379,6 +388,7 @@ impl Disk {
         self.crashed = false;
         self.crash_at = None;
         self.injections.clear();
+        self.failed_syncs.clear();
         self.lies.clear();
         self.used_pages = None;
     }
@@ -530,7 +540,8 @@ impl SimStorage {
         if self.life.is_some_and(|life| life != disk.life) {
             return Err(crash_error());
         }
-        let mut result = disk.begin(kind, &Arc::from(path), 0, 0);
+        let shared_path = Arc::from(path);
+        let mut result = disk.begin(kind, &shared_path, 0, 0);
         if kind == IoKind::SyncDir {
             // The names are durable only after the pause.
             drop(disk);
@@ -538,6 +549,8 @@ impl SimStorage {
             disk = self.lock();
             if disk.crashed {
                 result = result.and(Ok(Course::Crash));
+            } else if result.is_err() {
+                disk.failed_syncs.push(shared_path);
             }
         }
         let result = result.and_then(|course| action(&mut disk, course));
@@ -663,6 +676,7 @@ impl SimFile {
                 let (mut rng, block_pages) = (disk.rng.clone(), disk.block_pages);
                 disk.contents(self.inode)?.fail_sync(&mut rng, block_pages);
                 disk.rng = rng;
+                disk.failed_syncs.push(Arc::clone(&self.path));
                 return Err(error);
             }
             other => other?,

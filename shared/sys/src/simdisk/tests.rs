@@ -187,7 +187,9 @@ fn after_a_failed_sync_the_cache_lies() {
         error.to_string().contains("sync the data of file \"a\""),
         "{error}"
     );
+    assert_eq!(disk.take_failed_syncs(), ["a".into()]);
     a.sync_data().expect("the kernel says that all is well");
+    assert_eq!(disk.take_failed_syncs(), []);
     assert_eq!(
         contents(&disk, "a"),
         [2; 16 * 4096],
