@@ -128,6 +128,40 @@ impl Model {
         self.changes_since_quiet = 0;
     }
 
+    /// Looks at everything that is there, in all namespaces, on a connection of its own to which `send`
+    /// leads.
+    ///
+    /// # Errors
+    /// What is there, and should not be, or the other way round.
+    pub fn look(&self, clock_ms: u64, send: &mut dyn FnMut(&[Key]) -> Reply) -> Result<(), String> {
+        let request = |words: &[&[u8]]| words.iter().map(|word| word.to_vec()).collect::<Vec<_>>();
+        let databases = (0..DATABASES).map(|id| {
+            let number = id.to_string();
+            (id, request(&[b"SELECT", number.as_bytes()]))
+        });
+        let named = self.names.iter();
+        let named = named.map(|(name, id)| (*id, request(&[b"USE", name])));
+        for (id, goes_there) in databases.chain(named) {
+            is_ok(&send(&goes_there))
+                .map_err(|wrong| format!("{}: {wrong}", shown(&goes_there)))?;
+            let mut requests = vec![
+                request(&[b"RANGE", b"", b""]),
+                request(&[b"COUNTRANGE", b"", b""]),
+            ];
+            let entries = self.spaces.get(&id).into_iter();
+            let keys = entries.flat_map(|space| space.entries.keys());
+            requests.extend(keys.map(|key| request(&[b"PEXPIRETIME", key])));
+            for words in requests {
+                let mut view = View::of(&self.spaces, id, clock_ms);
+                let done = commands::run(&mut view, &words).check(&send(&words));
+                done.map_err(|wrong| {
+                    format!("{}, then {}: {wrong}", shown(&goes_there), shown(&words))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     fn session(&mut self, who: usize) -> &mut Session {
         self.sessions.entry(who).or_default()
     }
@@ -545,15 +579,7 @@ impl Model {
             State::Open(_) => return self.data_within(who, words, clock_ms, send),
             State::None => {}
         }
-        let mut view = View {
-            spaces: &self.spaces,
-            space,
-            writes: Writes::new(),
-            touched: BTreeSet::new(),
-            reads: Reads::default(),
-            now_ms: clock_ms,
-            clock_ms,
-        };
+        let mut view = View::of(&self.spaces, space, clock_ms);
         let expected = commands::run(&mut view, words);
         let (writes, touched) = (view.writes, view.touched);
         expected.check(&send())?;

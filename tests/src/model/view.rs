@@ -78,6 +78,19 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
+    /// What is seen outside of transactions, of which nothing was written yet.
+    pub fn of(spaces: &Spaces, space: usize, clock_ms: u64) -> View<'_> {
+        View {
+            spaces,
+            space,
+            writes: Writes::new(),
+            touched: BTreeSet::new(),
+            reads: Reads::default(),
+            now_ms: clock_ms,
+            clock_ms,
+        }
+    }
+
     /// What a key of another namespace holds.
     pub fn get_in(&mut self, space: usize, key: &[u8]) -> Option<Entry> {
         let place = (space, key.to_vec());
