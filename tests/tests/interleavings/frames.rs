@@ -58,8 +58,25 @@ impl World {
         self.changes.borrow().get(&tag).copied().unwrap_or(0)
     }
 
+    fn tag_of(block: u64) -> PageTag {
+        PageTag::new(FileNo::new(7), BlockNo::new(block as u32))
+    }
+
     fn tag(rng: &mut Rng) -> PageTag {
-        PageTag::new(FileNo::new(7), BlockNo::new(rng.below(PAGES) as u32))
+        World::tag_of(rng.below(PAGES))
+    }
+
+    /// Every page is as the last change has left it, in the pool or on disk.
+    fn look(&self) {
+        for block in 0..PAGES {
+            let tag = World::tag_of(block);
+            let pin = self.shared.pool.fetch(self, tag).expect("readable");
+            assert_eq!(
+                number(&pin.read()),
+                self.changes_of(tag),
+                "a change was lost"
+            );
+        }
     }
 
     /// Reads and changes pages; now and then with another one pinned meanwhile.
@@ -144,6 +161,9 @@ pub fn clean_frames(seed: u64) -> Result<u64, String> {
     }
     let own = Rc::clone(&world);
     crew.add_server("cleaner", move || own.cleaner());
+    crew.run(&mut |_, _| {})?;
+    let own = Rc::clone(&world);
+    crew.add("last user", move || own.look());
     crew.run(&mut |_, _| {})?;
     Ok(crew.trace())
 }

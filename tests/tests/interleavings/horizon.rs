@@ -114,6 +114,21 @@ impl Leaf {
     }
 }
 
+impl Leaf {
+    /// When nobody reads any more, and all is durable, the newest version is needed, and no other.
+    fn look_pruned(&self) {
+        let mut points = Points::default();
+        let shared = &self.log.shared;
+        shared.snapshots.collect(&shared.wal, &mut points);
+        self.prune(&points);
+        assert_eq!(
+            self.left.borrow()[..],
+            self.all.borrow()[2 * UPDATES as usize - 1..],
+            "versions that nobody needs are kept"
+        );
+    }
+}
+
 /// Updates of one key, beside records of others, readers and a pruner.
 pub fn horizon(seed: u64) -> Result<u64, String> {
     let (log, mut crew) = Log::new(seed);
@@ -142,5 +157,7 @@ pub fn horizon(seed: u64) -> Result<u64, String> {
     }
     let (own, mut rng) = (Rc::clone(&leaf), Rng::new(seed ^ (9 << 40)));
     crew.add("pruner", move || own.pruner(&mut rng));
-    log.run(&mut crew, seed)
+    let trace = log.run(&mut crew, seed)?;
+    leaf.look_pruned();
+    Ok(trace)
 }

@@ -29,8 +29,8 @@ struct World {
     place: AtomicU64,
     /// Places that were given back.
     is_free: RefCell<[bool; UNLINKED + 1]>,
-    /// The last process has died in a descent that it had begun.
-    has_died: Cell<bool>,
+    /// The place at which a process has died, in a descent that it had begun.
+    died_at: Cell<Option<usize>>,
 }
 
 impl World {
@@ -58,7 +58,7 @@ impl World {
                 );
             }
             if dies_at == Some(descent) {
-                self.has_died.set(true);
+                self.died_at.set(Some(place));
                 return;
             }
             if rng.half() {
@@ -69,27 +69,29 @@ impl World {
         procs.leave_epoch(slot);
     }
 
+    /// Gives back all places of which the epoch has passed, and keeps the others in `waiting`.
+    fn give_back(&self, waiting: &mut Vec<(usize, u64)>) {
+        waiting.retain(|(place, epoch)| {
+            let is_past = self.procs().all_past(*epoch);
+            if is_past {
+                self.is_free.borrow_mut()[*place] = true;
+            }
+            !is_past
+        });
+    }
+
     fn mover(&self) {
-        let procs = self.procs();
         let mut waiting = Vec::new();
         for next in 1..=UNLINKED {
             self.place.store(next as u64, Ordering::Release);
-            waiting.push((next - 1, procs.bump_epoch()));
-            waiting.retain(|(place, epoch)| {
-                let is_past = procs.all_past(*epoch);
-                if is_past {
-                    self.is_free.borrow_mut()[*place] = true;
-                }
-                !is_past
-            });
+            waiting.push((next - 1, self.procs().bump_epoch()));
+            self.give_back(&mut waiting);
             pause(Pause::Step);
         }
         // Nobody descends for ever but who has died; the server is then made anew.
-        while !waiting.iter().all(|(_, epoch)| procs.all_past(*epoch)) {
-            if self.has_died.get() {
-                return;
-            }
+        while !waiting.is_empty() && self.died_at.get().is_none() {
             pause(Pause::Wait);
+            self.give_back(&mut waiting);
         }
     }
 }
@@ -100,7 +102,7 @@ pub fn epochs(seed: u64) -> Result<u64, String> {
         shared: little_memory(),
         place: AtomicU64::new(0),
         is_free: RefCell::default(),
-        has_died: Cell::new(false),
+        died_at: Cell::default(),
     });
     let mut crew = Crew::new(seed);
     for number in 0..READERS {
@@ -112,6 +114,14 @@ pub fn epochs(seed: u64) -> Result<u64, String> {
     let own = Rc::clone(&world);
     crew.add("mover", move || own.mover());
     crew.run(&mut |_, _| {})?;
+    let is_free = world.is_free.borrow();
+    match world.died_at.get() {
+        Some(place) => assert!(
+            !is_free[place],
+            "place {place} was given back under the dead"
+        ),
+        None => assert!(is_free[..UNLINKED].iter().all(|is_free| *is_free)),
+    }
     Ok(crew.trace())
 }
 
