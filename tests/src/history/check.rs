@@ -7,9 +7,12 @@
 //! | intermediate read (G1b) | somebody saw a list in the midst of another's appends |
 //! | incompatible orders | two reads of a list of which neither begins with the other |
 //! | fuzzy read | a transaction saw a list change that it did not change itself |
-//! | write cycle (G0), information cycle (G1c) | a cycle of ww, and of ww, wr and session edges |
+//! | write cycle (G0), information cycle (G1c) | a cycle of ww, and of ww, wr and time edges |
 //! | read skew (G-single) | a cycle with exactly one rw edge |
 //! | anti-dependency cycle (G2) | any other cycle; snapshot isolation allows it: write skew |
+//!
+//! A snapshot that was taken before what was acknowledged by then is a read skew, because of the time
+//! edge: nobody goes back in time.
 
 use super::{Op, Outcome, Transaction};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -17,9 +20,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// What a history is held against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Snapshot isolation, and sessions that never go back in time.
+    /// Snapshot isolation, of snapshots that have all that was acknowledged before them.
     Snapshot,
-    /// There is an order in which it could have happened one by one.
+    /// There is an order in which it could have happened one by one, and it keeps to the time.
     Serializable,
 }
 
@@ -29,7 +32,7 @@ enum Edge {
     Ww,
     Wr,
     Rw,
-    Session,
+    Time,
 }
 
 struct Graph {
@@ -64,9 +67,16 @@ pub fn check(history: &[Transaction], last: &BTreeMap<u64, Vec<u64>>, level: Lev
     for (index, transaction) in history.iter().enumerate() {
         // What WATCH guards is read one by one; only that EXEC goes through says that it belongs
         // together. Without the reply, the elements say whether it did.
-        if happened[index] {
-            check_reads(index, transaction, history, &writers, last, &mut wrong);
-        }
+        let is_one = happened[index] || transaction.is_of_one_moment;
+        check_reads(
+            index,
+            transaction,
+            is_one,
+            history,
+            &writers,
+            last,
+            &mut wrong,
+        );
     }
     if !wrong.is_empty() {
         // The graph would only repeat it.
@@ -120,10 +130,12 @@ fn happened(
     happened
 }
 
-/// Holds what a transaction has read against its own appends, and against what the lists became.
+/// Holds what a transaction has read against its own appends, and against what the lists became; if it
+/// `is_one`, against what it has read before, too.
 fn check_reads(
     index: usize,
     transaction: &Transaction,
+    is_one: bool,
     history: &[Transaction],
     writers: &HashMap<u64, usize>,
     last: &BTreeMap<u64, Vec<u64>>,
@@ -147,7 +159,7 @@ fn check_reads(
             ));
             return;
         };
-        if foreign.get(list).is_some_and(|before| before != others) {
+        if is_one && foreign.get(list).is_some_and(|before| before != others) {
             wrong.push(format!(
                 "fuzzy read of list {list} by {index}: {transaction:?}"
             ));
@@ -192,13 +204,17 @@ impl Graph {
                 graph.add(writers[&pair[0]], writers[&pair[1]], Edge::Ww);
             }
         }
-        let mut before: HashMap<usize, usize> = HashMap::new();
-        for (index, transaction) in history.iter().enumerate() {
-            if !happened[index] {
-                continue;
-            }
-            if let Some(before) = before.insert(transaction.session, index) {
-                graph.add(before, index, Edge::Session);
+        // Of one that has not happened, but has read, it matters what it saw.
+        let counts = |index: usize| happened[index] || history[index].is_of_one_moment;
+        let counting: Vec<usize> = (0..history.len()).filter(|index| counts(*index)).collect();
+        for index in counting.iter().copied() {
+            let transaction = &history[index];
+            let is_before = |other: &usize| history[*other].ended < transaction.began;
+            let all_before = || counting.iter().copied().filter(is_before);
+            // Behind whatever one of them waited for it comes by way of that one.
+            let last_began = all_before().map(|other| history[other].began).max();
+            for before in all_before().filter(|other| Some(history[*other].ended) > last_began) {
+                graph.add(before, index, Edge::Time);
             }
             for op in &transaction.ops {
                 let Op::Read { list, seen } = op else {
@@ -355,6 +371,7 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NEVER;
     use super::*;
 
     fn read(list: u64, seen: &[u64]) -> Op {
@@ -366,11 +383,14 @@ mod tests {
         Op::Append { list, id }
     }
 
-    /// Committed, each on a connection of its own.
+    /// Committed, all at the same time, each on a connection of its own.
     fn history(all: &[&[Op]]) -> Vec<Transaction> {
         let committed = |(session, ops): (usize, &&[Op])| Transaction {
             session,
+            began: 0,
+            ended: NEVER,
             ops: ops.to_vec(),
+            is_of_one_moment: false,
             outcome: Outcome::Committed,
         };
         all.iter().enumerate().map(committed).collect()
@@ -451,11 +471,49 @@ mod tests {
     }
 
     #[test]
-    fn sessions_do_not_go_back_in_time() {
-        let mut back = history(&[&[append(1, 10)], &[read(1, &[])]]);
-        assert_eq!(found(&back, &[(1, &[10])]), ["", ""]);
-        back[1].session = back[0].session;
-        assert_eq!(found(&back, &[(1, &[10])]), ["read skew;", "read skew;"]);
+    fn nobody_goes_back_in_time() {
+        let mut back = history(&[&[append(1, 10)], &[read(1, &[])], &[read(2, &[])]]);
+        let last: &[(u64, &[u64])] = &[(1, &[10])];
+        assert_eq!(found(&back, last), ["", ""]);
+        (back[0].began, back[0].ended) = (1, 4);
+        // As long as the one that was told and the one that reads are under way at the same time.
+        (back[1].began, back[1].ended) = (3, 10);
+        assert_eq!(found(&back, last), ["", ""]);
+        (back[1].began, back[1].ended) = (5, 10);
+        assert_eq!(found(&back, last), ["read skew;", "read skew;"]);
+        // Nor by way of a third one.
+        (back[2].began, back[2].ended) = (6, 7);
+        (back[1].began, back[1].ended) = (8, 9);
+        assert_eq!(found(&back, last), ["read skew;", "read skew;"]);
+        // Nor if nothing came of it but what it saw.
+        back[1].outcome = Outcome::Aborted;
+        assert_eq!(found(&back, last), ["", ""]);
+        back[1].is_of_one_moment = true;
+        assert_eq!(found(&back, last), ["read skew;", "read skew;"]);
+    }
+
+    #[test]
+    fn what_was_seen_must_be_right_whatever_became_of_who_saw_it() {
+        for outcome in [Outcome::Aborted, Outcome::Unknown] {
+            let of = |appends: &[Op], reads: &[Op]| {
+                let mut history = history(&[appends, reads]);
+                history[1].outcome = outcome;
+                history[1].is_of_one_moment = true;
+                history
+            };
+            let both = [append(1, 10), append(2, 20)];
+            let last: &[(u64, &[u64])] = &[(1, &[10]), (2, &[20])];
+            let fuzzy = of(&both, &[read(1, &[]), read(1, &[10])]);
+            assert_eq!(found(&fuzzy, last)[0], "fuzzy read;");
+            let skewed = of(&both, &[read(1, &[]), read(2, &[20])]);
+            assert_eq!(found(&skewed, last)[0], "read skew;");
+            let right = of(&both, &[read(1, &[10]), read(2, &[20]), append(1, 11)]);
+            assert_eq!(found(&right, last), ["", ""]);
+            // What WATCH guards need not be of one moment, and each read of it must be right.
+            let mut watched = of(&both, &[read(1, &[]), read(1, &[10]), read(2, &[9])]);
+            watched[1].is_of_one_moment = false;
+            assert_eq!(found(&watched, last)[0], "aborted read;");
+        }
     }
 
     #[test]

@@ -6,11 +6,11 @@
 //!   not, in a recorded history;
 //! * [`record`] makes one, over sockets.
 //!
-//! Dependencies between committed transactions:
+//! Dependencies between transactions that have happened, or have read at one moment at least:
 //! * *ww*: one appended right behind what the other had appended;
 //! * *wr*: one read a list whose last element the other had appended;
 //! * *rw*: one read a list to which the other appended the next element;
-//! * *session*: one came before the other on one connection.
+//! * *time*: one was over, as its client was told, before the other began, on whichever connections.
 
 pub mod check;
 pub mod record;
@@ -48,10 +48,20 @@ pub enum Outcome {
 /// A transaction, as its client knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transaction {
-    /// Connections have numbers; those of one number follow each other.
+    /// The number of its connection.
     pub session: usize,
+    /// A moment before its first request was sent. Moments are numbers that grow.
+    pub began: u64,
+    /// A moment after its last reply had come; [`NEVER`] if none came.
+    pub ended: u64,
     /// In the order in which they were done.
     pub ops: Vec<Op>,
+    /// All that it read is of one moment, whatever became of it: that is what BEGIN promises. What WATCH
+    /// guards is so only if EXEC went through.
+    pub is_of_one_moment: bool,
     /// What became of it.
     pub outcome: Outcome,
 }
+
+/// When a transaction ends of which nobody was told.
+pub const NEVER: u64 = u64::MAX;

@@ -3,7 +3,7 @@
 //! A list is the value of a key, `,1,2,3`; a key that is not there is an empty one. Transactions
 //! append by GET and SET, or by APPEND; they read by GET, MGET and RANGE.
 
-use super::{Op, Outcome, Transaction};
+use super::{NEVER, Op, Outcome, Transaction};
 use crate::support::{DEADLINE, wait_for};
 use rd_wire::{Client, Reply};
 use std::collections::BTreeMap;
@@ -68,6 +68,8 @@ struct Session {
     number: usize,
     random: u64,
     ids: Arc<AtomicU64>,
+    /// The next moment, which all sessions share.
+    moments: Arc<AtomicU64>,
     /// Whether COMMIT or EXEC was sent: then only the reply says what became of the transaction.
     is_decided: bool,
     ops: Vec<Op>,
@@ -129,6 +131,10 @@ impl Session {
 
     fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn now(&self) -> u64 {
+        self.moments.fetch_add(1, Ordering::SeqCst)
     }
 
     /// Appends by reading and writing.
@@ -230,6 +236,7 @@ impl Session {
     fn transaction(&mut self, way: Way) -> (Transaction, bool) {
         self.ops.clear();
         self.is_decided = false;
+        let began = self.now();
         let done = match way {
             Way::Snapshot => self.interactive(Some(b"SNAPSHOT")),
             Way::Serializable => self.interactive(Some(b"SERIALIZABLE")),
@@ -253,7 +260,13 @@ impl Session {
         };
         let transaction = Transaction {
             session: self.number,
+            began,
+            ended: match outcome {
+                Outcome::Unknown => NEVER,
+                Outcome::Committed | Outcome::Aborted => self.now(),
+            },
             ops: std::mem::take(&mut self.ops),
+            is_of_one_moment: matches!(way, Way::Snapshot | Way::Serializable),
             outcome,
         };
         (transaction, goes_on)
@@ -299,8 +312,10 @@ impl Recorder {
         };
         let ids = Arc::new(AtomicU64::new(1));
         let sessions = Arc::new(AtomicU64::new(0));
+        let moments = Arc::new(AtomicU64::new(0));
         let spawn = |(index, way): (usize, &Way)| {
             let (way, ids, sessions) = (*way, Arc::clone(&ids), Arc::clone(&sessions));
+            let moments = Arc::clone(&moments);
             let (stop, socket) = (Arc::clone(&recorder.stop), socket.to_owned());
             let (history, committed) = (
                 Arc::clone(&recorder.history),
@@ -320,6 +335,7 @@ impl Recorder {
                         number,
                         random: 0x9E37_79B9_7F4A_7C15 ^ ((index + 8 * number) as u64 + 1) << 20,
                         ids: Arc::clone(&ids),
+                        moments: Arc::clone(&moments),
                         is_decided: false,
                         ops: Vec::new(),
                     };
