@@ -3,6 +3,8 @@
 //!
 //! # Who flushes
 //!
+//! What follows is decided by `rd_store::wal::lead`, for what this loop tells it of itself.
+//!
 //! A commit's reply waits behind its LSN (`output.rs`). When a turn ends with replies that wait,
 //! somebody must flush the log. A wake-up of the walwriter costs as much as the sync of a fast
 //! disk, so the backend flushes itself if nobody would suffer from its being away for that long:
@@ -57,6 +59,7 @@ use rd_base::{Lsn, Role};
 use rd_store::ChildContext;
 use rd_store::procs::SlotNo;
 use rd_store::wal::flush::{FlushOutcome, Flusher};
+use rd_store::wal::lead::{Leader, Turn};
 use rd_sys::fault::{self, Fault};
 use rd_sys::fdpass::Channel;
 use rd_sys::process::Signal;
@@ -75,10 +78,6 @@ const TOKEN_DEATH: u64 = u64::MAX - 3;
 const SCRATCH_BYTES: usize = 64 << 10;
 /// Reads of one connection in a turn.
 const READS_PER_TURN: usize = 4;
-/// Turns that may join a flush before it is done.
-const GATHERINGS_MAX: u32 = 4;
-/// Flushes that a leader does in a turn; what else belongs to a turn waits for them.
-const FLUSHES_PER_TURN: usize = 4;
 /// Bytes of log, written and not asked for, that are worth a flush while more is being served: to
 /// wake the walwriter costs little beside carrying out so much.
 const FLUSH_MEANWHILE_BYTES: u64 = 32 << 10;
@@ -115,10 +114,7 @@ pub struct EventLoop {
     must_retry: bool,
     scratch: Box<[u8]>,
     load: Load,
-    gatherings: u32,
-    /// Whether this backend did the last flush, or was handed the next: it must do it or pass it
-    /// on.
-    is_leader: bool,
+    leader: Leader,
     /// Whether somebody else sees to the flush that replies wait for, and nobody would suffer if
     /// the sockets were left alone until then.
     is_calm: bool,
@@ -172,8 +168,7 @@ impl EventLoop {
             must_retry: false,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             load: Load::default(),
-            gatherings: 0,
-            is_leader: false,
+            leader: Leader::default(),
             is_calm: false,
             flushed_at_ns: 0,
             unreported: 0,
@@ -228,7 +223,8 @@ impl EventLoop {
             self.relieve();
             if self.leave_by_ns != 0 && self.may_leave() {
                 // Others may count on its flushing.
-                self.follow(None);
+                let wal = self.server.store.shared.wal.clone();
+                self.leader.follow(&wal, None);
                 self.server.leave();
             }
         }
@@ -244,7 +240,7 @@ impl EventLoop {
         let may_sleep = event.prepare_sleep();
         let awake = !may_sleep
             || has_more
-            || self.gatherings > 0
+            || self.leader.goes_on()
             || self.is_released()
             || self.server.has_chores;
         let timeout = if awake {
@@ -263,7 +259,7 @@ impl EventLoop {
         if may_sleep {
             event.finish_sleep();
         }
-        self.is_leader |= procs.take_nomination(slot);
+        self.leader.nominate(procs.take_nomination(slot));
         // EINTR: a signal came; its descriptor says which.
         count.unwrap_or(0)
     }
@@ -696,58 +692,10 @@ impl EventLoop {
     /// Sees to it that what waits for the disk gets there, and sends what has got there.
     fn settle(&mut self) {
         let wal = self.server.store.shared.wal.clone();
-        let mut flushes = 0;
-        loop {
-            self.release();
-            let until = |token: &u64| self.connections.get(*token)?.output.waits_until();
-            let durable = wal.durable_lsn();
-            let parked_until = self.server.parked_until.filter(|lsn| *lsn > durable);
-            let gated = self.gated.iter().filter_map(until);
-            let own = gated.chain(parked_until).max();
-            if let Some(lsn) = own {
-                wal.note_request(lsn);
-            }
-            let is_wanted = own.is_some() || self.is_leader && wal.wants_flush();
-            if !is_wanted || self.server.flushing.is_left() {
-                self.gatherings = 0;
-                return self.follow(own);
-            }
-            let is_over = flushes > 0 && (flushes >= FLUSHES_PER_TURN || self.something_is_due());
-            if is_over || self.gatherings < GATHERINGS_MAX && self.something_is_ready() {
-                // Not asleep until the flush is done or passed on.
-                self.gatherings += 1;
-                return;
-            }
-            self.gatherings = 0;
-            self.is_leader = true;
-            flushes += 1;
-            match self.flush() {
-                FlushOutcome::Flushed(_) => {}
-                // Whoever ends the insertion that is in the way wakes the walwriter. To hand the
-                // flush over would send it round among those who can do no more.
-                FlushOutcome::Stalled => {
-                    self.is_leader = false;
-                    return;
-                }
-                // Whoever is at it looks at the request; or somebody is woken for it.
-                _ => return self.follow(own),
-            }
-        }
-    }
-
-    fn flush(&mut self) -> FlushOutcome {
-        let began_ns = self.server.store.clock.monotonic_ns();
-        let outcome = self.flusher.flush_once();
-        let ended_ns = self.server.store.clock.monotonic_ns();
-        self.server.flushing.note_flush(ended_ns - began_ns);
-        self.flushed_at_ns = ended_ns;
-        outcome
-    }
-
-    /// Whether the time had come, when the last flush was done, for something that no event tells.
-    fn something_is_due(&self) -> bool {
-        self.wakes_at_ns()
-            .is_some_and(|at| at <= self.flushed_at_ns)
+        let mut leader = self.leader;
+        let follows = leader.settle(&wal, self);
+        self.leader = leader;
+        self.is_calm = follows && !self.server.flushing.is_left();
     }
 
     /// Has what was written in this turn flushed by the walwriter, if it is much, while the turn
@@ -758,53 +706,6 @@ impl EventLoop {
         let asked = wal.requested_lsn().max(wal.durable_lsn());
         if insert.get().saturating_sub(asked.get()) >= FLUSH_MEANWHILE_BYTES && !wal.is_flushing() {
             wal.request_flush(insert);
-        }
-    }
-
-    /// Leaves flushing to others, who see to `own`, what this backend waits for and has asked for.
-    fn follow(&mut self, own: Option<Lsn>) {
-        let wal = &self.server.store.shared.wal;
-        if std::mem::take(&mut self.is_leader) {
-            // For itself and for the others alike: one of them is woken, not the walwriter too.
-            wal.pass_flush_on();
-        } else if let Some(lsn) = own {
-            wal.request_flush(lsn);
-        }
-        self.is_calm = own.is_some() && !self.server.flushing.is_left();
-    }
-
-    /// Whether there is more to serve. If every connection waits for the disk, nobody is likely to
-    /// have sent more, and it is not worth a system call to look.
-    fn something_is_ready(&mut self) -> bool {
-        if self.has_more_to_serve() {
-            return true;
-        }
-        if !self.connections.is_empty() && self.gated.len() == self.connections.len() {
-            return false;
-        }
-        let mut peeked = [EpollEvent::empty(); 1];
-        matches!(self.epoll.wait(&mut peeked, EpollTimeout::ZERO), Ok(count) if count > 0)
-    }
-
-    /// Sends what has become durable.
-    fn release(&mut self) {
-        let durable = self.server.store.shared.wal.durable_lsn();
-        let mut index = 0;
-        while let Some(&token) = self.gated.get(index) {
-            let Some(connection) = self.connections.get_mut(token) else {
-                // Closed since.
-                self.gated.swap_remove(index);
-                continue;
-            };
-            match connection.output.waits_for() {
-                Some(lsn) if lsn > durable => index += 1,
-                _ => {
-                    self.gated.swap_remove(index);
-                    connection.is_gated = false;
-                    // If it has later gates it is put back, at the end.
-                    self.after_release(token);
-                }
-            }
         }
     }
 
@@ -883,5 +784,67 @@ impl EventLoop {
                 _ => return,
             }
         }
+    }
+}
+
+impl Turn for EventLoop {
+    fn release(&mut self) {
+        let durable = self.server.store.shared.wal.durable_lsn();
+        let mut index = 0;
+        while let Some(&token) = self.gated.get(index) {
+            let Some(connection) = self.connections.get_mut(token) else {
+                // Closed since.
+                self.gated.swap_remove(index);
+                continue;
+            };
+            match connection.output.waits_for() {
+                Some(lsn) if lsn > durable => index += 1,
+                _ => {
+                    self.gated.swap_remove(index);
+                    connection.is_gated = false;
+                    // If it has later gates it is put back, at the end.
+                    self.after_release(token);
+                }
+            }
+        }
+    }
+
+    fn awaited(&self) -> Option<Lsn> {
+        let durable = self.server.store.shared.wal.durable_lsn();
+        let until = |token: &u64| self.connections.get(*token)?.output.waits_until();
+        let parked_until = self.server.parked_until.filter(|lsn| *lsn > durable);
+        let gated = self.gated.iter().filter_map(until);
+        gated.chain(parked_until).max()
+    }
+
+    fn leaves_flushing(&self) -> bool {
+        self.server.flushing.is_left()
+    }
+
+    fn something_is_due(&self) -> bool {
+        self.wakes_at_ns()
+            .is_some_and(|at| at <= self.flushed_at_ns)
+    }
+
+    /// If every connection waits for the disk, nobody is likely to
+    /// have sent more, and it is not worth a system call to look.
+    fn something_is_ready(&mut self) -> bool {
+        if self.has_more_to_serve() {
+            return true;
+        }
+        if !self.connections.is_empty() && self.gated.len() == self.connections.len() {
+            return false;
+        }
+        let mut peeked = [EpollEvent::empty(); 1];
+        matches!(self.epoll.wait(&mut peeked, EpollTimeout::ZERO), Ok(count) if count > 0)
+    }
+
+    fn flush(&mut self) -> FlushOutcome {
+        let began_ns = self.server.store.clock.monotonic_ns();
+        let outcome = self.flusher.flush_once();
+        let ended_ns = self.server.store.clock.monotonic_ns();
+        self.server.flushing.note_flush(ended_ns - began_ns);
+        self.flushed_at_ns = ended_ns;
+        outcome
     }
 }

@@ -1,7 +1,9 @@
 //! A loop whose turns a test takes one by one, beside another backend at work.
 
-use super::{EventLoop, FLUSHES_PER_TURN};
+use super::EventLoop;
 use crate::rig::{Client, Rig};
+use rd_store::wal::Leader;
+use rd_store::wal::lead::FLUSHES_PER_TURN;
 use rd_sys::fdpass::Channel;
 use rd_sys::signals::Signals;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,8 +39,8 @@ fn a_leader_without_events_of_its_own_ends_its_turns() {
         let (mut most, mut sum) = (0, 0);
         while sum < FLUSHES && !other.is_finished() {
             leader.server.begin_turn();
-            leader.is_leader = true;
-            leader.gatherings = 0;
+            leader.leader = Leader::default();
+            leader.leader.nominate(true);
             let before = stats.flushes().count;
             leader.settle();
             let flushes = stats.flushes().count - before;

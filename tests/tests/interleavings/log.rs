@@ -7,6 +7,7 @@ use rd_base::{BlockNo, Config, FileNo, Lsn, PageTag, Role, StartCount, Timeline}
 use rd_format::Payload;
 use rd_format::wal_record::{RECORD_HEADER_BYTES, RecordBuilder, RecordKind, Upsert};
 use rd_store::procs::SlotNo;
+use rd_store::wal::lead::{Leader, Turn};
 use rd_store::wal::segments;
 use rd_store::wal::{Credit, FlushOutcome, Flusher, ReadFrom, WalReader, WalStart, credit_for};
 use rd_store::{Shared, Sizes, Store};
@@ -346,64 +347,82 @@ pub fn group_commit(seed: u64) -> Result<u64, String> {
         // One that is busy leaves flushing to others.
         let is_busy = backend.rng.below(4) == 0;
         crew.add("backend", move || {
+            let mut leader = Leader::default();
             for turn in 0..4 {
                 let end = backend.insert(turn, 300);
-                backend.commit(end, is_busy);
+                backend.commit(end, is_busy, &mut leader);
             }
+            // As one that leaves: others may count on its flushing.
+            leader.follow(&backend.log.shared.wal, None);
         });
     }
     log.run(&mut crew, seed)
 }
 
 impl Backend {
-    /// From the end of a turn in which a commit was made to the turn in which its reply is sent.
-    fn commit(&mut self, lsn: Lsn, is_busy: bool) {
-        let procs = self.log.shared.procs.clone();
-        let event = procs.event(self.slot);
-        let mut is_leader = false;
+    /// From the end of a turn in which a commit was made to the turn in which its reply is sent; and
+    /// further turns, if a flush is still to come for others, so that nobody sleeps who has to see to it.
+    fn commit(&mut self, lsn: Lsn, is_busy: bool, leader: &mut Leader) {
+        let shared = Arc::clone(&self.log.shared);
+        let (procs, slot) = (&shared.procs, self.slot);
+        let event = procs.event(slot);
         loop {
             event.take();
-            self.settle(lsn, is_busy, &mut is_leader);
-            if self.is_durable(lsn) {
+            let backend = &mut *self;
+            let mut turn = CommitTurn {
+                backend,
+                lsn,
+                is_busy,
+            };
+            leader.settle(&shared.wal, &mut turn);
+            let is_durable = self.is_durable(lsn);
+            if is_durable && !leader.goes_on() {
                 break;
             }
-            procs.set_wait_lsn(self.slot, lsn);
-            if !self.is_durable(lsn) {
-                procs.set_willing(self.slot, !is_busy);
+            procs.set_wait_lsn(slot, if is_durable { Lsn::ZERO } else { lsn });
+            if !leader.goes_on() && !self.is_durable(lsn) {
+                procs.set_willing(slot, !is_busy);
                 event.wait(None);
             }
-            is_leader |= procs.take_nomination(self.slot);
+            leader.nominate(procs.take_nomination(slot));
         }
-        procs.set_wait_lsn(self.slot, Lsn::ZERO);
+        procs.set_wait_lsn(slot, Lsn::ZERO);
         self.tell(lsn);
     }
+}
 
-    /// As `EventLoop::settle`.
-    fn settle(&mut self, lsn: Lsn, is_busy: bool, is_leader: &mut bool) {
-        let wal = self.log.shared.wal.clone();
-        loop {
-            let own = Some(lsn).filter(|lsn| !self.is_durable(*lsn));
-            if let Some(lsn) = own {
-                wal.note_request(lsn);
-            }
-            let is_wanted = own.is_some() || *is_leader && wal.wants_flush();
-            if is_wanted && !is_busy {
-                *is_leader = true;
-                match self.flusher.flush_once() {
-                    FlushOutcome::Flushed(_) => continue,
-                    FlushOutcome::Stalled => {
-                        *is_leader = false;
-                        return;
-                    }
-                    _ => {}
-                }
-            }
-            if std::mem::take(is_leader) {
-                wal.pass_flush_on();
-            } else if let Some(lsn) = own {
-                wal.request_flush(lsn);
-            }
-            return;
+/// A turn of a backend with one connection, whose reply waits for `lsn`.
+struct CommitTurn<'b> {
+    backend: &'b mut Backend,
+    lsn: Lsn,
+    is_busy: bool,
+}
+
+impl Turn for CommitTurn<'_> {
+    fn release(&mut self) {
+        if self.backend.is_durable(self.lsn) {
+            self.backend.tell(self.lsn);
         }
+    }
+
+    fn awaited(&self) -> Option<Lsn> {
+        Some(self.lsn).filter(|lsn| !self.backend.is_durable(*lsn))
+    }
+
+    fn leaves_flushing(&self) -> bool {
+        self.is_busy
+    }
+
+    fn something_is_due(&self) -> bool {
+        // Of what else it may have to do, some has its time.
+        self.lsn.get().is_multiple_of(3)
+    }
+
+    fn something_is_ready(&mut self) -> bool {
+        self.backend.rng.below(4) == 0
+    }
+
+    fn flush(&mut self) -> FlushOutcome {
+        self.backend.flusher.flush_once()
     }
 }

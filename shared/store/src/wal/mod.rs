@@ -10,6 +10,7 @@
 //! | [`insert`] | reservation, copying, and what is known to be complete |
 //! | [`credit`] | room taken ahead, so that no reservation can fail |
 //! | [`flush`] | writing, syncing, the durable LSN and who is told of it |
+//! | [`lead`] | who flushes, of several processes that wait |
 //! | [`segments`] | segment files: made ahead, recycled, removed |
 //! | [`read`] | records from files, and why the log ends where it ends |
 //!
@@ -31,6 +32,7 @@
 pub mod credit;
 pub mod flush;
 pub mod insert;
+pub mod lead;
 pub mod read;
 mod ring;
 pub mod segments;
@@ -41,6 +43,7 @@ mod tests;
 pub use credit::{Credit, NoCredit, credit_for};
 pub use flush::{FlushOutcome, Flusher};
 pub use insert::Inserted;
+pub use lead::Leader;
 pub use read::{LogEnd, ReadFrom, Record, WalReader};
 pub use segments::{Preparer, SegmentsBlocked};
 
