@@ -156,8 +156,8 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
         writers = back;
         settle(&mut cluster, &done, true, &mut random, &mut report);
         check(&mut cluster, &mut writers, &mut report);
-        let others = check_service(&mut cluster, &mut report);
-        check_count(&mut cluster, &writers, others, &mut report);
+        check_service(&mut cluster, &mut report);
+        check_count(&mut cluster, &writers, &mut report);
         report.losses.extend(watch.look(&cluster, harm.falls()));
         tell(round, &report);
         if !report.losses.is_empty() {
@@ -285,34 +285,38 @@ pub(crate) fn settle(
     }
 }
 
-/// Looks whether the server has counted the keys of the writers right in each database, beside so many
-/// others in the first, after a [`check`].
-pub fn check_count(cluster: &mut Cluster, writers: &[Writer], others: u64, report: &mut Report) {
-    for database in 0..DATABASES {
-        let own: u64 = writers.iter().map(|writer| writer.keys(database)).sum();
-        let keys = own + if database == 0 { others } else { 0 };
-        until_answered(cluster, report, |client| {
+/// Looks whether each database has the keys of the writers and no others, and has counted them right, after
+/// a [`check`] and a [`check_service`] or [`wait_for_room`]. What connections that have vanished had sent may
+/// be carried out meanwhile; then it looks again.
+pub fn check_count(cluster: &mut Cluster, writers: &[Writer], report: &mut Report) {
+    until_answered(cluster, report, |client| {
+        let others = [vanished(client)? + 1];
+        for database in 0..DATABASES {
+            let own: u64 = writers.iter().map(|writer| writer.keys(database)).sum();
+            let keys = own + others.get(database).unwrap_or(&0);
+            let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect();
             let asked = [
-                vec!["SELECT".into(), database.to_string()],
-                vec!["DBSIZE".into()],
+                words(&["SELECT", &database.to_string()]),
+                words(&["DBSIZE"]),
+                words(&["COUNTRANGE", "", ""]),
             ];
             let replies = workload::ask(client, &asked)?;
-            let counted = replies.last().and_then(Reply::as_int);
-            match counted.and_then(|count| u64::try_from(count).ok()) == Some(keys) {
-                true => Ok(0),
-                false => Err(Look::Lost(format!(
-                    "database {database}: there are {keys} keys, and DBSIZE gives {counted:?}"
-                ))),
+            let number = |reply: &Reply| reply.as_int().and_then(|count| u64::try_from(count).ok());
+            let counted: Vec<Option<u64>> = replies.iter().skip(1).map(number).collect();
+            if counted.iter().any(|count| *count != Some(keys)) {
+                return Err(Look::Broken(format!(
+                    "database {database} has {keys} keys, and DBSIZE and COUNTRANGE give {counted:?}"
+                )));
             }
-        });
-    }
+        }
+        Ok(0)
+    });
 }
 
 /// Looks whether everything works that a harm could have left lame: connections that vanished are gone and
-/// have left whole transactions, writes are taken, and checkpoints are made. Gives the keys that it has
-/// found and set.
-pub(crate) fn check_service(cluster: &mut Cluster, report: &mut Report) -> u64 {
-    until_answered(cluster, report, try_service)
+/// have left whole transactions, writes are taken, and checkpoints are made.
+pub(crate) fn check_service(cluster: &mut Cluster, report: &mut Report) {
+    until_answered(cluster, report, try_service);
 }
 
 /// Waits until a server whose disk was full has found that there is room: writes must go on by themselves.
@@ -338,7 +342,7 @@ pub fn wait_for_room(cluster: &Cluster) -> Option<String> {
     }
 }
 
-/// Waits until the server has no other connection, and so has done all that those had sent which have gone.
+/// Waits until the server has no other connection.
 fn wait_alone(client: &mut Client) -> Result<(), Look> {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -357,9 +361,9 @@ fn wait_alone(client: &mut Client) -> Result<(), Look> {
     }
 }
 
-fn try_service(client: &mut Client) -> Result<u64, Look> {
-    wait_alone(client)?;
-    let mut keys = 1;
+/// Counts the keys of connections that have vanished.
+fn vanished(client: &mut Client) -> Result<u64, Look> {
+    let mut keys = 0;
     let asked: Vec<Vec<String>> = (0..VANISHING)
         .map(|number| {
             let [first, second] = vanishing_keys(number);
@@ -372,9 +376,15 @@ fn try_service(client: &mut Client) -> Result<u64, Look> {
             _ => return Err(Look::Lost(format!("half a transaction: {reply:?}"))),
         }
     }
+    Ok(keys)
+}
+
+fn try_service(client: &mut Client) -> Result<u64, Look> {
+    wait_alone(client)?;
+    vanished(client)?;
     let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect();
     workload::ask(client, &[words(&SERVICE), words(&["CHECKPOINT", "FAST"])])?;
-    Ok(keys)
+    Ok(0)
 }
 
 /// Looks at every key of every writer, and notes what is wrong in the report.

@@ -300,8 +300,7 @@ impl Bench {
                 self.disk.leave(None);
                 self.report.losses.extend(wait_for_room(&self.cluster));
                 check(&mut self.cluster, writers, &mut self.report);
-                // Beside the key that shows that there is room.
-                check_count(&mut self.cluster, writers, 1, &mut self.report);
+                check_count(&mut self.cluster, writers, &mut self.report);
             }
             Err(status) => {
                 let loss = format!("the server ended with {status} instead of serving");
