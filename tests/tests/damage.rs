@@ -102,6 +102,9 @@ fn log_below_the_durable_mark() {
         redo + length / 2,
         redo + length * 3 / 4,
     ] {
+        // The first byte of a word is never one of those that fill up a record's last word, which mean
+        // nothing and which no checksum covers.
+        let at = at / 8 * 8;
         let (name, path, offset) = place_of(&cluster, at);
         flip(&path, offset);
         let what = format!("a bit at {}", Lsn::new(at));
