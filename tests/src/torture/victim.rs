@@ -38,6 +38,9 @@ const SHORTAGES: [&str; 4] = [
 const GIVES_UP: &str = "server does not start";
 /// How startup ends for want of memory or descriptors, which says so before.
 const SHORT_EXIT: &str = "exited with exit code 3";
+/// How a process ends to which the system gives no memory where nothing can be refused. A PANIC ends so, too,
+/// but says so before, in a line of its own.
+const OUT_OF_MEMORY: &str = "was terminated by signal 6: SIGABRT";
 
 /// What is done in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +180,8 @@ impl Harm {
     /// were sent a signal.
     pub fn falls(self) -> &'static [&'static str] {
         match self {
-            Harm::LittleMemory | Harm::FewDescriptors => &[SHORT_EXIT],
+            Harm::LittleMemory => &[SHORT_EXIT, OUT_OF_MEMORY],
+            Harm::FewDescriptors => &[SHORT_EXIT],
             _ => &[],
         }
     }
