@@ -826,8 +826,8 @@ impl Turn for EventLoop {
             .is_some_and(|at| at <= self.flushed_at_ns)
     }
 
-    /// If every connection waits for the disk, nobody is likely to
-    /// have sent more, and it is not worth a system call to look.
+    /// If every connection waits for the disk, nobody is likely to have sent more, and it is not worth a
+    /// system call to look.
     fn something_is_ready(&mut self) -> bool {
         if self.has_more_to_serve() {
             return true;

@@ -7,6 +7,7 @@
 mod admission;
 mod children;
 mod datadir;
+mod in_place;
 mod listen;
 mod options_file;
 mod pidfile;

@@ -4,9 +4,8 @@
 //! Invariant: it is written by the holder of the data directory's lock; it stays when the server
 //! ends, and nothing but these two depends on it.
 
+use crate::in_place;
 use std::ffi::OsString;
-use std::fs::OpenOptions;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Name of the file in the data directory.
@@ -35,17 +34,10 @@ fn render(mut words: impl Iterator<Item = OsString>) -> String {
     line
 }
 
-/// Writes the file anew, in the room that it has: a disk that is full has no other. A server can do
-/// without it, so that it cannot be written is only told.
+/// Writes the file anew. A server can do without it, so that it cannot be written is only told.
 pub fn write(dir: &Path, command_line: &str) {
     let path = dir.join(OPTIONS_FILE);
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
-    let written = options.open(&path).and_then(|file| {
-        file.write_all_at(command_line.as_bytes(), 0)?;
-        file.set_len(command_line.len() as u64)
-    });
-    if let Err(error) = written {
+    if let Err(error) = in_place::write(&path, command_line) {
         log::warn!(
             "could not write {}, from which rd_ctl restart takes the options: {error}",
             path.display()

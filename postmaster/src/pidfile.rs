@@ -23,11 +23,12 @@
 //! that exists before is stale; it is changed in place by one write, and never changes its length
 //! while its server lives; only the process that wrote its first line takes it away.
 
+use crate::in_place;
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Name of the file in the data directory.
@@ -132,16 +133,7 @@ impl PidFile {
             _ => {}
         }
         let text = render(&pid_file.identity, pid_file.status);
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&kept)
-            .and_then(|file| {
-                file.write_all_at(text.as_bytes(), 0)?;
-                file.set_len(text.len() as u64)
-            })
+        in_place::write(&kept, &text)
             .with_context(|| format!("could not write {}", kept.display()))?;
         fs::rename(&kept, &pid_file.path)
             .with_context(|| format!("could not make {}", pid_file.path.display()))?;

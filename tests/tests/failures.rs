@@ -226,6 +226,20 @@ impl Mount {
         mount
     }
 
+    /// Puts the data of a server that has yet to start on a small file system of its own, and stops it
+    /// when it has set a key; none, where no file system can be mounted.
+    fn below(cluster: &mut Cluster, place: &Path) -> Option<Mount> {
+        let Some(mount) = Mount::at(place, "48m") else {
+            skip("no file system can be mounted here");
+            return None;
+        };
+        cluster.put_data(place.join("data"));
+        cluster.start();
+        ok(&mut cluster.client(), &["SET", "key", "value"]);
+        assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+        Some(mount)
+    }
+
     /// Puts an empty file system of this size there; none, where this is not allowed.
     fn at(path: &Path, size: &str) -> Option<Mount> {
         let option = format!("size={size},mode=0700");
@@ -331,14 +345,9 @@ fn a_server_starts_on_a_disk_that_has_filled_up() {
     ]);
     cluster.announce("");
     let place = tempfile::tempdir().expect("a directory");
-    let Some(mount) = Mount::at(place.path(), "48m") else {
-        skip("no file system can be mounted here");
+    let Some(mount) = Mount::below(&mut cluster, place.path()) else {
         return;
     };
-    cluster.put_data(place.path().join("data"));
-    cluster.start();
-    ok(&mut cluster.client(), &["SET", "key", "value"]);
-    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
     mount.fill();
     for _ in 0..2 {
         cluster.start();
@@ -356,14 +365,9 @@ fn a_server_starts_on_a_disk_that_has_filled_up() {
 fn a_read_only_snapshot_can_be_verified() {
     let mut cluster = Cluster::new(&[("wal_segment_size", "1MB"), ("min_wal_size", "2MB")]);
     let place = tempfile::tempdir().expect("a directory");
-    let Some(mount) = Mount::at(place.path(), "48m") else {
-        skip("no file system can be mounted here");
+    let Some(mount) = Mount::below(&mut cluster, place.path()) else {
         return;
     };
-    cluster.put_data(place.path().join("data"));
-    cluster.start();
-    ok(&mut cluster.client(), &["SET", "key", "value"]);
-    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
     let text = mount.path.to_string_lossy();
     assert!(run("mount", &["-o", "remount,ro", &text]), "remounted");
     let data_dir = cluster.data_dir();

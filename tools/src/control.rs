@@ -3,7 +3,7 @@
 use crate::datadir::CONTROL_FILE;
 use crate::reading;
 use anyhow::{Context, Result};
-use rd_format::control::{self, Chosen, ControlError, SLOT_BYTES};
+use rd_format::control::{self, Chosen, ControlError, ControlFile, SLOT_BYTES};
 use std::path::{Path, PathBuf};
 
 /// How often the file is read again when a slot is not valid: the server may be writing that one,
@@ -42,7 +42,7 @@ fn read_once(path: &Path) -> Result<Result<Chosen, [ControlError; 2]>> {
     let bytes = reading::beginning(path, 2 * SLOT_BYTES as u64)
         .with_context(|| format!("could not open file \"{}\" for reading", path.display()))?;
     let (first, second) = bytes.split_at_checked(SLOT_BYTES).unwrap_or((&bytes, &[]));
-    Ok(control::choose(first, second))
+    Ok(control::choose([first, second].map(ControlFile::decode)))
 }
 
 impl Reading {

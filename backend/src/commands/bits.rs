@@ -305,11 +305,9 @@ pub fn bitop(call: &mut Call<'_>) -> Outcome {
     }
     let length = call.write(&keys, &mut |access| {
         let mut result = Vec::new();
-        let mut is_first = true;
-        for &(index, times) in sources.values() {
+        for (seen, &(index, times)) in sources.values().enumerate() {
             let source = access.newest(index)?.unwrap_or(&[]);
-            operation.apply(&mut result, source, times, is_first);
-            is_first = false;
+            operation.apply(&mut result, source, times, seen == 0);
         }
         if result.is_empty() {
             access.delete(0)?;

@@ -570,14 +570,10 @@ struct Candidate {
 impl Candidate {
     /// The settings, as a server would start with them.
     fn checked(self, cores: usize) -> Result<Vec<Setting>, Problems> {
-        let Candidate {
-            mut settings,
-            problems,
-            ..
-        } = self;
-        if !problems.is_empty() {
-            return Err(Problems(problems));
+        if !self.problems.is_empty() {
+            return Err(Problems(self.problems));
         }
+        let mut settings = self.settings;
         resolve_automatic(&mut settings, cores);
         check_relations(&settings)?;
         Ok(settings)

@@ -329,7 +329,7 @@ Connections "Connections" {
     ListenAddresses: text listen_addresses =
         Parameter::text("listen_addresses", "127.0.0.1").at_start().local()
             .extremes(&["", "*", "127.0.0.1,::1"]).redis("bind"),
-        "Addresses to listen on, by commas; '*' is all, '' is none. Whoever connects may do all.";
+        "Addresses to listen on, comma-separated; '*' is all, '' is none. There are no passwords.";
     Port: int port =
         Parameter::int("port", "7432", 0, 65535).at_start().local(),
         "TCP port, also part of the unix socket's name; 0 is no TCP.";
@@ -482,7 +482,7 @@ Checkpoints "Checkpoints" {
         "Bytes of relation files read and checked in a second, beside all else; 0 is none.";
     ScrubInterval: time scrub_interval =
         Parameter::time("scrub_interval", "7d", SECOND, SECOND, 365 * DAY).extremes(&["1s"]),
-        "From one reading of all files to the next, by beginnings; the first is at the start.";
+        "Time between the beginnings of two scrubs of all files; the first is when the server starts.";
 }
 Recovery "Crash and recovery" {
     EndOfRecoveryCheckpoint: EndOfRecoveryCheckpoint end_of_recovery_checkpoint =
@@ -499,7 +499,7 @@ Recovery "Crash and recovery" {
         "Recover and go on when a process has crashed; off stops the server.";
     CrashRestartMax: int crash_restart_max =
         Parameter::int("crash_restart_max", "5", 0, 1000).extremes(&["0"]),
-        "Restarts after crashes within crash_restart_window, at most; one more, and it stays down.";
+        "Most restarts after crashes within crash_restart_window; after one more it stays down.";
     CrashRestartWindow: time crash_restart_window =
         Parameter::time("crash_restart_window", "1min", SECOND, SECOND, DAY),
         "Time over which crashes are counted.";

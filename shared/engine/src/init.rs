@@ -169,7 +169,7 @@ pub fn init_data_directory(
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             return Err(InitError::Unfinished(shown));
         }
-        error => error.map(drop),
+        Err(error) => Err(error),
     };
     if done.is_err() && made {
         // Only if there is nothing in it.

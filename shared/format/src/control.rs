@@ -441,8 +441,8 @@ pub struct Chosen {
 }
 
 /// Takes the newest valid one of the two slots; both errors if neither is valid.
-pub fn choose(slot0: &[u8], slot1: &[u8]) -> Result<Chosen, [ControlError; 2]> {
-    match (ControlFile::decode(slot0), ControlFile::decode(slot1)) {
+pub fn choose(slots: [Result<ControlFile, ControlError>; 2]) -> Result<Chosen, [ControlError; 2]> {
+    match slots.into() {
         (Ok(first), Ok(second)) if second.sequence > first.sequence => Ok(Chosen {
             control: second,
             slot: 1,

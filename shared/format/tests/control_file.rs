@@ -97,15 +97,16 @@ fn damage_is_named_and_costs_nothing_while_one_slot_is_good() {
         ..sample(&mut random, 4, 0)
     };
     let (old_bytes, new_bytes) = (older.encode(), newer.encode());
+    let choose = |slots: [&[u8]; 2]| choose(slots.map(ControlFile::decode));
     for (first, second, slot) in [(&old_bytes, &new_bytes, 1), (&new_bytes, &old_bytes, 0)] {
-        let chosen = choose(first, second).expect("both are good");
+        let chosen = choose([first, second]).expect("both are good");
         assert_eq!((&chosen.control, chosen.slot), (&newer, slot));
         assert_eq!(chosen.other, Ok(older.clone()));
     }
     for bit in 0..new_bytes.len() * 8 {
         let mut damaged = new_bytes.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
-        let chosen = choose(&damaged, &old_bytes).expect("one is good");
+        let chosen = choose([&damaged, &old_bytes]).expect("one is good");
         assert_eq!((chosen.control.sequence, chosen.slot), (41, 1), "bit {bit}");
         assert!(chosen.other.is_err());
     }
@@ -113,7 +114,7 @@ fn damage_is_named_and_costs_nothing_while_one_slot_is_good() {
         let torn = ControlFile::decode(&new_bytes[..len]);
         assert!(matches!(torn, Err(ControlError::Short { .. })), "{len}");
     }
-    let both = choose(&[0; 1000], &new_bytes[..7]).expect_err("neither is good");
+    let both = choose([&[0; 1000], &new_bytes[..7]]).expect_err("neither is good");
     assert_eq!(both[0], ControlError::Zero);
     assert_eq!(
         both[1],

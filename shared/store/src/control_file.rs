@@ -72,31 +72,22 @@ fn read_slot(file: &dyn StorageFile, slot: usize) -> io::Result<Vec<u8>> {
 /// What was chosen, and the bytes of its slot that mean something. A slot that the disk does not give
 /// is as bad as one that it gives wrongly: bad sectors are what there are two for.
 fn read_from(file: &dyn StorageFile) -> Result<(Chosen, Vec<u8>), ControlFileError> {
-    let (mut slots, errors) = match [read_slot(file, 0), read_slot(file, 1)] {
+    let slots = match [read_slot(file, 0), read_slot(file, 1)] {
         [Err(error), Err(_)] => return Err(error.into()),
-        read => {
-            let error = |slot: &io::Result<Vec<u8>>| {
-                let error = slot.as_ref().err()?;
-                Some(ControlError::Unreadable(
-                    storage::errno(error).unwrap_or(EIO),
-                ))
-            };
-            let errors = [error(&read[0]), error(&read[1])];
-            (read.map(Result::unwrap_or_default), errors)
-        }
+        slots => slots.map(|slot| {
+            slot.map_err(|error| ControlError::Unreadable(storage::errno(&error).unwrap_or(EIO)))
+        }),
     };
-    let mut chosen = control::choose(&slots[0], &slots[1]).map_err(|[first, second]| {
-        let reasons = [errors[0].unwrap_or(first), errors[1].unwrap_or(second)];
-        ControlFileError::BothDamaged(reasons)
-    })?;
-    if let Some(error) = errors[1 - chosen.slot] {
-        chosen.other = Err(error);
-    }
+    let decoded = slots.each_ref().map(|slot| match slot {
+        Ok(bytes) => ControlFile::decode(bytes),
+        Err(error) => Err(*error),
+    });
+    let chosen = control::choose(decoded).map_err(ControlFileError::BothDamaged)?;
     chosen
         .control
         .compatible()
         .map_err(ControlFileError::Incompatible)?;
-    let mut bytes = std::mem::take(&mut slots[chosen.slot]);
+    let mut bytes = slots[chosen.slot].clone().unwrap_or_default();
     bytes.truncate(chosen.control.encode().len());
     Ok((chosen, bytes))
 }

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use victim::{Done, Harm, Then, VANISHING, vanishing_keys};
-use workload::{DATABASES, Look, NO_ROOM, Writer};
+use workload::{DATABASES, Look, NO_ROOM, Writer, words};
 
 /// What every server that serves must take.
 const SERVICE: [&str; 3] = ["SET", "service", "1"];
@@ -294,11 +294,10 @@ pub fn check_count(cluster: &mut Cluster, writers: &[Writer], report: &mut Repor
         for database in 0..DATABASES {
             let own: u64 = writers.iter().map(|writer| writer.keys(database)).sum();
             let keys = own + others.get(database).unwrap_or(&0);
-            let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect();
             let asked = [
-                words(&["SELECT", &database.to_string()]),
-                words(&["DBSIZE"]),
-                words(&["COUNTRANGE", "", ""]),
+                words(["SELECT", &database.to_string()]),
+                words(["DBSIZE"]),
+                words(["COUNTRANGE", "", ""]),
             ];
             let replies = workload::ask(client, &asked)?;
             let number = |reply: &Reply| reply.as_int().and_then(|count| u64::try_from(count).ok());
@@ -346,8 +345,7 @@ pub fn wait_for_room(cluster: &Cluster) -> Option<String> {
 fn wait_alone(client: &mut Client) -> Result<(), Look> {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        let asked = ["INFO", "clients"].map(str::to_owned).to_vec();
-        let replies = workload::ask(client, &[asked])?;
+        let replies = workload::ask(client, &[words(["INFO", "clients"])])?;
         let info = replies.first().and_then(Reply::as_str).unwrap_or_default();
         if info.lines().any(|line| line == "connected_clients:1") {
             return Ok(());
@@ -382,8 +380,7 @@ fn vanished(client: &mut Client) -> Result<u64, Look> {
 fn try_service(client: &mut Client) -> Result<u64, Look> {
     wait_alone(client)?;
     vanished(client)?;
-    let words = |words: &[&str]| words.iter().map(|word| word.to_string()).collect();
-    workload::ask(client, &[words(&SERVICE), words(&["CHECKPOINT", "FAST"])])?;
+    workload::ask(client, &[words(SERVICE), words(["CHECKPOINT", "FAST"])])?;
     Ok(0)
 }
 

@@ -133,7 +133,8 @@ pub(crate) fn ask(client: &mut Client, requests: &[Vec<String>]) -> Result<Vec<R
     requests.iter().map(answer).collect()
 }
 
-fn words<const COUNT: usize>(words: [&str; COUNT]) -> Vec<String> {
+/// A request.
+pub(crate) fn words<const COUNT: usize>(words: [&str; COUNT]) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 

@@ -61,7 +61,9 @@ pub(crate) fn tidy(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<Obstac
         take_out(tree, work, key, *stamp)?;
     }
     // What was freed may have been all that a tombstone hides.
-    drop_lone_tombstone(tree, work, key)?;
+    if !beyond.is_empty() {
+        drop_lone_tombstone(tree, work, key)?;
+    }
     let leaf = prune_leaf(tree, work, key, Lsn::MAX)?;
     let node = NodeRef::new(&leaf);
     note_obstacles(&node, &work.points, &mut found.later);
@@ -158,7 +160,7 @@ fn look(node: &NodeRef<'_>, points: &Points, key: &[u8], found: &mut Found) -> O
 /// Drops the tombstone that is all there is of `key`, by a record, where pruning cannot tell: its
 /// leaf ends where older versions were cut off.
 fn drop_lone_tombstone(tree: Tree<'_>, work: &mut Work, key: &[u8]) -> Result<()> {
-    let leaf = tree.page_for_write(key, Lsn::MAX, 0, &mut work.marks)?;
+    let leaf = tree.leaf_for_read(key, Lsn::MAX)?;
     let node = NodeRef::new(&leaf);
     let (versions, mut beyond) = (node.versions_of(key), goes_on_from(&node, key));
     if versions.len() != 1 || beyond.is_none() {

@@ -35,10 +35,9 @@ impl Runs {
         let is_too_large = match error {
             EngineError::Conflict { .. } => false,
             // Who is alone pins less; what he reads and writes stays as large as it is.
-            EngineError::TransactionTooLarge { parameter, .. } => {
-                if [MAX_TRANSACTION_SIZE, GREATEST_RECORD].contains(parameter) {
-                    return false;
-                }
+            EngineError::TransactionTooLarge { parameter, .. }
+                if ![MAX_TRANSACTION_SIZE, GREATEST_RECORD].contains(parameter) =>
+            {
                 true
             }
             _ => return false,
