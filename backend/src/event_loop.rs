@@ -30,6 +30,13 @@
 //! done, as the leader cannot: what comes in meanwhile could become durable only with the next one,
 //! and served all at once it costs fewer turns.
 //!
+//! # When replies are sent
+//!
+//! The replies of a turn go out together, as Redis sends them: the first wakes the client's thread, and
+//! the others find it awake, where each alone would wake it anew. So that none waits for long
+//! requests of other connections they are sent after a tenth of a millisecond, too
+//! ([`REPLIES_WAIT_NS`]).
+//!
 //! # Sleeping
 //!
 //! Before it sleeps the backend publishes the least LSN it waits for and whether it has commands
@@ -81,6 +88,8 @@ const READS_PER_TURN: usize = 4;
 /// Bytes of log, written and not asked for, that are worth a flush while more is being served: to
 /// wake the walwriter costs little beside carrying out so much.
 const FLUSH_MEANWHILE_BYTES: u64 = 32 << 10;
+/// For how long replies wait while other connections are served: a few short requests take less.
+const REPLIES_WAIT_NS: u64 = 100_000;
 /// How often idle connections are looked at.
 const TICK_NS: u64 = 1_000_000_000;
 /// For how long replies may be sent to clients that do not read, once the backend must leave.
@@ -108,6 +117,10 @@ pub struct EventLoop {
     /// Connections with requests that could be carried out: since their output was sent, or when
     /// others have had their turn.
     again: Vec<u64>,
+    /// Connections whose requests were carried out and whose replies are to be sent.
+    served: Vec<u64>,
+    /// When the first of them was served.
+    served_at_ns: u64,
     /// Whether the others know that commands here wait for a notice.
     shows_parked: bool,
     /// Whether those commands are to be tried in the next turn, notice or not.
@@ -164,6 +177,8 @@ impl EventLoop {
             held: Vec::new(),
             braked: Braked::default(),
             again: Vec::new(),
+            served: Vec::new(),
+            served_at_ns: 0,
             shows_parked: false,
             must_retry: false,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -193,6 +208,7 @@ impl EventLoop {
                     self.flush_meanwhile();
                 }
             }
+            self.send_replies();
             if self.context.shared.clients.take_kills(self.context.slot()) {
                 self.kill_marked();
             }
@@ -208,6 +224,7 @@ impl EventLoop {
             {
                 self.serve(token);
             }
+            self.send_replies();
             if noticed {
                 // Files that are dropped or offline are not to be held open by a backend that sleeps.
                 self.server.store.forget_gone();
@@ -232,6 +249,7 @@ impl EventLoop {
 
     /// Sleeps until something is to be done, and says how many events there are.
     fn wait(&mut self) -> usize {
+        debug_assert!(self.served.is_empty(), "replies that nobody sends");
         self.show_parked();
         let has_more = self.must_retry || self.has_more_to_serve();
         let procs = &self.context.shared.procs;
@@ -368,6 +386,7 @@ impl EventLoop {
             connection.braked_until_ns = 0;
         }
         self.serve(token);
+        self.send_replies();
         let goes_on = self.connections.get(token).is_some_and(|connection| {
             let has_more = connection.yields || !connection.ended && !connection.drained;
             has_more && self.server.may_run(connection)
@@ -478,7 +497,8 @@ impl EventLoop {
         Ok(true)
     }
 
-    /// One turn of a connection: read, carry out, send.
+    /// One turn of a connection: read, carry out. What it is to be sent goes with
+    /// [`Self::send_replies`].
     fn serve(&mut self, token: u64) {
         self.pump(token);
         for _ in 0..READS_PER_TURN {
@@ -517,7 +537,23 @@ impl EventLoop {
                 break;
             }
         }
-        self.after_turn(token);
+        let now_ns = self.server.store.clock.monotonic_ns();
+        if self.served.is_empty() {
+            self.served_at_ns = now_ns;
+        }
+        self.served.push(token);
+        if now_ns.saturating_sub(self.served_at_ns) >= REPLIES_WAIT_NS {
+            self.send_replies();
+        }
+    }
+
+    /// Ends the turns of those that were served.
+    fn send_replies(&mut self) {
+        let mut served = std::mem::take(&mut self.served);
+        for token in served.drain(..) {
+            self.after_turn(token);
+        }
+        self.served = served;
     }
 
     /// Goes on with what is buffered, once what held it back is over.
@@ -687,6 +723,7 @@ impl EventLoop {
             // More may have come in while it was held and not watched.
             self.serve(token);
         }
+        self.send_replies();
     }
 
     /// Sees to it that what waits for the disk gets there, and sends what has got there.
@@ -807,6 +844,7 @@ impl Turn for EventLoop {
                 }
             }
         }
+        self.send_replies();
     }
 
     fn awaited(&self) -> Option<Lsn> {
