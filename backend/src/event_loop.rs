@@ -32,10 +32,11 @@
 //!
 //! # When replies are sent
 //!
-//! The replies of a turn go out together, as Redis sends them: the first wakes the client's thread, and
-//! the others find it awake, where each alone would wake it anew. So that none waits for long
-//! requests of other connections they are sent after a tenth of a millisecond, too
-//! ([`REPLIES_WAIT_NS`]).
+//! The connections that have something to say are served first, and their turns ended together
+//! afterwards: the first reply wakes the client's thread, and the others find it awake, where each alone
+//! would wake it anew. Redis does so, too. So that none waits for many others, turns are ended after
+//! each connection once a tenth of a millisecond has passed ([`TURNS_END_NS`]); a reply may still
+//! have to wait for one long turn behind it.
 //!
 //! # Sleeping
 //!
@@ -88,8 +89,8 @@ const READS_PER_TURN: usize = 4;
 /// Bytes of log, written and not asked for, that are worth a flush while more is being served: to
 /// wake the walwriter costs little beside carrying out so much.
 const FLUSH_MEANWHILE_BYTES: u64 = 32 << 10;
-/// For how long replies wait while other connections are served: a few short requests take less.
-const REPLIES_WAIT_NS: u64 = 100_000;
+/// For how long connections are served before their turns are ended: many short requests take less.
+const TURNS_END_NS: u64 = 100_000;
 /// How often idle connections are looked at.
 const TICK_NS: u64 = 1_000_000_000;
 /// For how long replies may be sent to clients that do not read, once the backend must leave.
@@ -117,10 +118,10 @@ pub struct EventLoop {
     /// Connections with requests that could be carried out: since their output was sent, or when
     /// others have had their turn.
     again: Vec<u64>,
-    /// Connections whose requests were carried out and whose replies are to be sent.
+    /// Connections that were served and whose turns have not been ended.
     served: Vec<u64>,
-    /// When the first of them was served.
-    served_at_ns: u64,
+    /// When turns were last ended, or the first of them began.
+    turns_ended_ns: u64,
     /// Whether the others know that commands here wait for a notice.
     shows_parked: bool,
     /// Whether those commands are to be tried in the next turn, notice or not.
@@ -178,7 +179,7 @@ impl EventLoop {
             braked: Braked::default(),
             again: Vec::new(),
             served: Vec::new(),
-            served_at_ns: 0,
+            turns_ended_ns: 0,
             shows_parked: false,
             must_retry: false,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -198,6 +199,7 @@ impl EventLoop {
             let count = self.wait();
             let noticed = self.context.shared.procs.event(self.context.slot()).take();
             self.server.begin_turn();
+            self.turns_ended_ns = self.server.now_ns;
             let again = std::mem::take(&mut self.again);
             for index in 0..count {
                 let Some(event) = self.events.get(index).copied() else {
@@ -208,7 +210,7 @@ impl EventLoop {
                     self.flush_meanwhile();
                 }
             }
-            self.send_replies();
+            self.end_turns();
             if self.context.shared.clients.take_kills(self.context.slot()) {
                 self.kill_marked();
             }
@@ -224,7 +226,7 @@ impl EventLoop {
             {
                 self.serve(token);
             }
-            self.send_replies();
+            self.end_turns();
             if noticed {
                 // Files that are dropped or offline are not to be held open by a backend that sleeps.
                 self.server.store.forget_gone();
@@ -249,7 +251,7 @@ impl EventLoop {
 
     /// Sleeps until something is to be done, and says how many events there are.
     fn wait(&mut self) -> usize {
-        debug_assert!(self.served.is_empty(), "replies that nobody sends");
+        debug_assert!(self.served.is_empty(), "turns that nobody ends");
         self.show_parked();
         let has_more = self.must_retry || self.has_more_to_serve();
         let procs = &self.context.shared.procs;
@@ -386,7 +388,7 @@ impl EventLoop {
             connection.braked_until_ns = 0;
         }
         self.serve(token);
-        self.send_replies();
+        self.end_turns();
         let goes_on = self.connections.get(token).is_some_and(|connection| {
             let has_more = connection.yields || !connection.ended && !connection.drained;
             has_more && self.server.may_run(connection)
@@ -497,8 +499,7 @@ impl EventLoop {
         Ok(true)
     }
 
-    /// One turn of a connection: read, carry out. What it is to be sent goes with
-    /// [`Self::send_replies`].
+    /// Reads from a connection and carries out what it asks for. [`Self::end_turns`] ends its turn.
     fn serve(&mut self, token: u64) {
         self.pump(token);
         for _ in 0..READS_PER_TURN {
@@ -537,18 +538,16 @@ impl EventLoop {
                 break;
             }
         }
-        let now_ns = self.server.store.clock.monotonic_ns();
-        if self.served.is_empty() {
-            self.served_at_ns = now_ns;
-        }
         self.served.push(token);
-        if now_ns.saturating_sub(self.served_at_ns) >= REPLIES_WAIT_NS {
-            self.send_replies();
+        let now_ns = self.server.store.clock.monotonic_ns();
+        if now_ns.saturating_sub(self.turns_ended_ns) >= TURNS_END_NS {
+            self.end_turns();
+            self.turns_ended_ns = self.server.store.clock.monotonic_ns();
         }
     }
 
-    /// Ends the turns of those that were served.
-    fn send_replies(&mut self) {
+    /// Ends the turns of those that were served: [`Self::after_turn`], which serves nobody.
+    fn end_turns(&mut self) {
         let mut served = std::mem::take(&mut self.served);
         for token in served.drain(..) {
             self.after_turn(token);
@@ -723,7 +722,7 @@ impl EventLoop {
             // More may have come in while it was held and not watched.
             self.serve(token);
         }
-        self.send_replies();
+        self.end_turns();
     }
 
     /// Sees to it that what waits for the disk gets there, and sends what has got there.
@@ -839,12 +838,12 @@ impl Turn for EventLoop {
                 _ => {
                     self.gated.swap_remove(index);
                     connection.is_gated = false;
-                    // If it has later gates it is put back, at the end.
+                    // If it has later gates it is put back.
                     self.after_release(token);
                 }
             }
         }
-        self.send_replies();
+        self.end_turns();
     }
 
     fn awaited(&self) -> Option<Lsn> {

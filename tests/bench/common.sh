@@ -167,6 +167,21 @@ machine() { # prints what was compared, and on what
     echo "$(date -u +%Y-%m-%d): $("$bin/redoubt" --version),"
     [ -z "$redis_pid" ] || echo "$(redis-server --version | sed 's/ sha=.*//'),"
     [ -z "$pg_running" ] || echo "$("$PG_BIN/postgres" --version);"
-    echo "$(nproc) x ${cpu:-unknown processor}, $memory, $(uname -sr)," \
-        "file system $(stat -f -c %T "$work")."
+    echo "$(nproc) x ${cpu:-unknown processor}, $memory, $(uname -sr), $(file_system)."
+}
+
+file_system() { # prints what the data lies on; a journal costs those who grow a file with each write
+    local type device
+    type=$(df --output=fstype "$work" | tail -n 1)
+    device=$(readlink -f "/sys/dev/block/$(stat -c %Hd:%Ld "$work")")
+    case $type in
+        ext[34])
+            if compgen -G "/proc/fs/jbd2/${device##*/}-*" >/dev/null; then
+                echo "$type with a journal"
+            else
+                echo "$type without a journal"
+            fi
+            ;;
+        *) echo "$type" ;;
+    esac
 }
