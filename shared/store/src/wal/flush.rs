@@ -225,7 +225,11 @@ impl Flusher {
     fn after_round(&mut self, round: Round, before: FlushOutcome) -> FlushOutcome {
         between_steps();
         let wal = &self.wal;
-        wal.wake_walwriter_for_room();
+        // The walwriter itself has just looked. If it had nothing to write, whoever inserts wakes it, and
+        // it must not keep itself awake until then.
+        if round.wrote || !Wal::is_walwriter(self.slot) {
+            wal.wake_walwriter_for_room();
+        }
         if let Some(durable) = round.durable {
             wal.inner.procs.wake_durable(durable, Some(self.slot));
             if !Wal::is_walwriter(self.slot) {

@@ -12,11 +12,12 @@
 //! gathered page by page, each checked before it is taken.
 
 use super::{USABLE, WalError, segments};
+use crate::files::EIO;
 use rd_base::limits::{LOG_BYTES_MAX, WAL_PAGE_BYTES};
 use rd_base::{Lsn, StartCount, Timeline};
 use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageError, WalPageHeader};
 use rd_format::wal_record::{RECORD_HEADER_BYTES, RecordError, RecordHeader, RecordView};
-use rd_sys::storage::{OpenMode, Storage, StorageFile};
+use rd_sys::storage::{OpenMode, Storage, StorageFile, errno};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -457,6 +458,11 @@ impl WalReader {
     }
 }
 
+/// Whether the disk does not give these bytes, and may well give others.
+fn is_bad_sector(error: &io::Error) -> bool {
+    errno(error) == Some(EIO)
+}
+
 fn decode_header(bytes: &[u8], start: Lsn) -> Result<RecordHeader, RecordError> {
     let header = RecordHeader::decode(bytes)?;
     if header.lsn != start {
@@ -552,7 +558,11 @@ impl Pages {
         self.file = Some((number, Arc::clone(&file)));
         let want = (segment_bytes - offset).min(CHUNK_BYTES as u64) as usize;
         self.chunk.resize(want, 0);
-        let have = file.read_at(&mut self.chunk, offset)?;
+        let have = match file.read_at(&mut self.chunk, offset) {
+            // Reading ahead has met a bad sector, which the page that is asked for need not lie on.
+            Err(error) if is_bad_sector(&error) => self.read_prefix(&*file, offset)?,
+            read => read?,
+        };
         let pages = (have / WAL_PAGE_BYTES) as u64;
         if pages == 0 {
             return Ok(Err(EndReason::ShortSegment));
@@ -561,8 +571,25 @@ impl Pages {
         Ok(Ok(()))
     }
 
+    /// Reads the pages of the chunk up to the first that cannot be read; says how many bytes these are.
+    ///
+    /// # Errors
+    /// When the first cannot be read.
+    fn read_prefix(&mut self, file: &dyn StorageFile, offset: u64) -> io::Result<usize> {
+        let mut have = 0;
+        for page in self.chunk.chunks_exact_mut(WAL_PAGE_BYTES) {
+            match file.read_at(page, offset + have as u64) {
+                Ok(read) if read == page.len() => have += read,
+                Ok(_) => break,
+                Err(error) if have == 0 || !is_bad_sector(&error) => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(have)
+    }
+
     /// Looks at the headers of all pages from `page` on that may have been written, for durable
-    /// LSNs. Segments are written in order, so the first one behind `page`'s in which no page is
+    /// LSNs. One that cannot be read says nothing: the log has ended before. Segments are written in order, so the first one behind `page`'s in which no page is
     /// of this log ends the search.
     fn scan_beyond(&mut self, page: u64) -> io::Result<()> {
         let segment_pages = self.from.segment_bytes / PAGE;
@@ -583,8 +610,18 @@ impl Pages {
         let mut any = false;
         let mut next = pages.start;
         while next < pages.end {
-            if !self.is_loaded(next) && self.read_chunk(next)?.is_err() {
-                break;
+            if !self.is_loaded(next) {
+                match self.read_chunk(next) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => break,
+                    Err(error) if is_bad_sector(&error) => {
+                        let page = Lsn::new(next * PAGE);
+                        log::warn!("page {page} behind the end of the log is passed over: {error}");
+                        next += 1;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             let loaded = self.chunk_pages.end.min(pages.end);
             for page in next..loaded {

@@ -186,6 +186,17 @@ fn fill(storage: &dyn Storage, segment_bytes: u64, rest: &Rest<'_>) -> io::Resul
     file.sync_all()
 }
 
+/// Gives a segment that has lost its end the rest of its bytes.
+fn fill_up(storage: &dyn Storage, path: &str, from: u64, segment_bytes: u64) -> io::Result<()> {
+    let file = storage.open(path, OpenMode::ReadWrite)?;
+    let zeros = vec![0; ZEROS_BYTES.min(segment_bytes as usize)];
+    for offset in (from..segment_bytes).step_by(zeros.len()) {
+        let left = (segment_bytes - offset).min(zeros.len() as u64) as usize;
+        file.write_all_at(zeros.get(..left).unwrap_or(&zeros), offset)?;
+    }
+    file.sync_all()
+}
+
 /// What a preparer did in one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -416,11 +427,17 @@ impl Wal {
         let numbers = list(storage, timeline, bytes)?;
         let mut next = current;
         for number in numbers.into_iter().filter(|number| *number >= current) {
-            let whole = storage
-                .open(&path(timeline, number, bytes), OpenMode::Read)?
-                .len()?
-                == bytes;
-            if number != next || !whole {
+            let path = path(timeline, number, bytes);
+            let mut have = storage.open(&path, OpenMode::Read)?.len()?;
+            if number == current && have < bytes {
+                log::warn!(
+                    "\"{path}\" has {have} bytes in place of {bytes}: filling it up with zeros behind the \
+                     end of the log"
+                );
+                fill_up(storage, &path, have, bytes)?;
+                have = bytes;
+            }
+            if number != next || have != bytes {
                 break;
             }
             next += 1;

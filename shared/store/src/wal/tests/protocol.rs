@@ -183,6 +183,20 @@ fn credit_ends_with_the_ring_and_comes_back() {
     assert!(rig.wal.take_credit(1000).is_ok());
 }
 
+/// Somebody was refused for want of room, and there is nothing to write that would give some.
+#[test]
+fn a_walwriter_that_can_do_nothing_does_not_keep_itself_awake() {
+    let rig = Rig::new(4, 64);
+    while rig.preparer().step() == files::Step::Prepared {}
+    let all = rig.wal.take_credit(4 * USABLE - 1000).expect("room");
+    assert_eq!(rig.wal.take_credit(2000).map(|_| ()), Err(NoCredit::Ring));
+    assert!(rig.procs.event(walwriter()).take(), "it is to look");
+    let mut flusher = rig.flusher(walwriter(), WalSyncMethod::Fdatasync);
+    assert_eq!(flusher.try_flush(4), FlushOutcome::Stalled);
+    assert!(!rig.procs.event(walwriter()).take());
+    drop(all);
+}
+
 #[test]
 fn credit_ends_with_the_segments_and_a_reserve_is_kept() {
     let rig = Rig::new(4, 64);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::wal::read::{EndReason, LogDamage};
 use rd_format::wal_record::RecordError;
+use rd_sys::simdisk::{Injection, IoKind};
 use rd_sys::storage::{OpenMode, Storage};
 
 const SEGMENT_PAGES: u64 = 64;
@@ -189,6 +190,44 @@ fn a_missing_or_short_segment_is_damage() {
         };
         assert_eq!((end.reason, end.file.as_str()), (reason, path.as_str()));
         assert!(end.check(Lsn::ZERO, "").is_err());
+    }
+}
+
+/// A sector that the disk does not give, behind the end of the log, is met by reading ahead. One within
+/// the log is an error.
+#[test]
+fn a_bad_sector_behind_the_end_of_the_log_ends_nothing() {
+    let (rig, seen) = written();
+    let end = seen.last().expect("some records").end;
+    let pages = end.get() % rig.wal.segment_bytes() / PAGE + 1;
+    for (good_pages, is_within) in [(pages, false), (pages + 3, false), (pages - 1, true)] {
+        let disk = rig.disk.fork();
+        let reads = |skip, times| {
+            disk.inject(Injection {
+                kind: IoKind::Read,
+                path_contains: "wal/0".to_owned(),
+                skip,
+                times,
+                errno: 5,
+            });
+        };
+        // It is opened, and a chunk is read; then page by page; then a chunk from the bad one on, and
+        // that by itself.
+        reads(1, 1);
+        reads(1 + good_pages, 3);
+        let mut reader = WalReader::new(storage(&disk), rig.read_from(rig.first()));
+        let mut records = 0;
+        let read = loop {
+            match reader.next() {
+                Ok(Some(_)) => records += 1,
+                Ok(None) => break reader.finish().map(|end| end.lsn),
+                Err(error) => break Err(error),
+            }
+        };
+        match is_within {
+            false => assert_eq!((records, read.ok()), (seen.len(), Some(end))),
+            true => assert!(records < seen.len() && read.is_err(), "{read:?}"),
+        }
     }
 }
 
