@@ -404,6 +404,12 @@ impl EventLoop {
             let config = self.context.reload();
             self.flusher.set_method(config.wal_sync_method());
             self.server.reconfigure(config);
+            let limits = self.server.request_limits();
+            for token in self.connections.tokens() {
+                if let Some(connection) = self.connections.get_mut(token) {
+                    connection.parser.set_limits(limits);
+                }
+            }
         }
         if signals.contains(Signal::Term) && self.leave_by_ns == 0 {
             self.leave_by_ns = self.server.now_ns + FAREWELL_NS;

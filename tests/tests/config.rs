@@ -2,6 +2,7 @@
 
 use nix::sys::signal::Signal;
 use rd_tests::support::cluster::Cluster;
+use rd_tests::support::raw::request;
 use rd_tests::support::wait_for;
 use rd_wire::Client;
 use std::fs;
@@ -204,6 +205,24 @@ fn config_set_reaches_all_backends_and_ends_with_the_server() {
     assert_eq!(
         config_get(&mut client, "checkpoint_timeout").as_deref(),
         Some("5min")
+    );
+}
+
+#[test]
+fn limits_of_requests_reach_those_who_are_connected() {
+    let cluster = Cluster::started(&[]);
+    let mut connected = cluster.raw();
+    assert_eq!(connected.ask(&request(&[b"PING"])), b"+PONG\r\n");
+    let less = ["max_value_size", "1MB", "proto-max-bulk-len", "1MB"];
+    config_set(&mut cluster.client(), &less).expect("set");
+    wait_for("the backend to take it up", || {
+        let value = connected.ask(&request(&[b"CONFIG", b"GET", b"proto-max-bulk-len"]));
+        value.ends_with(b"\r\n1048576\r\n").then_some(())
+    });
+    connected.send(b"*2\r\n$4\r\nPING\r\n$1048577\r\n");
+    assert_eq!(
+        connected.read_to_end(),
+        b"-ERR Protocol error: invalid bulk length\r\n"
     );
 }
 

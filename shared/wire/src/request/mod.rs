@@ -61,6 +61,17 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// These, as far as places within a request are kept: in 32 bits each.
+    fn in_spans(self) -> Limits {
+        let request_bytes_max = self.request_bytes_max.min(u32::MAX as usize);
+        Limits {
+            request_bytes_max,
+            ..self
+        }
+    }
+}
+
 /// What the parser found at the front of the input.
 #[derive(Debug)]
 pub enum Parsed<'a> {
@@ -192,19 +203,19 @@ pub struct RequestParser {
 impl RequestParser {
     /// A parser at the start of a connection. It allocates nothing yet.
     pub fn new(limits: Limits) -> Self {
-        // Ranges are kept as 32 bits each.
-        let request_bytes_max = limits.request_bytes_max.min(u32::MAX as usize);
         Self {
-            limits: Limits {
-                request_bytes_max,
-                ..limits
-            },
+            limits: limits.in_spans(),
             state: State::Start,
             at: 0,
             scanned: 0,
             spans: Vec::new(),
             scratch: Vec::new(),
         }
+    }
+
+    /// Changes the limits: of what is not announced yet.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits.in_spans();
     }
 
     /// Heap bytes that the parser holds, for the account of the backend's memory.
