@@ -411,7 +411,8 @@ impl EventLoop {
                 }
             }
         }
-        if signals.contains(Signal::Term) && self.leave_by_ns == 0 {
+        let is_term = signals.contains(Signal::Term) && self.leave_by_ns == 0;
+        if is_term && self.context.is_told_to_leave() {
             self.leave_by_ns = self.server.now_ns + FAREWELL_NS;
             self.next_tick_ns = 0;
             for token in self.connections.tokens() {

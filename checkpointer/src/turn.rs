@@ -11,10 +11,10 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use rd_base::Lsn;
 use rd_base::counters::Counter;
-use rd_store::ChildContext;
 use rd_store::checkpoint::{Flags, StopOrder};
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
+use rd_store::{ChildContext, STRAY_STOP};
 use rd_sys::crash::panic_abort;
 use rd_sys::fork::exit_process;
 use rd_sys::process::Signal;
@@ -367,7 +367,7 @@ impl Checkpointer {
         outside.must_stop |= has_usr2 && (is_harmless || is_ordered(StopOrder::Checkpoint));
         let must_clean = signals.contains(Signal::Usr1) && is_ordered(StopOrder::Clean);
         if has_usr2 && !outside.must_stop || signals.contains(Signal::Usr1) && !must_clean {
-            log::warn!("ignoring a signal to stop that the postmaster has not sent");
+            log::warn!("{STRAY_STOP}");
         }
         if signals.contains(Signal::Hup) {
             self.store.config = outside.context.reload();

@@ -255,10 +255,12 @@ impl Server {
         }
     }
 
-    /// Lets the checkpointer know that the signal it is about to get is an order to stop, and whose.
+    /// Lets children know that the signal they are about to get is an order to stop, and whose.
     fn announce_order(&self, role: Role, signal: Signal) {
         let order = match (role, signal) {
             (Role::Checkpointer, Signal::Usr1) => StopOrder::Clean,
+            (Role::Backend(_) | Role::Startup, Signal::Term) => StopOrder::Leave,
+            (Role::Walwriter, Signal::Term) => StopOrder::LastFlush,
             (Role::Checkpointer, Signal::Usr2) => StopOrder::Checkpoint,
             _ => return,
         };

@@ -99,6 +99,7 @@ impl Watcher for Teller {
         if signals.contains(Signal::Hup) {
             self.context.reload();
         }
-        signals.contains(Signal::Term) || self.context.death_watch.is_over()
+        signals.contains(Signal::Term) && self.context.is_told_to_leave()
+            || self.context.death_watch.is_over()
     }
 }

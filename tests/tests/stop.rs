@@ -11,6 +11,8 @@ use std::time::Duration;
 
 const CLEANED: &str = "pages in";
 const RECOVERED: &str = "redo starts";
+/// What children say of a signal to stop that others sent.
+const STRAY_STOP: &str = "ignoring a signal to stop that the postmaster has not sent";
 const PAUSED: &str = "fault point page_write does its action";
 
 fn ok(client: &mut Client, words: &[&str]) {
@@ -199,19 +201,39 @@ fn a_deadline_is_kept_by_a_server_that_cannot_write() {
     acknowledged.assert_there(&mut cluster.client());
 }
 
+/// A supervisor that stops a service may send SIGTERM to each of its processes at once.
+#[test]
+fn a_server_of_which_every_process_is_told_to_stop_does_so_in_order() {
+    let mut cluster = Cluster::started(&[]);
+    cluster.announce(STRAY_STOP);
+    let load = Load::start(&cluster.socket(), 2, 100);
+    load.wait_for(100);
+    let acknowledged = load.stop();
+    let children = cluster.children();
+    assert!(children.len() > 3, "{children:?}");
+    for child in children {
+        send(child.pid, Signal::SIGTERM);
+    }
+    cluster.wait_log(STRAY_STOP);
+    assert_eq!(cluster.stop(Signal::SIGTERM).code(), Some(0));
+    assert_eq!(cluster.control("Database cluster state"), "shut down");
+    cluster.start();
+    assert!(!cluster.log_since_start().contains(RECOVERED));
+    acknowledged.assert_there(&mut cluster.client());
+}
+
 /// Signals that only the postmaster may send, from somebody else: no cleaning that leaves nothing to
 /// tell a later stop, and no shutdown checkpoint beside backends that go on writing.
 #[test]
 fn orders_to_stop_that_the_postmaster_did_not_give_are_ignored() {
-    let ignored = "ignoring a signal to stop that the postmaster has not sent";
     let mut cluster = Cluster::started(&[]);
-    cluster.announce(ignored);
+    cluster.announce(STRAY_STOP);
     let load = Load::start(&cluster.socket(), 2, 100);
     load.wait_for(100);
     let checkpointer = cluster.child("checkpointer");
     for (signal, times) in [(Signal::SIGUSR1, 1), (Signal::SIGUSR2, 2)] {
         send(checkpointer, signal);
-        cluster.wait_log_times(ignored, times);
+        cluster.wait_log_times(STRAY_STOP, times);
     }
     load.wait_for(500);
     let acknowledged = load.stop();

@@ -181,7 +181,7 @@ pub fn main(mut context: ChildContext) -> ! {
             logline::set_level(config.log_min_messages());
             walwriter.configure(&config);
         }
-        if came.contains(Signal::Term) {
+        if came.contains(Signal::Term) && context.is_told_to_leave() {
             walwriter.finish();
             preparing.stop();
             exit_process(exit::OK);

@@ -147,14 +147,19 @@ impl fmt::Display for Flags {
     }
 }
 
-/// What the postmaster orders of the checkpointer in the course of a stop.
+/// What the postmaster orders in the course of a stop, in this order. A signal alone can come from
+/// anybody: many a supervisor sends SIGTERM to all processes that it knows of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum StopOrder {
-    /// To write what is dirty, while clients are served (SIGUSR1).
+    /// The checkpointer is to write what is dirty, while clients are served (SIGUSR1).
     Clean = 1,
-    /// To write the shutdown checkpoint, alone, and to leave (SIGUSR2).
-    Checkpoint = 2,
+    /// Backends and startup are to leave (SIGTERM).
+    Leave = 2,
+    /// The walwriter is to make all of the log durable, and to leave (SIGTERM).
+    LastFlush = 3,
+    /// The checkpointer is to write the shutdown checkpoint, alone, and to leave (SIGUSR2).
+    Checkpoint = 4,
 }
 
 /// How long recovery would take, and why; as the checkpointer last saw it, for display.
@@ -772,7 +777,7 @@ impl CheckpointShared {
         self.words.stop_order.store(order as u32, Ordering::Release);
     }
 
-    /// Whether the postmaster has ordered this: a signal alone can come from anybody.
+    /// Whether the postmaster has ordered this, or what comes behind it.
     pub fn is_stop_ordered(&self, order: StopOrder) -> bool {
         self.words.stop_order.load(Ordering::Acquire) >= order as u32
     }

@@ -1,6 +1,7 @@
 //! What a process holds: its context as the postmaster hands it over at the fork, and the store,
 //! which is all that the engine needs of it.
 
+use crate::checkpoint::StopOrder;
 use crate::control_file::GLOBAL_DIR;
 use crate::procs::SlotNo;
 use crate::relation::{BASE_DIR, RelationFiles};
@@ -17,6 +18,9 @@ use std::sync::Arc;
 
 /// The directories in which a server makes names.
 const DIRECTORIES: [&str; 3] = [BASE_DIR, GLOBAL_DIR, WAL_DIR];
+
+/// Logged of a signal to stop that came from somebody else.
+pub const STRAY_STOP: &str = "ignoring a signal to stop that the postmaster has not sent";
 
 /// What the postmaster gives to a child that it forks.
 pub struct ChildContext {
@@ -38,6 +42,20 @@ impl ChildContext {
     /// The child's slot in shared memory.
     pub fn slot(&self) -> SlotNo {
         SlotNo::of(self.role).expect("every child has a slot")
+    }
+
+    /// Whether the SIGTERM that has come is the postmaster's order to leave. If it is not, the log says
+    /// that it is ignored.
+    pub fn is_told_to_leave(&self) -> bool {
+        let order = match self.role {
+            Role::Walwriter => StopOrder::LastFlush,
+            _ => StopOrder::Leave,
+        };
+        let is_ordered = self.shared.checkpoint.is_stop_ordered(order);
+        if !is_ordered {
+            log::warn!("{STRAY_STOP}");
+        }
+        is_ordered
     }
 
     /// Takes the slot and opens the store of this process, on the real disk and the real clock.

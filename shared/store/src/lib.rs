@@ -26,7 +26,7 @@ pub mod snapshot;
 pub mod stats;
 pub mod wal;
 
-pub use ctx::{ChildContext, Store};
+pub use ctx::{ChildContext, STRAY_STOP, Store};
 pub use procs::{Procs, SlotNo};
 pub use shared::{Shared, Sizes};
 pub use snapshot::{Obstacle, Points, Published, Snapshot, Snapshots, TooManySnapshots};
