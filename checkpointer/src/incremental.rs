@@ -333,10 +333,21 @@ impl Checkpointer {
         Ok(true)
     }
 
-    /// Step 4 during redo; None while no counts can be given for any one place in the log.
-    fn cut_keys_in_redo(&mut self, redo: Lsn) -> Option<(Vec<FileRow>, Lsn)> {
-        let files = &self.store.shared.files;
+    /// Step 4 during redo; None while no counts can be given for any one place in the log, and if redo
+    /// has ended since and commits may be among them.
+    pub(crate) fn cut_keys_in_redo(&mut self, redo: Lsn) -> Option<(Vec<FileRow>, Lsn)> {
+        let shared = Arc::clone(&self.store.shared);
+        let files = &shared.files;
         let cut = files.begin_cut(|| files.counting_in_redo());
+        let inserted = shared.wal.insert_lsn();
+        if inserted > Lsn::ZERO {
+            // Who inserts from here on sees the boundary; the others are to be done with counting.
+            self.flusher
+                .flush_until(inserted)
+                .expect("it was an insert position");
+            files.end_cut(cut, redo, Lsn::ZERO);
+            return None;
+        }
         // Between its two steps startup waits for nothing.
         while !files.is_counted_in_redo(cut.boundary) {
             std::thread::yield_now();

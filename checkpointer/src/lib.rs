@@ -362,9 +362,10 @@ impl Checkpointer {
         // Startup has said so in its first write.
         let was_clean = newest.state == DbState::InProduction;
         if !was_clean {
-            // A checkpoint that the crash cut off may have written headers; whether redo changes
-            // these files or not, the next one brings header and `pg_control` together again.
-            self.touched.extend(self.store.shared.files.live());
+            // A checkpoint that the crash cut off may have written headers, also of files that were
+            // dropped and are still named; whether redo changes these files or not, the next one brings
+            // header and `pg_control` together again.
+            self.touched.extend(self.store.shared.files.existing());
         }
         self.headers_are_settled = was_clean;
         self.redo = newest.redo_lsn;

@@ -1,8 +1,12 @@
-//! Writing beside redo: when it begins, by the clock.
+//! Writing beside redo: when it begins, by the clock; and what it must not do.
 
 use super::world::{History, World, new_disk};
-use super::{control, tag};
+use super::{control, end, manual, tag};
 use rd_base::counters::Counter;
+use rd_base::{BlockNo, FileNo, PageTag};
+use rd_store::checkpoint::TicketState;
+use rd_sys::crash::catch_panics;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 #[test]
@@ -31,4 +35,71 @@ fn a_first_attempt_is_left_alone_for_ten_seconds_and_later_ones_are_not() {
         assert!(written_after(1) >= 19, "attempt {attempt}");
         assert!(control(&disk).redo_lsn > before, "attempt {attempt}");
     }
+}
+
+/// A checkpoint that a crash cuts off may have written the header of a file that is still named though it
+/// was dropped. Then redo brings `pg_control` on, and is cut off, too.
+#[test]
+fn headers_of_dropped_files_are_brought_together_with_pg_control_again() {
+    let prepare = || {
+        let disk = new_disk(5);
+        let mut history = History::default();
+        let (mut world, _) = World::start(&disk, &mut history);
+        world.make_dirty_file(&mut history, 2);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+        let dropped = FileNo::new(2);
+        let changed = PageTag::new(dropped, BlockNo::new(1));
+        world.write_page(&mut history, changed, 1, 100);
+        for block in 1..=20 {
+            world.write_page(&mut history, tag(block), 1, 1000);
+        }
+        world.drop_file(&mut history, dropped);
+        world.flush(&mut history);
+        world.pass(Duration::from_secs(3));
+        world.checkpointer.turn();
+        assert_eq!(control(&disk).pending_drops.len(), 1);
+        (disk, history, world)
+    };
+    let (disk, _, mut world) = prepare();
+    let before = disk.io_count();
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    let ios = disk.io_count() - before;
+    for at in 1..=ios {
+        let (disk, mut history, mut world) = prepare();
+        disk.crash_at(Some(before + at));
+        let checkpoint = || {
+            world.checkpoint(manual());
+        };
+        let _ = catch_unwind(AssertUnwindSafe(|| catch_panics(checkpoint)));
+        assert!(disk.has_crashed(), "I/O {at} of {ios}");
+        drop(world);
+        end(&disk, at, true);
+        let mut world = World::in_redo(&disk, 2);
+        world.pass(Duration::from_millis(200));
+        world.checkpointer.turn();
+        drop(world);
+        disk.crash(at);
+        World::start(&disk, &mut history);
+    }
+}
+
+/// The checkpointer looks whether redo goes on, and then it takes a while to sync.
+#[test]
+fn no_commit_is_among_what_redo_has_counted() {
+    let disk = new_disk(6);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    world.write_page(&mut history, tag(1), 3, 100);
+    world.flush(&mut history);
+    drop(world);
+    disk.kill(6);
+    let mut world = World::in_redo(&disk, 1);
+    let redo = control(&disk).redo_lsn;
+    let (rows, _) = world.checkpointer.cut_keys_in_redo(redo).expect("in redo");
+    assert_eq!(rows[0].key_count, 3);
+    world.end_redo();
+    world.write_page(&mut history, tag(2), 4, 100);
+    assert_eq!(world.checkpointer.cut_keys_in_redo(redo), None);
+    let (rows, _) = world.checkpointer.cut_keys(redo);
+    assert_eq!(rows[0].key_count, 7);
 }

@@ -420,8 +420,8 @@ impl World {
         }
     }
 
-    /// Lets the log be written, and clients be served.
-    fn serve(&mut self, control: &ControlFile, end: Lsn, was_clean: bool) {
+    /// Lets the log be written.
+    fn open_log(&mut self, control: &ControlFile, end: Lsn) {
         let start = WalStart {
             end,
             timeline: TIMELINE,
@@ -434,6 +434,25 @@ impl World {
             .start_at(&self.backend.storage, &start)
             .expect("a good disk");
         shared.set_phase(Phase::Running);
+    }
+
+    /// Redo has come to its end, and clients are served; startup has not asked for a checkpoint.
+    pub fn end_redo(&mut self) {
+        let slots = ControlStore::open(&self.disk).expect("a valid slot");
+        let control = slots.newest().clone();
+        let end = find_end(&self.backend.storage, &control, read_from(&control));
+        let log_end = EndOfLog {
+            lsn: end.lsn,
+            last_count: end.start_count,
+        };
+        self.backend.shared.checkpoint.set_end_of_log(&log_end);
+        self.open_log(&control, end.lsn);
+    }
+
+    /// Lets the log be written, and clients be served.
+    fn serve(&mut self, control: &ControlFile, end: Lsn, was_clean: bool) {
+        self.open_log(control, end);
+        let shared = Arc::clone(&self.backend.shared);
         if !was_clean {
             let flags = Flags::END_OF_RECOVERY | Flags::IMMEDIATE;
             shared

@@ -336,11 +336,18 @@ impl Files {
 
     /// The files that exist and are not dropped.
     pub fn live(&self) -> Vec<FileNo> {
-        let live = self
-            .rows_used()
-            .iter()
-            .filter(|row| row.state() == FileState::Live);
-        live.map(Row::file).collect()
+        self.with(|state| state == FileState::Live)
+    }
+
+    /// The files that exist, those included that wait to be unlinked.
+    pub fn existing(&self) -> Vec<FileNo> {
+        self.with(FileState::has_blocks)
+    }
+
+    fn with(&self, is_wanted: impl Fn(FileState) -> bool) -> Vec<FileNo> {
+        let rows = self.rows_used().iter();
+        let wanted = rows.filter(|row| is_wanted(row.state()));
+        wanted.map(Row::file).collect()
     }
 
     /// Move with each file that is unlinked, and with each that goes offline or comes back.
