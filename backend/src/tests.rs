@@ -326,6 +326,30 @@ fn a_time_to_live_counts_from_the_command_not_from_begin() {
     assert_eq!(ask(&[&[&b"EXISTS"[..]], &keys[..]].concat()), b":0\r\n");
 }
 
+/// Emptied is emptied: also of keys whose time has come and that nobody has removed.
+#[test]
+fn a_flush_in_a_transaction_leaves_nothing() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let (rig, time) = Rig::by_hand(&[], 1_700_000_000 * SECOND_NS);
+    let mut server = rig.server(0);
+    let mut client = Client::new(&mut server);
+    let mut ask = |words: &[&[u8]]| {
+        client.send(&rig, &mut server, words);
+        rig.flush();
+        client.received(&server)
+    };
+    assert_eq!(ask(&[b"SET", b"ended", b"v", b"EX", b"1"]), b"+OK\r\n");
+    assert_eq!(ask(&[b"SET", b"there", b"v"]), b"+OK\r\n");
+    time.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
+    assert_eq!(ask(&[b"DBSIZE"]), b":2\r\n");
+    assert_eq!(ask(&[b"BEGIN"]), b"+OK\r\n");
+    assert_eq!(ask(&[b"SET", b"own", b"v", b"EX", b"1"]), b"+OK\r\n");
+    time.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
+    assert_eq!(ask(&[b"DELRANGE", b"", b""]), b":1\r\n");
+    assert_eq!(ask(&[b"COMMIT"]), b"+OK\r\n");
+    assert_eq!(ask(&[b"DBSIZE"]), b":0\r\n");
+}
+
 #[test]
 fn waitaof_waits_for_nothing_within_exec() {
     let mut pair = Pair::new(&[]);

@@ -106,6 +106,14 @@ impl RangeCursor {
         }
     }
 
+    /// Also visits keys whose time has come and that nobody has removed yet.
+    pub(crate) fn visit_ended(&mut self) {
+        self.at.now_ms = 0;
+        if let Some(merge) = &mut self.merge {
+            merge.now_ms = 0;
+        }
+    }
+
     /// Whether everything was visited.
     pub fn is_done(&self) -> bool {
         let is_at_end = match &self.merge {
@@ -341,7 +349,8 @@ impl Engine {
             let mut depends_on = Lsn::ZERO;
             for (index, key) in keys.iter().enumerate() {
                 let answer = &mut |value: Option<Value<'_>>, _| answer(index, value);
-                let told = self.read_in_transaction(namespace, key, true, answer)?;
+                let now_ms = self.clock_ms();
+                let told = self.read_in_transaction(namespace, key, now_ms, true, answer)?;
                 depends_on = depends_on.max(told);
             }
             return Ok(depends_on);
@@ -411,7 +420,7 @@ impl Engine {
     ) -> Result<Lsn> {
         self.enter();
         if self.current.is_some() {
-            return self.read_in_transaction(namespace, key, bytes, answer);
+            return self.read_in_transaction(namespace, key, self.clock_ms(), bytes, answer);
         }
         if let View::At(_) = view {
             let fixed = self.fix(namespace, view)?;

@@ -194,3 +194,28 @@ fn who_holds_some_namespaces_alone_waits_for_none_that_comes_before() {
     });
     drop(held);
 }
+
+/// What is held alone is a place in the table. Another namespace may be there by the time that the
+/// operations run again.
+#[test]
+fn a_namespace_in_the_place_of_one_that_is_held_alone_is_not_waited_for() {
+    let rig = Rig::new(200, 1 << 20);
+    let _watchdog = Watchdog::start(Duration::from_secs(60));
+    let mut engine = rig.engine(1);
+    let create = |engine: &mut Engine| rig.run(|| engine.create_namespace(b"one")).result;
+    let before = create(&mut engine);
+    rig.run(|| engine.drop_namespace(b"one"));
+    rig.flush();
+    let after = create(&mut engine);
+    rig.flush();
+    assert_eq!(before.index(), after.index());
+    let namespaces = &rig.shared.namespaces;
+    let held = namespaces.hold_all(&[before]);
+    let begun = engine.begin(Isolation::Exec, false, View::Newest);
+    engine.attach(Box::new(begun.expect("a transaction")));
+    let put = engine.write(after, &[b"k"], &mut |access| access.put(0, b"v", None));
+    put.expect("a write");
+    let transaction = engine.detach().expect("it was attached");
+    rig.run(|| engine.commit(&transaction, &[before]));
+    drop(held);
+}

@@ -4,7 +4,7 @@ mod support;
 
 use rd_base::Role;
 use rd_base::counters::Counter;
-use rd_engine::{Chunk, Engine, View};
+use rd_engine::{Chunk, Engine, Isolation, View};
 use rd_store::{SlotNo, Store};
 use rd_sys::clock::Clock;
 use std::sync::Arc;
@@ -114,20 +114,19 @@ fn a_walk_over_deleted_keys_yields() {
     drop(snapshot);
 }
 
+/// An engine that goes by this clock.
+fn engine_by(rig: &Rig, clock: &Clock) -> Engine {
+    let slot = SlotNo::of(Role::Backend(0)).expect("a slot");
+    let (shared, storage) = (Arc::clone(&rig.shared), Arc::clone(&rig.storage));
+    let config = Arc::clone(&rig.config);
+    Engine::open(Store::new(shared, storage, clock.clone(), slot, config))
+}
+
 #[test]
 fn a_walk_sees_one_time_of_day() {
     let rig = Rig::new(512, 4 << 20);
     let (clock, time_ns) = Clock::manual(1_000_000_000);
-    let slot = SlotNo::of(Role::Backend(0)).expect("a slot");
-    let (shared, storage) = (Arc::clone(&rig.shared), Arc::clone(&rig.storage));
-    let store = Store::new(
-        shared,
-        storage,
-        clock.clone(),
-        slot,
-        Arc::clone(&rig.config),
-    );
-    let mut engine = Engine::open(store);
+    let mut engine = engine_by(&rig, &clock);
     let expiry = clock.wall_us() / 1000 + 200;
     for number in 0..10 {
         set(&rig, &mut engine, &key_of(number), b"value", Some(expiry));
@@ -145,4 +144,60 @@ fn a_walk_sees_one_time_of_day() {
     assert_eq!(count, 10, "those that were there when it began");
     let read = engine.get(DB0, &key_of(3), View::Durable, |value| value.is_some());
     assert!(!read.expect("a read").result, "its time has come");
+}
+
+/// A long reply is counted first and then sent: both must see as many.
+#[test]
+fn walks_in_a_transaction_see_one_time_of_day() {
+    let rig = Rig::new(512, 4 << 20);
+    let (clock, time_ns) = Clock::manual(1_000_000_000);
+    let mut engine = engine_by(&rig, &clock);
+    let transaction = engine
+        .begin(Isolation::Snapshot, false, View::Durable)
+        .expect("a snapshot");
+    engine.attach(Box::new(transaction));
+    let expiry = clock.wall_us() / 1000 + 200;
+    for number in 0..10 {
+        set(&rig, &mut engine, &key_of(number), b"value", Some(expiry));
+    }
+    let mut counter = engine
+        .range(DB0, b"", None, u64::MAX, View::Durable)
+        .expect("a cursor");
+    let mut walk = counter.clone();
+    let (mut counted, mut seen) = (0, 0);
+    while engine
+        .range_next_keys(&mut counter, ALL, &mut |_, _| counted += 1)
+        .expect("a chunk")
+    {}
+    time_ns.fetch_add(1_000_000_000, Ordering::SeqCst);
+    while engine
+        .range_next(&mut walk, ALL, &mut |_, _| seen += 1)
+        .expect("a chunk")
+    {}
+    assert_eq!((counted, seen), (10, 10));
+    let read = engine.get(DB0, &key_of(3), View::Durable, |value| value.is_some());
+    assert!(!read.expect("a read").result, "its time has come");
+}
+
+/// RENAME looks at the value, and then at when it ends.
+#[test]
+fn a_key_does_not_end_while_a_program_looks_at_it() {
+    let rig = Rig::new(512, 4 << 20);
+    let (clock, time_ns) = Clock::manual(1_000_000_000);
+    let mut engine = engine_by(&rig, &clock);
+    let transaction = engine
+        .begin(Isolation::Snapshot, false, View::Durable)
+        .expect("a snapshot");
+    engine.attach(Box::new(transaction));
+    let expiry = clock.wall_us() / 1000 + 200;
+    set(&rig, &mut engine, b"key", b"value", Some(expiry));
+    let seen = rig.run(|| {
+        engine.write(DB0, &[b"key"], &mut |access| {
+            let is_there = access.newest(0)?.is_some();
+            time_ns.fetch_add(1_000_000_000, Ordering::SeqCst);
+            let expiry_ms = access.meta(0)?.and_then(|meta| meta.expiry_ms);
+            Ok((is_there, expiry_ms))
+        })
+    });
+    assert_eq!(seen.result, (true, Some(expiry)));
 }

@@ -1,6 +1,7 @@
 //! One commit out of several operations in several namespaces, which are known beforehand and can
 //! be run again: EXEC, and single commands that do likewise.
 
+use super::routed::is_held;
 use super::transaction::Isolation;
 use super::write::Committed;
 use crate::api::{Engine, View};
@@ -42,7 +43,7 @@ impl Runs {
             }
             _ => return false,
         };
-        let was_alone = used.iter().all(|namespace| self.alone.contains(namespace));
+        let was_alone = used.iter().all(|id| is_held(&self.alone, *id));
         if was_alone && !self.alone.is_empty() {
             return false;
         }

@@ -38,7 +38,8 @@ impl Engine {
     }
 
     /// Deletes the keys from `start` to before `end` (`None`: to the last) that the transaction
-    /// which must be attached sees, and counts them.
+    /// which must be attached sees, and counts them; beside them those whose time has come, which go
+    /// for good and count for nothing.
     ///
     /// # Errors
     /// When these are more than a transaction can delete, or a page cannot be read. Then it has
@@ -55,11 +56,14 @@ impl Engine {
     fn delete_ranges(&self, ranges: &[KeyRange<'_>]) -> Result<Committed<u64>> {
         let limit = Limits::of(&self.store.config).transaction_bytes;
         let mut there: Vec<(NamespaceId, Vec<u8>)> = Vec::new();
-        let (mut bytes, mut depends_on) = (0, Lsn::ZERO);
+        let (mut bytes, mut depends_on, mut result) = (0, Lsn::ZERO, 0);
         for (namespace, start, end) in ranges {
             let mut cursor = self.range(*namespace, start, *end, u64::MAX, View::Newest)?;
+            cursor.visit_ended();
+            let now_ms = self.clock_ms();
             loop {
-                let more = self.range_next_keys(&mut cursor, PIECE, &mut |key, _| {
+                let more = self.range_next_keys(&mut cursor, PIECE, &mut |key, meta| {
+                    result += u64::from(meta.expiry_ms.is_none_or(|expiry| expiry > now_ms));
                     bytes += Transaction::cost_of(key, 0);
                     there.push((*namespace, key.to_vec()));
                 })?;
@@ -71,7 +75,6 @@ impl Engine {
             }
             depends_on = depends_on.max(cursor.depends_on());
         }
-        let result = there.len() as u64;
         let mut transaction = self.transaction();
         for (namespace, key) in there {
             transaction.write(namespace, &key, Write::Delete);

@@ -105,7 +105,7 @@ impl Engine {
         // Who holds some alone waits for none that comes before: whoever has that one may wait for him.
         let last_alone = alone.iter().map(|id| id.index()).max();
         let comes_too_late = |id: &NamespaceId| {
-            !alone.contains(id) && last_alone.is_some_and(|last| id.index() < last)
+            !is_held(alone, *id) && last_alone.is_some_and(|last| id.index() < last)
         };
         if spaces.iter().any(|(id, _)| comes_too_late(id)) {
             return Err(EngineError::namespace_conflict(transaction.lsn()));
@@ -113,8 +113,8 @@ impl Engine {
         let namespaces = &store.shared.namespaces;
         let _held = loop {
             let share = |(id, _): &(NamespaceId, &Space)| {
-                let is_mine = !alone.contains(id);
-                is_mine.then(|| namespaces.entry(*id).share())
+                let is_free = !is_held(alone, *id);
+                is_free.then(|| namespaces.entry(*id).share())
             };
             let held: Vec<_> = spaces.iter().map(share).collect();
             let needs_file = |(id, space): &&(NamespaceId, &Space)| {
@@ -125,7 +125,7 @@ impl Engine {
                 break held;
             };
             drop(held);
-            namespace::give_file(store, work, set, id, alone.contains(&id))?;
+            namespace::give_file(store, work, set, id, is_held(alone, id))?;
         };
         let mut steps: Vec<Step<'_, '_>> = Vec::new();
         for (namespace, space) in &spaces {
@@ -140,7 +140,7 @@ impl Engine {
             }
             if let Lies::In(file) = place.lies {
                 let tree = Tree { store, file };
-                let is_alone = alone.contains(namespace);
+                let is_alone = is_held(alone, *namespace);
                 steps.push(Step::new(*namespace, tree, space, transaction, is_alone));
             }
         }
@@ -153,17 +153,19 @@ impl Engine {
         done
     }
 
-    /// The value of a key in the transaction, as [`Engine::get`] gives it.
+    /// The value of a key in the transaction, as [`Engine::get`] gives it. Its own writes have ended, or
+    /// not, by a clock that shows `now_ms`.
     pub(crate) fn read_in_transaction(
         &self,
         namespace: NamespaceId,
         key: &[u8],
+        now_ms: u64,
         bytes: bool,
         answer: &mut dyn FnMut(Option<Value<'_>>, Option<Meta>),
     ) -> Result<Lsn> {
         let mut transaction = self.transaction();
         if let Some(write) = transaction.written(namespace, key) {
-            match own(write, self.clock_ms()) {
+            match own(write, now_ms) {
                 Some(value) => answer(bytes.then_some(value), Some(meta_of(&value))),
                 None => answer(None, None),
             }
@@ -209,16 +211,19 @@ impl Engine {
         program: &mut Program<'_, R>,
     ) -> Result<Committed<R>> {
         let limits = Limits::of(&self.store.config);
+        // One for all that the program looks at: a key does not end while it is read.
+        let now_ms = self.clock_ms();
         let mut lookup = InTransaction {
             engine: self,
             namespace,
+            now_ms,
         };
         let mut access = Access {
             base: Base::Transaction(&mut lookup),
             keys,
             set: &mut *set,
             limits,
-            now_ms: self.clock_ms(),
+            now_ms,
             told: Lsn::ZERO,
             large: Vec::new(),
         };
@@ -255,6 +260,12 @@ impl Engine {
             depends_on,
         })
     }
+}
+
+/// Whether `id` is among those that are held alone: these are entries of the table, whatever namespace
+/// has come into them since.
+pub(super) fn is_held(alone: &[NamespaceId], id: NamespaceId) -> bool {
+    alone.iter().any(|held| held.index() == id.index())
 }
 
 /// A transaction's part in one namespace, on its way to the commit.
@@ -344,6 +355,7 @@ fn commit_steps(
 struct InTransaction<'e> {
     engine: &'e Engine,
     namespace: NamespaceId,
+    now_ms: u64,
 }
 
 impl Lookup for InTransaction<'_> {
@@ -360,7 +372,8 @@ impl Lookup for InTransaction<'_> {
             }
         };
         let mut read = read;
-        let told = engine.read_in_transaction(self.namespace, key, wants_bytes, &mut read)?;
+        let (namespace, now_ms) = (self.namespace, self.now_ms);
+        let told = engine.read_in_transaction(namespace, key, now_ms, wants_bytes, &mut read)?;
         Ok((found, told))
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct Merge {
     last: Option<Vec<u8>>,
     /// Whether everything was visited.
     pub(crate) done: bool,
+    /// The time by which the transaction's own writes have ended: the same in all walks of a range.
+    pub(crate) now_ms: u64,
     /// Keeps what the walk will see, whatever becomes of the transaction.
     snapshot: Arc<Snapshot>,
 }
@@ -81,6 +83,7 @@ impl Engine {
             ahead: VecDeque::new(),
             last: None,
             done: false,
+            now_ms: self.clock_ms(),
             snapshot,
         };
         Ok(self.cursor(fixed, course, limit, Some(Box::new(merge))))
@@ -137,7 +140,6 @@ impl Engine {
         visit: &mut Visit<'_>,
     ) -> Result<()> {
         let (mut entries, mut bytes) = (0, 0);
-        let now_ms = self.clock_ms();
         let wants_values = matches!(visit, Visit::Values(_));
         while entries < chunk.entries && bytes < chunk.bytes && cursor.left > 0 {
             if merge.ahead.is_empty() && !cursor.course.is_done() {
@@ -150,7 +152,7 @@ impl Engine {
                     return Ok(());
                 }
             }
-            let next = merge.next(&self.transaction(), now_ms, wants_values);
+            let next = merge.next(&self.transaction(), wants_values);
             let mut shown = match next {
                 Next::There(shown) | Next::Own(shown) => shown,
                 Next::Gone(key) => {
@@ -247,7 +249,7 @@ impl Merge {
     }
 
     /// Takes the next entry.
-    fn next(&mut self, transaction: &Transaction, now_ms: u64, wants_values: bool) -> Next {
+    fn next(&mut self, transaction: &Transaction, wants_values: bool) -> Next {
         let own = self.own(transaction);
         let there = self.ahead.front();
         let is_next = |key: &[u8]| match there.map(|there| key.cmp(&there.key[..])) {
@@ -262,7 +264,7 @@ impl Merge {
         }
         let key = key.to_vec();
         match write {
-            Write::Put { value, expiry_ms } if write.is_live(now_ms) => Next::Own(Ahead {
+            Write::Put { value, expiry_ms } if write.is_live(self.now_ms) => Next::Own(Ahead {
                 key,
                 meta: meta_of(value, *expiry_ms),
                 value: wants_values.then(|| value.clone()),
