@@ -8,6 +8,7 @@ use crate::waiting::Streams;
 use nix::fcntl::{Flock, FlockArg};
 use rd_base::conf_file::{self, FILE_NAME};
 use rd_base::counters::Counter;
+use rd_base::limits::{SNAPSHOTS_OF_A_TURN, SNAPSHOTS_PER_PROCESS};
 use rd_base::{Config, Lsn, Role};
 use rd_engine::{Engine, EngineError, ParkReason, View};
 use rd_store::Store;
@@ -302,7 +303,25 @@ impl Server {
     }
 
     fn has_stream_room(&self) -> bool {
-        self.streams.count() < self.config.long_reads_max() as usize
+        self.streams.count() < self.long_reads_max()
+    }
+
+    fn long_reads_max(&self) -> usize {
+        self.config.long_reads_max() as usize
+    }
+
+    /// Whether a session may keep a snapshot from one command to the next. So many do at most that
+    /// streams, and commands that are done in one turn, find one all the same.
+    ///
+    /// # Errors
+    /// When too many do.
+    pub fn may_keep_snapshot(&self) -> Result<(), EngineError> {
+        let limit = SNAPSHOTS_PER_PROCESS - SNAPSHOTS_OF_A_TURN - self.long_reads_max();
+        let published = self.store.shared.snapshots.count(self.store.slot);
+        if published.saturating_sub(self.streams.count()) < limit {
+            return Ok(());
+        }
+        Err(EngineError::TooManySnapshots { limit })
     }
 
     /// Whether a stream may begin that a command waits for.

@@ -435,7 +435,7 @@ fn a_transaction_that_fails_sets_nothing_for_its_connection() {
     assert_eq!(pair.ask(&["CLIENT", "SETNAME", "before"]), "+OK\r\n");
     assert_eq!(pair.ask(&["MULTI"]), "+OK\r\n");
     for command in [
-        &["USE", "1"][..],
+        &["USE", "db1"][..],
         &["HELLO", "3", "SETNAME", "after"],
         &["CLIENT", "SETINFO", "LIB-NAME", "after"],
         &["CLIENT", "SYNCHRONOUS-COMMIT", "OFF"],

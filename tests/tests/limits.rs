@@ -1,9 +1,12 @@
 //! Each limit has an error that names the limit and the parameter that sets it, and leaves the
 //! connection and what is stored as they were.
 
-use rd_base::limits::{KEY_BYTES_MAX, SNAPSHOTS_PER_PROCESS};
+use rd_base::limits::{KEY_BYTES_MAX, SNAPSHOTS_OF_A_TURN, SNAPSHOTS_PER_PROCESS};
 use rd_tests::support::cluster::Cluster;
 use rd_wire::Client;
+
+/// What `long_reads_max` is unless it is set.
+const LONG_READS_MAX: usize = 32;
 
 /// The error that a request is answered with.
 fn refused(client: &mut Client, words: &[&[u8]]) -> String {
@@ -84,6 +87,16 @@ fn transactions() {
     names(&refused(&mut client, &more), &queued);
     names(&refused(&mut client, &[b"EXEC"]), &["EXECABORT"]);
 
+    // Too large only when it is carried out: all or none.
+    client.call(&["FLUSHALL"]).expect("a reply");
+    client.call(&["MULTI"]).expect("a reply");
+    for key in ["a", "b", "c"] {
+        let queued = client.call(&["SETBIT", key, "3199999", "1"]);
+        assert_eq!(queued.expect("a reply").as_str(), Some("QUEUED"));
+    }
+    names(&refused(&mut client, &[b"EXEC"]), &too_large);
+    assert_eq!(client.cmd(&[b"DBSIZE"]).expect("a reply").as_int(), Some(0));
+
     client
         .call(&["CONFIG", "SET", "max_transaction_size", "64MB"])
         .expect("a reply");
@@ -136,8 +149,23 @@ fn snapshots_of_a_backend() {
         }
         assert!(open.len() <= SNAPSHOTS_PER_PROCESS, "that is one too many");
     };
-    let limit = SNAPSHOTS_PER_PROCESS.to_string();
+    let limit = (SNAPSHOTS_PER_PROCESS - SNAPSHOTS_OF_A_TURN - LONG_READS_MAX).to_string();
     names(&error, &["snapshots", &limit, "backends"]);
+    // Whoever keeps none is served as before.
+    let mut other = cluster.client();
+    names(&refused(&mut other, &[b"WATCH", b"key"]), &["snapshots"]);
+    for words in [
+        &["MSET", "a", "1", "b", "2"][..],
+        &["MGET", "a", "b"],
+        &["RANGE", "", ""],
+        &["SCAN", "0"],
+        &["MULTI"],
+        &["GET", "a"],
+        &["EXEC"],
+    ] {
+        let reply = other.call(words).expect("a reply");
+        assert_eq!(reply.error(), None, "{words:?}");
+    }
     let mut client = open.pop().expect("one of many");
     assert!(client.call(&["ROLLBACK"]).expect("a reply").is_ok());
     assert!(client.call(&["BEGIN"]).expect("a reply").is_ok());

@@ -36,6 +36,10 @@ fn databases_are_as_in_redis() {
          b SWAPDB x 1 -> -ERR invalid first DB index
          b SWAPDB 1 x -> -ERR invalid second DB index
          b SWAPDB 1 5 -> -ERR DB index is out of range
+         b MULTI -> OK
+         b SWAPDB 0 4 -> -ERR Command not allowed inside a transaction
+         b FLUSHDB -> QUEUED
+         b EXEC -> -EXECABORT*
          b SWAPDB 0 4 -> OK
          b GET key -> four
          a GET key -> zero

@@ -6,6 +6,7 @@ use super::scan::behind;
 use super::{Call, transactions};
 use crate::dispatch::{Failure, Flow, Outcome};
 use crate::waiting::Waiting;
+use rd_base::limits::KEY_BYTES_MAX;
 use rd_engine::{Chunk, Engine, EngineError, RangeCursor, Snapshot, View};
 use rd_wire::num::{is_word, parse_i64};
 use rd_wire::{ReplyWriter, texts};
@@ -75,12 +76,17 @@ impl RangeStream {
 
 /// The range that the first two arguments name: `start end`, or `PREFIX p`.
 fn bounds<'a>(call: &Call<'a>) -> Bounds<'a> {
-    let (first, second) = (call.arg(1), call.arg(2));
+    // What lies behind the longest key does not change which keys come before or after.
+    let [first, second] = [1, 2].map(|index| cut(call.arg(index)));
     if is_word(first, "PREFIX") {
         return (second, behind(second).map(Cow::Owned));
     }
     let end = (!second.is_empty()).then_some(Cow::Borrowed(second));
     (first, end)
+}
+
+fn cut(bound: &[u8]) -> &[u8] {
+    bound.get(..=KEY_BYTES_MAX).unwrap_or(bound)
 }
 
 /// What stands behind the range: LIMIT n, and KEYS or VALUES, in any order.

@@ -124,7 +124,9 @@ fn not_durable(call: &Call<'_>, lsn: Lsn) -> Lsn {
 /// Puts a command behind the others.
 fn queue(id: CommandId, call: &mut Call<'_>) -> Outcome {
     let flags = id.command().flags;
-    if flags.contains(Flags::NO_MULTI) || flags.contains(Flags::ADMIN) {
+    // Redis allows SWAPDB; here it cannot be part of what is written with one record.
+    let is_swap = matches!(id, CommandId::Swapdb);
+    if flags.contains(Flags::NO_MULTI) || flags.contains(Flags::ADMIN) || is_swap {
         call.session.transactions.spoil();
         return Err(texts::NOT_IN_MULTI.into());
     }
@@ -191,6 +193,9 @@ pub fn watch(call: &mut Call<'_>) -> Outcome {
     }
     let mut seen = BTreeMap::new();
     let mut depends_on = Lsn::ZERO;
+    if watches.snapshot.is_none() {
+        call.server.may_keep_snapshot()?;
+    }
     // The first is kept: what changes from before the first look on must stay to be seen.
     let first = call.server.engine.snapshot_newest()?;
     let mut later = None;
@@ -342,10 +347,12 @@ fn run_all(call: &mut Call<'_>, queue: &Queue, watches: &Watches) -> Result<bool
         call.wait = one.wait;
         let text = match outcome {
             Ok(()) => None,
-            Err(Failure::Engine(error @ (EngineError::Park(_) | EngineError::Conflict { .. }))) => {
-                return Err(error.into());
+            Err(Failure::Engine(error)) if error.is_of_command() => {
+                Some(call.server.error_reply(&error))
             }
-            Err(Failure::Engine(error)) => Some(call.server.error_reply(&error)),
+            // Redis goes on behind a command that was wrong, and has no other errors. To go on without
+            // one that the server could not carry out would leave half a transaction.
+            Err(Failure::Engine(error)) => return Err(error.into()),
             Err(Failure::Reply(text)) => Some(text),
         };
         if let Some(text) = text {
@@ -406,6 +413,7 @@ pub fn begin(call: &mut Call<'_>) -> Outcome {
         true => Isolation::Snapshot,
         false => isolation.unwrap_or(Isolation::Snapshot),
     };
+    call.server.may_keep_snapshot()?;
     let view = call.server.view(call.session);
     let transaction = call.server.engine.begin(isolation, is_read_only, view)?;
     call.session.transactions.state = State::Open(Open {

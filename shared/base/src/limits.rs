@@ -28,6 +28,8 @@ pub const BACKENDS_MAX: usize = 64;
 pub const PROCESSES_MAX: usize = BACKENDS_MAX + 3;
 /// Snapshots that one process can hold published at a time.
 pub const SNAPSHOTS_PER_PROCESS: usize = 256;
+/// Of these, how many are for commands that are done at the end of their turn.
+pub const SNAPSHOTS_OF_A_TURN: usize = 16;
 /// Greatest value of `long_reads_max`: each holds a snapshot, and half are left for others.
 pub const LONG_READS_CEILING: usize = SNAPSHOTS_PER_PROCESS / 2;
 /// Relation files that exist at a time, those that wait to be unlinked included.

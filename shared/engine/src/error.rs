@@ -164,8 +164,8 @@ pub enum EngineError {
     NotInTransaction(&'static str),
     /// The process holds as many snapshots as it can.
     #[error(
-        "the backend holds {limit} snapshots, as many as it can: for open transactions, watched keys \
-         and long replies; end some of them, or raise backends"
+        "the backend holds {limit} snapshots for open transactions and watched keys, as many as it \
+         can; end some of them, or raise backends"
     )]
     TooManySnapshots {
         /// How many that is.
@@ -192,6 +192,15 @@ pub(crate) const GREATEST_RECORD: &str = "the greatest record of the log";
 const KEY_SHOWN_BYTES: usize = 100;
 
 impl EngineError {
+    /// Whether it says that what one command asked for cannot be, as its own argument is too long. All
+    /// else says that the server cannot do it, or not now.
+    pub fn is_of_command(&self) -> bool {
+        matches!(
+            self,
+            EngineError::KeyTooLong { .. } | EngineError::ValueTooLarge { .. }
+        )
+    }
+
     /// The conflict over a key, which has a version stamped `stamp` now.
     pub(crate) fn conflict(key: &[u8], stamp: Lsn) -> EngineError {
         let shown = &key[..key.len().min(KEY_SHOWN_BYTES)];

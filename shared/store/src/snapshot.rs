@@ -115,6 +115,14 @@ impl Snapshots {
         }
     }
 
+    /// How many the process in `slot` has published.
+    pub fn count(&self, slot: SlotNo) -> usize {
+        let mine = &self.entries[slot.index()];
+        let used = mine.used.load(Ordering::Relaxed) as usize;
+        let lsns = mine.lsns.iter().take(used);
+        lsns.filter(|lsn| lsn.load(Ordering::Relaxed) != 0).count()
+    }
+
     fn take_entry(&self, slot: SlotNo) -> Result<Snapshot, TooManySnapshots> {
         let mine = &self.entries[slot.index()];
         let free = mine

@@ -37,6 +37,9 @@ const RANGE_ARGS: &[Arg] = &[
     integer("count").after("LIMIT").optional(),
     one_of("part", &[token("keys", "KEYS"), token("values", "VALUES")]).optional(),
 ];
+const OF_ITS_VALUE: &str = "O(N) in the length of the value";
+/// Of what is one step by itself.
+const OF_ALL_KEYS: &str = "O(1), within a transaction O(N) in the number of keys";
 const OF_ITS_DIRTY_PAGES: &str = "O(N) in the number of the namespace's dirty pages";
 /// What changes namespaces as a whole.
 const NAMESPACE: Flags = Flags::WRITE.and(Flags::NO_MULTI).and(Flags::NOSCRIPT);
@@ -133,7 +136,7 @@ commands! {
         .flags(READ_FAST).keys(&[key(&["RO"])]).args(&[KEY]);
     Append => row("append", 3, Group::String, "Adds bytes to the end of a key's value")
         .flags(GROW_FAST).keys(&[key(&["RW", "insert"])]).args(&[KEY, text("value")])
-        .complexity("O(N) in the length of the value");
+        .complexity(OF_ITS_VALUE);
     Incr => row("incr", 2, Group::String, "Adds one to the number that a key holds")
         .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY]);
     Decr => row("decr", 2, Group::String, "Subtracts one from the number that a key holds")
@@ -173,15 +176,15 @@ commands! {
     Getrange => row("getrange", 4, Group::String, "Returns part of a key's value")
         .flags(Flags::READONLY).keys(&[key(&["RO", "access"])])
         .args(&[KEY, integer("start"), integer("end")])
-        .complexity("O(N) in the length of what is returned");
+        .complexity(OF_ITS_VALUE);
     Substr => row("substr", 4, Group::String, "Does what GETRANGE does")
         .flags(Flags::READONLY).keys(&[key(&["RO", "access"])])
         .args(&[KEY, integer("start"), integer("end")])
-        .complexity("O(N) in the length of what is returned");
+        .complexity(OF_ITS_VALUE);
     Setrange => row("setrange", 4, Group::String, "Overwrites part of a key's value")
         .flags(GROW).keys(&[key(&["RW", "update"])])
         .args(&[KEY, integer("offset"), text("value")])
-        .complexity("O(N) in the length of the value");
+        .complexity(OF_ITS_VALUE);
     Incrbyfloat => row("incrbyfloat", 3, Group::String, "Adds to the decimal that a key holds")
         .flags(GROW_FAST).keys(&[key(&["RW", "access", "update"])])
         .args(&[KEY, arg("increment", ArgKind::Double)]);
@@ -197,22 +200,23 @@ commands! {
     Setbit => row("setbit", 4, Group::Bitmap, "Sets a bit and returns what it was")
         .flags(GROW).keys(&[key(&["RW", "access", "update"])])
         .args(&[KEY, integer("offset"), integer("value")])
-        .complexity("O(N) in the length of the value");
+        .complexity(OF_ITS_VALUE);
     Getbit => row("getbit", 3, Group::Bitmap, "Returns a bit")
-        .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY, integer("offset")]);
+        .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY, integer("offset")])
+        .complexity(OF_ITS_VALUE);
     Bitcount => row("bitcount", -2, Group::Bitmap, "Counts the bits that are set")
         .flags(Flags::READONLY).keys(&[key(&["RO", "access"])])
         .args(&[KEY, block("range", &[
             integer("start"), integer("end"), BIT_UNIT,
         ]).optional()])
-        .complexity("O(N) in the length of the value");
+        .complexity(OF_ITS_VALUE);
     Bitpos => row("bitpos", -3, Group::Bitmap, "Finds the first bit that is set, or is not")
         .flags(Flags::READONLY).keys(&[key(&["RO", "access"])])
         .args(&[KEY, integer("bit"), block("range", &[
             integer("start"),
             block("end-unit-block", &[integer("end"), BIT_UNIT]).optional(),
         ]).optional()])
-        .complexity("O(N) in the length of the value");
+        .complexity(OF_ITS_VALUE);
     Bitop => row("bitop", -4, Group::Bitmap, "Combines the bits of strings into another")
         .flags(GROW)
         .keys(&[key_at(2, &["OW", "update"]), keys_from(3, 1, &["RO", "access"])])
@@ -241,11 +245,11 @@ commands! {
                 ]),
             ]),
         ]).optional().multiple()])
-        .complexity("O(N) in the length of the value");
+        .complexity(OF_ITS_VALUE);
     BitfieldRo => row("bitfield_ro", -2, Group::Bitmap, "Reads numbers of any width")
         .flags(READ_FAST).keys(&[key(&["RO", "access"])])
         .args(&[KEY, FIELD_GET.optional().multiple()])
-        .complexity("O(N) in the number of fields");
+        .complexity("O(N) in the number of fields and the length of the value");
     Del => row("del", -2, Group::Generic, "Removes keys, all or none, and counts those there")
         .flags(Flags::WRITE).keys(&[keys_from(1, 1, &["RM", "delete"])]).args(&[KEY.multiple()])
         .complexity("O(N) in the number of keys").tips(MULTI_SHARD_SUM);
@@ -264,12 +268,12 @@ commands! {
         .flags(Flags::WRITE)
         .keys(&[key(&["RW", "access", "delete"]), key_at(2, &["OW", "update"])])
         .args(&[KEY, arg("newkey", ArgKind::Key).of_spec(1)])
-        .complexity("O(N) in the length of the value");
+        .complexity(OF_ITS_VALUE);
     Renamenx => row("renamenx", 3, Group::Generic, "Gives a key a name that no other has")
         .flags(WRITE_FAST)
         .keys(&[key(&["RW", "access", "delete"]), key_at(2, &["OW", "insert"])])
         .args(&[KEY, arg("newkey", ArgKind::Key).of_spec(1)])
-        .complexity("O(N) in the length of the value");
+        .complexity(OF_ITS_VALUE);
     Copy => row("copy", -3, Group::Generic, "Copies value and expiry of a key to another")
         .flags(GROW)
         .keys(&[key(&["RO", "access"]), key_at(2, &["OW", "update"])])
@@ -278,9 +282,10 @@ commands! {
             integer("destination-db").after("DB").optional(),
             token("replace", "REPLACE").optional(),
         ])
-        .complexity("O(N) in the length of the value");
+        .complexity(OF_ITS_VALUE);
     Move => row("move", 3, Group::Generic, "Moves a key to another database")
-        .flags(WRITE_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY, integer("db")]);
+        .flags(WRITE_FAST).keys(&[key(&["RW", "access", "update"])]).args(&[KEY, integer("db")])
+        .complexity(OF_ITS_VALUE);
     Randomkey => row("randomkey", 1, Group::Generic, "Returns one of the keys, by chance")
         .flags(Flags::READONLY).complexity("O(log(N))")
         .tips(&["request_policy:all_shards", "nondeterministic_output"]);
@@ -318,7 +323,7 @@ commands! {
         .flags(ANYTIME);
     Dump => row("dump", 2, Group::Generic, "Returns a value as Redis servers exchange it")
         .flags(Flags::READONLY).keys(&[key(&["RO", "access"])]).args(&[KEY])
-        .complexity("O(N) in the length of the value").tips(&["nondeterministic_output"]);
+        .complexity(OF_ITS_VALUE).tips(&["nondeterministic_output"]);
     Restore => row("restore", -4, Group::Generic, "Sets a key to what DUMP has returned")
         .flags(GROW).keys(&[key(&["OW", "update"])]).categories(&["keyspace", "dangerous"])
         .args(&[
@@ -328,7 +333,7 @@ commands! {
             integer("seconds").after("IDLETIME").optional(),
             integer("frequency").after("FREQ").optional(),
         ])
-        .complexity("O(N) in the length of the value");
+        .complexity(OF_ITS_VALUE);
     Wait => row("wait", 3, Group::Generic, "Returns 0: there are no replicas")
         .flags(Flags::NOSCRIPT).categories(&["connection"])
         .args(&[integer("numreplicas"), integer("timeout")])
@@ -342,22 +347,22 @@ commands! {
         .tips(&["request_policy:all_shards", "response_policy:agg_min"]);
     Expire => row("expire", -3, Group::Generic, "Lets a key end in so many seconds")
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
-        .args(&[KEY, integer("seconds"), EXPIRE_CONDITION]);
+        .args(&[KEY, integer("seconds"), EXPIRE_CONDITION]).complexity(OF_ITS_VALUE);
     Pexpire => row("pexpire", -3, Group::Generic, "Lets a key end in so many milliseconds")
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
-        .args(&[KEY, integer("milliseconds"), EXPIRE_CONDITION]);
+        .args(&[KEY, integer("milliseconds"), EXPIRE_CONDITION]).complexity(OF_ITS_VALUE);
     Expireat => row(
             "expireat", -3, Group::Generic,
             "Lets a key end at a time in seconds since 1970",
         )
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
-        .args(&[KEY, integer("unix-time-seconds"), EXPIRE_CONDITION]);
+        .args(&[KEY, integer("unix-time-seconds"), EXPIRE_CONDITION]).complexity(OF_ITS_VALUE);
     Pexpireat => row(
             "pexpireat", -3, Group::Generic,
             "Lets a key end at a time in milliseconds since 1970",
         )
         .flags(WRITE_FAST).keys(&[key(&["RW", "update"])])
-        .args(&[KEY, integer("unix-time-milliseconds"), EXPIRE_CONDITION]);
+        .args(&[KEY, integer("unix-time-milliseconds"), EXPIRE_CONDITION]).complexity(OF_ITS_VALUE);
     Ttl => row("ttl", 2, Group::Generic, "Returns in how many seconds a key ends")
         .flags(READ_FAST).keys(&[key(&["RO", "access"])])
         .args(&[KEY]).tips(&["nondeterministic_output"]);
@@ -375,7 +380,7 @@ commands! {
         )
         .flags(READ_FAST).keys(&[key(&["RO", "access"])]).args(&[KEY]);
     Persist => row("persist", 2, Group::Generic, "Lets a key stay for good")
-        .flags(WRITE_FAST).keys(&[key(&["RW", "update"])]).args(&[KEY]);
+        .flags(WRITE_FAST).keys(&[key(&["RW", "update"])]).args(&[KEY]).complexity(OF_ITS_VALUE);
     Range => row(
             "range", -3, Group::Generic,
             "Returns keys and values in order, from start up to, not including, end; an empty \
@@ -561,14 +566,18 @@ commands! {
     ClientHelp => row("client|help", 2, Group::Connection, "Lists the subcommands of CLIENT")
         .flags(ANYTIME);
     Dbsize => row("dbsize", 1, Group::Server, "Returns the number of keys")
-        .flags(READ_FAST).categories(&["keyspace"]).tips(ALL_SHARDS_SUM);
+        .flags(READ_FAST).complexity(OF_ALL_KEYS).categories(&["keyspace"])
+        .tips(ALL_SHARDS_SUM);
     Flushdb => row("flushdb", -1, Group::Server, "Removes all keys of the database")
-        .flags(Flags::WRITE).categories(&["keyspace", "dangerous"]).args(FLUSH_ARGS)
-        .tips(ALL_SHARDS_OK);
+        .flags(Flags::WRITE).complexity(OF_ALL_KEYS).categories(&["keyspace", "dangerous"])
+        .args(FLUSH_ARGS).tips(ALL_SHARDS_OK);
     Flushall => row("flushall", -1, Group::Server, "Removes all keys")
-        .flags(Flags::WRITE).categories(&["keyspace", "dangerous"]).args(FLUSH_ARGS)
-        .tips(ALL_SHARDS_OK);
-    Swapdb => row("swapdb", 3, Group::Server, "Gives each of two databases the keys of the other")
+        .flags(Flags::WRITE).complexity(OF_ALL_KEYS).categories(&["keyspace", "dangerous"])
+        .args(FLUSH_ARGS).tips(ALL_SHARDS_OK);
+    Swapdb => row(
+            "swapdb", 3, Group::Server,
+            "Gives each of two databases the keys of the other; not within a transaction",
+        )
         .flags(WRITE_FAST).categories(&["keyspace", "dangerous"])
         .args(&[integer("index1"), integer("index2")]);
     Use => row("use", 2, Group::Connection, "Chooses the namespace, by its name")
