@@ -4,6 +4,7 @@ use crate::datadir::CONTROL_FILE;
 use crate::reading;
 use anyhow::{Context, Result};
 use rd_format::control::{self, Chosen, ControlError, ControlFile, SLOT_BYTES};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// How often the file is read again when a slot is not valid: the server may be writing that one,
@@ -39,10 +40,22 @@ pub fn read(dir: &Path) -> Result<Reading> {
 }
 
 fn read_once(path: &Path) -> Result<Result<Chosen, [ControlError; 2]>> {
-    let bytes = reading::beginning(path, 2 * SLOT_BYTES as u64)
+    let file = reading::open(path)
         .with_context(|| format!("could not open file \"{}\" for reading", path.display()))?;
-    let (first, second) = bytes.split_at_checked(SLOT_BYTES).unwrap_or((&bytes, &[]));
-    Ok(control::choose([first, second].map(ControlFile::decode)))
+    let slot_bytes = SLOT_BYTES as u64;
+    Ok(choose([0, 1].map(|slot| {
+        reading::piece(&file, slot * slot_bytes, slot_bytes)
+    })))
+}
+
+/// A slot that the disk does not give back costs no more than one that is damaged.
+fn choose(slots: [io::Result<Vec<u8>>; 2]) -> Result<Chosen, [ControlError; 2]> {
+    control::choose(slots.map(|slot| match slot {
+        Ok(bytes) => ControlFile::decode(&bytes),
+        Err(error) => Err(ControlError::Unreadable(
+            error.raw_os_error().unwrap_or(nix::libc::EIO),
+        )),
+    }))
 }
 
 impl Reading {
@@ -60,5 +73,21 @@ impl Reading {
                  HINT: Restore the data directory from a backup."
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_that_cannot_be_read_leaves_the_other() {
+        let unreadable = || Err(io::Error::from_raw_os_error(nix::libc::EIO));
+        let control = ControlFile::initial(1, 16 << 20, rd_base::Lsn::new(16 << 20));
+        let chosen = choose([unreadable(), Ok(control.encode())]).expect("one is good");
+        assert_eq!(chosen.slot, 1);
+        assert!(matches!(chosen.other, Err(ControlError::Unreadable(_))));
+        let errors = choose([unreadable(), Ok(Vec::new())]).expect_err("none is good");
+        assert!(matches!(errors[0], ControlError::Unreadable(_)));
     }
 }

@@ -4,7 +4,7 @@
 //! mistake would fill the memory.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// The first `bytes_max` bytes of a file, or all of them.
@@ -12,9 +12,26 @@ use std::path::Path;
 /// # Errors
 /// When it cannot be read, or is no regular file.
 pub fn beginning(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    piece(&open(path)?, 0, bytes_max)
+}
+
+/// Opens a file, if it is a regular one.
+///
+/// # Errors
+/// When it is none, or cannot be opened.
+pub fn open(path: &Path) -> io::Result<File> {
     check_regular(path)?;
+    File::open(path)
+}
+
+/// `bytes_max` bytes from byte `from` of a file on, or as many as it has.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn piece(mut file: &File, from: u64, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(bytes_max).read_to_end(&mut bytes)?;
+    file.seek(SeekFrom::Start(from))?;
+    file.take(bytes_max).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
