@@ -93,7 +93,7 @@ column() { awk -v column="$2" '{ print $column }' "$work/$1" | median; }
 
 # The largest figure of a column divided by the least.
 spread() { awk -v column="$2" '{ v = $column; if (NR == 1 || v < least) least = v; if (v > most) most = v }
-    END { printf "%.3f", least > 0 ? most / least : 1 }' "$work/$1"; }
+    END { printf "%.3f", (least > 0 ? most / least : 1) }' "$work/$1"; }
 
 widest() { awk -v a="$1" -v b="$2" 'BEGIN { print (a + 0 > b + 0 ? a : b) }'; }
 

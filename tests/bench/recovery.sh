@@ -182,5 +182,5 @@ echo "| --- | --- | --- | --- | --- | --- |"
 cat "$work/table"
 echo
 echo "$keys keys, $upserts random upserts of $VALUE_BYTES bytes replayed, shared_buffers = $buffers;"
-echo "medians of $runs${cold:+, no page in the kernel's cache}."
+echo "medians of $runs${cold:+, no page in the cache of the kernel}."
 exit $missed

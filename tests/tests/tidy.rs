@@ -17,6 +17,11 @@ fn root() -> PathBuf {
 
 /// Every Rust file that belongs to the project.
 fn rust_files() -> Vec<PathBuf> {
+    files(".rs")
+}
+
+/// Every file that belongs to the project and whose name ends so.
+fn files(end: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![root()];
     while let Some(folder) = folders.pop() {
@@ -25,7 +30,7 @@ fn rust_files() -> Vec<PathBuf> {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() && name != "target" && name != "data" && !name.starts_with('.') {
                 folders.push(path);
-            } else if name.ends_with(".rs") {
+            } else if name.ends_with(end) {
                 files.push(path);
             }
         }
@@ -156,6 +161,29 @@ fn imports(folder: &str) -> BTreeSet<String> {
         .filter(|name| name.starts_with("rd-"))
         .map(str::to_owned)
         .collect()
+}
+
+/// What is wrong behind the point to which a script usually comes would be found hours later.
+#[test]
+fn scripts_can_be_read_to_their_end() {
+    let scripts = files(".sh");
+    assert!(scripts.len() > 5, "{scripts:?}");
+    let read = Command::new("bash")
+        .arg("-n")
+        .arg(root().join(".ci/run"))
+        .output();
+    if read.is_err() {
+        return rd_tests::support::skip("there is no bash");
+    }
+    for script in &scripts {
+        let read = Command::new("bash").arg("-n").arg(script).output().unwrap();
+        let said = String::from_utf8_lossy(&read.stderr);
+        assert!(
+            read.status.success() && said.is_empty(),
+            "{}: {said}",
+            script.display()
+        );
+    }
 }
 
 #[test]
