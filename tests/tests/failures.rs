@@ -145,10 +145,16 @@ fn a_stop_does_not_wait_for_the_checkpoint_before_the_server_opens() {
 /// acknowledged is recovered.
 #[test]
 fn a_sync_that_fails_is_a_panic_and_what_was_acknowledged_is_recovered() {
-    for (point, file) in [
-        ("wal_sync", "\"wal/"),
-        ("doublewrite_sync", "\"global/doublewrite\""),
-        ("file_sync", "\"base/"),
+    for (point, what, file) in [
+        ("wal_sync", "could not sync", "\"wal/"),
+        (
+            "doublewrite_sync",
+            "could not sync",
+            "\"global/doublewrite\"",
+        ),
+        ("file_sync", "could not sync", "\"base/"),
+        // To write it is to sync it.
+        ("control_sync", "could not write", "\"global/pg_control\""),
     ] {
         let mut cluster = Cluster::started(&[]);
         cluster.announce("");
@@ -164,10 +170,7 @@ fn a_sync_that_fails_is_a_panic_and_what_was_acknowledged_is_recovered() {
         let log = cluster.log_since_start();
         let panic = log.lines().find(|line| line.contains("PANIC"));
         let panic = panic.unwrap_or_else(|| panic!("no PANIC in {log}"));
-        assert!(
-            panic.contains("could not sync") && panic.contains(file),
-            "{panic}"
-        );
+        assert!(panic.contains(what) && panic.contains(file), "{panic}");
         assert!(log.contains("redo starts at"), "{log}");
         acknowledged.assert_there(&mut cluster.client());
     }

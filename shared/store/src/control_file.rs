@@ -212,7 +212,7 @@ impl ControlStore {
         self.other = Some(old);
         self.file
             .write_all_at(&self.newest.encode(), (slot * SLOT_BYTES) as u64)?;
-        self.file.sync_data()
+        fault::point(Fault::ControlSync).and_then(|()| self.file.sync_data())
     }
 
     /// Writes `next` into both slots, one after the other.

@@ -86,6 +86,8 @@ faults! {
     NamespaceCovered = "namespace_covered",
     /// A slot of `pg_control` is about to be written.
     ControlWrite = "control_write",
+    /// A slot of `pg_control` was written and is about to be synced; an error is the sync's.
+    ControlSync = "control_sync",
     /// One slot of `pg_control` is new, and the other old.
     ControlFirstSlot = "control_first_slot",
     /// `pg_control` is new, and old segments are still there.
