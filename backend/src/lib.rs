@@ -5,8 +5,8 @@
 //! * **Who wakes it**: its sockets; its event, which the flusher notifies when an LSN it waits for
 //!   is durable, and the checkpointer when a page, room in a file or a checkpoint is ready; the
 //!   postmaster's socket.
-//! * **Signals**: SIGTERM: answer what is owed, close, exit 0. SIGHUP: read the configuration
-//!   again. SIGQUIT: leave at once.
+//! * **Signals**: SIGTERM from the postmaster: answer what is owed, close, exit 0. SIGHUP: read the
+//!   configuration again. SIGQUIT: leave at once.
 //! * **What it may write**: pages in shared buffers and the WAL ring; WAL files only while it holds
 //!   the flush latch; no data file, and not `pg_control`.
 //! * **What its death means**: by a signal or a non-zero exit, that shared memory may be half

@@ -4,8 +4,8 @@
 //! * **Job**: reads `pg_control`, the log and relation files, repairs, redoes; see
 //!   `rd_engine::recovery`.
 //! * **Who wakes it**: the checkpointer, when a frame is clean or a file has grown.
-//! * **Signals**: SIGTERM: leave with 1 between two records; the next start goes on. SIGHUP: read
-//!   the configuration again. SIGQUIT: leave at once.
+//! * **Signals**: SIGTERM from the postmaster: leave with 1 between two records; the next start goes
+//!   on. SIGHUP: read the configuration again. SIGQUIT: leave at once.
 //! * **What it may write**: pages in shared buffers; before redo also `pg_control`, torn pages and
 //!   the unproved end of the log, for it is the only one to touch them then.
 //! * **What its death means**: exit 0: the server may serve. Exit 1: it cannot start, and says why;

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | Its job | writes the log from its ring to the segment files and makes it durable; prepares segments ahead of need |
 //! | Who wakes it | whoever wants an LSN durable or room in the ring, by its event; an inserter that a flush waited for; its own timer, for commits that do not wait and for the heartbeat |
-//! | Its signals | SIGTERM (when no backend is left): make everything durable and exit 0; SIGHUP: read the configuration; SIGQUIT: exit at once |
+//! | Its signals | SIGTERM (from the postmaster, when no backend is left): make everything durable and exit 0; SIGHUP: read the configuration; SIGQUIT: exit at once |
 //! | What it may write | `wal/` |
 //! | What its death means | a crash: a record may be half written, and those who wait would wait for ever |
 //!
