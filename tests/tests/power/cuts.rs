@@ -108,6 +108,8 @@ struct Bench {
     watch: Watch,
     /// The last I/Os before the last cut.
     last: Vec<IoRecord>,
+    /// Whether the disk was full when the power failed last.
+    was_full: bool,
     _place: TempDir,
 }
 
@@ -170,6 +172,7 @@ impl Bench {
             report: Report::default(),
             watch: Watch::default(),
             last: Vec::new(),
+            was_full: false,
             _place: place,
         })
     }
@@ -232,12 +235,19 @@ impl Bench {
     /// Lets clients write, and the power fail.
     fn cut_under_load(&mut self, writers: Vec<Writer>) -> Vec<Writer> {
         let moment = Moment::choose(&mut self.random);
+        // A server that was short of room tries again within a second of there being some.
+        let refusals = if self.was_full {
+            Moment::FullDisk.refusals()
+        } else {
+            moment.refusals()
+        };
+        self.was_full = matches!(moment, Moment::FullDisk);
         let load = Duration::from_micros(self.random.below(LOAD_MAX.as_micros() as u64));
         let ios = self.random.below(moment.ios_max());
         let spare = self.random.below(SPARE_BYTES_MAX);
         let socket = self.cluster.socket();
         let (cluster, disk) = (&mut self.cluster, &self.disk);
-        let (writers, ended) = under_load(&socket, writers, moment.refusals(), || {
+        let (writers, ended) = under_load(&socket, writers, refusals, || {
             // The load itself is what is wanted here, for as long as was drawn.
             std::thread::sleep(load);
             match moment {
