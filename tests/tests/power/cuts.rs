@@ -267,7 +267,8 @@ impl Bench {
                 if Instant::now() > patience {
                     disk.cut_after(0);
                 }
-                false
+                // On a disk that is full, of a server that refuses everything, no I/O may come.
+                Instant::now() > patience + PATIENCE
             })
         });
         self.note_end(moment, ended);
