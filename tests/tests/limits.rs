@@ -5,9 +5,6 @@ use rd_base::limits::{KEY_BYTES_MAX, SNAPSHOTS_OF_A_TURN, SNAPSHOTS_PER_PROCESS}
 use rd_tests::support::cluster::Cluster;
 use rd_wire::Client;
 
-/// What `long_reads_max` is unless it is set.
-const LONG_READS_MAX: usize = 32;
-
 /// The error that a request is answered with.
 fn refused(client: &mut Client, words: &[&[u8]]) -> String {
     let reply = client.cmd(words).expect("a reply");
@@ -138,7 +135,7 @@ fn namespaces_and_connections() {
 /// A backend keeps so many snapshots; the limit is told with what holds them.
 #[test]
 fn snapshots_of_a_backend() {
-    let cluster = Cluster::started(&[("backends", "1")]);
+    let cluster = Cluster::started(&[("backends", "1"), ("long_reads_max", "32")]);
     let mut open: Vec<Client> = Vec::new();
     let error = loop {
         let mut client = cluster.client();
@@ -149,7 +146,7 @@ fn snapshots_of_a_backend() {
         }
         assert!(open.len() <= SNAPSHOTS_PER_PROCESS, "that is one too many");
     };
-    let limit = (SNAPSHOTS_PER_PROCESS - SNAPSHOTS_OF_A_TURN - LONG_READS_MAX).to_string();
+    let limit = (SNAPSHOTS_PER_PROCESS - SNAPSHOTS_OF_A_TURN - 32).to_string();
     names(&error, &["snapshots", &limit, "backends"]);
     // Whoever keeps none is served as before.
     let mut other = cluster.client();

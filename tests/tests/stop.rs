@@ -2,6 +2,7 @@
 //! deadline is kept.
 
 use nix::sys::signal::Signal;
+use rd_store::STRAY_STOP;
 use rd_tests::support::cluster::{Cluster, run, send};
 use rd_tests::support::load::Load;
 use rd_tests::support::log::assert_order;
@@ -11,8 +12,6 @@ use std::time::Duration;
 
 const CLEANED: &str = "pages in";
 const RECOVERED: &str = "redo starts";
-/// What children say of a signal to stop that others sent.
-const STRAY_STOP: &str = "ignoring a signal to stop that the postmaster has not sent";
 const PAUSED: &str = "fault point page_write does its action";
 
 fn ok(client: &mut Client, words: &[&str]) {

@@ -114,6 +114,14 @@ fn a_walk_over_deleted_keys_yields() {
     drop(snapshot);
 }
 
+/// Begins a transaction of which all that follows is part.
+fn begin(engine: &mut Engine) {
+    let transaction = engine
+        .begin(Isolation::Snapshot, false, View::Durable)
+        .expect("a snapshot");
+    engine.attach(Box::new(transaction));
+}
+
 /// An engine that goes by this clock.
 fn engine_by(rig: &Rig, clock: &Clock) -> Engine {
     let slot = SlotNo::of(Role::Backend(0)).expect("a slot");
@@ -152,10 +160,7 @@ fn walks_in_a_transaction_see_one_time_of_day() {
     let rig = Rig::new(512, 4 << 20);
     let (clock, time_ns) = Clock::manual(1_000_000_000);
     let mut engine = engine_by(&rig, &clock);
-    let transaction = engine
-        .begin(Isolation::Snapshot, false, View::Durable)
-        .expect("a snapshot");
-    engine.attach(Box::new(transaction));
+    begin(&mut engine);
     let expiry = clock.wall_us() / 1000 + 200;
     for number in 0..10 {
         set(&rig, &mut engine, &key_of(number), b"value", Some(expiry));
@@ -185,10 +190,7 @@ fn a_key_does_not_end_while_a_program_looks_at_it() {
     let rig = Rig::new(512, 4 << 20);
     let (clock, time_ns) = Clock::manual(1_000_000_000);
     let mut engine = engine_by(&rig, &clock);
-    let transaction = engine
-        .begin(Isolation::Snapshot, false, View::Durable)
-        .expect("a snapshot");
-    engine.attach(Box::new(transaction));
+    begin(&mut engine);
     let expiry = clock.wall_us() / 1000 + 200;
     set(&rig, &mut engine, b"key", b"value", Some(expiry));
     let seen = rig.run(|| {

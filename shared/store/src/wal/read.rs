@@ -589,8 +589,8 @@ impl Pages {
     }
 
     /// Looks at the headers of all pages from `page` on that may have been written, for durable
-    /// LSNs. One that cannot be read says nothing: the log has ended before. Segments are written in order, so the first one behind `page`'s in which no page is
-    /// of this log ends the search.
+    /// LSNs. One that cannot be read says nothing: the log has ended before. Segments are written in
+    /// order, so the first one behind `page`'s in which no page is of this log ends the search.
     fn scan_beyond(&mut self, page: u64) -> io::Result<()> {
         let segment_pages = self.from.segment_bytes / PAGE;
         let first = page / segment_pages;

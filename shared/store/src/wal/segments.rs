@@ -178,21 +178,21 @@ fn fill(storage: &dyn Storage, segment_bytes: u64, rest: &Rest<'_>) -> io::Resul
     let file = storage.open(TEMPORARY, OpenMode::CreateNew)?;
     // First the room, so that a full disk is found before much was written.
     file.allocate(0, segment_bytes)?;
-    let zeros = vec![0; ZEROS_BYTES.min(segment_bytes as usize)];
-    for offset in (0..segment_bytes).step_by(zeros.len()) {
-        file.write_all_at(&zeros, offset)?;
-        rest(&*file, offset);
-    }
-    file.sync_all()
+    write_zeros(&*file, 0, segment_bytes, rest)
 }
 
-/// Gives a segment that has lost its end the rest of its bytes.
-fn fill_up(storage: &dyn Storage, path: &str, from: u64, segment_bytes: u64) -> io::Result<()> {
-    let file = storage.open(path, OpenMode::ReadWrite)?;
+/// Writes zeros from byte `from` to the end of a segment, and syncs it; `rest` as in [`fill`].
+fn write_zeros(
+    file: &dyn StorageFile,
+    from: u64,
+    segment_bytes: u64,
+    rest: &Rest<'_>,
+) -> io::Result<()> {
     let zeros = vec![0; ZEROS_BYTES.min(segment_bytes as usize)];
     for offset in (from..segment_bytes).step_by(zeros.len()) {
         let left = (segment_bytes - offset).min(zeros.len() as u64) as usize;
         file.write_all_at(zeros.get(..left).unwrap_or(&zeros), offset)?;
+        rest(file, offset);
     }
     file.sync_all()
 }
@@ -434,7 +434,8 @@ impl Wal {
                     "\"{path}\" has {have} bytes in place of {bytes}: filling it up with zeros behind the \
                      end of the log"
                 );
-                fill_up(storage, &path, have, bytes)?;
+                let file = storage.open(&path, OpenMode::ReadWrite)?;
+                write_zeros(&*file, have, bytes, &no_rest)?;
                 have = bytes;
             }
             if number != next || have != bytes {
