@@ -366,7 +366,12 @@ fn a_server_starts_on_a_disk_that_has_filled_up() {
 /// A snapshot that can only be read is read: what tools lock in it need not be written.
 #[test]
 fn a_read_only_snapshot_can_be_verified() {
-    let mut cluster = Cluster::new(&[("wal_segment_size", "1MB"), ("min_wal_size", "2MB")]);
+    // As little log is made ahead as has room on a file system so small.
+    let mut cluster = Cluster::new(&[
+        ("wal_segment_size", "1MB"),
+        ("min_wal_size", "2MB"),
+        ("max_wal_size", "8MB"),
+    ]);
     let place = tempfile::tempdir().expect("a directory");
     let Some(mount) = Mount::below(&mut cluster, place.path()) else {
         return;
