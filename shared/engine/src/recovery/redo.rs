@@ -442,11 +442,19 @@ fn log_progress(progress: &RedoProgress, read: Lsn, elapsed_ns: u64) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::worker::Worker;
     use super::*;
     use crate::init::{InitOptions, init_storage};
-    use rd_base::{Config, Role, StartCount, Timeline};
-    use rd_format::wal_record::RecordError;
-    use rd_store::wal::read::EndReason;
+    use rd_base::{Config, PageTag, Role, Timeline};
+    use rd_format::Payload;
+    use rd_format::bitmap::ROOT_BLOCK;
+    use rd_format::catalog::CATALOG_FILE;
+    use rd_format::node::Bound;
+    use rd_format::wal_record::{
+        PageOp, RecordBuilder, RecordError, RecordKind, RecordView, Upsert,
+    };
+    use rd_store::buffer::CopyOutcome;
+    use rd_store::wal::read::{EndReason, Record};
     use rd_store::wal::segments;
     use rd_store::{Shared, Sizes, SlotNo};
     use rd_sys::clock::Clock;
@@ -528,5 +536,43 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains(&found.to_string()), "{text}");
         assert!(text.contains(&first.to_string()), "{text}");
+    }
+
+    /// The checkpointer, which goes on until the start has ended, finds the page latched.
+    #[test]
+    fn a_page_that_is_redone_by_half_is_not_written() {
+        let store = startup();
+        let tag = PageTag::new(CATALOG_FILE, ROOT_BLOCK);
+        let mut record = RecordBuilder::new();
+        record.start(RecordKind::Commit, 0);
+        record.block(tag);
+        record.upsert(&Upsert {
+            key: b"key",
+            expiry_ms: None,
+            payload: Payload::Inline(b"value"),
+        });
+        // The root is a leaf.
+        let bound = Bound::before_key(b"key");
+        record.op(&PageOp::RemoveChild { bound });
+        record.seal();
+        let start = Lsn::new(1 << 30);
+        let view = RecordView::parse(record.finish(start, StartCount::new(1))).expect("sealed");
+        let end = view.end_lsn();
+        let mut batch = Batch::default();
+        batch.parts.push(Vec::new());
+        let record = Record { start, end, view };
+        batch.add(&record, &[]).expect("it makes sense");
+        let mut part = batch.parts.remove(0);
+        let mut worker = Worker::new(&store, Pages::Repaired);
+        let failed = worker.redo(&batch, &mut part).expect_err("no such child");
+        assert_eq!(failed.at, start);
+
+        let pool = &store.shared.pool;
+        let mut dirty = Vec::new();
+        pool.dirty_before(Lsn::MAX, &mut dirty);
+        let frames: Vec<_> = dirty.iter().filter(|frame| frame.tag == tag).collect();
+        assert_eq!(frames.len(), 1, "it is dirty: {dirty:?}");
+        let outcome = pool.copy_dirty(frames[0].frame, tag, &mut [0; PAGE_BYTES]);
+        assert_eq!(outcome, CopyOutcome::Busy);
     }
 }
