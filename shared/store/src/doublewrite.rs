@@ -8,6 +8,7 @@
 //! - D3 `pg_control` names the first batch whose files are not known to be synced; it is raised
 //!   only after such a sync. Copies of earlier batches mend nothing: they may be older than what
 //!   the file has lost since.
+//!   What the disk does not give back is as good as torn: it mends nothing, and refuses no start.
 //! - D4 The area's own name is durable before a batch is written: whoever makes one syncs it, and
 //!   start-up does so once more, for an area whose maker died before he could.
 
@@ -21,7 +22,8 @@ use rd_format::doublewrite::{
 };
 use rd_format::page::{self, PageBytes};
 use rd_sys::fault::{self, Fault};
-use rd_sys::storage::{OpenMode, Storage, StorageFile};
+use rd_sys::storage::{OpenMode, Storage, StorageFile, is_bad_sector};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -81,6 +83,8 @@ pub struct DoubleWrite {
     oldest_held: BatchNo,
     /// One slot, as it is written; made with the first.
     buffer: Vec<u8>,
+    /// Reads that met a bad sector.
+    bad_reads: Cell<u64>,
 }
 
 impl DoubleWrite {
@@ -88,7 +92,7 @@ impl DoubleWrite {
     /// one that is there.
     ///
     /// # Errors
-    /// When it cannot be read, or is too short.
+    /// When it cannot be read, but for bad sectors, or is too short.
     pub fn open(
         storage: &dyn Storage,
         system_identifier: u64,
@@ -107,6 +111,7 @@ impl DoubleWrite {
             next: first_unsynced,
             oldest_held: first_unsynced,
             buffer: Vec::new(),
+            bad_reads: Cell::new(0),
         };
         for slot in 0..slots {
             if let Some(batch) = area.header(slot)? {
@@ -176,10 +181,21 @@ impl DoubleWrite {
         Ok(batch)
     }
 
+    /// As [`StorageFile::read_at`], but of what lies on a bad sector it reads nothing.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self.file.read_at(bytes, offset) {
+            Err(error) if is_bad_sector(&error) => {
+                self.bad_reads.set(self.bad_reads.get() + 1);
+                Ok(0)
+            }
+            read => read,
+        }
+    }
+
     /// The batch in a slot; `None` if there is none that is whole.
     fn header(&self, slot: u64) -> io::Result<Option<DwBatch>> {
         let mut header = [0; PAGE_BYTES];
-        if self.file.read_at(&mut header, slot * DW_SLOT_BYTES)? < PAGE_BYTES {
+        if self.read_at(&mut header, slot * DW_SLOT_BYTES)? < PAGE_BYTES {
             return Ok(None);
         }
         let batch = decode_header(&header).ok();
@@ -207,7 +223,7 @@ impl DoubleWrite {
                 let offset = page_offset(slot_offset(batch.batch, self.slots), index);
                 // The batch under way at a crash may have a header and lack pages; none of those
                 // was written in its place (D1).
-                let whole = self.file.read_at(&mut page, offset)? == PAGE_BYTES
+                let whole = self.read_at(&mut page, offset)? == PAGE_BYTES
                     && entry.matches(&page)
                     && page::check(&page, entry.tag).is_ok();
                 let newer = |known: &Copy| (copy.lsn, copy.batch) > (known.lsn, known.batch);
@@ -250,7 +266,7 @@ impl DoubleWrite {
             let Some(index) = place else { continue };
             let mut page = Box::new([0; PAGE_BYTES]);
             let offset = page_offset(slot_offset(batch.batch, self.slots), index);
-            let whole = self.file.read_at(&mut page[..], offset)? == PAGE_BYTES
+            let whole = self.read_at(&mut page[..], offset)? == PAGE_BYTES
                 && batch.entries[index].matches(&page)
                 && page::verify(&page, tag).is_ok();
             return Ok(whole.then_some(page));
@@ -273,12 +289,26 @@ impl DoubleWrite {
             let used = (batch.entries.len() + 1) * PAGE_BYTES;
             slot_bytes.resize(used.max(slot_bytes.len()), 0);
             let bytes = &mut slot_bytes[..used];
-            let read = self.file.read_at(bytes, offset)?;
-            self.file.write_all_at(&bytes[..read], offset)?;
+            if self.read_at(bytes, offset)? == used {
+                self.file.write_all_at(bytes, offset)?;
+            } else {
+                self.secure_pages(bytes, offset)?;
+            }
             any = true;
         }
         if any && let Err(error) = self.file.sync_data() {
             rd_sys::crash::panic_abort(&format!("could not sync \"{DOUBLEWRITE_PATH}\": {error}"));
+        }
+        Ok(())
+    }
+
+    /// Of pages that cannot be read at once, writes those once more that can be read.
+    fn secure_pages(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        for (index, page) in bytes.chunks_exact_mut(PAGE_BYTES).enumerate() {
+            let offset = offset + (index * PAGE_BYTES) as u64;
+            if self.read_at(page, offset)? == PAGE_BYTES {
+                self.file.write_all_at(page, offset)?;
+            }
         }
         Ok(())
     }
@@ -317,12 +347,12 @@ impl DoubleWrite {
             if good && page::page_lsn(&in_place) > copy.lsn {
                 continue;
             }
+            let offset = page_offset(slot_offset(copy.batch, self.slots), copy.index);
+            if self.read_at(&mut page, offset)? < PAGE_BYTES {
+                continue;
+            }
             if !good {
                 repair.torn.push(tag);
-            }
-            let offset = page_offset(slot_offset(copy.batch, self.slots), copy.index);
-            if self.file.read_at(&mut page, offset)? < PAGE_BYTES {
-                continue;
             }
             relations.write_page(tag, &page)?;
             repair.written += 1;
@@ -331,6 +361,7 @@ impl DoubleWrite {
         for (path, file) in &touched {
             relations.sync(&**file, path);
         }
+        repair.bad_reads = self.bad_reads.get();
         Ok(repair)
     }
 }
@@ -354,6 +385,8 @@ pub struct Repair {
     pub torn: Vec<PageTag>,
     /// The highest page LSN among the copies: the log was durable at least up to here.
     pub newest_lsn: Lsn,
+    /// Reads of the area that met a bad sector: there may have been copies that were needed.
+    pub bad_reads: u64,
 }
 
 #[cfg(test)]
@@ -534,6 +567,43 @@ mod tests {
                 assert_eq!(page::page_lsn(&page), Lsn::new(9), "seed {seed}");
             }
         }
+    }
+
+    /// A sector of the area that the disk does not give costs the copies on it, and nothing else.
+    #[test]
+    fn a_bad_sector_refuses_no_start() {
+        let storage = disk(4);
+        let first = BatchNo::new(0);
+        let mut area = DoubleWrite::open(&storage, 7, first).expect("readable");
+        for blocks in [0..2, 2..BLOCKS] {
+            let pages: Vec<_> = blocks
+                .map(|block| (tag(block), sealed(tag(block), 9)))
+                .collect();
+            let refs: Vec<_> = pages.iter().map(|(tag, page)| (*tag, page)).collect();
+            area.write_batch(&refs).expect("room");
+        }
+        let mut lost = 0;
+        // The first is its opening.
+        for skip in 1.. {
+            let disk = storage.fork();
+            disk.inject(rd_sys::simdisk::Injection {
+                kind: rd_sys::simdisk::IoKind::Read,
+                path_contains: DOUBLEWRITE_PATH.to_owned(),
+                skip,
+                times: 1,
+                errno: 5,
+            });
+            let relations = RelationFiles::writer(Arc::new(disk.clone()));
+            let area = DoubleWrite::open(&disk, 7, first).expect("readable but for a sector");
+            let repair = area.repair(&relations, first, |_| false).expect("repaired");
+            if repair.bad_reads == 0 {
+                assert_eq!(repair.written, u64::from(BLOCKS), "read {skip}");
+                break;
+            }
+            assert_eq!(repair.bad_reads, 1, "read {skip}");
+            lost += u64::from(BLOCKS) - repair.written;
+        }
+        assert!(lost > 0, "some reads are of copies");
     }
 
     #[test]

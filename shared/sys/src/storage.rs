@@ -120,6 +120,11 @@ pub fn errno(error: &io::Error) -> Option<i32> {
     error.raw_os_error().or_else(of_file)
 }
 
+/// Whether the disk does not give these bytes, and may well give others.
+pub fn is_bad_sector(error: &io::Error) -> bool {
+    errno(error) == Some(libc::EIO)
+}
+
 /// Whether a path is relative and stays below its start.
 pub(crate) fn is_inside(path: &str) -> bool {
     path.is_empty() || path.split('/').all(|name| !matches!(name, "" | "." | ".."))

@@ -44,7 +44,7 @@ use rd_format::control::{ControlFile, DbState};
 use rd_store::Store;
 use rd_store::checkpoint::{EndOfLog, Flags, Request, Ticket, TicketState};
 use rd_store::control_file::{ControlStore, GLOBAL_DIR};
-use rd_store::doublewrite::DoubleWrite;
+use rd_store::doublewrite::{DOUBLEWRITE_PATH, DoubleWrite};
 use rd_store::history::RecoveryRow;
 use rd_store::recovery_time::{RedoWork, Speeds, start_us};
 use rd_store::relation::RelationFiles;
@@ -157,7 +157,7 @@ fn open_crashed(
     watcher.progress();
     // What is in the kernel's cache may not be on disk. Where the double-write area had no copy to
     // write back, whatever the log names is written again.
-    let pages = if control.has_all_copies() {
+    let pages = if control.has_all_copies() && repaired.bad_reads == 0 {
         redo::Pages::Repaired
     } else {
         redo::Pages::Unproved
@@ -246,6 +246,8 @@ struct Repaired {
     newest_copy: Lsn,
     /// Torn pages that were mended.
     torn: u32,
+    /// Reads of the double-write area that met a bad sector.
+    bad_reads: u64,
 }
 
 /// Step 4's first half.
@@ -261,6 +263,13 @@ fn repair(store: &Store, control: &ControlFile) -> Result<Repaired, RecoveryErro
     for tag in &repair.torn {
         log::warn!("{tag} was torn; mended from the double-write area");
     }
+    if repair.bad_reads > 0 {
+        log::warn!(
+            "{} reads of \"{DOUBLEWRITE_PATH}\" met a bad sector: no copies are taken from there, and \
+             a page that is torn will be named",
+            repair.bad_reads
+        );
+    }
     log::info!(
         "{} of {} pages in the double-write area written back, {} of them torn",
         repair.written,
@@ -270,6 +279,7 @@ fn repair(store: &Store, control: &ControlFile) -> Result<Repaired, RecoveryErro
     Ok(Repaired {
         newest_copy: repair.newest_lsn,
         torn: repair.torn.len() as u32,
+        bad_reads: repair.bad_reads,
     })
 }
 

@@ -12,12 +12,11 @@
 //! gathered page by page, each checked before it is taken.
 
 use super::{USABLE, WalError, segments};
-use crate::files::EIO;
 use rd_base::limits::{LOG_BYTES_MAX, WAL_PAGE_BYTES};
 use rd_base::{Lsn, StartCount, Timeline};
 use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageError, WalPageHeader};
 use rd_format::wal_record::{RECORD_HEADER_BYTES, RecordError, RecordHeader, RecordView};
-use rd_sys::storage::{OpenMode, Storage, StorageFile, errno};
+use rd_sys::storage::{OpenMode, Storage, StorageFile, is_bad_sector};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -456,11 +455,6 @@ impl WalReader {
         };
         Ok(header.padded_len())
     }
-}
-
-/// Whether the disk does not give these bytes, and may well give others.
-fn is_bad_sector(error: &io::Error) -> bool {
-    errno(error) == Some(EIO)
 }
 
 fn decode_header(bytes: &[u8], start: Lsn) -> Result<RecordHeader, RecordError> {
