@@ -8,6 +8,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 use support::{Ran, command, control, finish, private_dir, run, write_control};
 use tempfile::TempDir;
 
@@ -38,7 +39,8 @@ fail)
 left-over) status ready 1000000000;;
 stuck) status 'recovering redo 43% eta 3s';;
 advancing)
-    for percent in 10 20 30 40 50; do
+    # Long enough for whoever looks to look twice, on a busy machine, too.
+    for percent in 10 15 20 25 30 35 40 45 50 55 60 65 70 75 80 85 90 95; do
         status "recovering redo $percent% eta 1s"; sleep 0.1
     done
     status ready;;
@@ -84,6 +86,16 @@ impl Server {
     fn signals(&self) -> String {
         fs::read_to_string(self.path().join("signals")).unwrap_or_default()
     }
+
+    /// Waits for the stand-in to have obeyed a signal: of two that it has not, a shell takes either
+    /// first.
+    fn wait_for_signal(&self, name: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.signals().trim() != name {
+            assert!(Instant::now() < deadline, "no {name} came");
+            std::thread::yield_now();
+        }
+    }
 }
 
 impl Drop for Server {
@@ -120,6 +132,7 @@ fn starts_stops_and_says_so_in_postgresqls_words() {
             .contains("rd_ctl: error: a server is already running (PID: ")
     );
     assert_eq!(server.ctl(&["reload"]).out, "server signaled\n");
+    server.wait_for_signal("HUP");
 
     let stopped = server.ctl(&["stop"]);
     assert_eq!((stopped.code, stopped.err.as_str()), (0, ""));
