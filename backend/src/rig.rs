@@ -124,6 +124,7 @@ impl Rig {
             role: Role::Backend(number),
             data_dir: PathBuf::new(),
             config: Arc::clone(&self.config),
+            file_reads: 0,
             shared: Arc::clone(&self.shared),
             connections: None,
             death_watch: DeathWatch::create().expect("a pipe"),

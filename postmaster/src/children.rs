@@ -80,6 +80,7 @@ impl Children {
             role,
             data_dir: inherited.data_dir.to_path_buf(),
             config: Arc::clone(inherited.config),
+            file_reads: inherited.shared.file_reads(),
             shared: Arc::clone(inherited.shared),
             connections: theirs,
             death_watch: self.death_watch.clone(),

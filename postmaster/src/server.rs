@@ -22,6 +22,7 @@ use crate::state::{Action, Admission, Event, Outcome, Phase, Shutdown, State, St
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rd_base::config::Reloaded;
 use rd_base::handover::Handover;
 use rd_base::{Config, Overrides, Role, logline};
 use rd_store::checkpoint::StopOrder;
@@ -332,15 +333,31 @@ impl Server {
         }
     }
 
+    /// Reads the files again, as SIGHUP asks.
     fn read_configuration(&mut self) {
-        if let Some(found) = self
-            .shared
-            .as_ref()
-            .and_then(|shared| shared.peek_overrides())
-        {
-            self.overrides = found;
+        if let Some(shared) = &self.shared {
+            self.overrides = shared.peek_overrides().unwrap_or(self.overrides.clone());
+            shared.count_file_read();
         }
         let reloaded = self.config.reload(&self.overrides);
+        self.configure(reloaded);
+    }
+
+    /// Takes up what CONFIG SET has set, if that has changed. While it is being replaced there is
+    /// nothing to see: whoever replaces it signals when that is done.
+    fn look_at_overrides(&mut self) {
+        let found = self
+            .shared
+            .as_ref()
+            .and_then(|shared| shared.peek_overrides());
+        if let Some(found) = found.filter(|found| *found != self.overrides) {
+            let reloaded = self.config.with_overrides(&found);
+            self.overrides = found;
+            self.configure(reloaded);
+        }
+    }
+
+    fn configure(&mut self, reloaded: Reloaded) {
         for problem in &reloaded.problems {
             log::warn!("{problem}");
         }
@@ -464,6 +481,7 @@ impl Server {
             self.events.push_back(Event::Reload);
         }
         if taken.contains(Signal::Usr1) {
+            self.look_at_overrides();
             self.look_at_progress();
         }
         if taken.contains(Signal::Chld) {

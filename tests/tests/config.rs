@@ -208,6 +208,33 @@ fn config_set_reaches_all_backends_and_ends_with_the_server() {
     );
 }
 
+/// Whoever edits the file says when it counts: until then others may set what they like.
+#[test]
+fn config_set_reads_no_file() {
+    let cluster = Cluster::started(&[]);
+    let mut clients: Vec<Client> = (0..16).map(|_| cluster.client()).collect();
+    append(&cluster, "checkpoint_timeout = 20min\n");
+    config_set(&mut clients[0], &["timeout", "1h"]).expect("set");
+    for client in &mut clients {
+        wait_for("the backend to take it up", || {
+            let value = config_get(client, "timeout");
+            (value.as_deref() == Some("3600")).then_some(())
+        });
+        let value = config_get(client, "checkpoint_timeout");
+        assert_eq!(value.as_deref(), Some("5min"));
+    }
+    cluster.signal(Signal::SIGHUP);
+    for client in &mut clients {
+        wait_for("the backend to take it up", || {
+            let value = config_get(client, "checkpoint_timeout");
+            (value.as_deref() == Some("20min")).then_some(())
+        });
+        assert_eq!(config_get(client, "timeout").as_deref(), Some("3600"));
+    }
+    let log = cluster.log();
+    assert_eq!(log.matches("received SIGHUP").count(), 1, "{log}");
+}
+
 #[test]
 fn limits_of_requests_reach_those_who_are_connected() {
     let cluster = Cluster::started(&[]);

@@ -82,7 +82,7 @@ fn pages_are_written_while_clients_are_served() {
         &log,
         &[
             "received fast shutdown request",
-            "received SIGHUP",
+            "parameter \"fault_points\"",
             CLEANED,
             "backends and walwriter are gone",
             "checkpoint starting: shutdown",

@@ -67,9 +67,10 @@ pub fn set(call: &mut Call<'_>) -> Outcome {
     let overrides = shared
         .change_overrides(change)
         .map_err(|error: SetError| refusal(&error))?;
-    call.server
-        .reconfigure(std::sync::Arc::new(config.with_overrides(&overrides)));
-    signal_postmaster(Signal::Hup)?;
+    call.server.reconfigure(std::sync::Arc::new(
+        config.with_overrides(&overrides).config,
+    ));
+    signal_postmaster(Signal::Usr1)?;
     for (name, value) in &pairs {
         log::info!(
             "connection {}: CONFIG SET {name} = {value}",

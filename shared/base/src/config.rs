@@ -306,6 +306,23 @@ impl Config {
             self.keep_what_needs_restart(&mut config.base, &mut problems);
             keep_relations(&mut config.base, &self.base, &mut problems);
         }
+        self.reloaded(config, problems, overrides)
+    }
+
+    /// This configuration with the values of `CONFIG SET` as they are now in shared memory. No file
+    /// is read: who edits one says when it counts. Values that do not go together with the files'
+    /// are reported and left out.
+    pub fn with_overrides(&self, overrides: &Overrides) -> Reloaded {
+        self.reloaded(self.clone(), Vec::new(), overrides)
+    }
+
+    /// `config`, which comes after this one, with `overrides` over it.
+    fn reloaded(
+        &self,
+        mut config: Config,
+        mut problems: Vec<Problem>,
+        overrides: &Overrides,
+    ) -> Reloaded {
         config.override_by(overrides, &mut problems);
         let changed = self.changes_to(&config);
         Reloaded {
@@ -315,15 +332,6 @@ impl Config {
         }
     }
 
-    /// This configuration with the values of `CONFIG SET` as they are now in shared memory. Values
-    /// that no longer go together with the files' are left out.
-    pub fn with_overrides(&self, overrides: &Overrides) -> Config {
-        let mut config = self.clone();
-        config.override_by(overrides, &mut Vec::new());
-        config
-    }
-
-    /// Makes [`Config::with_overrides`] of it; what is left out is a problem.
     fn override_by(&mut self, overrides: &Overrides, problems: &mut Vec<Problem>) {
         self.settings = self.base.clone();
         for (param, text) in overrides.iter() {

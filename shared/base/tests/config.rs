@@ -97,11 +97,14 @@ fn later_layers_win_and_each_value_knows_its_source() {
     let overrides = config
         .set(&[("maxclients", "7")], Reach::Anyone, &Overrides::new())
         .expect("must be accepted");
-    let config = config.with_overrides(&overrides);
+    let config = config.with_overrides(&overrides).config;
     assert_eq!(config.max_connections(), 7);
     assert_eq!(config.source(Param::MaxConnections), &Place::ConfigSet);
     assert_eq!(
-        config.with_overrides(&Overrides::new()).max_connections(),
+        config
+            .with_overrides(&Overrides::new())
+            .config
+            .max_connections(),
         6
     );
 }
@@ -623,7 +626,7 @@ fn config_set_checks_everything_and_takes_all_or_nothing() {
     let overrides = config
         .set(&pairs, Reach::Anyone, &none)
         .expect("they fit together");
-    let new = config.with_overrides(&overrides);
+    let new = config.with_overrides(&overrides).config;
     assert_eq!(
         (new.max_wal_size_bytes(), new.min_wal_size_bytes()),
         (64 * MB, 32 * MB)

@@ -30,6 +30,8 @@ pub struct ChildContext {
     pub data_dir: PathBuf,
     /// The configuration at the time of the fork.
     pub config: Arc<Config>,
+    /// [`Shared::file_reads`] of that configuration.
+    pub file_reads: u64,
     /// Shared memory.
     pub shared: Arc<Shared>,
     /// A backend's socket to the postmaster, over which its connections come.
@@ -72,11 +74,18 @@ impl ChildContext {
         Store::new(shared, storage, Clock::Real, slot, Arc::clone(&self.config))
     }
 
-    /// Reads the configuration again, as SIGHUP asks. What is wrong with it has been logged by the
-    /// postmaster, which read it first.
+    /// Takes up the configuration that has changed, as SIGHUP says: what CONFIG SET has set, and the
+    /// files if the postmaster has read them again. What is wrong with them it has logged.
     pub fn reload(&mut self) -> Arc<Config> {
+        let file_reads = self.shared.file_reads();
         let overrides = self.shared.overrides();
-        self.config = Arc::new(self.config.reload(&overrides).config);
+        let reloaded = if file_reads == self.file_reads {
+            self.config.with_overrides(&overrides)
+        } else {
+            self.config.reload(&overrides)
+        };
+        self.file_reads = file_reads;
+        self.config = Arc::new(reloaded.config);
         Arc::clone(&self.config)
     }
 }

@@ -89,6 +89,9 @@ struct Root {
     last_connection: AtomicU64,
     /// Bytes in `overrides`. guard: `overrides_latch`.
     overrides_bytes: AtomicU64,
+    /// How often the configuration's files were read on the life of this segment.
+    /// atomic: Release by the postmaster, Acquire by all.
+    file_reads: AtomicU64,
 }
 
 /// Progress of recovery, as shown to those who wait.
@@ -320,6 +323,17 @@ impl Shared {
     /// The same by the monotonic clock, nanoseconds.
     pub fn made_at_ns(&self) -> u64 {
         self.root.made_at_ns.load(Ordering::Relaxed)
+    }
+
+    /// How often the configuration's files were read since this segment was made. Whoever has seen
+    /// fewer reads them again when told that the configuration has changed.
+    pub fn file_reads(&self) -> u64 {
+        self.root.file_reads.load(Ordering::Acquire)
+    }
+
+    /// Says that they were read once more; the postmaster's.
+    pub fn count_file_read(&self) {
+        self.root.file_reads.fetch_add(1, Ordering::Release);
     }
 
     /// Replaces the parameters set by `CONFIG SET`: `change` makes the new ones from those in
