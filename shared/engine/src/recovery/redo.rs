@@ -276,8 +276,10 @@ impl<'s, 'w> Redo<'s, 'w> {
             }
             let achieved = ahead.redo.bytes_since(self.from.lsn);
             let lead = self.given.lsn.bytes_since(ahead.redo);
-            // With two batches more than at the last advance there is something to advance to.
-            if ahead.batches < 2 || lead < LEAD_BYTES_MIN.max(achieved / 3) {
+            // With two batches more than at the last advance there is something to advance to, unless
+            // the key counts have first to come together.
+            let is_near = lead < LEAD_BYTES_MIN.max(achieved / 3);
+            if ahead.batches < 2 || is_near || !self.have_counts_one_place() {
                 self.ahead = Some(ahead);
                 return Ok(());
             }
@@ -285,6 +287,14 @@ impl<'s, 'w> Redo<'s, 'w> {
             self.settle()?;
             self.look()?;
         }
+    }
+
+    /// Whether the redo point could advance, as far as key counts are concerned. If redo has made a
+    /// file, it cannot before redo has come to where the other files' counts began; whoever waited
+    /// for it until then would wait for himself.
+    fn have_counts_one_place(&self) -> bool {
+        let files = &self.store.shared.files;
+        files.counted_in_redo(files.counting_in_redo()).is_some()
     }
 
     /// Waits until at most `batches` are under way.
