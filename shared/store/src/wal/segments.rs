@@ -438,6 +438,15 @@ impl Wal {
                 write_zeros(&*file, have, bytes, &no_rest)?;
                 have = bytes;
             }
+            if number == current && have > bytes {
+                log::warn!(
+                    "\"{path}\" has {have} bytes in place of {bytes}: cutting off what is behind them"
+                );
+                let file = storage.open(&path, OpenMode::ReadWrite)?;
+                file.truncate(bytes)?;
+                file.sync_all()?;
+                have = bytes;
+            }
             if number != next || have != bytes {
                 break;
             }

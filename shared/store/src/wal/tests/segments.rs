@@ -74,24 +74,28 @@ fn a_start_clears_away_and_takes_stock() {
     assert_eq!(end.lsn, next.wal.durable_lsn());
 }
 
-/// A copy that was cut off may lack the zeros behind the end of the log.
+/// A copy that was cut off may lack the zeros behind the end of the log; one that was made by other means
+/// may have more of them.
 #[test]
-fn the_segment_in_which_the_log_ends_is_filled_up_and_not_replaced() {
-    let rig = Rig::new(8, SEGMENT_PAGES);
-    insert_bytes(&rig, 100_000);
-    let (disk, bytes) = (&rig.disk, rig.wal.segment_bytes());
-    let path = files::path(TIMELINE, 1, bytes);
-    let open = || disk.open(&path, OpenMode::ReadWrite).expect("it is there");
-    let end = rig.wal.durable_lsn();
-    let used = (end.get() % bytes).next_multiple_of(PAGE);
-    open().truncate(used + 10).expect("a good disk");
-    let (before, _) = read_all(disk, rig.read_from(rig.first()));
-    let next = Rig::start(disk.clone(), 8, SEGMENT_PAGES, end, 2);
-    assert_eq!(open().len().expect("a good disk"), bytes);
-    insert_bytes(&next, 100);
-    let (after, found) = read_all(disk, next.read_from(next.first()));
-    assert_eq!(after.len(), before.len() + 1);
-    assert_eq!(found.lsn, next.wal.durable_lsn());
+fn the_segment_in_which_the_log_ends_is_given_its_length_and_not_replaced() {
+    for is_short in [true, false] {
+        let rig = Rig::new(8, SEGMENT_PAGES);
+        insert_bytes(&rig, 100_000);
+        let (disk, bytes) = (&rig.disk, rig.wal.segment_bytes());
+        let path = files::path(TIMELINE, 1, bytes);
+        let open = || disk.open(&path, OpenMode::ReadWrite).expect("it is there");
+        let end = rig.wal.durable_lsn();
+        let used = (end.get() % bytes).next_multiple_of(PAGE);
+        let length = if is_short { used + 10 } else { bytes + PAGE };
+        open().truncate(length).expect("a good disk");
+        let (before, _) = read_all(disk, rig.read_from(rig.first()));
+        let next = Rig::start(disk.clone(), 8, SEGMENT_PAGES, end, 2);
+        assert_eq!(open().len().expect("a good disk"), bytes);
+        insert_bytes(&next, 100);
+        let (after, found) = read_all(disk, next.read_from(next.first()));
+        assert_eq!(after.len(), before.len() + 1);
+        assert_eq!(found.lsn, next.wal.durable_lsn());
+    }
 }
 
 #[test]
