@@ -28,6 +28,8 @@ const SMOOTH_S: f64 = 0.5;
 /// where the room left would be filled too soon: by so many until then.
 const SINK_PER_S: f64 = 3.0;
 const SINK_PER_ROOM: f64 = 2.0;
+/// The longest step, in seconds: whoever stood still for longer has seen no more than that.
+const STEP_MAX_S: f64 = 10.0;
 /// How the limit for frames follows the shortage: by so many powers of e for a change from none to
 /// all, and for each second in which it is beside the aim.
 const FRAMES_STEP: f64 = 3.0;
@@ -177,8 +179,10 @@ impl Controller {
             self.demand_per_s = self.wal_per_s.max(kept * self.demand_per_s);
         }
         let least = RATE_MIN.max(pace.max_wal_bytes as f64 / 1000.0);
-        self.wal_limit = self.next_wal_limit(sight, pace, elapsed_s, least);
-        self.frames_limit = self.next_frames_limit(elapsed_s, least);
+        // After a standstill a step as long as that would be one without bounds.
+        let step_s = elapsed_s.min(STEP_MAX_S);
+        self.wal_limit = self.next_wal_limit(sight, pace, step_s, least);
+        self.frames_limit = self.next_frames_limit(step_s, least);
         let wal = self.wal_limit.map(|limit| (limit, BrakeCause::Wal));
         let frames = self.frames_limit.map(|limit| (limit, BrakeCause::Frames));
         self.stop_limit = sight.is_stopping.then(|| {
@@ -604,6 +608,20 @@ mod tests {
             );
             assert!(heavy.steepest > steepest, "a step to {}", heavy.steepest);
         }
+    }
+
+    /// Of the checkpointer, or of the machine, while commits are slowed.
+    #[test]
+    fn a_standstill_of_minutes_is_no_step_of_minutes() {
+        let mut heavy = Simulation::new(64, 300.0);
+        heavy.run(20);
+        assert!(heavy.limit.is_some());
+        heavy.progress = None;
+        heavy.redo = heavy.insert;
+        heavy.demand_per_s = 0.0;
+        heavy.now_ns += 600 * 1_000_000_000;
+        heavy.run(1);
+        assert_eq!(heavy.limit, None);
     }
 
     #[test]
