@@ -63,6 +63,27 @@ pub(crate) struct Full {
     cause: Counter,
 }
 
+impl Full {
+    pub(crate) fn new(flags: Flags, redo: Lsn, began_ns: u64) -> Full {
+        Full {
+            flags,
+            redo,
+            began_ns,
+            rested_ns: 0,
+            is_late: false,
+            total: 0,
+            done: 0,
+            written: 0,
+            cause: pages_cause(flags),
+        }
+    }
+
+    /// Whether its record, which is `inserted`, is the first behind its redo point.
+    fn is_followed_by(&self, inserted: Inserted) -> bool {
+        inserted.start == wal_page::pos_to_start_lsn(wal_page::lsn_to_pos(self.redo))
+    }
+}
+
 impl Checkpointer {
     /// Makes a full checkpoint, which [`rd_store::checkpoint::CheckpointShared::begin`] has begun.
     ///
@@ -79,17 +100,7 @@ impl Checkpointer {
         let previous_redo = self.redo_in_control();
         // B4: the position is read before the descriptors are.
         self.redo = shared.wal.insert_lsn();
-        let mut full = Full {
-            flags,
-            redo: self.redo,
-            began_ns: self.began_ns,
-            rested_ns: 0,
-            is_late: false,
-            total: 0,
-            done: 0,
-            written: 0,
-            cause: pages_cause(flags),
-        };
+        let mut full = Full::new(flags, self.redo, self.began_ns);
         self.progress = Some(Progress::default());
         let finished = self.write_and_log(&mut full);
         self.progress = None;
@@ -139,7 +150,10 @@ impl Checkpointer {
 
     /// Steps 2 to 5; gives the cut of the key counts, the record's place, and what writing and
     /// syncing took in microseconds.
-    fn write_and_log(&mut self, full: &mut Full) -> Result<(KeyCut, Inserted, u64, u64), Failure> {
+    pub(crate) fn write_and_log(
+        &mut self,
+        full: &mut Full,
+    ) -> Result<(KeyCut, Inserted, u64, u64), Failure> {
         let shared = Arc::clone(&self.store.shared);
         self.sync_tally = crate::sync::SyncTally::default();
         fault::point(Fault::CheckpointBegun)?;
@@ -425,18 +439,15 @@ impl Checkpointer {
         self.flusher
             .flush_until(inserted.end)
             .expect("the record was just inserted");
-        if full.flags.has(Flags::SHUTDOWN) {
-            let expected = wal_page::pos_to_start_lsn(wal_page::lsn_to_pos(full.redo));
-            assert_eq!(
-                inserted.start, expected,
-                "something was logged during the shutdown"
-            );
-        }
+        assert!(
+            !full.flags.has(Flags::SHUTDOWN) || full.is_followed_by(inserted),
+            "something was logged during the shutdown"
+        );
         Ok((cut, inserted))
     }
 
     /// Step 6.
-    fn finish(&mut self, full: &Full, cut: KeyCut, inserted: Inserted) {
+    pub(crate) fn finish(&mut self, full: &Full, cut: KeyCut, inserted: Inserted) {
         let shared = Arc::clone(&self.store.shared);
         let is_shutdown = full.flags.has(Flags::SHUTDOWN);
         let stop_scn = if is_shutdown { inserted.end } else { Lsn::ZERO };
@@ -451,7 +462,13 @@ impl Checkpointer {
             is_in_redo: false,
         });
         shared.checkpoint.publish_done(self.store.clock.wall_us());
-        self.idle_lsn = inserted.end;
+        // What was logged meanwhile is not behind the redo point: pages and dropped files wait for the
+        // next checkpoint, even if nothing comes any more.
+        self.idle_lsn = if full.is_followed_by(inserted) {
+            inserted.end
+        } else {
+            Lsn::ZERO
+        };
     }
 
     /// Moves the redo point in `pg_control`, and lets everybody know.

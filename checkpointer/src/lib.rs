@@ -238,7 +238,7 @@ pub struct Checkpointer {
     /// Where log-size checkpoints count from: the redo point chosen last.
     redo: Lsn,
     /// The end of the log after the last checkpoint's own record: nothing has happened if it
-    /// still ends here.
+    /// still ends here. Zero if something was logged while that checkpoint ran.
     idle_lsn: Lsn,
     /// Bytes of log from one redo point to the next, as expected.
     estimate_bytes: u64,

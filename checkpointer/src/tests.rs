@@ -8,6 +8,7 @@ mod scrub;
 mod syncing;
 mod world;
 
+use crate::full::Full;
 use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag, Role};
@@ -713,4 +714,31 @@ fn what_was_written_without_the_area_is_written_again_until_a_checkpoint_is_done
         World::start(&disk, &mut history);
     }
     assert!(killed > 100, "{killed} starts were killed");
+}
+
+/// What comes while a checkpoint runs, and is the last for long, is left to the next one: pages that hold
+/// the redo point, files that wait to be removed.
+#[test]
+fn what_is_logged_during_a_checkpoint_makes_the_next_one_needed() {
+    let disk = new_disk(1);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    world.write_page(&mut history, tag(5), 1, 100);
+    world.flush(&mut history);
+    let redo = world.backend.shared.wal.insert_lsn();
+    let mut full = Full::new(manual(), redo, 0);
+    world.write_page(&mut history, tag(6), 1, 100);
+    world.flush(&mut history);
+    let checkpointer = &mut world.checkpointer;
+    checkpointer.redo = redo;
+    let logged = checkpointer.write_and_log(&mut full);
+    let (cut, inserted, ..) = logged.expect("a good disk");
+    checkpointer.finish(&full, cut, inserted);
+    assert!(!checkpointer.is_needless(Flags::CAUSE_TIME));
+    let timeout = checkpointer.pace.timeout;
+    world.pass(timeout);
+    world.checkpointer.turn();
+    let now = control(&disk).redo_lsn;
+    assert!(now > redo, "{now}");
+    assert!(world.checkpointer.is_needless(Flags::CAUSE_TIME));
 }

@@ -168,7 +168,7 @@ impl Checkpointer {
     }
 
     /// Whether nothing was logged since the last checkpoint's own record, and nobody insists.
-    fn is_needless(&self, flags: Flags) -> bool {
+    pub(crate) fn is_needless(&self, flags: Flags) -> bool {
         !flags.is_forced() && self.store.shared.wal.insert_lsn() == self.idle_lsn
     }
 
