@@ -404,6 +404,7 @@ impl Checkpointer {
         let newest = control.newest();
         let bytes = self.store.config.double_write_size_bytes();
         let open = |first| DoubleWrite::open(storage, newest.system_identifier, first);
+        doublewrite::remove_unfinished(storage)?;
         let mut first = newest.first_unsynced_batch;
         if storage.exists(DOUBLEWRITE_PATH)? {
             let mut area = open(first)?;

@@ -54,9 +54,28 @@ pub fn create(storage: &dyn Storage, bytes: u64) -> io::Result<()> {
 /// # Errors
 /// When there is no room, or it cannot be written and synced. The old area is as it was then.
 pub fn replace(storage: &dyn Storage, bytes: u64) -> io::Result<()> {
+    remove_unfinished(storage)?;
+    let made = make(storage, bytes);
+    if made.is_err() {
+        // It may hold all the room that there was. The error that it was not made says why.
+        let _ = remove_unfinished(storage);
+    }
+    made?;
+    storage.rename(TEMPORARY_PATH, DOUBLEWRITE_PATH)
+}
+
+/// Removes what is left of an area that was being made when the server died.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove_unfinished(storage: &dyn Storage) -> io::Result<()> {
     if storage.exists(TEMPORARY_PATH)? {
         storage.remove(TEMPORARY_PATH)?;
     }
+    Ok(())
+}
+
+fn make(storage: &dyn Storage, bytes: u64) -> io::Result<()> {
     let file = storage.open(TEMPORARY_PATH, OpenMode::CreateNew)?;
     let slots = slots_for(bytes);
     file.allocate(0, slots * DW_SLOT_BYTES)?;
@@ -64,8 +83,7 @@ pub fn replace(storage: &dyn Storage, bytes: u64) -> io::Result<()> {
     for slot in 0..slots {
         file.write_all_at(&zeros, slot * DW_SLOT_BYTES)?;
     }
-    file.sync_all()?;
-    storage.rename(TEMPORARY_PATH, DOUBLEWRITE_PATH)
+    file.sync_all()
 }
 
 fn slots_for(bytes: u64) -> u64 {
@@ -604,6 +622,24 @@ mod tests {
             lost += u64::from(BLOCKS) - repair.written;
         }
         assert!(lost > 0, "some reads are of copies");
+    }
+
+    /// What could not be made, or was being made when the server died, takes no room.
+    #[test]
+    fn an_area_for_which_there_is_no_room_leaves_nothing() {
+        let storage = disk(5);
+        let used = storage.used_bytes();
+        storage.set_capacity(Some(used + DOUBLEWRITE_BYTES_MIN));
+        replace(&storage, 2 * DOUBLEWRITE_BYTES_MIN).expect_err("no room");
+        assert_eq!(storage.used_bytes(), used);
+        assert!(!storage.exists(TEMPORARY_PATH).expect("a good disk"));
+        let cut_off = storage.open(TEMPORARY_PATH, OpenMode::CreateNew);
+        cut_off
+            .expect("a good disk")
+            .allocate(0, 100)
+            .expect("room");
+        remove_unfinished(&storage).expect("a good disk");
+        assert_eq!(storage.used_bytes(), used);
     }
 
     #[test]
