@@ -332,6 +332,19 @@ impl RelationFiles {
         Ok(())
     }
 
+    /// Makes the room of the blocks `from` to `to` durable, which are there: whoever made it may have
+    /// died before his sync.
+    ///
+    /// # Errors
+    /// When a piece cannot be opened. A sync that fails ends the process.
+    pub fn sync_growth(&self, file: FileNo, from: u32, to: u32) -> io::Result<()> {
+        for piece in from / PIECE_BLOCKS..to.div_ceil(PIECE_BLOCKS) {
+            self.sync(&*self.piece(file, piece)?, &path(file, piece));
+        }
+        self.sync_dir();
+        Ok(())
+    }
+
     /// Removes all pieces of `file`; ones that are not there are no error.
     ///
     /// # Errors

@@ -15,8 +15,9 @@ use rd_format::held::{self, Held};
 use rd_store::Store;
 use rd_store::buffer::PageReadError;
 use rd_store::files::FileState;
-use rd_store::relation::{BASE_DIR, parse_name, path_of};
+use rd_store::relation::{BASE_DIR, RelationFiles, parse_name, path_of};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Blocks that a new file is made with at least.
 const NEW_FILE_BLOCKS: u32 = 8;
@@ -109,6 +110,11 @@ pub(super) fn load(store: &Store, control: &ControlFile) -> Result<(), RecoveryE
             true => row.blocks,
             false => blocks_on_disk(store, row.file)?,
         };
+        if blocks > row.blocks {
+            // The next `pg_control` says that they are there.
+            let relations = RelationFiles::writer(Arc::clone(&store.storage));
+            relations.sync_growth(row.file, row.blocks, blocks)?;
+        }
         files.load(row, blocks, control.keys_lsn)?;
         if row.is_closed() && matches!(hold(store, control, row), Ok(Held::Ahead)) {
             // It was to be closed for something else, or opened, when the server went down. Its pages
@@ -186,6 +192,35 @@ pub(super) fn drop_unnamed(store: &Store, named: &[FileNo], end: Lsn) {
                 .shared
                 .files
                 .drop_file(file, end, store.shared.procs.bump_epoch());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::redo::tests::startup;
+    use super::*;
+    use rd_sys::storage::{OpenMode, Storage};
+
+    /// The server died when a file had grown and that was not synced; what the next one finds is in the
+    /// kernel's cache only, and then the power fails.
+    #[test]
+    fn growth_that_nobody_has_synced_is_made_durable() {
+        for seed in 0..20 {
+            let (store, disk) = startup();
+            let control = rd_store::control_file::read(&disk).expect("valid").control;
+            let row = &control.files[0];
+            let path = path_of(meta_tag(row.file));
+            let file = disk.open(&path, OpenMode::ReadWrite).expect("it is there");
+            let bytes = file.len().expect("a good disk");
+            file.allocate(bytes, bytes).expect("room");
+            disk.kill(seed);
+            load(&store, &control).expect("the files are there");
+            let blocks = store.shared.files.blocks(row.file);
+            assert!(blocks > row.blocks);
+            disk.crash(seed);
+            let found = RelationFiles::reader(store.storage).blocks_on_disk(row.file);
+            assert_eq!(found.expect("readable"), Some(blocks), "seed {seed}");
         }
     }
 }

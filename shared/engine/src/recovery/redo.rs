@@ -451,7 +451,7 @@ fn log_progress(progress: &RedoProgress, read: Lsn, elapsed_ns: u64) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::worker::Worker;
     use super::*;
     use crate::init::{InitOptions, init_storage};
@@ -482,9 +482,10 @@ mod tests {
         }
     }
 
-    /// The startup process of a server that was just made.
-    fn startup() -> Store {
-        let storage: Arc<dyn Storage> = Arc::new(SimStorage::new(1));
+    /// The startup process of a server that was just made, and its disk.
+    pub(in crate::recovery) fn startup() -> (Store, SimStorage) {
+        let disk = SimStorage::new(1);
+        let storage: Arc<dyn Storage> = Arc::new(disk.clone());
         let config = Config::from_pairs(&[("double_write_size", "8MB")]).expect("valid");
         let config = config.with_wal_segment_size(SEGMENT_BYTES).expect("valid");
         let options = InitOptions {
@@ -501,7 +502,9 @@ mod tests {
         };
         let shared = Shared::anonymous(sizes).expect("memory");
         let slot = SlotNo::of(Role::Startup).expect("a slot");
-        Store::new(shared, storage, Clock::manual(1).0, slot, Arc::new(config))
+        let clock = Clock::manual(1).0;
+        let store = Store::new(shared, storage, clock, slot, Arc::new(config));
+        (store, disk)
     }
 
     fn redo_to(store: &Store, end: Lsn) -> Result<RedoSummary, RecoveryError> {
@@ -539,7 +542,7 @@ mod tests {
 
     #[test]
     fn a_log_that_is_shorter_than_it_was_found_stops_the_start() {
-        let (store, first) = (startup(), segments::first_lsn(SEGMENT_BYTES));
+        let ((store, _), first) = (startup(), segments::first_lsn(SEGMENT_BYTES));
         assert_eq!(redo_to(&store, first).expect("done").records, 0);
         let found = Lsn::new(first.get() + 400);
         let error = redo_to(&store, found).expect_err("nothing is there");
@@ -551,7 +554,7 @@ mod tests {
     /// The checkpointer, which goes on until the start has ended, finds the page latched.
     #[test]
     fn a_page_that_is_redone_by_half_is_not_written() {
-        let store = startup();
+        let (store, _) = startup();
         let tag = PageTag::new(CATALOG_FILE, ROOT_BLOCK);
         let mut record = RecordBuilder::new();
         record.start(RecordKind::Commit, 0);
