@@ -1,5 +1,5 @@
-//! Too few descriptors: what the server says, that it blames no page and ends nobody else's
-//! connection, and that it goes on when there are more.
+//! Too few descriptors, and files that may not grow: what the server says, that it blames no page
+//! and ends nobody else's connection, and that it goes on when there are more.
 
 use nix::sys::signal::Signal;
 use rd_tests::support::cluster::{Cluster, send};
@@ -19,9 +19,14 @@ fn call(client: &mut Client, words: &[&str]) -> Reply {
 /// Sets how many descriptors a process may have; those that it has stay. False, where there is no
 /// program that can.
 fn allow_descriptors(pid: u32, count: u32) -> bool {
+    limit(pid, &format!("--nofile={count}:"))
+}
+
+/// Sets a limit of a process, as `prlimit` takes it. False, where there is no such program.
+fn limit(pid: u32, option: &str) -> bool {
     let status = Command::new("prlimit")
         .arg(format!("--pid={pid}"))
-        .arg(format!("--nofile={count}:"))
+        .arg(option)
         .status();
     status.is_ok_and(|status| status.success())
 }
@@ -75,6 +80,37 @@ fn a_want_of_descriptors_is_told_as_such_and_passes() {
     }
     assert!(allow_descriptors(checkpointer, 1000));
     assert!(call(&mut client, &["SET", "key", "value"]).is_ok());
+    drop(client);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+}
+
+/// A file that may not be longer (`ulimit -f`) refuses what needs it to be; nobody is killed for it.
+#[test]
+fn a_file_that_may_not_grow_refuses_writes_and_passes() {
+    let mut cluster = Cluster::started(&[]);
+    cluster.announce("could not make room in relation file");
+    let mut client = cluster.client();
+    assert!(call(&mut client, &["SET", "first", "value"]).is_ok());
+    let checkpointer = cluster.child("checkpointer");
+    // More than any file has that is there already.
+    if !limit(checkpointer, "--fsize=25165824:") {
+        skip("there is no prlimit");
+        return;
+    }
+    let value = "v".repeat(60_000);
+    let mut written = 0;
+    let error = wait_for("a refusal", || {
+        written += 1;
+        let reply = call(&mut client, &["SET", &format!("key{written}"), &value]);
+        reply.error().map(str::to_owned)
+    });
+    for part in ["MISCONF could not extend relation file ", "File too large"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert_eq!(call(&mut client, &["GET", "first"]).as_str(), Some("value"));
+    assert!(limit(checkpointer, "--fsize=unlimited:"));
+    assert!(call(&mut client, &["SET", "more", &value]).is_ok());
+    assert_eq!(cluster.child("checkpointer"), checkpointer, "it lives");
     drop(client);
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
 }

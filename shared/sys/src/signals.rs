@@ -73,7 +73,8 @@ pub struct Signals {
 
 impl Signals {
     /// Handles `wanted` from now on. Of the others the server uses, SIGCHLD keeps its default,
-    /// SIGQUIT in a child ends it, and the rest are ignored, SIGPIPE too.
+    /// SIGQUIT in a child ends it, and the rest are ignored. So are SIGPIPE and SIGXFSZ, for what
+    /// they would kill for is an error of the write too.
     ///
     /// # Panics
     /// If this process has installed signals before, or wants one that cannot be handled.
@@ -98,7 +99,9 @@ impl Signals {
             };
             set_handler(signal.to_nix(), handler)?;
         }
-        set_handler(posix::Signal::SIGPIPE, SigHandler::SigIgn)?;
+        for signal in [posix::Signal::SIGPIPE, posix::Signal::SIGXFSZ] {
+            set_handler(signal, SigHandler::SigIgn)?;
+        }
         posix::sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&handled()), None)?;
         Ok(Signals { fd })
     }

@@ -18,6 +18,7 @@ use rd_sys::shm::{Area, One, Plan, Segment, ShmSafe};
 use rd_sys::signals::Signals;
 use rd_sys::{crash, random, title};
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -79,6 +80,10 @@ fn main() {
         (
             "siblings_have_different_random_bytes",
             siblings_have_different_random_bytes,
+        ),
+        (
+            "a_file_that_may_not_grow_is_an_error",
+            a_file_that_may_not_grow_is_an_error,
         ),
     ];
     let only = std::env::args()
@@ -512,4 +517,20 @@ fn siblings_have_different_random_bytes(_: &Signals) {
     });
     assert_eq!(ends(pids), [Exit::Code(0); 2]);
     assert_ne!(numbers[0].load(Acquire), numbers[1].load(Acquire));
+}
+
+/// By default the limit of the size of files kills (SIGXFSZ).
+fn a_file_that_may_not_grow_is_an_error(_: &Signals) {
+    let mut file = tempfile::tempfile().expect("a file");
+    let limited = child(0, || {
+        let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).expect("read");
+        setrlimit(Resource::RLIMIT_FSIZE, 4096, hard).expect("lowered");
+        file.write_all(&[1; 4096]).expect("as long as it may be");
+        let error = file.write_all(&[1]).expect_err("no longer");
+        assert_eq!(error.kind(), ErrorKind::FileTooLarge);
+        let error = file.set_len(8192).expect_err("nor so");
+        assert_eq!(error.kind(), ErrorKind::FileTooLarge);
+        0
+    });
+    assert_eq!(ends([limited]), [Exit::Code(0)]);
 }
