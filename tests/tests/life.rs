@@ -314,6 +314,20 @@ fn a_child_that_falls_takes_the_server_through_recovery() {
     );
 }
 
+/// A signal that has no name of its own ends a child as any other does.
+#[test]
+fn a_child_that_an_unnamed_signal_ends_takes_the_server_through_recovery() {
+    let mut cluster = Cluster::started(&[]);
+    cluster.announce("terminating all other server processes");
+    cluster.announce("starts before this one did not finish");
+    let backend = cluster.child("backend 0").to_string();
+    let status = Command::new("kill").args(["-40", &backend]).status();
+    assert!(status.expect("it runs").success());
+    cluster.wait_log_times("server is ready to accept connections", 2);
+    let log = cluster.log_since_start();
+    assert!(log.contains("was terminated by signal 40"), "{log}");
+}
+
 #[test]
 fn a_startup_that_falls_is_tried_again() {
     let mut cluster = Cluster::started(&[]);

@@ -2,7 +2,6 @@
 
 use nix::errno::Errno;
 use nix::sys::signal as posix;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::fmt;
 use std::io;
 
@@ -152,14 +151,19 @@ impl fmt::Display for Exit {
 /// The next child that has ended, without waiting; `None` if there is none at this moment.
 pub fn reap() -> Option<(Pid, Exit)> {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => {
-                return Some((Pid::from_nix(pid), Exit::Code(code)));
+        let mut status = 0;
+        // The call of nix takes the child away and then fails, if a signal ended it that has no name
+        // there: one for real time.
+        // SAFETY: waitpid writes one number, to a live local.
+        let result = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        match Errno::result(result) {
+            Ok(0) | Err(Errno::ECHILD) => return None,
+            Ok(pid) if libc::WIFEXITED(status) => {
+                return Some((Pid(pid), Exit::Code(libc::WEXITSTATUS(status))));
             }
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                return Some((Pid::from_nix(pid), Exit::Signal(signal as i32)));
+            Ok(pid) if libc::WIFSIGNALED(status) => {
+                return Some((Pid(pid), Exit::Signal(libc::WTERMSIG(status))));
             }
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
             // Stops and continuations are not asked for; a signal came: look again.
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => {

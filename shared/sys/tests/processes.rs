@@ -82,6 +82,10 @@ fn main() {
             siblings_have_different_random_bytes,
         ),
         (
+            "a_child_that_an_unnamed_signal_ended_is_reaped",
+            a_child_that_an_unnamed_signal_ended_is_reaped,
+        ),
+        (
             "a_file_that_may_not_grow_is_an_error",
             a_file_that_may_not_grow_is_an_error,
         ),
@@ -533,4 +537,15 @@ fn a_file_that_may_not_grow_is_an_error(_: &Signals) {
         0
     });
     assert_eq!(ends([limited]), [Exit::Code(0)]);
+}
+
+fn a_child_that_an_unnamed_signal_ended_is_reaped(_: &Signals) {
+    let number = libc::SIGRTMIN() + 6;
+    let killed = child(0, || {
+        // SAFETY: raise takes a number; by default this signal ends the process.
+        unsafe { libc::raise(number) }
+    });
+    assert_eq!(ends([killed]), [Exit::Signal(number)]);
+    let text = format!("was terminated by signal {number}");
+    assert_eq!(Exit::Signal(number).to_string(), text);
 }
