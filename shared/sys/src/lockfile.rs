@@ -23,14 +23,17 @@ pub enum LockError {
     )]
     Held(PathBuf),
     /// The file could not be made or locked.
-    #[error("could not lock file \"{}\": {source}", path.display())]
+    #[error("could not lock file \"{}\": {error}", path.display())]
     Io {
         /// The lock file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
 }
+
+/// How often a file that comes or goes while it is opened is looked for again.
+const TRIES_MAX: usize = 1000;
 
 /// The lock is held while this, or a copy inherited by a child, is open.
 #[derive(Debug)]
@@ -42,46 +45,58 @@ impl LockFile {
     /// Takes the lock without waiting. The file is made if there is none, and stays; it belongs to
     /// whoever owns the directory, who could not open it otherwise if a tool of root's has made it.
     pub fn acquire(path: &Path) -> Result<LockFile, LockError> {
-        let failed = |source| LockError::Io {
+        let failed = |error| LockError::Io {
             path: path.to_owned(),
-            source,
+            error,
         };
-        let file = open(path).map_err(failed)?;
-        loop {
-            // SAFETY: the descriptor is open while `file` lives; nothing else is passed but flags.
-            let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-            match Errno::result(result) {
-                Ok(_) => return Ok(LockFile { _file: file }),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EWOULDBLOCK) => return Err(LockError::Held(path.to_owned())),
-                Err(error) => return Err(failed(error.into())),
+        for _ in 0..TRIES_MAX {
+            let Some(file) = open(path).map_err(failed)? else {
+                continue;
+            };
+            if !lock(&file, libc::LOCK_EX).map_err(failed)? {
+                return Err(LockError::Held(path.to_owned()));
             }
+            return Ok(LockFile { _file: file });
+        }
+        Err(failed(io::Error::other(
+            "it is a symbolic link to a file that is not there, or comes and goes: remove it",
+        )))
+    }
+}
+
+/// Locks an open file without waiting; false if somebody has a lock that this one does not go with.
+fn lock(file: &File, operation: libc::c_int) -> io::Result<bool> {
+    loop {
+        // SAFETY: the descriptor is open while `file` lives; nothing else is passed but flags.
+        let result = unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) };
+        match Errno::result(result) {
+            Ok(_) => return Ok(true),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EWOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// Opens the lock file, or makes it.
-fn open(path: &Path) -> io::Result<File> {
-    loop {
-        // For writing, because a lock on a network file system needs that.
-        match OpenOptions::new().read(true).write(true).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // A snapshot, to be looked at by a tool.
-            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-                return File::open(path);
-            }
-            opened => return opened,
+/// Opens the lock file, or makes it; none if it came in between, or only seemed to be missing.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    // For writing, because a lock on a network file system needs that.
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // A snapshot, to be looked at by a tool.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            return File::open(path).map(Some);
         }
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        match options.open(path) {
-            // Another was faster.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-            Ok(file) => {
-                give_to_owner_of_directory(&file, path)?;
-                return Ok(file);
-            }
+        opened => return opened.map(Some),
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(0o600);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+        Err(error) => Err(error),
+        Ok(file) => {
+            give_to_owner_of_directory(&file, path)?;
+            Ok(Some(file))
         }
     }
 }
@@ -134,5 +149,17 @@ mod tests {
         let made = fs::metadata(&path).expect("it was made");
         assert_eq!((made.uid(), made.gid()), (SOMEBODY, SOMEBODY));
         assert_eq!(made.mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_link_to_nothing_is_an_error_that_names_the_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("redoubt.lock");
+        std::os::unix::fs::symlink("nowhere", &path).expect("made");
+        // It leads nowhere for whoever opens it, and is there for whoever makes it.
+        let error = LockFile::acquire(&path).expect_err("no file").to_string();
+        for part in [&*path.to_string_lossy(), "symbolic link"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
 }
