@@ -9,11 +9,12 @@ use crate::pidfile::{PID_FILE, read_pid};
 use anyhow::{Context, Result, anyhow, bail};
 use rd_engine::init::{VERSION_FILE, is_unfinished, unfinished};
 use rd_sys::clock::monotonic_ns;
-use rd_sys::lockfile::{LockError, LockFile};
+use rd_sys::lockfile::{LockError, LockFile, is_open_in};
+use rd_sys::process::Pid;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// Name of the lock file in the data directory.
@@ -134,7 +135,18 @@ pub fn lock(dir: &Path) -> Result<LockFile> {
     let deadline_ns = monotonic_ns().saturating_add(ORPHANS_LEAVE_NS);
     loop {
         match LockFile::acquire(&path) {
-            Ok(lock) => return Ok(lock),
+            Ok(lock) => {
+                // It is of a file that was made anew, if somebody has removed that of a server.
+                if let Some(pid) = postmaster(dir).filter(|&pid| pid != Pid::own()) {
+                    bail!(
+                        "data directory \"{}\" is in use by another postmaster (PID {pid}), whose \
+                         lock file has been removed\n\
+                         HINT: Stop it before another is started.",
+                        dir.display()
+                    );
+                }
+                return Ok(lock);
+            }
             Err(error @ LockError::Io { .. }) => return Err(error.into()),
             Err(LockError::Held(_)) => {
                 let orphaned = postmaster(dir).is_none();
@@ -148,9 +160,11 @@ pub fn lock(dir: &Path) -> Result<LockFile> {
 }
 
 /// The process that the pid file names, if it lives and holds the lock file open.
-fn postmaster(dir: &Path) -> Option<u32> {
-    let pid = read_pid(&dir.join(PID_FILE))?;
-    has_open(&PathBuf::from(format!("/proc/{pid}")), &dir.join(LOCK_FILE)).then_some(pid)
+fn postmaster(dir: &Path) -> Option<Pid> {
+    let pid = Pid::new(i32::try_from(read_pid(&dir.join(PID_FILE))?).ok()?)?;
+    is_open_in(pid, &dir.join(LOCK_FILE))
+        .is_ok_and(|open| open)
+        .then_some(pid)
 }
 
 /// Says who holds the lock.
@@ -178,7 +192,7 @@ fn held(dir: &Path, lock_path: &Path) -> anyhow::Error {
         .iter()
         .map(|&pid| (pid, short_name(pid)))
         .partition(|(_, name)| is_server(name));
-    let listed = |pids: &[(u32, String)]| {
+    let listed = |pids: &[(Pid, String)]| {
         let named = pids.iter().map(|(pid, name)| format!("PID {pid} ({name})"));
         named.collect::<Vec<_>>().join(", ")
     };
@@ -203,7 +217,7 @@ fn held(dir: &Path, lock_path: &Path) -> anyhow::Error {
 }
 
 /// The name of a process in the kernel's list, at most 15 bytes; empty if it has gone.
-fn short_name(pid: u32) -> String {
+fn short_name(pid: Pid) -> String {
     let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     String::from_utf8_lossy(&name).trim_end().to_owned()
 }
@@ -214,27 +228,17 @@ fn is_server(name: &str) -> bool {
 }
 
 /// The processes, as far as this user may see, that have the file open.
-fn holders(path: &Path) -> Vec<u32> {
+fn holders(path: &Path) -> Vec<Pid> {
     let Ok(processes) = fs::read_dir("/proc") else {
         return Vec::new();
     };
     let numbers = processes.flatten().filter_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        has_open(&entry.path(), path).then_some(pid)
+        let pid = Pid::new(entry.file_name().to_str()?.parse().ok()?)?;
+        is_open_in(pid, path).is_ok_and(|open| open).then_some(pid)
     });
-    let mut numbers: Vec<u32> = numbers.filter(|&pid| pid != std::process::id()).collect();
+    let mut numbers: Vec<Pid> = numbers.filter(|&pid| pid != Pid::own()).collect();
     numbers.sort_unstable();
     numbers
-}
-
-/// Whether the process with this directory in `/proc` has the file open.
-fn has_open(process: &Path, path: &Path) -> bool {
-    let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
-        return false;
-    };
-    descriptors
-        .flatten()
-        .any(|entry| fs::read_link(entry.path()).is_ok_and(|link| link == path))
 }
 
 #[cfg(test)]
@@ -319,7 +323,8 @@ mod tests {
             }
         };
         wait_for_line(1);
-        assert_eq!(holders(&path), [child.id()]);
+        let pid = Pid::new(child.id().try_into().expect("a number")).expect("a child");
+        assert_eq!(holders(&path), [pid]);
         let orphan = held(dir.path(), &path).to_string();
         assert!(
             orphan.contains(&format!("kill -QUIT {}", child.id())),

@@ -5,10 +5,11 @@ use rd_tests::support::cluster::{Cluster, program, run, send};
 use rd_tests::support::load::Load;
 use rd_tests::support::log::assert_order;
 use rd_tests::support::process::{is_alive, parent_and_state, title};
-use rd_tests::support::wait_for;
+use rd_tests::support::{skip, wait_for};
 use rd_wire::Client;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -460,6 +461,59 @@ fn one_server_for_a_directory() {
     wait_for("the orphan to leave", || (!is_alive(orphan)).then_some(()));
     first.start();
     assert!(first.log_since_start().contains(CLEAN_START));
+}
+
+/// A process that has the number of a killed server, and is somebody else's, is no server.
+#[test]
+fn a_strangers_process_is_no_server() {
+    const SOMEBODY: u32 = 65_534;
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o700)).expect("ours");
+    let path = directory.path().to_string_lossy().into_owned();
+    let data_dir = format!("{path}/data");
+    let (status, _, errors) = run("rd_initdb", &["-D", &data_dir, "--wal-segsize=1"]);
+    assert!(status.success(), "{errors}");
+    // Everybody has a process 1, and it is root's.
+    fs::write(format!("{data_dir}/postmaster.pid"), "1\n").expect("written");
+    let mut ctl = Command::new(program("rd_ctl"));
+    ctl.args(["status", "-D", &data_dir]);
+    if nix::unistd::geteuid().is_root() {
+        let owner = format!("{SOMEBODY}:{SOMEBODY}");
+        let given = Command::new("chown").args(["-R", &owner, &path]).status();
+        assert!(given.expect("it runs").success());
+        ctl.uid(SOMEBODY).gid(SOMEBODY);
+    }
+    let output = match ctl.output() {
+        Ok(output) => output,
+        Err(error) => return skip(&format!("nobody else can run the programs: {error}")),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("no server running"), "{output:?}");
+    assert_eq!(output.status.code(), Some(3));
+}
+
+/// A lock file that was removed does not hide the server that holds it, not from the tools, and not
+/// from another server.
+#[test]
+fn a_server_whose_lock_file_is_gone_is_still_seen() {
+    let mut cluster = Cluster::started(&[]);
+    let pid = cluster.pid().expect("a server").to_string();
+    fs::remove_file(cluster.path("postmaster.lock")).expect("removed");
+    let directory = cluster.data_dir();
+    let directory = directory.to_string_lossy();
+    for _ in 0..2 {
+        let (status, out, _) = run("rd_ctl", &["status", "-D", &directory]);
+        assert!(status.success(), "{out}");
+        let second = ["-D", &directory, "-c", "port=0"];
+        let (status, _, errors) = run("redoubt", &second);
+        assert_eq!(status.code(), Some(1), "{errors}");
+        for part in ["another postmaster", &pid, "lock file has been removed"] {
+            assert!(errors.contains(part), "{part}: {errors}");
+        }
+        // The other server has made a new one.
+    }
+    assert!(cluster.client().call(&["PING"]).is_ok());
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! be a zombie's or somebody else's by now; [`PidFile::is_alive`] looks at the process.
 
 use crate::reading;
+use rd_sys::lockfile;
 use rd_sys::process::{self, Pid};
 use std::fs;
 use std::io;
@@ -141,21 +142,18 @@ impl PidFile {
 
     /// Whether the process that the file names is a server of this data directory.
     ///
-    /// As far as one may look, it must hold the lock file open; of a process that one may not look
-    /// into, it is enough that it is there.
+    /// It must be this user's and, as far as one may look, hold the lock file open. Where one may not
+    /// look, somebody must hold the lock: that of a server lasts as long as any process of it.
     pub fn is_alive(&self, dir: &Path) -> bool {
-        if !process::exists(self.pid) {
+        if !process::can_be_signaled(self.pid) {
             return false;
         }
         let lock = fs::canonicalize(dir)
             .unwrap_or_else(|_| dir.to_owned())
             .join(LOCK_FILE);
-        match fs::read_dir(format!("/proc/{}/fd", self.pid)) {
-            Ok(descriptors) => descriptors
-                .flatten()
-                .any(|entry| fs::read_link(entry.path()).is_ok_and(|link| link == lock)),
-            Err(error) => error.kind() == io::ErrorKind::PermissionDenied && !self.is_zombie(),
-        }
+        lockfile::is_open_in(self.pid, &lock).unwrap_or_else(|_| {
+            !self.is_zombie() && lockfile::is_held(&lock).is_ok_and(|held| held)
+        })
     }
 
     fn is_zombie(&self) -> bool {
@@ -249,5 +247,24 @@ mod tests {
         assert!(running(dir.path()).expect("readable").is_some());
         drop(held);
         assert_eq!(running(dir.path()).expect("readable"), None);
+    }
+
+    /// The lock file is the same by another path, as through another mount.
+    #[test]
+    fn a_server_is_found_through_another_path_and_without_its_lock_file() {
+        let own = tempfile::tempdir().expect("a temporary directory");
+        let other = tempfile::tempdir().expect("a temporary directory");
+        let lock = own.path().join(LOCK_FILE);
+        let _held = File::create(&lock).expect("created");
+        fs::hard_link(&lock, other.path().join(LOCK_FILE)).expect("linked");
+        let me = format!("{}\n", std::process::id());
+        for dir in [own.path(), other.path()] {
+            fs::write(dir.join(PID_FILE), &me).expect("written");
+            assert!(running(dir).expect("readable").is_some(), "{dir:?}");
+        }
+        fs::remove_file(&lock).expect("removed");
+        assert!(running(own.path()).expect("readable").is_some());
+        File::create(&lock).expect("another");
+        assert!(running(own.path()).expect("readable").is_some());
     }
 }

@@ -6,10 +6,13 @@
 //!
 //! Invariant: nobody unlocks by hand, because that would take the lock from all at once.
 
+use crate::process::Pid;
 use nix::errno::Errno;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -64,6 +67,43 @@ impl LockFile {
     }
 }
 
+/// Whether somebody holds the lock. It is taken for a moment, so this is not for a file that others
+/// lock without trying twice.
+pub fn is_held(path: &Path) -> io::Result<bool> {
+    match File::open(path) {
+        Ok(file) => lock(&file, libc::LOCK_SH).map(|locked| !locked),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a process has the file open, by whatever path; or had it open by this one when it was
+/// removed. It says nothing of the lock, which only this process's own children can share.
+///
+/// # Errors
+/// When one may not look into the process, or it is gone.
+pub fn is_open_in(pid: Pid, path: &Path) -> io::Result<bool> {
+    let wanted = fs::metadata(path).ok();
+    let name = path.as_os_str().as_bytes();
+    let is_wanted = |entry: &fs::DirEntry| {
+        let Ok(link) = fs::read_link(entry.path()) else {
+            return false;
+        };
+        let link = link.as_os_str().as_bytes();
+        if link.strip_suffix(b" (deleted)") == Some(name) {
+            return true;
+        }
+        // What has another name is not looked at: it may lie where one look takes for ever.
+        let has_name = Path::new(OsStr::from_bytes(link)).file_name() == path.file_name();
+        let wanted = wanted.as_ref().filter(|_| has_name);
+        wanted.is_some_and(|wanted| {
+            fs::metadata(entry.path()).is_ok_and(|found| is_same(&found, wanted))
+        })
+    };
+    let mut descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+    Ok(descriptors.any(|entry| is_wanted(&entry)))
+}
+
 /// Locks an open file without waiting; false if somebody has a lock that this one does not go with.
 fn lock(file: &File, operation: libc::c_int) -> io::Result<bool> {
     loop {
@@ -76,6 +116,10 @@ fn lock(file: &File, operation: libc::c_int) -> io::Result<bool> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 /// Opens the lock file, or makes it; none if it came in between, or only seemed to be missing.
@@ -149,6 +193,20 @@ mod tests {
         let made = fs::metadata(&path).expect("it was made");
         assert_eq!((made.uid(), made.gid()), (SOMEBODY, SOMEBODY));
         assert_eq!(made.mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn whether_a_lock_is_held_is_asked_without_taking_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("redoubt.lock");
+        assert!(!is_held(&path).expect("no file"));
+        let lock = LockFile::acquire(&path).expect("nobody has it");
+        assert!(is_held(&path).expect("readable"));
+        assert!(is_open_in(Pid::own(), &path).expect("readable"));
+        drop(lock);
+        assert!(!is_held(&path).expect("readable"));
+        assert!(!is_open_in(Pid::own(), &path).expect("readable"));
+        LockFile::acquire(&path).expect("asking has left nothing");
     }
 
     #[test]

@@ -106,10 +106,10 @@ pub fn kill(pid: Pid, signal: Signal) -> io::Result<bool> {
     send(pid, Some(signal.to_nix()))
 }
 
-/// Whether there is such a process; a zombie counts.
-pub fn exists(pid: Pid) -> bool {
-    // A process of somebody else's is there too.
-    send(pid, None).unwrap_or(true)
+/// Whether there is such a process that this one may send signals to, which somebody else's is not;
+/// a zombie counts.
+pub fn can_be_signaled(pid: Pid) -> bool {
+    send(pid, None).unwrap_or(false)
 }
 
 fn send(pid: Pid, signal: Option<posix::Signal>) -> io::Result<bool> {

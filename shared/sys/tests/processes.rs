@@ -294,7 +294,7 @@ fn a_signal_before_install_is_kept(ours: &Signals) {
     assert_eq!(ends([pid]), [Exit::Code(7)]);
     let came = ours.take();
     assert!(came.contains(Signal::Chld) && !came.contains(Signal::Term));
-    assert!(!process::exists(pid) && !process::kill(pid, Signal::Term).expect("nobody"));
+    assert!(!process::can_be_signaled(pid) && !process::kill(pid, Signal::Term).expect("nobody"));
 }
 
 /// A child that makes a child of its own, which outlives it: it handles SIGQUIT, and waits until
