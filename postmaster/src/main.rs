@@ -34,6 +34,7 @@ use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
 use rd_sys::storage::RealStorage;
 use server::{Boot, Server};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -99,7 +100,7 @@ impl Arguments {
             push("listen_addresses", host);
         }
         if let Some(dir) = &self.socket_dir {
-            let dir = std::path::absolute(dir).context("bad directory for -k")?;
+            let dir = absolute(dir)?;
             push(
                 "unix_socket_directory",
                 dir.to_str().context("-k is not UTF-8")?,
@@ -107,6 +108,34 @@ impl Arguments {
         }
         Ok(settings)
     }
+
+    /// The same again, for the next start.
+    fn command_line(&self) -> Result<String> {
+        let mut words: Vec<OsString> = std::env::args_os().take(1).collect();
+        let mut push =
+            |option: &str, value: &OsStr| words.extend([option.into(), value.to_owned()]);
+        if let Some(dir) = &self.data_dir {
+            push("-D", dir.as_os_str());
+        }
+        for (name, value) in &self.settings {
+            push("-c", format!("{name}={value}").as_ref());
+        }
+        if let Some(port) = &self.port {
+            push("-p", port.as_ref());
+        }
+        if let Some(host) = &self.host {
+            push("-h", host.as_ref());
+        }
+        if let Some(dir) = &self.socket_dir {
+            push("-k", absolute(dir)?.as_os_str());
+        }
+        Ok(options_file::render(words.into_iter()))
+    }
+}
+
+/// What -k names, from wherever the next start is.
+fn absolute(socket_dir: &Path) -> Result<PathBuf> {
+    std::path::absolute(socket_dir).context("bad directory for -k")
 }
 
 fn main() {
@@ -114,11 +143,12 @@ fn main() {
     logline::init(LogMinMessages::Log);
     rd_sys::crash::install();
     let arguments = Arguments::parse();
-    let command_line = options_file::command_line();
+    let command_line = arguments.command_line();
     if let Err(error) = rd_sys::title::init() {
         log::debug!("processes will not show their roles in ps: {error}");
     }
-    let code = match boot(&arguments, &command_line) {
+    let booted = command_line.and_then(|line| boot(&arguments, &line));
+    let code = match booted {
         Ok(server) => server.run(),
         Err(error) => {
             rd_base::fatal!("{error:#}");
@@ -136,7 +166,6 @@ fn boot(arguments: &Arguments, command_line: &str) -> Result<Server> {
     let config = Config::load(&data_dir, &settings)?;
     logline::set_level(config.log_min_messages());
     let lock = datadir::lock(&data_dir)?;
-    options_file::write(&data_dir, command_line);
     let signals = Signals::install(&[
         Signal::Term,
         Signal::Int,
@@ -159,6 +188,7 @@ fn boot(arguments: &Arguments, command_line: &str) -> Result<Server> {
         &data_dir,
         identity(&data_dir, &listeners, &config, &shm_name),
     )?;
+    options_file::write(&data_dir, command_line);
     log::info!(
         "starting Redoubt {}, data directory {}",
         rd_base::VERSION,

@@ -1,8 +1,8 @@
 //! `postmaster.opts`: the command line that the server was started with, on one line, as
 //! PostgreSQL leaves it. `rd_ctl restart` starts with it again, `rd_ctl status` shows it.
 //!
-//! Invariant: it is written by the holder of the data directory's lock; it stays when the server
-//! ends, and nothing but these two depends on it.
+//! Invariant: it is written by the holder of the data directory's lock, when nothing can fail any
+//! more by what it says; it stays when the server ends, and nothing but these two depends on it.
 
 use crate::in_place;
 use std::ffi::OsString;
@@ -11,13 +11,8 @@ use std::path::Path;
 /// Name of the file in the data directory.
 const OPTIONS_FILE: &str = "postmaster.opts";
 
-/// The program and its arguments, each of these in quotes. To be called before the process takes
-/// a title, which may stand where the arguments are.
-pub fn command_line() -> String {
-    render(std::env::args_os())
-}
-
-fn render(mut words: impl Iterator<Item = OsString>) -> String {
+/// The program and its arguments, each of these in quotes.
+pub fn render(mut words: impl Iterator<Item = OsString>) -> String {
     let mut line = words
         .next()
         .unwrap_or_default()

@@ -516,6 +516,58 @@ fn a_server_whose_lock_file_is_gone_is_still_seen() {
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
 }
 
+/// What `rd_ctl restart` starts with: the options of the last server that got as far as to listen.
+#[test]
+fn the_options_of_a_start_that_failed_are_not_kept() {
+    let mut cluster = Cluster::started(&[]);
+    cluster.stop(Signal::SIGINT);
+    let options = || fs::read_to_string(cluster.path("postmaster.opts")).expect("written");
+    let before = options();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("it is bound").port().to_string();
+    let directory = cluster.data_dir();
+    let failing = ["-D", &directory.to_string_lossy(), "-p", &port];
+    let (status, _, errors) = run("redoubt", &failing);
+    assert_eq!(status.code(), Some(1), "{errors}");
+    assert_eq!(options(), before);
+}
+
+#[test]
+fn a_restart_from_elsewhere_finds_the_same_directory_of_the_socket() {
+    let place = tempfile::tempdir().expect("a directory");
+    fs::create_dir(place.path().join("sockets")).expect("made");
+    let data_dir = place.path().join("data");
+    let data_dir = data_dir.to_string_lossy();
+    let (status, _, errors) = run("rd_initdb", &["-D", &data_dir, "--wal-segsize=1"]);
+    assert!(status.success(), "{errors}");
+    let ctl = |from: &std::path::Path, arguments: &[&str]| {
+        let mut command = Command::new(program("rd_ctl"));
+        command.args(arguments).args(["-D", &data_dir]);
+        let output = command.current_dir(from).output().expect("it runs");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    };
+    let there = || {
+        fs::read_dir(place.path().join("sockets"))
+            .expect("made")
+            .count()
+            > 0
+    };
+    let options = "-k sockets -p 0 -c shared_buffers=16MB";
+    ctl(place.path(), &["start", "-o", options]);
+    let started = there();
+    let restarted = std::panic::catch_unwind(|| {
+        ctl(std::path::Path::new("/"), &["restart"]);
+        there()
+    });
+    ctl(place.path(), &["stop"]);
+    assert!(started);
+    assert!(restarted.is_ok_and(|there| there), "elsewhere");
+    assert!(
+        !there(),
+        "and nothing is left for another user to stumble over"
+    );
+}
+
 #[test]
 fn a_postmaster_that_is_killed_takes_its_children_along() {
     let mut cluster = Cluster::started(&[]);
