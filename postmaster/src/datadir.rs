@@ -35,9 +35,10 @@ pub enum Found {
 
 /// Looks at the directory without changing anything.
 ///
-/// An empty directory, and one above which another is missing, may stand where a volume has not been
-/// mounted. A server that made a data directory there would acknowledge writes that are out of sight
-/// when the volume is there again; so that is left to `rd_initdb`, which somebody has to ask.
+/// An empty directory, one in an empty directory, and one above which another is missing, may stand
+/// where a volume has not been mounted. A server that made a data directory there would acknowledge
+/// writes that are out of sight when the volume is there again; so that is left to `rd_initdb`, which
+/// somebody has to ask.
 ///
 /// # Errors
 /// When it is something else, or may be.
@@ -81,21 +82,30 @@ pub fn inspect(dir: &Path) -> Result<Found> {
     )
 }
 
-/// Refuses a place whose directory is missing too.
+/// Refuses a place whose directory is missing too, or empty. Whoever is in a directory means that one.
 fn check_parent(dir: &Path) -> Result<()> {
     let parent = match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(parent) if parent != Path::new("") && parent != Path::new(".") => parent,
         _ => return Ok(()),
     };
-    if parent.exists() {
-        return Ok(());
-    }
+    let what = match fs::read_dir(parent).map(Iterator::count) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            format!(
+                "nor is there the directory \"{}\" to make it in",
+                parent.display()
+            )
+        }
+        Ok(0) => format!(
+            "and the directory \"{}\" to make it in is empty",
+            parent.display()
+        ),
+        _ => return Ok(()),
+    };
     bail!(
-        "there is no data directory \"{0}\", nor is there the directory \"{1}\" to make it in\n\
+        "there is no data directory \"{0}\", {what}\n\
          HINT: If a volume belongs there, it is not mounted: mount it. If a new data directory is \
          wanted there, make it first: rd_initdb -D \"{0}\"",
-        dir.display(),
-        parent.display()
+        dir.display()
     )
 }
 
@@ -271,11 +281,13 @@ mod tests {
     fn only_a_new_place_or_a_data_directory_will_do() {
         let dir = private_dir();
         let inside = dir.path().join("data");
-        assert_eq!(inspect(&inside).expect("nothing there"), Found::Nothing);
-        let here = Path::new("no-such-directory");
-        assert_eq!(inspect(here).expect("nothing there"), Found::Nothing);
+        for here in ["no-such-directory", "./no-such-directory"] {
+            let found = inspect(Path::new(here)).expect("nothing there");
+            assert_eq!(found, Found::Nothing);
+        }
         for (place, what) in [
             (dir.path(), "is empty: it is no data directory"),
+            (&inside, "to make it in is empty"),
             (&inside.join("deeper"), "nor is there the directory"),
         ] {
             let error = inspect(place).expect_err("a volume's, perhaps").to_string();
@@ -285,6 +297,7 @@ mod tests {
             }
         }
         fs::write(dir.path().join("letter.txt"), "dear").expect("written");
+        assert_eq!(inspect(&inside).expect("nothing there"), Found::Nothing);
         let error = inspect(dir.path())
             .expect_err("somebody's letters")
             .to_string();

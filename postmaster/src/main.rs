@@ -47,8 +47,8 @@ const DESCRIPTORS_BESIDE: u64 = 256;
 ///
 /// Serves the data directory in the foreground until SIGTERM (waits for clients to leave), SIGINT
 /// or Ctrl-C (ends them and stops in order) or SIGQUIT (stops at once; the next start recovers).
-/// A data directory that does not exist is initialised; in an empty one, which may be the mount point
-/// of a volume that is not there, only rd_initdb makes one.
+/// A data directory that does not exist is initialised; in the place of an empty one, or inside it,
+/// only rd_initdb makes one: it may be the mount point of a volume that is not there.
 #[derive(Parser)]
 #[command(name = "redoubt", version, disable_help_flag = true)]
 struct Arguments {

@@ -636,8 +636,9 @@ fn a_place_where_a_volume_may_be_missing_is_not_initialised() {
     let mount_point = tempfile::tempdir().expect("a directory");
     fs::set_permissions(mount_point.path(), Permissions::from_mode(0o700)).expect("ours");
     let path = mount_point.path().to_string_lossy().into_owned();
+    let inside = format!("{path}/redoubt");
     let deeper = format!("{path}/redoubt/data");
-    for place in [&path, &deeper] {
+    for place in [&path, &inside, &deeper] {
         let (status, _, errors) = run("redoubt", &["-D", place, "-c", "port=nonsense"]);
         assert_eq!(status.code(), Some(1), "{errors}");
         let hint = format!("rd_initdb -D \"{place}\"");

@@ -240,21 +240,21 @@ impl Cluster {
         }
     }
 
-    /// Makes the data directory, if its segment size is not the usual one; else the first start
-    /// makes it.
+    /// Makes the data directory, if its segment size is not the usual one, or the first start does
+    /// not: in an empty directory, such as a new disk.
     fn initialise(&self) {
         let size = self.setting(SEGMENT_SIZE);
-        let Some(size) = size.filter(|_| !self.data_dir().exists()) else {
-            return;
-        };
-        let megabytes = size.trim_end_matches("MB");
         let directory = self.data_dir();
-        let arguments = [
-            "-D",
-            &directory.to_string_lossy(),
-            "--wal-segsize",
-            megabytes,
-        ];
+        let parent = directory.parent().and_then(|dir| fs::read_dir(dir).ok());
+        let is_alone = parent.is_some_and(|mut entries| entries.next().is_none());
+        if directory.exists() || size.is_none() && !is_alone {
+            return;
+        }
+        let text = directory.to_string_lossy();
+        let mut arguments = vec!["-D", &*text];
+        if let Some(size) = size {
+            arguments.extend(["--wal-segsize", size.trim_end_matches("MB")]);
+        }
         let (status, _, errors) = run("rd_initdb", &arguments);
         assert!(status.success(), "{errors}");
     }
@@ -262,11 +262,11 @@ impl Cluster {
     /// Starts the server and does not wait.
     pub fn spawn(&mut self) {
         assert!(self.server.is_none(), "the server was started already");
-        self.initialise();
         self.starts += 1;
         let mut text = self.log();
         text.push_str(&self.start_line());
         fs::write(self.log_path(), text).expect("the log can be written");
+        self.initialise();
         let log = File::options()
             .append(true)
             .open(self.log_path())
