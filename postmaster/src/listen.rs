@@ -72,10 +72,11 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Opens what `config` asks for.
+    /// Opens what `config` asks for. An address that cannot be listened on is only told, as long as
+    /// there is another.
     ///
     /// # Errors
-    /// When an address cannot be listened on, or there is none.
+    /// When addresses are named and none can be listened on, or the unix socket cannot.
     pub fn open(config: &Config, data_dir: &Path) -> Result<Listeners> {
         let port = u16::try_from(config.port()).context("port is at most 65535")?;
         let mut opened = Listeners {
@@ -87,10 +88,22 @@ impl Listeners {
             keepalive: config.tcp_keepalive(),
         };
         if port != 0 {
-            for name in config.listen_addresses().split(',').map(str::trim) {
-                if !name.is_empty() {
-                    opened.open_tcp(name, port)?;
+            let names = config.listen_addresses().split(',').map(str::trim);
+            let mut failed = Vec::new();
+            for name in names.filter(|name| !name.is_empty()) {
+                if let Err(error) = opened.open_tcp(name, port) {
+                    failed.push((name, error));
                 }
+            }
+            if opened.tcp_addresses.is_empty() && !failed.is_empty() {
+                let why: Vec<String> = failed
+                    .iter()
+                    .map(|(_, error)| format!("{error:#}"))
+                    .collect();
+                bail!("could not create any TCP/IP socket: {}", why.join("; "));
+            }
+            for (name, error) in failed {
+                log::warn!("could not create listen socket for \"{name}\": {error:#}");
             }
         }
         let directory = match config.unix_socket_directory() {
@@ -423,6 +436,28 @@ mod tests {
             error.contains("in use") && error.contains("another port with -p"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_listened_on_is_done_without_if_there_is_another() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = taken.local_addr().expect("it is bound").port();
+        let open = |addresses: &str| {
+            let text = port.to_string();
+            let pairs = [("port", text.as_str()), ("listen_addresses", addresses)];
+            Listeners::open(&config(&pairs), dir.path())
+        };
+        // In use, not of this machine, and no name at all.
+        let bad = "127.0.0.1,192.0.2.1,not a name";
+        let listeners = open(&format!("{bad},127.0.0.2")).expect("one is enough");
+        let other = SocketAddr::from(([127, 0, 0, 2], port));
+        assert_eq!(listeners.tcp_addresses(), [other]);
+        drop(listeners);
+        let error = open(bad).err().expect("none is too few").to_string();
+        for part in ["not a name", "in use", "192.0.2.1"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
 
     #[test]
