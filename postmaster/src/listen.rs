@@ -65,7 +65,7 @@ pub struct Listeners {
     tcp_addresses: Vec<SocketAddr>,
     unix_path: Option<PathBuf>,
     /// Held by all children too, as the data directory's.
-    _unix_lock: Option<LockFile>,
+    unix_lock: Option<LockFile>,
     /// Given up to accept, and refuse, when no descriptor is left.
     spare: Option<File>,
     keepalive: Duration,
@@ -83,7 +83,7 @@ impl Listeners {
             listeners: Vec::new(),
             tcp_addresses: Vec::new(),
             unix_path: None,
-            _unix_lock: None,
+            unix_lock: None,
             spare: File::open("/dev/null").ok(),
             keepalive: config.tcp_keepalive(),
         };
@@ -189,7 +189,7 @@ impl Listeners {
             .with_context(|| format!("could not listen on unix socket {}", path.display()))?;
         self.listeners.push(Listener::Unix(listener));
         self.unix_path = Some(path);
-        self._unix_lock = Some(lock);
+        self.unix_lock = Some(lock);
         Ok(())
     }
 
@@ -299,13 +299,19 @@ impl Listeners {
         self.spare = None;
     }
 
-    /// Takes the unix socket out of its directory; for the postmaster, when it leaves.
-    pub fn remove_unix_socket(&self) {
+    /// Takes the unix socket and its lock file out of their directory; for the postmaster, when it
+    /// leaves and its children have left.
+    pub fn remove_unix_socket(&mut self) {
         if let Some(path) = &self.unix_path
             && let Err(error) = fs::remove_file(path)
             && error.kind() != io::ErrorKind::NotFound
         {
             log::warn!("could not remove unix socket {}: {error}", path.display());
+        }
+        if let Some(lock) = self.unix_lock.take()
+            && let Err(error) = lock.remove()
+        {
+            log::warn!("could not remove the lock file of the unix socket: {error}");
         }
     }
 }
@@ -386,7 +392,7 @@ mod tests {
         let path = dir.path().join(socket_name(0));
         drop(UnixListener::bind(&path).expect("a stale socket"));
         let config = config(&[("port", "0"), ("unix_socket_permissions", "0770")]);
-        let listeners = Listeners::open(&config, dir.path()).expect("open");
+        let mut listeners = Listeners::open(&config, dir.path()).expect("open");
         assert_eq!(listeners.unix_path(), Some(path.as_path()));
         assert!(listeners.tcp_addresses().is_empty());
         let mode = fs::metadata(&path)
@@ -409,7 +415,8 @@ mod tests {
             "{second}"
         );
         listeners.remove_unix_socket();
-        assert!(!path.exists());
+        let left = fs::read_dir(dir.path()).expect("ours").count();
+        assert_eq!(left, 0, "another user may come after this one");
     }
 
     #[test]

@@ -381,7 +381,7 @@ impl Server {
     }
 
     /// The last thing: everything that others could mistake for a living server goes.
-    fn leave(self, outcome: Outcome) -> i32 {
+    fn leave(mut self, outcome: Outcome) -> i32 {
         self.listeners.remove_unix_socket();
         drop(self.shared);
         if let Err(error) = Segment::remove_name(&self.shm_name) {

@@ -4,7 +4,8 @@
 //! when the last of them has closed it by ending. A process number proves less: it may be used
 //! again, or be a zombie's.
 //!
-//! Invariant: nobody unlocks by hand, because that would take the lock from all at once.
+//! Invariants: nobody unlocks by hand, because that would take the lock from all at once; a lock
+//! counts only on the file that is at the path when it is taken.
 
 use crate::process::Pid;
 use nix::errno::Errno;
@@ -35,13 +36,14 @@ pub enum LockError {
     },
 }
 
-/// How often a file that comes or goes while it is opened is looked for again.
+/// How often a file that is taken away while it is locked is made anew.
 const TRIES_MAX: usize = 1000;
 
 /// The lock is held while this, or a copy inherited by a child, is open.
 #[derive(Debug)]
 pub struct LockFile {
-    _file: File,
+    file: File,
+    path: PathBuf,
 }
 
 impl LockFile {
@@ -59,11 +61,24 @@ impl LockFile {
             if !lock(&file, libc::LOCK_EX).map_err(failed)? {
                 return Err(LockError::Held(path.to_owned()));
             }
-            return Ok(LockFile { _file: file });
+            // Its last holder may have taken it away in between; then another has the next one.
+            if is_at(&file, path).map_err(failed)? {
+                let path = path.to_owned();
+                return Ok(LockFile { file, path });
+            }
         }
         Err(failed(io::Error::other(
             "it is a symbolic link to a file that is not there, or comes and goes: remove it",
         )))
+    }
+
+    /// Takes the file away, and then lets go of the lock: where others share the directory, they
+    /// could not lock a file of this user's.
+    pub fn remove(self) -> io::Result<()> {
+        if is_at(&self.file, &self.path)? {
+            fs::remove_file(&self.path)?;
+        }
+        Ok(())
     }
 }
 
@@ -118,6 +133,15 @@ fn lock(file: &File, operation: libc::c_int) -> io::Result<bool> {
     }
 }
 
+/// Whether the open file is the one at the path.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(is_same(&found, &file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
@@ -163,6 +187,9 @@ fn give_to_owner_of_directory(file: &File, path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::thread;
 
     #[test]
     fn a_lock_is_held_once_and_let_go_by_closing() {
@@ -193,6 +220,31 @@ mod tests {
         let made = fs::metadata(&path).expect("it was made");
         assert_eq!((made.uid(), made.gid()), (SOMEBODY, SOMEBODY));
         assert_eq!(made.mode() & 0o777, 0o600);
+    }
+
+    /// Each in its turn holds a file that is at the path, though each takes it away.
+    #[test]
+    fn a_lock_file_that_was_taken_away_is_nobodys_lock() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("redoubt.lock");
+        let holders = AtomicU32::new(0);
+        let turns = || {
+            for _ in 0..1000 {
+                let Ok(lock) = LockFile::acquire(&path) else {
+                    continue;
+                };
+                assert_eq!(holders.fetch_add(1, Relaxed), 0, "it is the only one");
+                thread::yield_now();
+                holders.fetch_sub(1, Relaxed);
+                lock.remove().expect("removed");
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(turns);
+            }
+        });
+        assert!(!path.exists());
     }
 
     #[test]
