@@ -385,7 +385,7 @@ impl Server {
         self.listeners.remove_unix_socket();
         drop(self.shared);
         if let Err(error) = Segment::remove_name(&self.shm_name) {
-            log::warn!("could not remove the name {}: {error}", self.shm_name);
+            log::warn!("{error}");
         }
         if let Err(error) = self.pid_file.remove() {
             log::warn!("{error:#}");

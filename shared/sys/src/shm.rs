@@ -165,12 +165,24 @@ impl Plan {
 #[derive(Debug, thiserror::Error)]
 pub enum ShmError {
     /// The name is taken, or `/dev/shm` is not there or not ours.
-    #[error("could not create the shared memory segment \"{name}\": {source}")]
+    #[error("could not create the shared memory segment \"/dev/shm{name}\": {source}")]
     Create {
         /// Its name in `/dev/shm`.
         name: String,
         /// What the system said.
         source: io::Error,
+    },
+    /// Something of the segment's name is not ours.
+    #[error(
+        "could not remove \"/dev/shm{name}\", which is in the way of the shared memory segment: \
+         {error}\n\
+         HINT: No server runs on this data directory: remove it as its owner or as root."
+    )]
+    InTheWay {
+        /// Its name in `/dev/shm`.
+        name: String,
+        /// What the system said.
+        error: io::Error,
     },
     /// `/dev/shm` has too little room.
     #[error(
@@ -266,11 +278,14 @@ impl Segment {
 
     /// Removes the name that an earlier server left behind; true if there was one. Only for whoever
     /// holds the lock of the data directory the name belongs to.
-    pub fn remove_name(name: &str) -> io::Result<bool> {
+    pub fn remove_name(name: &str) -> Result<bool, ShmError> {
         match shm_unlink(name) {
             Ok(()) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(ShmError::InTheWay {
+                name: name.to_owned(),
+                error: error.into(),
+            }),
         }
     }
 
@@ -593,5 +608,19 @@ mod tests {
             !Segment::remove_name(&name).expect("no error"),
             "a failure leaves no name"
         );
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named_with_what_to_do() {
+        let name = format!("/redoubt-test-foreign-{}", std::process::id());
+        let path = format!("/dev/shm{name}");
+        // Even root cannot unlink a directory.
+        std::fs::create_dir(&path).expect("made");
+        let error = Segment::remove_name(&name).expect_err("not ours");
+        std::fs::remove_dir(&path).expect("removed");
+        let text = error.to_string();
+        for part in [&*path, "in the way", "remove it"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }
