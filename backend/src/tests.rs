@@ -5,7 +5,11 @@ use crate::connection::Hold;
 use crate::rig::{Client, Rig};
 use crate::server::Server;
 use crate::turn;
-use std::sync::atomic::Ordering;
+use rd_engine::{EngineError, NamespaceId};
+use rd_store::namespaces::PAST;
+use rd_sys::watchdog::Watchdog;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Two backends with a client each.
 struct Pair {
@@ -466,4 +470,42 @@ fn a_transaction_that_fails_sets_nothing_for_its_connection() {
     assert_eq!(pair.ask(&["SET", "key", "1"]), "", "it waits for the disk");
     pair.rig.flush();
     assert_eq!(pair.received(), "+OK\r\n");
+}
+
+#[test]
+fn databases_may_be_swapped_while_many_keys_are_watched() {
+    let pair = Pair::new(&[]);
+    let (rig, (mut server, mut client)) = (pair.rig, pair.other);
+    let _watchdog = Watchdog::start(Duration::from_secs(300));
+    let keys: Vec<String> = (0..30_000).map(|number| format!("key{number}")).collect();
+    let mut watch: Vec<&[u8]> = vec![b"WATCH"];
+    watch.extend(keys.iter().map(String::as_bytes));
+    let (stop, swaps) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let rounds = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let [db0, db1] = [0, 1].map(|number| NamespaceId::database(number).expect("one"));
+            let mut engine = rig.server(0).engine;
+            while !stop.load(Ordering::SeqCst) {
+                match engine.swap_namespaces(db0, db1) {
+                    Ok(_) => _ = swaps.fetch_add(1, Ordering::SeqCst),
+                    Err(EngineError::Park(_)) => rig.flush(),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        // So many that more were surely made between the first look and the last.
+        let (mut most, mut rounds) = (0, 0);
+        while most < 4 * PAST {
+            let before = swaps.load(Ordering::SeqCst);
+            client.send(&rig, &mut server, &watch);
+            most = most.max(swaps.load(Ordering::SeqCst) - before);
+            client.send(&rig, &mut server, &[b"UNWATCH"]);
+            rounds += 1;
+        }
+        stop.store(true, Ordering::SeqCst);
+        rounds
+    });
+    rig.flush();
+    let replies = client.call(&rig, &mut server, &[b"PING"]);
+    assert_eq!(replies, "+OK\r\n".repeat(2 * rounds) + "+PONG\r\n");
 }

@@ -205,8 +205,16 @@ pub fn watch(call: &mut Call<'_>) -> Outcome {
         if watched.contains_key(&place) || seen.contains_key(&place) {
             continue;
         }
-        let snapshot = later.as_ref().unwrap_or(&first);
-        let mut watched = call.server.engine.watch(namespace, key, snapshot)?;
+        let engine = &call.server.engine;
+        let mut watched = loop {
+            let snapshot = later.as_ref().unwrap_or(&first);
+            match engine.watch(namespace, key, snapshot) {
+                // A newer one from here on. What was looked at before stands, and EXEC will see that
+                // it was replaced: to look at all again might never end.
+                Err(EngineError::Replaced) => later = Some(engine.snapshot_newest()?),
+                seen => break seen?,
+            }
+        };
         if watched.has_expired() {
             // It goes for good now, so that whatever comes later is a change.
             let remove = &mut |access: &mut rd_engine::Access<'_>| match access.meta(0)? {
@@ -218,8 +226,14 @@ pub fn watch(call: &mut Call<'_>) -> Outcome {
                 Err(EngineError::NamespaceReadOnly(_)) => {}
                 removed => drop(removed?),
             }
-            let snapshot = later.insert(call.server.engine.snapshot_newest()?);
-            watched = call.server.engine.watch(namespace, key, snapshot)?;
+            let engine = &call.server.engine;
+            watched = loop {
+                let snapshot = later.insert(engine.snapshot_newest()?);
+                match engine.watch(namespace, key, snapshot) {
+                    Err(EngineError::Replaced) => {}
+                    seen => break seen?,
+                }
+            };
         }
         depends_on = depends_on.max(watched.stamp());
         seen.insert(place, watched);

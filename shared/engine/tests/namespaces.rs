@@ -179,3 +179,19 @@ fn who_reads_what_was_replaced_too_often_since_runs_again() {
     rig.flush();
     rig.verify();
 }
+
+#[test]
+fn who_watches_at_a_snapshot_that_is_too_old_is_told_so() {
+    let rig = Rig::new(512, 1 << 20);
+    let (mut engine, mut other) = (rig.engine(0), rig.engine(1));
+    let twin = NamespaceId::database(1).expect("there are 16");
+    set(&rig, &mut engine, b"a", b"1");
+    let first = engine.snapshot_newest().expect("a snapshot");
+    for _ in 0..=PAST {
+        rig.run(|| other.swap_namespaces(DB0, twin));
+    }
+    let seen = engine.watch(DB0, b"a", &first);
+    assert!(matches!(seen, Err(EngineError::Replaced)), "{seen:?}");
+    let newest = engine.snapshot_newest().expect("a snapshot");
+    engine.watch(DB0, b"a", &newest).expect("it is known");
+}

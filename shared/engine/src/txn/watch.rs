@@ -4,7 +4,7 @@
 //! that was created and deleted again, once its tombstone is gone; so whoever watches holds a
 //! snapshot, which keeps later tombstones, from before he looked.
 
-use crate::api::{Engine, Fixed};
+use crate::api::{Engine, Fixed, View};
 use crate::error::Result;
 use rd_base::Lsn;
 use rd_store::Snapshot;
@@ -36,10 +36,11 @@ impl Watched {
 }
 
 impl Engine {
-    /// What a key is at a snapshot.
+    /// What a key is at a snapshot, outside of a transaction.
     ///
     /// # Errors
-    /// When there is no such namespace, or a page cannot be read.
+    /// When there is no such namespace, or a page cannot be read. [`crate::EngineError::Replaced`]
+    /// if the namespace has changed too often since the snapshot was taken: a newer one will do.
     pub fn watch(
         &self,
         namespace: NamespaceId,
@@ -47,7 +48,7 @@ impl Engine {
         snapshot: &Snapshot,
     ) -> Result<Watched> {
         self.enter();
-        let fixed = self.fix_in_transaction(namespace, snapshot)?;
+        let fixed = self.fix(namespace, View::At(snapshot))?;
         self.watch_at(&fixed, key)
     }
 
