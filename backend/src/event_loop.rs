@@ -771,6 +771,7 @@ impl EventLoop {
     fn tick(&mut self) {
         let now_ns = self.server.now_ns;
         self.next_tick_ns = now_ns + TICK_NS;
+        self.server.look_at_clock();
         let timeout_ns = self.server.config.timeout().as_nanos() as u64;
         let stall_ns = self.server.config.long_read_stall_timeout().as_nanos() as u64;
         let age_limits = AgeLimits::of(&self.server.config);

@@ -5,15 +5,8 @@
 //! keys, a little in each turn: as many commits as `expire_rate` allows, and looking for more for
 //! [`LOOK_NS`].
 //!
-//! # The clock
-//!
-//! Whether a key has ended is told by the wall clock, which may be set. What a wrong clock hides
-//! comes back when it is set right, unless it was removed. So nothing is removed until the wall
-//! clock has gone as evenly as the monotonic one for `expire_clock_settle`: after a start, and
-//! after each jump of either direction by more than [`JUMP_US`].
-//!
 //! Invariant: a commit of the remover deletes only keys that have ended at the time of the commit,
-//! by a clock that was found even in the same turn.
+//! by a clock that was found even in the same turn (`clock_guard.rs`).
 
 use crate::server::Server;
 use rd_base::counters::Counter;
@@ -33,39 +26,6 @@ const LOOK_AT_CLOCK_NS: u64 = 60_000_000_000;
 const LOOK_NS: u64 = 500_000;
 /// Keys removed by one commit.
 const BATCH: usize = 64;
-/// The clocks may differ by so much from one look to the next, and by a thousandth of the time in
-/// between.
-const JUMP_US: u64 = 500_000;
-
-/// Tells whether the wall clock can be trusted.
-#[derive(Debug, Default)]
-struct ClockGuard {
-    /// Wall clock and monotonic clock at the last look, in microseconds.
-    last: Option<(u64, u64)>,
-    /// Since when the wall clock has been even, by the monotonic one.
-    even_since_us: u64,
-}
-
-impl ClockGuard {
-    /// Looks at the clocks; true if the wall clock has been even for `settle_us`.
-    fn look(&mut self, wall_us: u64, monotonic_us: u64, settle_us: u64) -> bool {
-        let is_even = self.last.is_some_and(|(wall, monotonic)| {
-            let passed = monotonic_us.saturating_sub(monotonic);
-            wall_us.abs_diff(wall + passed) <= JUMP_US + passed / 1000
-        });
-        if !is_even {
-            if self.last.is_some() {
-                log::warn!(
-                    "the wall clock has jumped; keys that end are not removed until it has been \
-                     even for expire_clock_settle"
-                );
-            }
-            self.even_since_us = monotonic_us;
-        }
-        self.last = Some((wall_us, monotonic_us));
-        monotonic_us - self.even_since_us >= settle_us
-    }
-}
 
 /// A way through all keys of all namespaces.
 #[derive(Debug)]
@@ -79,7 +39,6 @@ struct Sweep {
 /// The remover's state; of no use in the other backends.
 #[derive(Debug, Default)]
 pub struct Expirer {
-    guard: ClockGuard,
     sweep: Option<Sweep>,
     /// Keys found, to be removed, of the sweep's namespace.
     ended: Vec<Vec<u8>>,
@@ -112,12 +71,11 @@ impl Expirer {
         if now_ns < self.next_turn_ns || self.due_ns(server).is_none_or(|due| due > now_ns) {
             return;
         }
-        let settle_us = server.config.expire_clock_settle().as_micros() as u64;
-        let monotonic_us = server.store.clock.monotonic_ns() / 1000;
         let wall_us = server.wall_us();
-        if !self.guard.look(wall_us, monotonic_us, settle_us) {
+        if !server.trusts_clock() {
             // Not longer than it takes to settle, nor than a jump back should stay unnoticed.
-            self.next_turn_ns = now_ns + PAUSE_NS.min(settle_us.saturating_mul(1000)).max(TURN_NS);
+            let settle_ns = server.config.expire_clock_settle().as_nanos() as u64;
+            self.next_turn_ns = now_ns + PAUSE_NS.min(settle_ns).max(TURN_NS);
             return;
         }
         if self.sweep.is_none() {
@@ -240,35 +198,5 @@ impl Expirer {
         server.store.shared.wal.request_lazy_flush(removed.lsn);
         self.ended.truncate(first);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: u64 = 1_000_000;
-
-    #[test]
-    fn a_clock_is_trusted_once_it_has_been_even_for_long_enough() {
-        let mut guard = ClockGuard::default();
-        let settle = 10 * SECOND;
-        let mut look = |wall: u64, monotonic: u64| guard.look(wall, monotonic, settle);
-        let start = 1_700_000_000 * SECOND;
-        assert!(!look(start, 0), "nothing is known at first");
-        assert!(!look(start + 9 * SECOND, 9 * SECOND));
-        assert!(look(start + 10 * SECOND, 10 * SECOND));
-        // Set forward by a year.
-        let year = 31_536_000 * SECOND;
-        assert!(!look(start + year + 11 * SECOND, 11 * SECOND));
-        assert!(!look(start + year + 20 * SECOND, 20 * SECOND));
-        // And back again, before it has settled.
-        assert!(!look(start + 20 * SECOND, 20 * SECOND));
-        assert!(!look(start + 29 * SECOND, 29 * SECOND));
-        assert!(look(start + 30 * SECOND, 30 * SECOND));
-        // Slowly brought in line is no jump.
-        assert!(look(start + 1030 * SECOND + SECOND, 1030 * SECOND));
-        // Asleep for an hour, which the monotonic clock has not counted.
-        assert!(!look(start + 4700 * SECOND, 1031 * SECOND));
     }
 }

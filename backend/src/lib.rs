@@ -13,6 +13,7 @@
 //!   changed: the server goes through crash recovery.
 
 mod brake;
+mod clock_guard;
 mod commands;
 mod connection;
 mod dispatch;

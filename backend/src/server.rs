@@ -1,5 +1,6 @@
 //! What all connections of a backend share: the engine, the configuration, limits and sums.
 
+use crate::clock_guard::ClockGuard;
 use crate::connection::{Connection, Hold};
 use crate::expirer::Expirer;
 use crate::flushing::Flushing;
@@ -47,6 +48,8 @@ pub struct Server {
     pub flushing: Flushing,
     /// Removes keys whose time has come.
     expirer: Expirer,
+    /// Whether their time can have come.
+    clock_guard: ClockGuard,
     /// Streams under way (see `waiting.rs`).
     pub streams: Streams,
     /// Whether commands wait for a stream to end, so that theirs can begin.
@@ -73,6 +76,7 @@ impl Server {
             has_chores: false,
             flushing: Flushing::default(),
             expirer: Expirer::default(),
+            clock_guard: ClockGuard::default(),
             streams: Streams::default(),
             awaits_stream: Cell::new(false),
             holds_back: Cell::new(false),
@@ -130,6 +134,26 @@ impl Server {
     /// Wall clock, in microseconds since 1970.
     pub fn wall_us(&self) -> u64 {
         self.store.clock.wall_us()
+    }
+
+    /// Looks whether the wall clock goes evenly.
+    pub fn look_at_clock(&mut self) {
+        let monotonic_us = self.store.clock.monotonic_ns() / 1000;
+        let has_jumped = self.clock_guard.look(self.wall_us(), monotonic_us);
+        // Once is enough.
+        if has_jumped && self.store.shared.expiry.is_remover(self.store.slot) {
+            log::warn!(
+                "the wall clock has jumped; keys that end are not removed until it has been even \
+                 for expire_clock_settle"
+            );
+        }
+    }
+
+    /// Whether keys may be deleted because their time has come by the wall clock, now.
+    pub fn trusts_clock(&mut self) -> bool {
+        self.look_at_clock();
+        let settle_us = self.config.expire_clock_settle().as_micros() as u64;
+        self.clock_guard.has_settled(settle_us)
     }
 
     /// Takes a new configuration into use.

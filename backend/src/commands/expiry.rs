@@ -4,7 +4,7 @@
 //! An expiry is a time of the wall clock in milliseconds since 1970, kept in the version. It is
 //! held against the clock once per command, so a clock that is set forward ends keys early, and
 //! one that is set back lets them be seen again until they are removed. What removes them guards
-//! itself against jumps (see `expirer.rs`).
+//! itself against jumps (see `clock_guard.rs`).
 //!
 //! An open transaction sees the keys that were there when it began, whatever ends meanwhile; but a time
 //! that a client gives counts from the command, and what a transaction has written itself ends when
