@@ -271,6 +271,8 @@ fn programs_of_all_commands_are_answered_as_the_model_says() {
         ("backends", "3"),
         // What has ended stays until it is seen, so that each program has one right answer.
         ("expire_rate", "0"),
+        // And goes when it is watched.
+        ("expire_clock_settle", "0"),
         ("shared_buffers", "16MB"),
     ]);
     cluster.announce("");
