@@ -147,10 +147,11 @@ pub(crate) struct Fixed {
 }
 
 impl Fixed {
-    /// The file that a namespace lay in before it got another; the caller's snapshot keeps it.
-    pub(crate) fn before(at: Lsn, file: FileNo, since: Lsn) -> Fixed {
+    /// The newest in the file that a namespace lay in before it got another; the caller's snapshot
+    /// keeps it.
+    pub(crate) fn newest(file: FileNo, since: Lsn) -> Fixed {
         Fixed {
-            at,
+            at: Lsn::MAX,
             file: Some(file),
             since,
             snapshot: None,

@@ -3,7 +3,7 @@
 mod support;
 
 use rd_base::Lsn;
-use rd_engine::{Chunk, Engine, EngineError, NamespaceId, ParkReason, View};
+use rd_engine::{Chunk, Engine, EngineError, Isolation, NamespaceId, ParkReason, View};
 use rd_store::files::FileState;
 use rd_store::namespaces::PAST;
 use support::{DB0, Rig};
@@ -194,4 +194,53 @@ fn who_watches_at_a_snapshot_that_is_too_old_is_told_so() {
     assert!(matches!(seen, Err(EngineError::Replaced)), "{seen:?}");
     let newest = engine.snapshot_newest().expect("a snapshot");
     engine.watch(DB0, b"a", &newest).expect("it is known");
+}
+
+/// What `others` do between a WATCH of a key that is not there and its EXEC: whether EXEC sees it.
+fn is_seen_by_exec(others: &mut dyn FnMut(&Rig, &mut Engine)) -> bool {
+    let rig = Rig::new(512, 1 << 20);
+    let (mut engine, mut other) = (rig.engine(0), rig.engine(1));
+    set(&rig, &mut other, b"first", b"1");
+    let first = engine.snapshot_newest().expect("a snapshot");
+    let seen = engine.watch(DB0, b"k", &first).expect("it is looked at");
+    others(&rig, &mut other);
+    let begun = engine.begin(Isolation::Exec, false, View::Newest);
+    engine.attach(Box::new(begun.expect("a snapshot")));
+    let change = engine.changed_since(DB0, b"k", &seen).expect("a look");
+    engine.detach();
+    change.is_some()
+}
+
+#[test]
+fn a_key_that_came_before_its_database_was_swapped_is_seen_by_who_watches_it() {
+    let db1 = NamespaceId::database(1).expect("there are 16");
+    let put_in = |rig: &Rig, engine: &mut Engine, namespace, key: &[u8]| {
+        rig.run(|| engine.write(namespace, &[key], &mut |access| access.put(0, b"2", None)));
+        rig.flush();
+    };
+    assert!(is_seen_by_exec(&mut |rig, engine| {
+        put_in(rig, engine, DB0, b"k");
+        rig.run(|| engine.swap_namespaces(DB0, db1));
+        // The old version goes when its leaf needs the room.
+        for _ in 0..1000 {
+            put_in(rig, engine, db1, b"k");
+        }
+    }));
+    assert!(is_seen_by_exec(&mut |rig, engine| {
+        put_in(rig, engine, DB0, b"k");
+        rig.run(|| engine.swap_namespaces(DB0, db1));
+        for _ in 0..1000 {
+            put_in(rig, engine, db1, b"k");
+        }
+        rig.run(|| engine.flush_namespace(db1));
+    }));
+    assert!(is_seen_by_exec(&mut |rig, engine| {
+        put_in(rig, engine, db1, b"k");
+        rig.run(|| engine.swap_namespaces(DB0, db1));
+    }));
+    assert!(!is_seen_by_exec(&mut |rig, engine| {
+        put_in(rig, engine, DB0, b"another");
+        rig.run(|| engine.swap_namespaces(DB0, db1));
+        put_in(rig, engine, db1, b"another");
+    }));
 }

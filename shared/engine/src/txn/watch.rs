@@ -91,15 +91,15 @@ impl Engine {
                 false => !now.is_live && now.stamp <= seen.stamp,
             }
         } else {
-            // The namespace was emptied: no change to a key that was not there, and still is not.
+            // The namespace was emptied or swapped: no change to a key that was not there, and still is not.
             let never_was = !seen.is_live && now.stamp == Lsn::ZERO;
             never_was && self.was_same_before(namespace, key, now.since, seen)?
         };
         Ok((!is_same).then(|| now.stamp()))
     }
 
-    /// Whether the key, which was not there, had not come and gone before its namespace was emptied
-    /// at `emptied`.
+    /// Whether the key, which was not there, had surely not come and gone before its namespace was
+    /// emptied at `emptied`.
     fn was_same_before(
         &self,
         namespace: NamespaceId,
@@ -119,7 +119,9 @@ impl Engine {
         let Some(file) = place.lies.file() else {
             return Ok(place.lies == Lies::Empty);
         };
-        let before = self.watch_at(&Fixed::before(at, file, seen.since), key)?;
+        // The newest there is: if the file was not dropped but is another namespace's since, what
+        // came there later may have taken the place of what had come before.
+        let before = self.watch_at(&Fixed::newest(file, seen.since), key)?;
         Ok(!before.is_live && before.stamp <= seen.stamp)
     }
 }
