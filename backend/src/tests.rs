@@ -546,3 +546,62 @@ fn a_clock_that_may_be_wrong_deletes_no_watched_key() {
     assert_eq!(ask(&[b"MULTI"]), "+OK\r\n");
     assert_eq!(ask(&[b"EXEC"]), "*0\r\n");
 }
+
+/// What a client has sent behind it is meant for the transaction, or for what it watches.
+#[test]
+fn what_follows_a_begin_or_a_watch_that_was_refused_is_not_carried_out() {
+    let mut pair = Pair::new(&[]);
+    pair.rig.flush();
+    let refused = "-ERR BEGIN was refused";
+    for begin in [
+        &["BEGIN", "READ", "WRITE"][..],
+        &["BEGIN", "SNAPSHOT", "SNAPSHOT"],
+    ] {
+        assert_eq!(pair.ask(begin), "-ERR syntax error\r\n");
+        for command in [
+            &["SET", "a", "1"][..],
+            &["GET", "a"],
+            &["MULTI"],
+            &["BEGIN"],
+            &["SAVEPOINT", "s"],
+            &["COMMIT"],
+        ] {
+            let reply = pair.ask(command);
+            assert!(reply.starts_with(refused), "{command:?}: {reply}");
+        }
+        assert_eq!(pair.ask(&["COMMIT"]), "-ERR COMMIT without BEGIN\r\n");
+    }
+    assert_eq!(pair.ask(&["BEGIN", "NOW"]), "-ERR syntax error\r\n");
+    assert_eq!(pair.ask(&["PING"]), "+PONG\r\n");
+    assert_eq!(pair.ask(&["ROLLBACK"]), "+OK\r\n");
+    assert_eq!(pair.ask(&["GET", "a"]), "$-1\r\n");
+    // One within a transaction is refused and changes nothing.
+    assert_eq!(pair.ask(&["BEGIN"]), "+OK\r\n");
+    let nested = pair.ask(&["BEGIN", "NOW"]);
+    assert!(
+        nested.starts_with("-ERR BEGIN inside a transaction"),
+        "{nested}"
+    );
+    assert_eq!(pair.ask(&["GET", "a"]), "$-1\r\n");
+    assert_eq!(pair.ask(&["COMMIT"]), "+OK\r\n");
+
+    let too_many = [&["WATCH"][..], &["key"; 1 << 16]].concat();
+    let guarded = |pair: &mut Pair| {
+        assert_eq!(pair.ask(&["MULTI"]), "+OK\r\n");
+        assert_eq!(pair.ask(&["GET", "a"]), "+QUEUED\r\n");
+        pair.ask(&["EXEC"])
+    };
+    let refused = pair.ask(&too_many);
+    assert!(
+        refused.starts_with("-ERR a connection can watch"),
+        "{refused}"
+    );
+    assert_eq!(guarded(&mut pair), "*-1\r\n");
+    assert_eq!(guarded(&mut pair), "*1\r\n$-1\r\n", "it was told");
+    pair.ask(&too_many);
+    assert_eq!(pair.ask(&["WATCH", "key"]), "+OK\r\n");
+    assert_eq!(guarded(&mut pair), "*-1\r\n");
+    pair.ask(&too_many);
+    assert_eq!(pair.ask(&["UNWATCH"]), "+OK\r\n");
+    assert_eq!(guarded(&mut pair), "*1\r\n$-1\r\n");
+}

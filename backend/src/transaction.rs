@@ -42,7 +42,7 @@ pub enum State {
     Queueing(Queue),
     /// After BEGIN.
     Open(Open),
-    /// After BEGIN, but it was ended; by this error. COMMIT or ROLLBACK acknowledges it.
+    /// After BEGIN, but it was refused, or ended; by this error. COMMIT or ROLLBACK acknowledges it.
     Ended(String),
 }
 
@@ -57,8 +57,18 @@ pub struct Watches {
     pub snapshot: Option<Snapshot>,
     /// Monotonic clock of the first WATCH, in nanoseconds.
     pub began_ns: u64,
-    /// It was not kept up: EXEC will not do anything.
+    /// It was refused, or not kept up: EXEC will not do anything.
     pub is_lost: bool,
+}
+
+impl Watches {
+    /// Whether keys have changed will not be known.
+    pub fn lose(&mut self) {
+        *self = Watches {
+            is_lost: true,
+            ..Watches::default()
+        };
+    }
 }
 
 /// A connection's transaction and watched keys.
@@ -127,10 +137,7 @@ impl Transactions {
         }
         let age_ns = now_ns.saturating_sub(self.watches.began_ns);
         if self.watches.snapshot.is_some() && exceeds(age_ns, limits.snapshot_ns) {
-            self.watches = Watches {
-                is_lost: true,
-                ..Watches::default()
-            };
+            self.watches.lose();
         }
         false
     }

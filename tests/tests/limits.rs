@@ -141,7 +141,11 @@ fn snapshots_of_a_backend() {
         let mut client = cluster.client();
         let reply = client.call(&["BEGIN"]).expect("a reply");
         match reply.error() {
-            Some(error) => break error.to_owned(),
+            Some(error) => {
+                let refusal = refused(&mut client, &[b"SET", b"a", b"0"]);
+                names(&refusal, &["BEGIN was refused", "snapshots"]);
+                break error.to_owned();
+            }
             None => open.push(client),
         }
         assert!(open.len() <= SNAPSHOTS_PER_PROCESS, "that is one too many");
@@ -152,7 +156,8 @@ fn snapshots_of_a_backend() {
     let mut other = cluster.client();
     names(&refused(&mut other, &[b"WATCH", b"key"]), &["snapshots"]);
     for words in [
-        &["MSET", "a", "1", "b", "2"][..],
+        &["UNWATCH"][..],
+        &["MSET", "a", "1", "b", "2"],
         &["MGET", "a", "b"],
         &["RANGE", "", ""],
         &["SCAN", "0"],

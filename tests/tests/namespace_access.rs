@@ -643,6 +643,9 @@ fn commands_of_all_kinds_are_refused_and_nothing_of_a_transaction_stays() {
          a TTL key1 -> -OFFLINE*
          a TYPE key1 -> -OFFLINE*
          a WATCH key1 -> -OFFLINE*
+         a MULTI -> OK
+         a GET key1 -> QUEUED
+         a EXEC -> nil
          a COPY key1 key2 DB 0 -> -OFFLINE*
          a MOVE key1 0 -> -OFFLINE*
          a RENAME key1 key2 -> -OFFLINE*

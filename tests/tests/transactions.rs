@@ -179,7 +179,11 @@ fn savepoints_go_back_and_forth() {
          a BEGIN -> -ERR Command not allowed inside a transaction
          a EXEC -> -EXECABORT Transaction discarded because of previous errors.
          a BEGIN SNAPSHOT SERIALIZABLE -> -ERR syntax error
+         a ROLLBACK -> OK
          a BEGIN READ WRITE -> -ERR syntax error
+         a SET x 5 -> -ERR BEGIN was refused: syntax error*
+         a COMMIT -> -ERR BEGIN was refused: syntax error*
+         a GET x -> 1
          a BEGIN -> OK
          a MULTI -> -ERR MULTI inside a transaction*
          a WATCH x -> -ERR WATCH inside a transaction*

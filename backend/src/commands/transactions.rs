@@ -4,8 +4,8 @@
 //!
 //! While a transaction is open its data commands run with it attached to the engine, so handlers
 //! need not know of it. A command that fails has done nothing, and the transaction goes on; only a
-//! conflict ends it, or its having been forgotten. What comes after that, up to COMMIT or ROLLBACK,
-//! is refused: it must not be carried out by itself.
+//! conflict ends it, or its having been forgotten. What comes after that, or after a BEGIN that was
+//! refused, up to COMMIT or ROLLBACK, is refused: it must not be carried out by itself.
 //!
 //! # EXEC
 //!
@@ -13,7 +13,7 @@
 //! at once. If somebody else has changed what they have read, the replies are dropped and it all
 //! runs again; after a few times with the entries of its namespaces held exclusively, so that
 //! nobody else can commit there: then it cannot fail. Watched keys are looked at in each of these
-//! runs, as something that was read.
+//! runs, as something that was read. After a WATCH that was refused the next EXEC does nothing.
 
 use super::Call;
 use crate::dispatch::{self, Failure, Flow, Outcome};
@@ -186,6 +186,16 @@ pub fn watch(call: &mut Call<'_>) -> Outcome {
         State::Queueing(_) => return Err(texts::WATCH_IN_MULTI.into()),
         State::Open(_) | State::Ended(_) => return Err(in_begin("WATCH")),
     }
+    let watched = watch_keys(call);
+    match &watched {
+        Ok(_) | Err(Failure::Engine(EngineError::Park(_))) => {}
+        // The EXEC that was sent behind it counts on these keys being watched.
+        Err(_) => call.session.transactions.watches.lose(),
+    }
+    watched
+}
+
+fn watch_keys(call: &mut Call<'_>) -> Outcome {
     let namespace = call.namespace();
     let watches = &call.session.transactions.watches;
     if watches.keys.len() + call.args.len() > WATCHES_MAX {
@@ -407,6 +417,21 @@ pub fn begin(call: &mut Call<'_>) -> Outcome {
     if !call.session.transactions.is_none() {
         return Err("ERR BEGIN inside a transaction: COMMIT or ROLLBACK it first".into());
     }
+    let begun = open(call);
+    let why = match &begun {
+        Ok(_) => return begun,
+        Err(Failure::Reply(text)) => text.clone(),
+        Err(Failure::Engine(error)) => error.to_string(),
+    };
+    // What was sent behind it is meant for the transaction.
+    let why = why.strip_prefix("ERR ").unwrap_or(&why);
+    call.session.transactions.state = State::Ended(format!(
+        "ERR BEGIN was refused: {why}; nothing is done before COMMIT or ROLLBACK"
+    ));
+    begun
+}
+
+fn open(call: &mut Call<'_>) -> Outcome {
     let mut isolation = None;
     let mut is_read_only = false;
     let mut words = call.args.skip(1).iter();
