@@ -605,3 +605,39 @@ fn what_follows_a_begin_or_a_watch_that_was_refused_is_not_carried_out() {
     assert_eq!(pair.ask(&["UNWATCH"]), "+OK\r\n");
     assert_eq!(guarded(&mut pair), "*1\r\n$-1\r\n");
 }
+
+/// MOVE writes in two steps.
+#[test]
+fn a_move_that_fails_half_way_has_done_nothing() {
+    let mut pair = Pair::new(&[("max_transaction_size", "1MB")]);
+    pair.write(&["SET", "k", "x"]);
+    pair.rig.flush();
+    let exists_there = |pair: &mut Pair| {
+        assert_eq!(pair.ask(&["SELECT", "1"]), "+OK\r\n");
+        let exists = pair.ask(&["EXISTS", "k"]);
+        assert_eq!(pair.ask(&["SELECT", "0"]), "+OK\r\n");
+        exists
+    };
+    // The first that is refused has room for the key in the other database, and none for its deletion
+    // in this one.
+    let is_refused = |pair: &mut Pair, bytes: usize| {
+        assert_eq!(pair.ask(&["BEGIN"]), "+OK\r\n");
+        assert_eq!(pair.ask(&["SET", "a", &"v".repeat(bytes)]), "+OK\r\n");
+        let moved = pair.ask(&["MOVE", "k", "1"]);
+        if moved == ":1\r\n" {
+            assert_eq!(exists_there(pair), ":1\r\n");
+            assert_eq!(pair.ask(&["ROLLBACK"]), "+OK\r\n");
+            return false;
+        }
+        assert!(moved.contains("max_transaction_size"), "{moved}");
+        true
+    };
+    let mut sizes = (1_048_000..1 << 20).step_by(30);
+    assert!(sizes.any(|bytes| is_refused(&mut pair, bytes)));
+    assert_eq!(exists_there(&mut pair), ":0\r\n");
+    assert_eq!(pair.ask(&["COMMIT"]), "");
+    pair.rig.flush();
+    assert_eq!(pair.received(), "+OK\r\n");
+    assert_eq!(exists_there(&mut pair), ":0\r\n");
+    assert_eq!(pair.ask(&["GET", "k"]), "$1\r\nx\r\n");
+}

@@ -11,6 +11,9 @@ use rd_base::counters::Counter;
 use rd_store::namespaces::NamespaceId;
 use std::sync::Arc;
 
+/// Name of the savepoint that several operations go back to, within a transaction, if one fails. They
+/// set none themselves, so it hides one of the client's for no longer than it is there.
+const BEFORE_THEM: &[u8] = b"";
 /// It runs so often beside others before it keeps them out.
 const RUNS_BESIDE_OTHERS: u32 = 3;
 
@@ -67,7 +70,14 @@ impl Engine {
         operations: &mut dyn FnMut(&mut Engine) -> Result<(R, Lsn)>,
     ) -> Result<Committed<R>> {
         if self.current.is_some() {
-            let (result, depends_on) = operations(self)?;
+            self.transaction().savepoint(BEFORE_THEM, usize::MAX)?;
+            let done = operations(self);
+            let mut transaction = self.transaction();
+            if done.is_err() {
+                transaction.rollback_to(BEFORE_THEM);
+            }
+            transaction.release(BEFORE_THEM);
+            let (result, depends_on) = done?;
             return Ok(Committed {
                 result,
                 lsn: Lsn::ZERO,
