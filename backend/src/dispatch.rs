@@ -13,6 +13,7 @@ use crate::commands::{
 use crate::output::Output;
 use crate::server::Server;
 use crate::session::{Replies, Session};
+use crate::transaction::State;
 use crate::waiting::Waiting;
 use rd_base::Lsn;
 use rd_base::counters::Counter;
@@ -193,6 +194,12 @@ fn conclude(
     let is_silent = session.replies != Replies::On;
     if !matches!(flow, Flow::Wait(_)) {
         session.end_command();
+        session.active_at_ns = match session.transactions.state {
+            // It is ended if it is idle: what this command took, be it all in one turn, is not
+            // its client's time.
+            State::Open(_) => server.store.clock.monotonic_ns(),
+            _ => server.now_ns,
+        };
     }
     session.was_ungated = wait <= server.store.shared.wal.durable_lsn();
     if is_silent {

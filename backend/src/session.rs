@@ -56,7 +56,7 @@ pub struct Session {
     pub synchronous_commit: Option<bool>,
     /// Wall clock of the connection, in microseconds.
     pub connected_at_us: u64,
-    /// Monotonic clock of the last command, in nanoseconds.
+    /// Monotonic clock of the last command, in nanoseconds: of its end, if it has ended.
     pub active_at_ns: u64,
     /// The last command.
     pub last_command: Option<CommandId>,

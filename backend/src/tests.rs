@@ -4,6 +4,7 @@
 use crate::connection::Hold;
 use crate::rig::{Client, Rig};
 use crate::server::Server;
+use crate::transaction::AgeLimits;
 use crate::turn;
 use rd_engine::{EngineError, NamespaceId};
 use rd_store::namespaces::PAST;
@@ -640,4 +641,52 @@ fn a_move_that_fails_half_way_has_done_nothing() {
     assert_eq!(pair.received(), "+OK\r\n");
     assert_eq!(exists_there(&mut pair), ":0\r\n");
     assert_eq!(pair.ask(&["GET", "k"]), "$1\r\nx\r\n");
+}
+
+/// While a command is under way its client need not do anything.
+#[test]
+fn a_client_is_idle_from_the_end_of_its_command_on() {
+    const MINUTE_NS: u64 = 60_000_000_000;
+    let limits = AgeLimits {
+        idle_ns: 10 * MINUTE_NS,
+        snapshot_ns: 0,
+    };
+    let (rig, time) = Rig::by_hand(&[], 100 * MINUTE_NS);
+    let mut server = rig.server(0);
+    let mut client = Client::new(&mut server);
+    let value = "v".repeat(100_000);
+    for number in 0..40 {
+        let key = format!("key{number:02}");
+        client.send(
+            &rig,
+            &mut server,
+            &[b"SET", key.as_bytes(), value.as_bytes()],
+        );
+    }
+    rig.flush();
+    client.received(&server);
+    assert_eq!(client.call(&rig, &mut server, &[b"BEGIN"]), "+OK\r\n");
+    client.send(&rig, &mut server, &[b"RANGE", b"", b""]);
+    assert!(matches!(client.connection.hold, Hold::Waiting(_)));
+    loop {
+        time.fetch_add(MINUTE_NS, Ordering::SeqCst);
+        server.begin_turn();
+        client.received(&server);
+        if !client.go_on(&mut server) {
+            break;
+        }
+    }
+    let mut is_ended = |client: &mut Client| {
+        let session = &mut client.connection.session;
+        let idle_ns = server.now_ns.saturating_sub(session.active_at_ns);
+        let ended = session
+            .transactions
+            .end_forgotten(server.now_ns, idle_ns, &limits);
+        time.fetch_add(9 * MINUTE_NS, Ordering::SeqCst);
+        server.begin_turn();
+        ended
+    };
+    assert!(!is_ended(&mut client), "it has just got its reply");
+    assert!(!is_ended(&mut client));
+    assert!(is_ended(&mut client));
 }
