@@ -417,7 +417,7 @@ Wal "Write-ahead log" {
     SynchronousCommit: bool synchronous_commit =
         Parameter::bool("synchronous_commit", "on").context(Context::Session).local()
             .extremes(&["off"]),
-        "Reply only when the commit is durable; off makes it so within wal_writer_delay.";
+        "Reply only when the commit is durable; off: durable, and seen by all, in wal_writer_delay.";
     WalSyncMethod: WalSyncMethod wal_sync_method =
         Parameter::word::<WalSyncMethod>("wal_sync_method", "open_datasync"),
         "How the log is forced to disk.";
