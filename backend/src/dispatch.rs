@@ -160,6 +160,7 @@ pub fn go_on(call: &mut Call<'_>, waiting: Waiting) -> Outcome {
         Waiting::Durable(lsn) => replication::proceed(call, lsn),
         Waiting::Range(stream) => ranges::proceed(call, stream),
         Waiting::Keys(walk) => scan::proceed(call, walk),
+        Waiting::Random(walk) => scan::proceed_randomly(call, walk),
         Waiting::Several(stream) => several::proceed(call, stream),
     }
 }

@@ -690,3 +690,56 @@ fn a_client_is_idle_from_the_end_of_its_command_on() {
     assert!(!is_ended(&mut client));
     assert!(is_ended(&mut client));
 }
+
+/// Where nobody removes keys whose time has come, many may lie between two that are there.
+#[test]
+fn randomkey_lets_others_have_their_turn() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let (rig, time) = Rig::by_hand(&[], 1_000_000 * SECOND_NS);
+    let mut server = rig.server(0);
+    let mut client = Client::new(&mut server);
+    let long = "k".repeat(1000);
+    for number in 0..3000 {
+        let key = format!("{number:04}{long}");
+        client.send(&rig, &mut server, &[b"SETEX", key.as_bytes(), b"1", b"v"]);
+        if number % 500 == 0 {
+            rig.flush();
+        }
+    }
+    rig.flush();
+    client.received(&server);
+    let ask = |client: &mut Client, server: &mut Server| {
+        client.send(&rig, server, &[b"RANDOMKEY"]);
+        let mut turns = 1;
+        while client.go_on(server) {
+            turns += 1;
+        }
+        let received = client.received(server);
+        (String::from_utf8_lossy(&received).into_owned(), turns)
+    };
+    let (found, turns) = ask(&mut client, &mut server);
+    assert!(found.starts_with("$1004\r\n"), "{found}");
+    assert_eq!(turns, 1);
+    time.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
+    server.begin_turn();
+    let (found, turns) = ask(&mut client, &mut server);
+    assert_eq!(found, "$-1\r\n");
+    assert!(turns > 1, "so many are not passed by in one turn");
+    let all = client.call(&rig, &mut server, &[b"DBSIZE"]);
+    assert_eq!(all, ":3000\r\n");
+    // Whatever the place, the first that is there is found, also in a transaction.
+    client.send(&rig, &mut server, &[b"SET", b"0000", b"v"]);
+    rig.flush();
+    client.received(&server);
+    assert_eq!(ask(&mut client, &mut server).0, "$4\r\n0000\r\n");
+    assert_eq!(client.call(&rig, &mut server, &[b"BEGIN"]), "+OK\r\n");
+    assert_eq!(ask(&mut client, &mut server).0, "$4\r\n0000\r\n");
+    assert_eq!(client.call(&rig, &mut server, &[b"COMMIT"]), "+OK\r\n");
+    for (command, reply) in [
+        (&b"MULTI"[..], "+OK\r\n"),
+        (b"RANDOMKEY", "+QUEUED\r\n"),
+        (b"EXEC", "*1\r\n$4\r\n0000\r\n"),
+    ] {
+        assert_eq!(client.call(&rig, &mut server, &[command]), reply);
+    }
+}

@@ -4,7 +4,7 @@
 //! Those whose reply is made piece by piece, in a turn each, are *streams*. Each holds a snapshot.
 
 use crate::commands::ranges::RangeStream;
-use crate::commands::scan::KeysWalk;
+use crate::commands::scan::{KeysWalk, RandomWalk};
 use crate::commands::several::SeveralStream;
 use rd_base::Lsn;
 use rd_engine::NamespaceId;
@@ -59,6 +59,8 @@ pub enum Waiting {
     Range(Box<RangeStream>),
     /// For its turn, or for room in the output, to go on with KEYS.
     Keys(Box<KeysWalk>),
+    /// For its turn, to go on with RANDOMKEY.
+    Random(Box<RandomWalk>),
     /// For room in the output, to go on with a reply about several keys.
     Several(Box<SeveralStream>),
 }
@@ -94,7 +96,7 @@ impl Waiting {
     pub fn is_stream(&self) -> bool {
         match self {
             Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => false,
-            Waiting::Range(_) | Waiting::Keys(_) | Waiting::Several(_) => true,
+            Waiting::Range(_) | Waiting::Keys(_) | Waiting::Random(_) | Waiting::Several(_) => true,
         }
     }
 
@@ -105,6 +107,7 @@ impl Waiting {
             Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => false,
             Waiting::Range(stream) if stream.is_counting() => true,
             Waiting::Keys(walk) if walk.is_counting() => true,
+            Waiting::Random(_) => true,
             Waiting::Range(_) | Waiting::Keys(_) | Waiting::Several(_) => unsent <= output_max,
         }
     }
@@ -113,6 +116,7 @@ impl Waiting {
     pub fn has_begun(&self) -> bool {
         match self {
             Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => false,
+            Waiting::Random(_) => false,
             Waiting::Range(stream) => !stream.is_counting(),
             Waiting::Keys(walk) => !walk.is_counting(),
             Waiting::Several(stream) => stream.has_begun(),
@@ -123,6 +127,7 @@ impl Waiting {
     pub fn heap_bytes(&self) -> usize {
         match self {
             Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => 0,
+            Waiting::Random(_) => 0,
             Waiting::Range(stream) => stream.heap_bytes(),
             Waiting::Keys(walk) => walk.heap_bytes(),
             Waiting::Several(stream) => stream.heap_bytes(),

@@ -320,31 +320,63 @@ impl KeysWalk {
     }
 }
 
-/// RANDOMKEY: the first key at or behind a random place.
+/// RANDOMKEY on its way: the first key at or behind a random place, or else the first of all. There
+/// may be many before it whose time has come.
+pub struct RandomWalk {
+    walk: RangeCursor,
+    /// Whether it has begun at the first key.
+    is_from_first: bool,
+}
+
+/// RANDOMKEY.
 pub fn randomkey(call: &mut Call<'_>) -> Outcome {
     let namespace = call.namespace();
-    let place = call
-        .server
-        .engine
-        .random_place(namespace, rd_sys::random::u64())?;
-    for start in [&place[..], b""] {
-        let view = call.server.view(call.session);
-        let engine = &call.server.engine;
-        let mut walk = engine.range(namespace, start, None, 1, view)?;
-        let mut found = None;
-        while found.is_none() && !walk.is_done() {
-            engine.range_next_keys(&mut walk, KEYS_PIECE, &mut |key, _| {
-                found = Some(key.to_vec());
-            })?;
-        }
-        call.depends_on(walk.depends_on());
-        if let Some(key) = found {
-            call.reply().bulk(&key);
+    let random = rd_sys::random::u64();
+    let place = call.server.engine.random_place(namespace, random)?;
+    let view = call.server.view(call.session);
+    let walk = call.server.engine.range(namespace, &place, None, 1, view)?;
+    let mut walk = Box::new(RandomWalk {
+        walk,
+        is_from_first: false,
+    });
+    for _ in 0..KEYS_TURNS_AT_ONCE {
+        if walk.turn(call)? {
             return Ok(Flow::Done);
         }
     }
-    call.reply().null();
-    Ok(Flow::Done)
+    Ok(Flow::Wait(Waiting::Random(walk)))
+}
+
+/// Goes on with RANDOMKEY: one turn.
+pub fn proceed_randomly(call: &mut Call<'_>, mut walk: Box<RandomWalk>) -> Outcome {
+    if walk.turn(call)? {
+        return Ok(Flow::Done);
+    }
+    Ok(Flow::Wait(Waiting::Random(walk)))
+}
+
+impl RandomWalk {
+    /// Visits a piece; true if the reply is there.
+    fn turn(&mut self, call: &mut Call<'_>) -> Result<bool, EngineError> {
+        let mut found = None;
+        let engine = &call.server.engine;
+        engine.range_next_keys(&mut self.walk, KEYS_PIECE, &mut |key, _| {
+            found = Some(key.to_vec());
+        })?;
+        call.depends_on(self.walk.depends_on());
+        if found.is_none() && !self.walk.is_done() {
+            return Ok(false);
+        }
+        if found.is_none() && !self.is_from_first {
+            let view = call.server.view(call.session);
+            let namespace = call.namespace();
+            self.walk = call.server.engine.range(namespace, b"", None, 1, view)?;
+            self.is_from_first = true;
+            return Ok(false);
+        }
+        call.reply().bulk_or_null(found.as_deref());
+        Ok(true)
+    }
 }
 
 #[cfg(test)]
