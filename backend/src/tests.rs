@@ -743,3 +743,34 @@ fn randomkey_lets_others_have_their_turn() {
         assert_eq!(client.call(&rig, &mut server, &[command]), reply);
     }
 }
+
+/// What its snapshot shows is there to the transaction, whatever the time is by now.
+#[test]
+fn delrange_counts_what_range_shows() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let (rig, time) = Rig::by_hand(&[], 1_700_000_000 * SECOND_NS);
+    let mut server = rig.server(0);
+    let mut client = Client::new(&mut server);
+    let mut ask = |words: &[&[u8]]| {
+        client.send(&rig, &mut server, words);
+        rig.flush();
+        client.received(&server)
+    };
+    assert_eq!(ask(&[b"SET", b"before", b"v", b"EX", b"1"]), b"+OK\r\n");
+    assert_eq!(ask(&[b"SET", b"shown", b"v", b"EX", b"5"]), b"+OK\r\n");
+    time.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
+    assert_eq!(ask(&[b"BEGIN"]), b"+OK\r\n");
+    assert_eq!(ask(&[b"SET", b"own", b"v", b"EX", b"5"]), b"+OK\r\n");
+    assert_eq!(ask(&[b"SET", b"passed", b"v", b"EX", b"1"]), b"+OK\r\n");
+    assert_eq!(ask(&[b"SAVEPOINT", b"s"]), b"+OK\r\n");
+    time.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
+    assert_eq!(ask(&[b"COUNTRANGE", b"", b""]), b":2\r\n");
+    assert_eq!(ask(&[b"DELRANGE", b"", b""]), b":2\r\n");
+    assert_eq!(ask(&[b"ROLLBACK", b"TO", b"s"]), b"+OK\r\n");
+    time.fetch_add(4 * SECOND_NS, Ordering::SeqCst);
+    assert_eq!(ask(&[b"COUNTRANGE", b"", b""]), b":1\r\n");
+    assert_eq!(ask(&[b"DELRANGE", b"", b""]), b":1\r\n");
+    assert_eq!(ask(&[b"COUNTRANGE", b"", b""]), b":0\r\n");
+    assert_eq!(ask(&[b"COMMIT"]), b"+OK\r\n");
+    assert_eq!(ask(&[b"DBSIZE"]), b":0\r\n");
+}

@@ -38,8 +38,8 @@ impl Engine {
     }
 
     /// Deletes the keys from `start` to before `end` (`None`: to the last) that the transaction
-    /// which must be attached sees, and counts them; beside them those whose time has come, which go
-    /// for good and count for nothing.
+    /// which must be attached sees, and counts them as a walk shows them; beside them those whose
+    /// time has come, which go for good and count for nothing.
     ///
     /// # Errors
     /// When these are more than a transaction can delete, or a page cannot be read. Then it has
@@ -60,10 +60,14 @@ impl Engine {
         for (namespace, start, end) in ranges {
             let mut cursor = self.range(*namespace, start, *end, u64::MAX, View::Newest)?;
             cursor.visit_ended();
-            let now_ms = self.clock_ms();
+            // As in any walk: what the transaction has written, which has no stamp yet, ends by the clock,
+            // what its snapshot shows by the time of that.
+            let (own_ms, now_ms) = (self.clock_ms(), self.now_ms());
             loop {
                 let more = self.range_next_keys(&mut cursor, PIECE, &mut |key, meta| {
-                    result += u64::from(meta.expiry_ms.is_none_or(|expiry| expiry > now_ms));
+                    let is_own = meta.stamp == Lsn::ZERO;
+                    let at_ms = if is_own { own_ms } else { now_ms };
+                    result += u64::from(meta.expiry_ms.is_none_or(|expiry| expiry > at_ms));
                     bytes += Transaction::cost_of(key, 0);
                     there.push((*namespace, key.to_vec()));
                 })?;
