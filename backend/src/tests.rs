@@ -6,9 +6,11 @@ use crate::rig::{Client, Rig};
 use crate::server::Server;
 use crate::transaction::AgeLimits;
 use crate::turn;
+use rd_base::Config;
 use rd_engine::{EngineError, NamespaceId};
 use rd_store::namespaces::PAST;
 use rd_sys::watchdog::Watchdog;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -773,4 +775,53 @@ fn delrange_counts_what_range_shows() {
     assert_eq!(ask(&[b"COUNTRANGE", b"", b""]), b":0\r\n");
     assert_eq!(ask(&[b"COMMIT"]), b"+OK\r\n");
     assert_eq!(ask(&[b"DBSIZE"]), b":0\r\n");
+}
+
+/// The limit is of values that come, not of those that are there.
+#[test]
+fn a_value_above_a_lowered_limit_is_carried_over() {
+    let rig = Rig::new(&[]);
+    let mut server = rig.server(0);
+    let mut client = Client::new(&mut server);
+    let value = "v".repeat(100_000);
+    let shown = format!("${}\r\n{value}\r\n", value.len());
+    client.send(&rig, &mut server, &[b"SET", b"a", value.as_bytes()]);
+    rig.flush();
+    client.received(&server);
+    let lowered = Config::from_pairs(&[("max_value_size", "1kB")]).expect("valid");
+    server.reconfigure(Arc::new(lowered));
+    for is_in_transaction in [false, true] {
+        let mut ask = |words: &str| {
+            let words: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
+            client.send(&rig, &mut server, &words);
+            rig.flush();
+            String::from_utf8_lossy(&client.received(&server)).into_owned()
+        };
+        if is_in_transaction {
+            assert_eq!(ask("BEGIN"), "+OK\r\n");
+        }
+        for (command, reply) in [
+            ("EXPIRE a 100", ":1\r\n"),
+            ("PERSIST a", ":1\r\n"),
+            ("GETEX a EX 100", &shown),
+            ("COPY a b", ":1\r\n"),
+            ("COPY a b DB 1", ":1\r\n"),
+            ("MOVE a 1", ":1\r\n"),
+            ("RENAME b a", "+OK\r\n"),
+            ("RENAMENX a b", ":1\r\n"),
+            ("GET b", &shown),
+            ("RENAME b a", "+OK\r\n"),
+            ("SELECT 1", "+OK\r\n"),
+            ("GET a", &shown),
+            ("GET b", &shown),
+            ("DEL a b", ":2\r\n"),
+            ("SELECT 0", "+OK\r\n"),
+        ] {
+            assert!(ask(command) == reply, "{command}");
+        }
+        let refused = ask(&format!("SET c {}", "v".repeat(2000)));
+        assert!(refused.contains("max_value_size"), "{refused}");
+        let refused = ask("APPEND a more");
+        assert!(refused.contains("max_value_size"), "{refused}");
+    }
 }

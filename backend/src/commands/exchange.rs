@@ -174,7 +174,7 @@ fn transfer(
         if moved {
             access.delete(0)?;
         }
-        access.put(1, &value, expiry_ms)?;
+        access.put_again(1, &value, expiry_ms)?;
     }
     Ok(Transfer::Done)
 }

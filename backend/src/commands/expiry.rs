@@ -135,7 +135,7 @@ pub fn set_expiry(
     let Some(value) = access.newest(index)?.map(<[u8]>::to_vec) else {
         return Ok(false);
     };
-    access.put(index, &value, expiry_ms)?;
+    access.put_again(index, &value, expiry_ms)?;
     Ok(true)
 }
 

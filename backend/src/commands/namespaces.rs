@@ -82,7 +82,7 @@ pub fn transfer(
         let put = engine.write(to.namespace, &[to.key], &mut |access| {
             let is_free = replaced || access.meta(0)?.is_none();
             if is_free {
-                access.put(0, &value, expiry_ms)?;
+                access.put_again(0, &value, expiry_ms)?;
             }
             Ok(is_free)
         })?;

@@ -400,7 +400,7 @@ Memory "Memory and limits" {
     MaxValueSize: size max_value_size_bytes =
         Parameter::size("max_value_size", "16MB", KB, KB, VALUE_BYTES_CEILING as u64)
             .extremes(&["1kB"]),
-        "Longest value that can be stored.";
+        "Longest value that can be stored; one that is there already may be longer.";
     MaxTransactionSize: size max_transaction_size_bytes =
         Parameter::size("max_transaction_size", "64MB", KB, MB, GB).extremes(&["1MB"]),
         "Most bytes of keys and values that one transaction can write.";

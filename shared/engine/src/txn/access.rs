@@ -367,6 +367,19 @@ impl Access<'_> {
             }
             .into());
         }
+        self.put_again(index, value, expiry_ms)
+    }
+
+    /// [`Access::put`] for a value that a key has already: it may be longer than one that comes.
+    ///
+    /// # Errors
+    /// When the transaction is too large; to be handed on.
+    pub fn put_again(
+        &mut self,
+        index: usize,
+        value: &[u8],
+        expiry_ms: Option<u64>,
+    ) -> Result<(), ProgramError> {
         let at = self.set.arena.len();
         if at + value.len() > self.limits.transaction_bytes {
             return Err(EngineError::TransactionTooLarge {
