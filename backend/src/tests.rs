@@ -825,3 +825,20 @@ fn a_value_above_a_lowered_limit_is_carried_over() {
         assert!(refused.contains("max_value_size"), "{refused}");
     }
 }
+
+#[test]
+fn an_exec_with_words_too_many_discards_what_multi_has_queued_only() {
+    let mut pair = Pair::new(&[]);
+    pair.rig.flush();
+    let arity = "-ERR wrong number of arguments for 'exec' command\r\n";
+    let aborted = "-EXECABORT Transaction discarded because of: wrong number of arguments for \
+                   'exec' command\r\n";
+    assert_eq!(pair.ask(&["BEGIN"]), "+OK\r\n");
+    assert_eq!(pair.ask(&["EXEC", "x"]), arity);
+    assert_eq!(pair.ask(&["COMMIT"]), "+OK\r\n");
+    assert_eq!(pair.ask(&["MULTI"]), "+OK\r\n");
+    assert_eq!(pair.ask(&["EXEC", "x"]), aborted);
+    assert_eq!(pair.ask(&["EXEC"]), "-ERR EXEC without MULTI\r\n");
+    // As Redis has it, which knows no BEGIN.
+    assert_eq!(pair.ask(&["EXEC", "x"]), aborted);
+}

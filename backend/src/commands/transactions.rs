@@ -98,16 +98,19 @@ pub fn handle_attached(
     outcome
 }
 
-/// What is replied to a request that no handler was called for: `error`, unless it was an EXEC. The
-/// transaction that is being queued will not be carried out.
+/// What is replied to a request that no handler was called for: `error`, but for an EXEC outside
+/// BEGIN. The transaction that is being queued will not be carried out.
 pub fn refuse(session: &mut Session, args: Args<'_>, error: Vec<u8>) -> Vec<u8> {
-    let is_queueing = matches!(session.transactions.state, State::Queueing(_));
     if !is_word(args.name(), "EXEC") {
         session.transactions.spoil();
         return error;
     }
-    if is_queueing {
-        session.transactions.clear();
+    match session.transactions.state {
+        // Redis says so, too, where there is nothing to discard.
+        State::None => {}
+        State::Queueing(_) => session.transactions.clear(),
+        // What BEGIN has begun goes on.
+        State::Open(_) | State::Ended(_) => return error,
     }
     let why = error.strip_prefix(b"ERR ").unwrap_or(&error);
     [&b"EXECABORT Transaction discarded because of: "[..], why].concat()
