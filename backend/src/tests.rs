@@ -842,3 +842,24 @@ fn an_exec_with_words_too_many_discards_what_multi_has_queued_only() {
     // As Redis has it, which knows no BEGIN.
     assert_eq!(pair.ask(&["EXEC", "x"]), aborted);
 }
+
+#[test]
+fn numbers_of_keys_wait_for_what_is_counted() {
+    let mut pair = Pair::new(&[]);
+    pair.write(&["SET", "first", "value"]);
+    pair.rig.flush();
+    for (command, shown) in [
+        (&["DBSIZE"][..], ":"),
+        (&["INFO", "keyspace"], "keys="),
+        (&["NAMESPACE", "INFO"], "keys\r\n:"),
+    ] {
+        pair.write(&["SET", command[0], "value"]);
+        assert_eq!(pair.ask(command), "", "{command:?}");
+        pair.rig.flush();
+        let received = pair.received();
+        assert!(received.contains(shown), "{command:?}: {received}");
+    }
+    // Who asks for everything wants to know of a disk that stands still, too.
+    pair.write(&["SET", "last", "value"]);
+    assert!(pair.ask(&["INFO"]).contains("keys=5"));
+}

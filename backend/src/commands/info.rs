@@ -102,6 +102,10 @@ pub fn info(call: &mut Call<'_>) -> Outcome {
             let _ = (section.write)(call.server, &mut text);
         }
     }
+    if !wants_all && asked.iter().any(|word| is_word(word, "keyspace")) {
+        // But what tells of everything tells of a disk that stands still, too: that waits for nothing.
+        call.depends_on_all();
+    }
     call.reply().verbatim(*b"txt", text.as_bytes());
     Ok(Flow::Done)
 }

@@ -82,6 +82,12 @@ impl<'a> Call<'a> {
         self.wait = self.wait.max(lsn);
     }
 
+    /// The reply shows a number of keys, in which whatever is written by now may be counted.
+    pub fn depends_on_all(&mut self) {
+        let written = self.server.store.shared.wal.insert_lsn();
+        self.depends_on(written);
+    }
+
     /// Counts whether a key that was looked for was there.
     pub fn count_lookup(&self, is_there: bool) {
         let counter = if is_there {

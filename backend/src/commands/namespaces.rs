@@ -201,6 +201,7 @@ pub fn info(call: &mut Call<'_>) -> Outcome {
     let all = listed(call);
     let info = all.into_iter().find(|info| info.id == namespace);
     let info = info.ok_or(EngineError::NoNamespace)?;
+    call.depends_on_all();
     let mut reply = call.reply();
     reply.map(9);
     reply.bulk(b"name");
