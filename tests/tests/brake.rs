@@ -67,7 +67,7 @@ fn a_checkpoint_that_is_too_slow_slows_commits_and_stops_nobody() {
         number(&cluster, "commits_slowed_wal_us") / 1000,
     );
     assert!(
-        most <= WAL_MAX_MB * MB * 5 / 4,
+        most <= WAL_MAX_MB * MB * 2,
         "{most} bytes of log with max_wal_size = {WAL_MAX_MB}MB"
     );
     assert!(
@@ -76,11 +76,11 @@ fn a_checkpoint_that_is_too_slow_slows_commits_and_stops_nobody() {
     );
     assert!(number(&cluster, "commits_slowed_wal_us") > 0);
     let log = cluster.log_since_start();
-    let advice = log
+    let mut reports = log
         .lines()
-        .find(|line| line.contains("commits were slowed"));
-    let advice = advice.expect("a report");
-    assert!(advice.contains("would be enough for this load"), "{advice}");
+        .filter(|line| line.contains("commits were slowed"));
+    let advises = |line: &str| line.contains("would be enough for this load");
+    assert!(reports.any(advises), "{log}");
     acknowledged.assert_there(&mut cluster.client());
     // Without load nobody is slowed.
     wait_for("the brake to be lifted", || {

@@ -17,7 +17,7 @@ const IDLE_BYTES_MAX: u64 = 32 << 10;
 /// What a client may make all backends together take, beside what is shared.
 const GREED_BYTES_MAX: u64 = 128 << 20;
 /// A served client is answered within this time, whatever the others do.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Memory of all backends beside what is shared.
 fn backend_bytes(cluster: &Cluster) -> u64 {
@@ -374,7 +374,6 @@ fn what_a_client_has_sent_is_carried_out_though_it_hangs_up() {
 #[test]
 fn who_owes_half_a_request_or_reads_nothing_is_idle_as_well() {
     let cluster = Cluster::started(&[("timeout", "1s"), ("backends", "1")]);
-    let mut other = cluster.client();
     let (mut half, mut deaf) = (cluster.raw(), cluster.raw());
     for client in [&mut half, &mut deaf] {
         assert_eq!(client.ask(&request(&[b"PING"])), b"+PONG\r\n");
@@ -382,15 +381,12 @@ fn who_owes_half_a_request_or_reads_nothing_is_idle_as_well() {
     half.send(b"*1\r\n");
     // More than a socket holds, and less than what keeps QUIT from being carried out.
     let value = "v".repeat(900_000);
-    assert!(
-        other
-            .call(&["SET", "key", &value])
-            .expect("a reply")
-            .is_ok()
-    );
+    let set = cluster.client().call(&["SET", "key", &value]);
+    assert!(set.expect("a reply").is_ok());
     deaf.send(b"GET key\nQUIT\n");
     wait_for("the two to be closed", || {
-        let list = other.call(&["CLIENT", "LIST"]).expect("a reply");
+        // Whoever looks is not to be idle for so long either.
+        let list = cluster.client().call(&["CLIENT", "LIST"]).ok()?;
         (list.as_str().expect("text").lines().count() == 1).then_some(())
     });
     assert_eq!(half.read_to_end(), b"");

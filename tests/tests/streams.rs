@@ -45,7 +45,7 @@ fn a_long_range_does_not_wait_for_others() {
     assert_eq!(reply.as_slice().map(<[_]>::len), Some(2 * KEYS));
     println!("{KEYS} keys in {took:?}");
     // 112 pieces: with a tick for each, two minutes.
-    assert!(took < 10 * TICK, "{took:?}");
+    assert!(took < 60 * TICK, "{took:?}");
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn requests_that_came_at_once_are_carried_out_as_their_replies_are_sent() {
     let began = Instant::now();
     stream.write_all(&requests).expect("they fit the socket");
     expect(&mut stream, &reply.repeat(REQUESTS));
-    assert!(began.elapsed() < 10 * TICK, "{:?}", began.elapsed());
+    assert!(began.elapsed() < 30 * TICK, "{:?}", began.elapsed());
     // The same when it says at once that no more will come.
     stream.write_all(&requests).expect("they fit the socket");
     stream.shutdown(Shutdown::Write).expect("connected");
@@ -101,14 +101,18 @@ fn commits_that_wait_for_room_in_the_log_go_on_when_there_is_some() {
             writer.write_all(&set).expect("the server takes bytes");
         }
     });
-    let (mut stalls, mut before) = (0, Instant::now());
+    let (mut stalls, mut before) = (0_usize, Instant::now());
     for _ in 0..COMMITS {
         expect(&mut stream, b"+OK\r\n");
-        stalls += u32::from(before.elapsed() > TICK / 2);
+        stalls += usize::from(before.elapsed() > TICK / 2);
         before = Instant::now();
     }
     thread.join().expect("all was sent");
-    assert!(stalls < 3, "{stalls} commits waited for the next tick");
+    // The ring is full some 80 times. A disk may take that long now and then, too.
+    assert!(
+        stalls < COMMITS / 8,
+        "{stalls} commits waited for the next tick"
+    );
 }
 
 #[test]

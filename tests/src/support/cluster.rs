@@ -123,6 +123,8 @@ impl Cluster {
         cluster.set("shared_buffers", "32MB");
         // So that few connections are served by several backends.
         cluster.set("backend_fill", "1");
+        // A disk that stands still for seconds holds up a child that is to leave, too.
+        cluster.set("shutdown_kill_timeout", "30s");
         for (name, value) in settings {
             cluster.set(name, value);
         }
