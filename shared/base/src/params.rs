@@ -329,7 +329,7 @@ Connections "Connections" {
     ListenAddresses: text listen_addresses =
         Parameter::text("listen_addresses", "127.0.0.1").at_start().local()
             .extremes(&["", "*", "127.0.0.1,::1"]).redis("bind"),
-        "Addresses to listen on, comma-separated; '*' is all, '' is none. One that fails is told if another does not. There are no passwords.";
+        "Addresses to listen on, comma-separated; '*' is all, '' is none. There are no passwords.";
     Port: int port =
         Parameter::int("port", "7432", 0, 65535).at_start().local(),
         "TCP port, also part of the unix socket's name; 0 is no TCP.";
