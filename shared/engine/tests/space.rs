@@ -4,7 +4,7 @@ mod support;
 
 use rd_base::counters::Counter;
 use rd_base::{Lsn, Role};
-use rd_engine::{Engine, EngineError, Isolation, NamespaceId, ParkReason, View};
+use rd_engine::{Engine, EngineError, NamespaceId, ParkReason, View};
 use rd_format::bitmap::BITMAP_BITS;
 use rd_store::SlotNo;
 use rd_store::checkpoint::Flags;
@@ -149,11 +149,8 @@ fn a_full_disk_fails_the_commit_that_needs_room_and_nothing_else() {
     rig.verify();
 }
 
-/// Tries to commit something that has to do with all of the keys.
-type Commit<'c> = dyn FnMut(&mut Engine, &[&[u8]]) -> Result<(), EngineError> + 'c;
-
-/// The keys are so many that their leaves do not come with one claim.
-fn wait_for_pages(commit: &mut Commit<'_>) {
+#[test]
+fn a_commit_that_waits_for_pages_is_woken_by_whoever_gives_them_back() {
     let rig = Rig::new(512, 4 << 20);
     let mut engine = rig.engine(0);
     let keys: Vec<Vec<u8>> = (0..300)
@@ -163,6 +160,7 @@ fn wait_for_pages(commit: &mut Commit<'_>) {
         set(&rig, &mut engine, key, b"value");
     }
     rig.flush();
+    // More leaves than come with one claim.
     let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).step_by(5).collect();
     let (namespaces, procs) = (&rig.shared.namespaces, &rig.shared.procs);
     let others = namespaces.try_take_pages(procs, 80, 128);
@@ -170,7 +168,8 @@ fn wait_for_pages(commit: &mut Commit<'_>) {
     procs.set_parked(slot, true);
     for _ in 0..2 {
         procs.event(slot).take();
-        let parked = commit(&mut engine, &keys);
+        let mut put = |access: &mut rd_engine::Access<'_>| access.put(0, b"new", None);
+        let parked = engine.write(DB0, &keys, &mut put);
         assert!(
             matches!(parked, Err(EngineError::Park(ParkReason::Pages))),
             "{parked:?}"
@@ -179,36 +178,8 @@ fn wait_for_pages(commit: &mut Commit<'_>) {
     }
     drop(others.expect("nobody else holds any"));
     assert!(procs.event(slot).take(), "now there are enough");
-    rig.run(|| commit(&mut engine, &keys));
-}
-
-#[test]
-fn a_commit_that_waits_for_pages_is_woken_by_whoever_gives_them_back() {
-    wait_for_pages(&mut |engine, keys| {
-        let mut put = |access: &mut rd_engine::Access<'_>| access.put(0, b"new", None);
-        engine.write(DB0, keys, &mut put).map(drop)
-    });
-}
-
-#[test]
-fn a_transaction_that_waits_for_pages_does_not_wake_itself() {
-    for reads in [false, true] {
-        wait_for_pages(&mut |engine, keys| {
-            // Each time anew, as EXEC does.
-            let begun = engine.begin(Isolation::Exec, false, View::Newest)?;
-            engine.attach(Box::new(begun));
-            for key in keys {
-                if reads {
-                    engine.get(DB0, key, View::Newest, |_| ())?;
-                } else {
-                    engine.write(DB0, &[key], &mut |access| access.put(0, b"new", None))?;
-                }
-            }
-            engine.write(DB0, &keys[..1], &mut |access| access.put(0, b"new", None))?;
-            let transaction = engine.detach().expect("it is attached");
-            engine.commit(&transaction, &[]).map(drop)
-        });
-    }
+    let mut put = |access: &mut rd_engine::Access<'_>| access.put(0, b"new", None);
+    engine.write(DB0, &keys, &mut put).expect("enough pages");
 }
 
 /// A record names pages, not versions: more versions than it can name pages fit one commit.

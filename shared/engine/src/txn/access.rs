@@ -134,17 +134,8 @@ pub(crate) struct WriteSet {
     pub(crate) loaded: Vec<Loaded>,
     pub(crate) pending: Vec<super::commit::Pending>,
     pub(crate) parts: Vec<super::commit::Part>,
-    /// The commit that was refused pages last, and how many.
-    pub(crate) pages_refused: (Extent, u64),
-}
-
-/// By what a commit that is run again is known.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Extent {
-    /// Keys that it may write.
-    pub(crate) keys: usize,
-    /// Keys and ranges that a transaction has read and checks.
-    pub(crate) reads: usize,
+    /// How many keys the commit has that was refused pages last, and how many pages.
+    pub(crate) pages_refused: (usize, u64),
 }
 
 impl WriteSet {

@@ -29,11 +29,6 @@ impl Reads {
         self.keys.is_empty() && self.ranges.is_empty()
     }
 
-    /// How many keys and ranges there are.
-    pub(crate) fn len(&self) -> usize {
-        self.keys.len() + self.ranges.len()
-    }
-
     /// The keys, ascending.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
         self.keys.iter().map(|key| &**key)

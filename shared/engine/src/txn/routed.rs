@@ -6,9 +6,8 @@
 //!
 //! Each command stands for itself: one that fails has written nothing, and the transaction goes on.
 
-use super::access::{Access, Base, Extent, Limits, Lookup, ProgramError, Staged, WriteSet};
+use super::access::{Access, Base, Limits, Lookup, ProgramError, Staged, WriteSet};
 use super::commit::{self, TreePart};
-use super::reads::Reads;
 use super::transaction::{Isolation, Space, Transaction, Write};
 use super::validate::{self, Checks, Latched};
 use super::visible::Meta;
@@ -312,7 +311,7 @@ impl<'t, 's> Step<'t, 's> {
     }
 }
 
-/// Commits all steps.
+/// Latches all leaves of all steps, checks and commits them. `set` serves for the first.
 fn commit_steps(
     store: &Store,
     work: &mut Work,
@@ -324,29 +323,9 @@ fn commit_steps(
         return Ok(Lsn::ZERO);
     };
     let mut claim = PageClaim::new(first.tree);
-    let reads = |step: &Step<'_, '_>| step.checks().reads.map_or(0, Reads::len);
-    let extent = Extent {
-        keys: steps.iter().map(|step| step.keys.len()).sum(),
-        reads: steps.iter().map(reads).sum(),
-    };
-    let done = claim
-        .take_refused(set, extent)
-        .and_then(|()| latch_and_commit(store, work, set, steps, &mut claim));
-    claim.remember_refused(set, extent);
-    done
-}
-
-/// Latches all leaves of all steps, checks and commits them. `set` serves for the first.
-fn latch_and_commit<'s>(
-    store: &'s Store,
-    work: &mut Work,
-    set: &mut WriteSet,
-    steps: &[Step<'_, 's>],
-    claim: &mut PageClaim<'s>,
-) -> Result<Lsn> {
     let mut pins = Vec::new();
     for step in steps.iter() {
-        validate::bring_in(step.tree, &step.checks(), claim, &mut pins)?;
+        validate::bring_in(step.tree, &step.checks(), &mut claim, &mut pins)?;
     }
     let mut more: Vec<WriteSet> = steps.iter().skip(1).map(|_| WriteSet::default()).collect();
     let mut latched = Vec::new();
@@ -369,7 +348,7 @@ fn latch_and_commit<'s>(
             TreePart::new(step.tree, step.namespace, set, &step.keys, leaves)
         })
         .collect();
-    commit::commit(store, work, &mut parts, claim, None)
+    commit::commit(store, work, &mut parts, &mut claim, None)
 }
 
 /// A program's view of its keys in a transaction.

@@ -8,7 +8,7 @@
 //! 4. What it staged is committed ([`super::commit`]).
 
 use super::access::{
-    Access, Base, Broken, Extent, KeyState, Leaves, Limits, Loaded, ProgramError, Staged, WriteSet,
+    Access, Base, Broken, KeyState, Leaves, Limits, Loaded, ProgramError, Staged, WriteSet,
 };
 use super::commit::{self, Around, TreePart};
 use crate::btree::Tree;
@@ -63,14 +63,10 @@ pub(crate) fn run<R>(
     around: Option<&mut dyn Around>,
 ) -> Result<Committed<R>> {
     let mut claim = PageClaim::new(tree);
-    let extent = Extent {
-        keys: keys.len(),
-        reads: 0,
-    };
     let done = claim
-        .take_refused(set, extent)
+        .take_refused(set, keys.len())
         .and_then(|()| run_until_done(tree, work, set, keys, &mut claim, program, around));
-    claim.remember_refused(set, extent);
+    claim.remember_refused(set, keys.len());
     work.shrink();
     set.shrink();
     done
@@ -237,23 +233,23 @@ impl<'s> PageClaim<'s> {
         }
     }
 
-    /// Takes at once what a commit of this extent was refused, if this is that commit.
+    /// Takes at once what a commit of so many keys was refused, if this is that commit.
     ///
     /// # Errors
     /// As for [`PageClaim::reach`].
-    pub(crate) fn take_refused(&mut self, set: &mut WriteSet, extent: Extent) -> Result<()> {
-        let (refused, pages) = set.pages_refused;
-        if refused != extent {
+    pub(crate) fn take_refused(&mut self, set: &mut WriteSet, keys: usize) -> Result<()> {
+        let (of_keys, pages) = set.pages_refused;
+        if of_keys != keys {
             return Ok(());
         }
-        set.pages_refused = (Extent::default(), 0);
+        set.pages_refused = (0, 0);
         self.reach(pages).inspect_err(|_| self.refused = pages)
     }
 
-    /// Notes in `set` what this commit of this extent was refused.
-    pub(crate) fn remember_refused(&self, set: &mut WriteSet, extent: Extent) {
+    /// Notes in `set` what this commit of so many keys was refused.
+    pub(crate) fn remember_refused(&self, set: &mut WriteSet, keys: usize) {
         if self.refused > 0 {
-            set.pages_refused = (extent, self.refused);
+            set.pages_refused = (keys, self.refused);
         }
     }
 
