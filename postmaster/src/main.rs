@@ -147,7 +147,7 @@ fn main() {
     if let Err(error) = rd_sys::title::init() {
         log::debug!("processes will not show their roles in ps: {error}");
     }
-    let booted = command_line.and_then(|line| boot(&arguments, &line));
+    let booted = command_line.and_then(|line| boot(&arguments, line));
     let code = match booted {
         Ok(server) => server.run(),
         Err(error) => {
@@ -159,7 +159,7 @@ fn main() {
 }
 
 /// Everything up to the first fork. The pid file is the last that can fail: it promises a server.
-fn boot(arguments: &Arguments, command_line: &str) -> Result<Server> {
+fn boot(arguments: &Arguments, command_line: String) -> Result<Server> {
     umask(Mode::from_bits_truncate(0o077));
     let settings = arguments.settings()?;
     let data_dir = prepare(&arguments.data_dir(), &settings)?;
@@ -188,7 +188,6 @@ fn boot(arguments: &Arguments, command_line: &str) -> Result<Server> {
         &data_dir,
         identity(&data_dir, &listeners, &config, &shm_name),
     )?;
-    options_file::write(&data_dir, command_line);
     log::info!(
         "starting Redoubt {}, data directory {}",
         rd_base::VERSION,
@@ -209,6 +208,7 @@ fn boot(arguments: &Arguments, command_line: &str) -> Result<Server> {
         signals,
         shm_name,
         children,
+        command_line,
     }))
 }
 

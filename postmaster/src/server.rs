@@ -5,7 +5,7 @@
 //! * Woken by: signals, listening sockets, the backends' sockets, the kill deadline.
 //! * Signals: SIGTERM smart, SIGINT fast, SIGQUIT immediate shutdown; SIGHUP reload; SIGCHLD a
 //!   child has ended; SIGUSR1 recovery has moved on.
-//! * Writes: `postmaster.pid`, and nothing else in the data directory.
+//! * Writes: `postmaster.pid` and `postmaster.opts`, and nothing else in the data directory.
 //! * Its death: the children see SIGQUIT and leave at once; the next start recovers.
 //!
 //! Invariants: one thread; it never waits for a latch and trusts nothing in shared memory; each
@@ -14,6 +14,7 @@
 use crate::admission::{Gate, Refusal, fill_of};
 use crate::children::{Children, Inherited, SentBack};
 use crate::listen::{Accept, Accepted, Listeners, refuse};
+use crate::options_file;
 use crate::pidfile::{PidFile, Status};
 use crate::progress::{in_words, progress};
 use crate::reap;
@@ -63,6 +64,8 @@ pub struct Boot {
     pub shm_name: String,
     /// The pipe that the children watch.
     pub children: Children,
+    /// For `postmaster.opts`, when nothing can fail any more by what it says.
+    pub command_line: String,
 }
 
 /// The postmaster at work.
@@ -75,6 +78,7 @@ pub struct Server {
     pid_file: PidFile,
     signals: Signals,
     shm_name: String,
+    command_line: Option<String>,
     shared: Option<Arc<Shared>>,
     children: Children,
     state: State,
@@ -130,6 +134,7 @@ impl Server {
             pid_file: boot.pid_file,
             signals: boot.signals,
             shm_name: boot.shm_name,
+            command_line: Some(boot.command_line),
             shared: None,
             children: boot.children,
             state,
@@ -222,6 +227,9 @@ impl Server {
             let Ok(_) = shared.change_overrides(|_| Ok::<_, Infallible>(kept));
         }
         self.shared = Some(shared);
+        if let Some(line) = self.command_line.take() {
+            options_file::write(&self.data_dir, &line);
+        }
         Ok(())
     }
 

@@ -526,10 +526,13 @@ fn the_options_of_a_start_that_failed_are_not_kept() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("it is bound").port().to_string();
     let directory = cluster.data_dir();
-    let failing = ["-D", &directory.to_string_lossy(), "-p", &port];
-    let (status, _, errors) = run("redoubt", &failing);
-    assert_eq!(status.code(), Some(1), "{errors}");
-    assert_eq!(options(), before);
+    let directory = directory.to_string_lossy();
+    for wrong in [["-p", &port], ["-c", "shared_buffers=16TB"]] {
+        let failing = [&["-D", &directory][..], &wrong].concat();
+        let (status, _, errors) = run("redoubt", &failing);
+        assert_eq!(status.code(), Some(1), "{wrong:?}: {errors}");
+        assert_eq!(options(), before, "{wrong:?}");
+    }
 }
 
 #[test]
