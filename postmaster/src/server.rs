@@ -4,7 +4,7 @@
 //! * Job: births and deaths of the children, signals, admission.
 //! * Woken by: signals, listening sockets, the backends' sockets, the kill deadline.
 //! * Signals: SIGTERM smart, SIGINT fast, SIGQUIT immediate shutdown; SIGHUP reload; SIGCHLD a
-//!   child has ended; SIGUSR1 recovery has moved on.
+//!   child has ended; SIGUSR1 recovery has moved on, or CONFIG SET has set something.
 //! * Writes: `postmaster.pid` and `postmaster.opts`, and nothing else in the data directory.
 //! * Its death: the children see SIGQUIT and leave at once; the next start recovers.
 //!
@@ -73,6 +73,8 @@ pub struct Server {
     data_dir: PathBuf,
     config: Arc<Config>,
     overrides: Overrides,
+    /// Of those in this segment.
+    overrides_generation: u32,
     _lock: LockFile,
     listeners: Listeners,
     pid_file: PidFile,
@@ -129,6 +131,7 @@ impl Server {
             data_dir: boot.data_dir,
             config: Arc::new(boot.config),
             overrides: Overrides::new(),
+            overrides_generation: 0,
             _lock: boot.lock,
             listeners: boot.listeners,
             pid_file: boot.pid_file,
@@ -226,6 +229,7 @@ impl Server {
             let kept = self.overrides.clone();
             let Ok(_) = shared.change_overrides(|_| Ok::<_, Infallible>(kept));
         }
+        self.overrides_generation = shared.overrides_generation();
         self.shared = Some(shared);
         if let Some(line) = self.command_line.take() {
             options_file::write(&self.data_dir, &line);
@@ -351,14 +355,17 @@ impl Server {
         self.configure(reloaded);
     }
 
-    /// Takes up what CONFIG SET has set, if that has changed. While it is being replaced there is
-    /// nothing to see: whoever replaces it signals when that is done.
+    /// Takes up what CONFIG SET has set since the last look, be it what was there before: whoever has
+    /// set what is there no more is to hear of it. While it is being replaced there is nothing to see:
+    /// whoever replaces it signals when that is done.
     fn look_at_overrides(&mut self) {
-        let found = self
-            .shared
-            .as_ref()
-            .and_then(|shared| shared.peek_overrides());
-        if let Some(found) = found.filter(|found| *found != self.overrides) {
+        let Some(shared) = &self.shared else { return };
+        let generation = shared.overrides_generation();
+        if generation == self.overrides_generation {
+            return;
+        }
+        if let Some(found) = shared.peek_overrides() {
+            self.overrides_generation = generation;
             let reloaded = self.config.with_overrides(&found);
             self.overrides = found;
             self.configure(reloaded);

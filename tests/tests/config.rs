@@ -235,6 +235,29 @@ fn config_set_reads_no_file() {
     assert_eq!(log.matches("received SIGHUP").count(), 1, "{log}");
 }
 
+/// Of two sessions that set the same at once the later one counts, on the earlier one's backend, too; also
+/// where what it sets is what was there before, so that nothing has changed for who looks in between.
+#[test]
+fn who_sets_what_was_there_before_is_heard() {
+    let cluster = Cluster::started(&[]);
+    let mut clients: Vec<Client> = (0..16).map(|_| cluster.client()).collect();
+    let everywhere = |clients: &mut [Client], seconds: &str| {
+        for client in clients {
+            wait_for("the backend to take it up", || {
+                let value = config_get(client, "timeout");
+                (value.as_deref() == Some(seconds)).then_some(())
+            });
+        }
+    };
+    for _ in 0..200 {
+        config_set(&mut clients[0], &["timeout", "100s"]).expect("set");
+        everywhere(&mut clients, "100");
+        config_set(&mut clients[0], &["timeout", "200s"]).expect("set");
+        config_set(&mut clients[15], &["timeout", "100s"]).expect("set");
+        everywhere(&mut clients, "100");
+    }
+}
+
 #[test]
 fn limits_of_requests_reach_those_who_are_connected() {
     let cluster = Cluster::started(&[]);

@@ -372,6 +372,11 @@ impl Shared {
         self.overrides_at_rest()
     }
 
+    /// How often they were replaced, times two, and one more while they are being replaced.
+    pub fn overrides_generation(&self) -> u32 {
+        self.root.overrides_generation.load(Ordering::SeqCst)
+    }
+
     /// Those of [`Shared::overrides`], by whoever holds the latch.
     fn overrides_at_rest(&self) -> Overrides {
         self.peek_overrides()
