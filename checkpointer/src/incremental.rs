@@ -291,6 +291,11 @@ impl Checkpointer {
         if !goes_far(hoped) || !self.can_advance_to(hoped, is_in_redo) {
             return Ok(false);
         }
+        // Soon they will, and until then the writing would be in vain.
+        let files = &shared.files;
+        if is_in_redo && files.counted_in_redo(files.counting_in_redo()).is_none() {
+            return Ok(false);
+        }
         self.sync_all();
         let position = self.position(is_in_redo);
         let redo = [

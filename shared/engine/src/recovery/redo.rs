@@ -52,7 +52,7 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How far redo may be ahead of the redo point if the last start did not finish, bytes of log; or
 /// a third of the log that this start has put behind the redo point, if that is more. So whenever it is
 /// cut off, it has read in vain, with what it had begun to read, less than half of what it has
-/// achieved; and undisturbed it is soon as fast as ever. The least is as small as an advance is worth
+/// achieved, unless the redo point cannot advance; and undisturbed it is soon as fast as ever. The least is as small as an advance is worth
 /// while: where each record changes another page, a start gets on by a few megabytes a second.
 const LEAD_BYTES_MIN: u64 = 1 << 20;
 /// Bytes of a batch at most, if the last start did not finish. What is read ahead of the redo point
@@ -68,7 +68,8 @@ pub(super) struct Known<'k> {
     /// Who says so.
     pub witness: &'k str,
     /// The last start did not finish. Then redo does not get far ahead of the redo point, so that
-    /// even a start that is cut off again and again gets to the end.
+    /// even a start that is cut off again and again gets to the end; but see
+    /// [`Redo::have_counts_one_place`].
     pub is_repeated: bool,
 }
 
