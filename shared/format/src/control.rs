@@ -266,7 +266,7 @@ checkpoint_flags! {
 /// Bit of `protection`: torn pages are met by the double-write area.
 pub const PROTECTION_DOUBLE_WRITE: u32 = 1;
 /// Bit of `protection`: since the redo point pages may have been written without the double-write
-/// area, before it came into use.
+/// area, before it came into use, or their copies cannot be read.
 pub const PROTECTION_BYPASSED: u32 = 2;
 
 /// One relation file in `pg_control`.

@@ -211,6 +211,13 @@ impl Found {
         if let Some(area) = area {
             let first = self.control.first_unsynced_batch;
             let repair = area.repair(&relations, first, |file| self.control.is_offline(file))?;
+            if repair.bad_reads > 0 {
+                done.push(format!(
+                    "{} reads of the double-write area met a bad sector: pages whose copies lay there \
+                     are as they are, and may be old or torn (see rd_verify)",
+                    repair.bad_reads
+                ));
+            }
             let (written, copies) = (repair.written, repair.copies);
             done.push(format!(
                 "{written} of {copies} pages in the double-write area written back"

@@ -40,7 +40,7 @@ use rd_base::civil::Utc;
 use rd_base::counters::Counter;
 use rd_base::words::EndOfRecoveryCheckpoint;
 use rd_base::{Lsn, Role, StartCount};
-use rd_format::control::{ControlFile, DbState};
+use rd_format::control::{ControlFile, DbState, PROTECTION_BYPASSED};
 use rd_store::Store;
 use rd_store::checkpoint::{EndOfLog, Flags, Request, Ticket, TicketState};
 use rd_store::control_file::{ControlStore, GLOBAL_DIR};
@@ -145,10 +145,17 @@ fn open_crashed(
     watcher.progress();
     control.unfinished_starts += 1;
     let found = control.state;
-    let control = begin_start(store, &mut slots, control, DbState::InCrashRecovery)?;
+    let mut control = begin_start(store, &mut slots, control, DbState::InCrashRecovery)?;
     // As it went down, which tells how far headers may be ahead.
     files::check(store, &control, Torn::IsPassedOver)?;
     let repaired = repair(store, &control)?;
+    if repaired.bad_reads > 0 {
+        // The redo point may advance before this start is cut off: the next one is not to take the
+        // pages for proved because no copy is missing behind it.
+        control.protection |= PROTECTION_BYPASSED;
+        slots.write_both(control, store.clock.wall_us())?;
+        control = slots.newest().clone();
+    }
     files::check(store, &control, Torn::IsDamage)?;
     let log_began_ns = store.clock.monotonic_ns();
     files::load(store, &control)?;
@@ -157,7 +164,7 @@ fn open_crashed(
     watcher.progress();
     // What is in the kernel's cache may not be on disk. Where the double-write area had no copy to
     // write back, whatever the log names is written again.
-    let pages = if control.has_all_copies() && repaired.bad_reads == 0 {
+    let pages = if control.has_all_copies() {
         redo::Pages::Repaired
     } else {
         redo::Pages::Unproved
@@ -246,7 +253,7 @@ struct Repaired {
     newest_copy: Lsn,
     /// Torn pages that were mended.
     torn: u32,
-    /// Reads of the double-write area that met a bad sector.
+    /// Reads of the area that met a bad sector.
     bad_reads: u64,
 }
 
@@ -384,4 +391,40 @@ fn finish(store: &Store, end: Lsn) -> Result<(), RecoveryError> {
     namespace::access::settle_files(store);
     store.shared.set_phase(Phase::Running);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redo::tests::{Unwatched, startup};
+    use super::*;
+    use rd_store::control_file;
+    use rd_store::doublewrite::DOUBLEWRITE_PATH;
+    use rd_sys::simdisk::{Injection, IoKind};
+
+    /// Whose copy of a page lay on a bad sector is not known, nor whether it was needed: until the redo
+    /// point of this start's end, no start takes pages for proved.
+    #[test]
+    fn a_bad_sector_among_the_copies_is_remembered_over_a_start_that_is_cut_off() {
+        for is_bad in [false, true] {
+            let (store, disk) = startup();
+            let mut slots = ControlStore::open(&disk).expect("valid");
+            let running = ControlFile {
+                state: DbState::InProduction,
+                ..slots.newest().clone()
+            };
+            slots.write_both(running, 1).expect("a good disk");
+            if is_bad {
+                disk.inject(Injection {
+                    kind: IoKind::Read,
+                    path_contains: DOUBLEWRITE_PATH.to_owned(),
+                    skip: 1,
+                    times: 1,
+                    errno: 5,
+                });
+            }
+            recover(&store, &mut Unwatched).expect("nothing was lost");
+            let control = control_file::read(&disk).expect("valid").control;
+            assert_eq!(control.has_all_copies(), !is_bad);
+        }
+    }
 }

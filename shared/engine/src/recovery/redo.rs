@@ -474,7 +474,7 @@ pub(super) mod tests {
 
     const SEGMENT_BYTES: u64 = 1 << 20;
 
-    struct Unwatched;
+    pub(in crate::recovery) struct Unwatched;
 
     impl Watcher for Unwatched {
         fn progress(&mut self) {}
