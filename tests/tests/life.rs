@@ -511,6 +511,13 @@ fn a_server_whose_lock_file_is_gone_is_still_seen() {
             assert!(errors.contains(part), "{part}: {errors}");
         }
         // The other server has made a new one.
+        for tool in ["rd_verify", "rd_checksums", "rd_resetwal"] {
+            let (status, _, errors) = run(tool, &["-D", &directory]);
+            assert_eq!(status.code(), Some(1), "{tool}: {errors}");
+            for part in [&pid, "lock file has been removed"] {
+                assert!(errors.contains(part), "{tool}, {part}: {errors}");
+            }
+        }
     }
     assert!(cluster.client().call(&["PING"]).is_ok());
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));

@@ -1,10 +1,11 @@
 //! Which data directory is meant, and whether it is one that a server may use.
 
 use crate::cli::with_hint;
-use crate::pidfile::LOCK_FILE;
+use crate::pidfile::{LOCK_FILE, PidFile};
 use anyhow::{Context, Result, bail};
 use rd_engine::init::{is_unfinished, unfinished};
-use rd_sys::lockfile::{LockError, LockFile};
+use rd_sys::lockfile::{LockError, LockFile, is_open_in};
+use rd_sys::process::Pid;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -130,8 +131,24 @@ pub fn check_private(dir: &Path) -> Result<()> {
 /// # Errors
 /// When a server, or a child that it left behind, uses the directory.
 pub fn lock(dir: &Path) -> Result<LockFile> {
-    match LockFile::acquire(&dir.join(LOCK_FILE)) {
-        Ok(lock) => Ok(lock),
+    let path = dir.join(LOCK_FILE);
+    match LockFile::acquire(&path) {
+        Ok(lock) => {
+            // It is of a file that was made anew, if somebody has removed that of a server.
+            let named = PidFile::read(dir)?.map(|file| file.pid);
+            let is_server = |pid: &Pid| is_open_in(*pid, &path).is_ok_and(|open| open);
+            if let Some(pid) = named.filter(|pid| *pid != Pid::own()).filter(is_server) {
+                return Err(with_hint(
+                    format!(
+                        "data directory \"{}\" is in use by a server (PID: {pid}) whose lock file \
+                         has been removed",
+                        dir.display()
+                    ),
+                    format!("Stop it first: rd_ctl stop -D {}", dir.display()),
+                ));
+            }
+            Ok(lock)
+        }
         Err(error @ LockError::Held(_)) => Err(with_hint(
             error,
             format!("Stop it first: rd_ctl stop -D {}", dir.display()),

@@ -151,9 +151,12 @@ impl PidFile {
         let lock = fs::canonicalize(dir)
             .unwrap_or_else(|_| dir.to_owned())
             .join(LOCK_FILE);
-        lockfile::is_open_in(self.pid, &lock).unwrap_or_else(|_| {
-            !self.is_zombie() && lockfile::is_held(&lock).is_ok_and(|held| held)
-        })
+        match lockfile::is_open_in(self.pid, &lock) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                !self.is_zombie() && lockfile::is_held(&lock).is_ok_and(|held| held)
+            }
+            open => open.is_ok_and(|open| open),
+        }
     }
 
     fn is_zombie(&self) -> bool {
