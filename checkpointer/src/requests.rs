@@ -35,12 +35,19 @@ fn grow(relations: &RelationFiles, job: &FileWork) -> io::Result<u32> {
     match relations.grow(job.file, job.from, job.to) {
         Ok(()) => Ok(job.to),
         // Room ahead of need is given up before anybody is refused.
-        Err(error) if error.kind() == io::ErrorKind::StorageFull && job.needed < job.to => {
+        Err(error) if has_no_room(&error) && job.needed < job.to => {
             relations.grow(job.file, job.from, job.needed)?;
             Ok(job.needed)
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether less may still find room: the disk or the owner's part of it is full, or the system lets
+/// files become no longer.
+fn has_no_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 impl Checkpointer {
