@@ -422,7 +422,7 @@ pub fn begin(call: &mut Call<'_>) -> Outcome {
     }
     let begun = open(call);
     let why = match &begun {
-        Ok(_) => return begun,
+        Ok(_) | Err(Failure::Engine(EngineError::Park(_))) => return begun,
         Err(Failure::Reply(text)) => text.clone(),
         Err(Failure::Engine(error)) => error.to_string(),
     };

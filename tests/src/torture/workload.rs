@@ -359,7 +359,7 @@ impl Writer {
             Way::Exec => ("MULTI", "EXEC"),
             Way::Command | Way::Commit => ("BEGIN", "COMMIT"),
         };
-        // Alone: what follows one that was refused would be carried out outside of it.
+        // Alone, to be told first whether it was refused.
         client.send(&[begin]);
         if self.replies(client, begin, 1, permitted).is_none() {
             return false;

@@ -430,7 +430,7 @@ commands! {
     Begin => row(
             "begin", -1, Group::Transactions,
             "Begins a transaction, whose commands are carried out at once and seen by nobody else \
-             before COMMIT; if it is refused, so are all commands before COMMIT or ROLLBACK",
+             before COMMIT; if it is refused, so is what reads or writes keys before COMMIT or ROLLBACK",
         )
         .flags(Flags::NOSCRIPT.and(Flags::FAST).and(Flags::NO_MULTI))
         .args(&[
