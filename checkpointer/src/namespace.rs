@@ -90,13 +90,17 @@ struct Covered {
 }
 
 impl Checkpointer {
-    /// Carries out what is asked of single files, in order.
+    /// Carries out what is asked of single files, in order; what comes meanwhile is the next turn's,
+    /// or those who ask again at each answer would keep the checkpointer from all else.
     pub(crate) fn serve_namespaces(&mut self) {
         if !self.log_is_written() || self.must_stop() {
             return;
         }
         let shared = Arc::clone(&self.store.shared);
-        while let Some(request) = shared.checkpoint.next_file_request() {
+        for _ in 0..shared.checkpoint.file_requests() {
+            let Some(request) = shared.checkpoint.next_file_request() else {
+                return;
+            };
             let done = self.serve_namespace(&request);
             let error = done.err();
             shared
