@@ -172,7 +172,7 @@ fn conclude(
     session: &mut Session,
     output: &mut Output,
     mark: usize,
-    wait: Lsn,
+    mut wait: Lsn,
     outcome: Outcome,
 ) -> Flow {
     let (flow, text) = match outcome {
@@ -183,7 +183,12 @@ fn conclude(
             server.count(Counter::ParkedCommits);
             return Flow::Park;
         }
-        Err(Failure::Engine(error)) => (Flow::Done, Some(server.error_reply(&error))),
+        Err(Failure::Engine(error)) => {
+            if error.shows_namespaces() {
+                wait = wait.max(server.store.shared.wal.insert_lsn());
+            }
+            (Flow::Done, Some(server.error_reply(&error)))
+        }
         Err(Failure::Reply(text)) => (Flow::Done, Some(text)),
     };
     if let Some(text) = text {

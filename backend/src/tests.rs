@@ -863,3 +863,36 @@ fn numbers_of_keys_wait_for_what_is_counted() {
     pair.write(&["SET", "last", "value"]);
     assert!(pair.ask(&["INFO"]).contains("keys=5"));
 }
+
+/// A crash may bring back what was dropped, and take back what a refusal is for.
+#[test]
+fn refusals_wait_for_what_they_show() {
+    let mut pair = Pair::new(&[]);
+    pair.write(&["NAMESPACE", "CREATE", "old"]);
+    pair.rig.flush();
+    for (change, command, shown) in [
+        (
+            ["NAMESPACE", "CREATE", "new"],
+            &["NAMESPACE", "CREATE", "new"][..],
+            "there is a namespace",
+        ),
+        (
+            ["NAMESPACE", "DROP", "new"],
+            &["NAMESPACE", "DROP", "new"],
+            "there is no namespace",
+        ),
+    ] {
+        pair.write(&change);
+        assert_eq!(pair.ask(command), "", "{command:?}");
+        pair.rig.flush();
+        let received = pair.received();
+        assert!(received.contains(shown), "{command:?}: {received}");
+    }
+    pair.write(&["NAMESPACE", "READONLY", "db0"]);
+    assert_eq!(pair.ask(&["SET", "key", "value"]), "");
+    assert_eq!(pair.ask(&["NAMESPACE", "LIST", "ACCESS"]), "");
+    pair.rig.flush();
+    let received = pair.received();
+    assert!(received.starts_with("-READONLY"), "{received}");
+    assert!(received.contains("read only"), "{received}");
+}

@@ -108,10 +108,12 @@ pub fn move_key(call: &mut Call<'_>) -> Outcome {
     Ok(Flow::Done)
 }
 
-/// An error about the namespace called `name`.
-fn about(name: &[u8], error: EngineError) -> Failure {
+/// An error about the namespace called `name`, which may have been dropped by a commit that is not
+/// durable yet.
+fn about(call: &mut Call<'_>, name: &[u8], error: EngineError) -> Failure {
     match error {
         EngineError::NoNamespace => {
+            call.depends_on_all();
             let shown = name.get(..64).unwrap_or(name);
             let shown = shown.escape_ascii();
             format!("ERR there is no namespace '{shown}'").into()
@@ -126,7 +128,7 @@ fn find(call: &mut Call<'_>, name: &[u8]) -> Result<NamespaceId, Failure> {
     call.depends_on(found.depends_on);
     found
         .result
-        .ok_or_else(|| about(name, EngineError::NoNamespace))
+        .ok_or_else(|| about(call, name, EngineError::NoNamespace))
 }
 
 /// USE name.
@@ -147,7 +149,8 @@ pub fn create(call: &mut Call<'_>) -> Outcome {
 pub fn drop_namespace(call: &mut Call<'_>) -> Outcome {
     let name = call.arg(2);
     let dropped = call.server.engine.drop_namespace(name);
-    call.after(dropped.map_err(|error| about(name, error))?);
+    let dropped = dropped.map_err(|error| about(call, name, error))?;
+    call.after(dropped);
     call.reply().ok();
     Ok(Flow::Done)
 }
@@ -156,7 +159,8 @@ pub fn drop_namespace(call: &mut Call<'_>) -> Outcome {
 pub fn rename(call: &mut Call<'_>) -> Outcome {
     let (old, new) = (call.arg(2), call.arg(3));
     let renamed = call.server.engine.rename_namespace(old, new);
-    call.after(renamed.map_err(|error| about(old, error))?);
+    let renamed = renamed.map_err(|error| about(call, old, error))?;
+    call.after(renamed);
     call.reply().ok();
     Ok(Flow::Done)
 }
@@ -176,6 +180,9 @@ pub fn list(call: &mut Call<'_>) -> Outcome {
         _ => return Err(texts::SYNTAX.into()),
     };
     let all = listed(call);
+    if shows_access {
+        call.depends_on_all();
+    }
     let mut reply = call.reply();
     if shows_access {
         reply.map(all.len());
@@ -326,7 +333,7 @@ fn begin_change(
         .server
         .engine
         .access(namespace)
-        .map_err(|error| about(name, error))?;
+        .map_err(|error| about(call, name, error))?;
     if access.is_offline() && !restriction.is_offline() {
         let shown = String::from_utf8_lossy(name).into_owned();
         return Err(EngineError::NamespaceOffline(shown).into());

@@ -201,6 +201,19 @@ impl EngineError {
         )
     }
 
+    /// Whether it shows which namespaces there are, or what may be done with one: that may be from a
+    /// commit which a crash can take back yet.
+    pub fn shows_namespaces(&self) -> bool {
+        matches!(
+            self,
+            EngineError::NamespaceReadOnly(_)
+                | EngineError::NamespaceOffline(_)
+                | EngineError::NoNamespace
+                | EngineError::NamespaceExists(_)
+                | EngineError::TooManyNamespaces { .. }
+        )
+    }
+
     /// The conflict over a key, which has a version stamped `stamp` now.
     pub(crate) fn conflict(key: &[u8], stamp: Lsn) -> EngineError {
         let shown = &key[..key.len().min(KEY_SHOWN_BYTES)];
