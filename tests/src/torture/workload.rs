@@ -3,6 +3,7 @@
 use super::Random;
 use crate::support::DEADLINE;
 use rd_wire::{Client, Reply, client};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -73,11 +74,17 @@ impl Way {
     }
 }
 
+/// Something that is written, and the number of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Write {
+    Single(usize, u64),
+    Group(usize, u64),
+}
+
 /// A command on its way.
 #[derive(Clone, Copy, Debug)]
 enum Sent {
-    Single(usize, u64),
-    Group(usize, u64),
+    Write(Write),
     Counter(usize),
     Look(usize, Known),
 }
@@ -146,6 +153,8 @@ pub struct Writer {
     /// Bit 0 of a group's number says whether its keys are there: even ones were deleted.
     groups: Vec<Known>,
     counters: Vec<Known>,
+    /// Writes since the last look that were refused: nothing may be there of them.
+    refused: BTreeSet<Write>,
     acknowledged: u64,
     /// A reply that could not be right, found while writing.
     wrong: Option<String>,
@@ -160,6 +169,7 @@ impl Writer {
             singles: vec![Known::default(); SINGLES],
             groups: vec![Known::default(); GROUPS],
             counters: vec![Known::default(); COUNTERS],
+            refused: BTreeSet::new(),
             acknowledged: 0,
             wrong: None,
         }
@@ -270,6 +280,9 @@ impl Writer {
             match client.receive() {
                 Ok(Reply::Error(error)) => {
                     self.note_refused(&format!("{sent:?}"), &error, permitted);
+                    if let Sent::Write(write) = sent {
+                        self.refused.insert(write);
+                    }
                     is_done = false;
                 }
                 Ok(reply) => self.take_in(sent, &reply),
@@ -296,14 +309,14 @@ impl Writer {
                     words.extend([&b"EXAT"[..], end.as_bytes()]);
                 }
                 client.send(&words);
-                Sent::Single(index, number)
+                Sent::Write(Write::Single(index, number))
             }
             10..=11 => {
                 let index = self.group(&[Way::Command]);
                 self.groups[index].sent += 1;
                 let number = self.groups[index].sent;
                 self.send_group(client, index, 0, number);
-                Sent::Group(index, number)
+                Sent::Write(Write::Group(index, number))
             }
             12..=13 => {
                 let index = self.random.below(COUNTERS as u64) as usize;
@@ -384,13 +397,21 @@ impl Writer {
             self.groups[index].sent = number;
         }
         client.send(&[end]);
-        let Some(mut ended) = self.replies(client, end, 1, permitted) else {
-            return false;
-        };
-        let replies = match ended.pop() {
-            Some(Reply::Array(replies)) if end == "EXEC" => replies,
-            Some(reply) if end == "COMMIT" && reply.is_ok() => within,
-            reply => {
+        let replies = match client.flush().and_then(|()| client.receive()) {
+            Err(error) => {
+                self.note_unanswered(end, &error);
+                return false;
+            }
+            Ok(Reply::Error(error)) => {
+                self.note_refused(end, &error, permitted);
+                if !is_look {
+                    self.refused.insert(Write::Group(index, number));
+                }
+                return false;
+            }
+            Ok(Reply::Array(replies)) if end == "EXEC" => replies,
+            Ok(reply) if end == "COMMIT" && reply.is_ok() => within,
+            Ok(reply) => {
                 self.wrong = Some(format!("group {index}: {end} gave {reply:?}"));
                 return false;
             }
@@ -441,7 +462,7 @@ impl Writer {
         }
     }
 
-    /// Refused: nothing has happened, which the ranges allow. But the reason must be one there is.
+    /// Refused: the reason must be one there is.
     fn note_refused(&mut self, what: &str, error: &str, permitted: &[&str]) {
         if !is_permitted(error, permitted) {
             self.wrong = Some(format!("{what} was answered by: {error}"));
@@ -450,10 +471,10 @@ impl Writer {
 
     fn take_in(&mut self, sent: Sent, reply: &Reply) {
         match sent {
-            Sent::Single(index, number) if reply.is_ok() => {
+            Sent::Write(Write::Single(index, number)) if reply.is_ok() => {
                 self.singles[index].acknowledged = number;
             }
-            Sent::Group(index, number) => self.groups[index].acknowledged = number,
+            Sent::Write(Write::Group(index, number)) => self.groups[index].acknowledged = number,
             Sent::Counter(index) => {
                 let known = self.counters[index];
                 let found = reply.as_int().and_then(|count| u64::try_from(count).ok());
@@ -468,7 +489,9 @@ impl Writer {
                 }
                 return;
             }
-            Sent::Single(..) => self.wrong = Some(format!("{sent:?} was answered by {reply:?}")),
+            Sent::Write(Write::Single(..)) => {
+                self.wrong = Some(format!("{sent:?} was answered by {reply:?}"));
+            }
         }
         self.acknowledged += 1;
     }
@@ -500,16 +523,16 @@ impl Writer {
         if numbers.len() != GROUP_KEYS || numbers.iter().any(|number| *number != first) {
             return Err(format!("{}: half a transaction: {numbers:?}", place()));
         }
+        let was_refused = |number| self.refused.contains(&Write::Group(index, number));
+        let allows = |number: &u64| known.allows(*number) && !was_refused(*number);
         match first {
-            Some(number) if known.allows(number) && number % 2 == 1 => Ok(number),
+            Some(number) if allows(&number) && number % 2 == 1 => Ok(number),
             Some(number) => Err(format!("{}: found {number}", place())),
             // Deleted, by any even number that may be the last, the least of which is taken.
             None => {
-                let least = known.acknowledged.next_multiple_of(2);
-                match known.allows(least) {
-                    true => Ok(least),
-                    false => Err(format!("{}: the keys are gone", place())),
-                }
+                let mut even = (known.acknowledged.next_multiple_of(2)..=known.sent).step_by(2);
+                let gone = || format!("{}: the keys are gone", place());
+                even.find(allows).ok_or_else(gone)
             }
         }
     }
@@ -555,6 +578,8 @@ impl Writer {
             }
             self.counters[index] = Known::exactly(found);
         }
+        // Numbers go on from what was found.
+        self.refused.clear();
         Ok((SINGLES + GROUPS + COUNTERS) as u64)
     }
 
@@ -569,7 +594,7 @@ impl Writer {
                 .ok_or_else(|| format!("{key}: a value that was never written"))?,
             None => 0,
         };
-        if !known.allows(found) {
+        if !known.allows(found) || self.refused.contains(&Write::Single(index, found)) {
             return Err(format!("{key}: found {found}, {known:?}"));
         }
         let expected = match (found, Writer::end_s(found)) {
@@ -598,6 +623,27 @@ mod tests {
             value.push(0);
             assert_eq!(Writer::number_of(&value), None);
         }
+    }
+
+    #[test]
+    fn a_refused_write_that_is_there_is_seen() {
+        let mut writer = Writer::new(0, 1);
+        let known = Known {
+            acknowledged: 3,
+            sent: 6,
+        };
+        writer.groups[0] = known;
+        writer.singles[0] = known;
+        let gone = Reply::Array(vec![Reply::Null; GROUP_KEYS]);
+        let single = |number| [Reply::Bulk(Writer::value(number)), Reply::Int(-1)];
+        writer.refused.insert(Write::Group(0, 4));
+        assert_eq!(writer.check_group(0, known, [&gone]), Ok(6));
+        assert_eq!(writer.check_single(0, &single(5)), Ok(5));
+        writer.refused.insert(Write::Group(0, 6));
+        writer.refused.insert(Write::Single(0, 5));
+        assert!(writer.check_group(0, known, [&gone]).is_err());
+        assert!(writer.check_single(0, &single(5)).is_err());
+        assert_eq!(writer.check_single(0, &single(3)), Ok(3));
     }
 
     #[test]
