@@ -501,6 +501,73 @@ mod tests {
         }
     }
 
+    /// A gigabyte each; a file begins a further one when the last is full.
+    #[test]
+    fn a_file_of_several_pieces_survives_the_power_and_is_removed_whole() {
+        const BLOCKS: u32 = PIECE_BLOCKS + 20;
+        let file = FileNo::new(5);
+        for seed in 0..8 {
+            let storage = SimStorage::new(seed);
+            storage.create_dir(BASE_DIR).expect("a new disk");
+            storage.sync_dir("").expect("a good disk");
+            let files = RelationFiles::writer(Arc::new(storage.clone()));
+            files.grow(file, 0, PIECE_BLOCKS - 10).expect("room");
+            files.grow(file, PIECE_BLOCKS - 10, BLOCKS).expect("room");
+            let mut page = [0; PAGE_BYTES];
+            for block in [PIECE_BLOCKS - 1, PIECE_BLOCKS, BLOCKS - 1] {
+                page::init(&mut page, page::PageKind::Free);
+                page::seal(&mut page, tag(5, block));
+                let piece = files.write_page(tag(5, block), &page).expect("room");
+                files.sync(&*piece, &path_of(tag(5, block)));
+            }
+            storage.crash(seed);
+            let files = RelationFiles::writer(Arc::new(storage.clone()));
+            let blocks = files.blocks_on_disk(file).expect("readable");
+            assert_eq!(blocks, Some(BLOCKS), "seed {seed}");
+            for block in [PIECE_BLOCKS - 1, PIECE_BLOCKS, BLOCKS - 1] {
+                files
+                    .read_page(tag(5, block), &mut page)
+                    .expect("as it was written");
+            }
+            files.unlink(file).expect("removable");
+            assert_eq!(storage.list(BASE_DIR).expect("readable"), [""; 0]);
+            assert_eq!(storage.used_bytes(), 0);
+        }
+    }
+
+    /// The next `pg_control` counts on room whose making was cut off, in each of the pieces that have it.
+    #[test]
+    fn growth_over_pieces_is_synced_in_all_of_them() {
+        const BLOCKS: u32 = PIECE_BLOCKS + 20;
+        let file = FileNo::new(5);
+        for seed in 0..8 {
+            let storage = SimStorage::new(seed);
+            storage.create_dir(BASE_DIR).expect("a new disk");
+            storage.sync_dir("").expect("a good disk");
+            let files = RelationFiles::writer(Arc::new(storage.clone()));
+            files.grow(file, 0, 10).expect("room");
+            for (piece, from, to) in [(0, 10, PIECE_BLOCKS), (1, 0, BLOCKS - PIECE_BLOCKS)] {
+                let mode = if piece == 0 {
+                    OpenMode::ReadWrite
+                } else {
+                    OpenMode::CreateNew
+                };
+                let bytes = u64::from(to - from) * PAGE_BYTES as u64;
+                storage
+                    .open(&path(file, piece), mode)
+                    .and_then(|piece| piece.allocate(u64::from(from) * PAGE_BYTES as u64, bytes))
+                    .expect("room");
+            }
+            storage.kill(seed);
+            let files = RelationFiles::writer(Arc::new(storage.clone()));
+            files.sync_growth(file, 10, BLOCKS).expect("there");
+            storage.crash(seed);
+            let files = RelationFiles::writer(Arc::new(storage));
+            let blocks = files.blocks_on_disk(file).expect("readable");
+            assert_eq!(blocks, Some(BLOCKS), "seed {seed}");
+        }
+    }
+
     #[test]
     fn pages_are_checked_and_named_when_they_are_read() {
         let files = files();
