@@ -141,6 +141,28 @@ fn waitaof_tells_when_what_was_written_is_durable() {
     assert_eq!(ask(&mut client, &["WAIT", "1", "1000"]).as_int(), Some(0));
 }
 
+/// Nobody asks for the disk, no further commit comes, and yet it is durable soon; who sees it sees what no
+/// kill takes back.
+#[test]
+fn an_asynchronous_commit_is_durable_by_itself() {
+    let mut cluster = Cluster::started(&[]);
+    let (mut client, mut other) = (cluster.client(), cluster.client());
+    let off = ["CLIENT", "SYNCHRONOUS-COMMIT", "OFF"];
+    assert!(ask(&mut client, &off).is_ok());
+    for round in 0..5 {
+        let value = round.to_string();
+        assert!(ask(&mut client, &["SET", "key", &value]).is_ok());
+        wait_for("it to be seen by others", || {
+            (ask(&mut other, &["GET", "key"]).as_str() == Some(&value)).then_some(())
+        });
+    }
+    drop((client, other));
+    cluster.kill_all();
+    cluster.start();
+    let mut client = cluster.client();
+    assert_eq!(ask(&mut client, &["GET", "key"]).as_str(), Some("4"));
+}
+
 #[test]
 fn a_command_of_another_type_says_so() {
     let cluster = Cluster::started(&[]);
