@@ -107,10 +107,10 @@ impl Look {
         }
     }
 
-    /// What an error reply means while no harm is done.
-    pub(super) fn refused(what: &str, error: &str) -> Look {
+    /// What an error reply means while the server may refuse for reasons that pass, and with `permitted`.
+    pub(super) fn refused(what: &str, error: &str, permitted: &[&str]) -> Look {
         let text = format!("{what} was answered by: {error}");
-        match is_permitted(error, &[]) {
+        match is_permitted(error, permitted) {
             true => Look::Broken(text),
             false => Look::Lost(text),
         }
@@ -126,14 +126,23 @@ fn is_permitted(error: &str, permitted: &[&str]) -> bool {
     (has(&PASSING) || has(permitted)) && !has(&DAMAGE)
 }
 
-/// Sends all of these and takes as many replies.
+/// Sends all of these and takes as many replies, while no harm is done.
 pub(crate) fn ask(client: &mut Client, requests: &[Vec<String>]) -> Result<Vec<Reply>, Look> {
+    ask_within(client, requests, &[])
+}
+
+/// The same while the server may refuse with `permitted`.
+fn ask_within(
+    client: &mut Client,
+    requests: &[Vec<String>],
+    permitted: &[&str],
+) -> Result<Vec<Reply>, Look> {
     for words in requests {
         client.send(words);
     }
     client.flush().map_err(Look::unanswered)?;
     let answer = |words: &Vec<String>| match client.receive() {
-        Ok(Reply::Error(error)) => Err(Look::refused(&words.join(" "), &error)),
+        Ok(Reply::Error(error)) => Err(Look::refused(&words.join(" "), &error, permitted)),
         Ok(reply) => Ok(reply),
         Err(error) => Err(Look::unanswered(error)),
     };
@@ -143,6 +152,14 @@ pub(crate) fn ask(client: &mut Client, requests: &[Vec<String>]) -> Result<Vec<R
 /// A request.
 pub(crate) fn words<const COUNT: usize>(words: [&str; COUNT]) -> Vec<String> {
     words.map(str::to_owned).to_vec()
+}
+
+/// The numbers of what a look has found.
+#[derive(Default)]
+struct Found {
+    singles: Vec<u64>,
+    groups: Vec<u64>,
+    counters: Vec<u64>,
 }
 
 /// One connection's worth of load.
@@ -252,6 +269,12 @@ impl Writer {
         };
         if client.set_timeout(Some(DEADLINE)).is_err() {
             return;
+        }
+        // What was lost with the last connection is not to be written anew before somebody has looked.
+        match self.look(&mut client, permitted) {
+            Ok(_) => {}
+            Err(Look::Broken(_)) => return,
+            Err(Look::Lost(wrong)) => self.wrong = Some(wrong),
         }
         while !stop.load(Ordering::Relaxed) && self.wrong.is_none() {
             let is_done = match self.random.below(4) {
@@ -546,15 +569,29 @@ impl Writer {
         if let Some(wrong) = self.wrong.take() {
             return Err(Look::Lost(wrong));
         }
+        let found = self.look(client, &[])?;
+        let exactly = |numbers: Vec<u64>| numbers.into_iter().map(Known::exactly).collect();
+        self.singles = exactly(found.singles);
+        self.groups = exactly(found.groups);
+        self.counters = exactly(found.counters);
+        // Numbers go on from what was found.
+        self.refused.clear();
+        Ok((SINGLES + GROUPS + COUNTERS) as u64)
+    }
+
+    /// Looks at every key: whether what is there can be. Something that nobody was told of may come yet.
+    fn look(&self, client: &mut Client, permitted: &[&str]) -> Result<Found, Look> {
+        let mut found = Found::default();
         for index in 0..SINGLES {
             let key = self.single_key(index);
             let asked = [words(["GET", &key]), words(["EXPIRETIME", &key])];
-            let replies = ask(client, &asked)?;
-            let found = self.check_single(index, &replies).map_err(Look::Lost)?;
-            self.singles[index] = Known::exactly(found);
+            let replies = ask_within(client, &asked, permitted)?;
+            let number = self.check_single(index, &replies).map_err(Look::Lost)?;
+            found.singles.push(number);
         }
         for index in 0..GROUPS {
-            let mut asked = vec![self.look_at_group(index, 0)];
+            // As one transaction: a commit that nobody was told of may come between two looks.
+            let mut asked = vec![words(["BEGIN"]), self.look_at_group(index, 0)];
             if Way::of(index) != Way::Command {
                 for database in 1..DATABASES {
                     asked.push(words(["SELECT", &database.to_string()]));
@@ -562,25 +599,28 @@ impl Writer {
                 }
                 asked.push(words(["SELECT", "0"]));
             }
-            let replies = ask(client, &asked)?;
-            let looks = replies.iter().step_by(2);
-            let found = self.check_group(index, self.groups[index], looks);
-            self.groups[index] = Known::exactly(found.map_err(Look::Lost)?);
+            asked.push(words(["COMMIT"]));
+            let replies = ask_within(client, &asked, permitted)?;
+            let databases = match Way::of(index) {
+                Way::Command => 1,
+                Way::Exec | Way::Commit => DATABASES,
+            };
+            let looks = replies.iter().skip(1).step_by(2).take(databases);
+            let number = self.check_group(index, self.groups[index], looks);
+            found.groups.push(number.map_err(Look::Lost)?);
         }
         for index in 0..COUNTERS {
             let key = self.counter_key(index);
-            let replies = ask(client, &[words(["GET", &key])])?;
+            let replies = ask_within(client, &[words(["GET", &key])], permitted)?;
             let text = replies.first().and_then(Reply::as_str);
-            let found = text.and_then(|text| text.parse().ok()).unwrap_or(0);
+            let number = text.and_then(|text| text.parse().ok()).unwrap_or(0);
             let known = self.counters[index];
-            if !known.allows(found) {
-                return Err(Look::Lost(format!("{key}: found {found}, {known:?}")));
+            if !known.allows(number) {
+                return Err(Look::Lost(format!("{key}: found {number}, {known:?}")));
             }
-            self.counters[index] = Known::exactly(found);
+            found.counters.push(number);
         }
-        // Numbers go on from what was found.
-        self.refused.clear();
-        Ok((SINGLES + GROUPS + COUNTERS) as u64)
+        Ok(found)
     }
 
     /// The number that GET and EXPIRETIME have found, if it can be that one and ends when it is to.
