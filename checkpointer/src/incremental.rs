@@ -292,8 +292,7 @@ impl Checkpointer {
             return Ok(false);
         }
         // Soon they will, and until then the writing would be in vain.
-        let files = &shared.files;
-        if is_in_redo && files.counted_in_redo(files.counting_in_redo()).is_none() {
+        if is_in_redo && !shared.files.have_counts_one_place() {
             return Ok(false);
         }
         self.sync_all();

@@ -348,7 +348,9 @@ impl Server {
     /// Reads the files again, as SIGHUP asks.
     fn read_configuration(&mut self) {
         if let Some(shared) = &self.shared {
-            self.overrides = shared.peek_overrides().unwrap_or(self.overrides.clone());
+            if let Some(found) = shared.peek_overrides() {
+                self.overrides = found;
+            }
             shared.count_file_read();
         }
         let reloaded = self.config.reload(&self.overrides);

@@ -29,9 +29,8 @@ fn keys(cluster: &Cluster) -> Reply {
     cluster.client().call(&["DBSIZE"]).expect("answered")
 }
 
-/// A server that was killed over a log of some ten megabytes, what it has promised, and how many
-/// keys it had.
-fn killed() -> (Cluster, Acknowledged, Reply) {
+/// A server of which only a full checkpoint writes pages and advances the redo point.
+fn lazy() -> Cluster {
     let mut cluster = Cluster::started(&[
         ("shared_buffers", "32MB"),
         ("max_wal_size", "1GB"),
@@ -41,6 +40,13 @@ fn killed() -> (Cluster, Acknowledged, Reply) {
         ("recovery_workers", "3"),
     ]);
     cluster.announce("");
+    cluster
+}
+
+/// A server that was killed over a log of some ten megabytes, what it has promised, and how many
+/// keys it had.
+fn killed() -> (Cluster, Acknowledged, Reply) {
+    let mut cluster = lazy();
     let load = Load::start(&cluster.socket(), 4, 700);
     load.wait_for(20_000);
     let acknowledged = load.stop();
@@ -289,14 +295,7 @@ fn the_lead_of_a_repeated_start_is_a_third_of_what_it_has_put_behind() {
 /// true of all counts before redo has come to that end: no start waits for a redo point until then.
 #[test]
 fn a_database_made_during_a_checkpoint_holds_up_no_repeated_start() {
-    let mut cluster = Cluster::started(&[
-        ("shared_buffers", "32MB"),
-        ("max_wal_size", "1GB"),
-        ("wal_segment_size", "1MB"),
-        ("recovery_time_target", "0"),
-        ("checkpoint_heartbeat", "1min"),
-    ]);
-    cluster.announce("");
+    let mut cluster = lazy();
     let load = Load::start(&cluster.socket(), 4, 700);
     load.wait_for(6_000);
     let first = load.stop();

@@ -82,7 +82,8 @@ impl<'a> Call<'a> {
         self.wait = self.wait.max(lsn);
     }
 
-    /// The reply shows a number of keys, in which whatever is written by now may be counted.
+    /// The reply shows what whatever is written by now may have made so: a number of keys, what there
+    /// is of namespaces.
     pub fn depends_on_all(&mut self) {
         let written = self.server.store.shared.wal.insert_lsn();
         self.depends_on(written);

@@ -182,9 +182,7 @@ pub fn list(call: &mut Call<'_>) -> Outcome {
     let all = listed(call);
     if shows_access {
         call.depends_on_all();
-    }
-    let mut reply = call.reply();
-    if shows_access {
+        let mut reply = call.reply();
         reply.map(all.len());
         for info in all {
             reply.bulk(&info.name);
@@ -192,6 +190,7 @@ pub fn list(call: &mut Call<'_>) -> Outcome {
         }
         return Ok(Flow::Done);
     }
+    let mut reply = call.reply();
     reply.array(all.len());
     for info in all {
         reply.bulk(&info.name);

@@ -221,7 +221,7 @@ pub fn keys(call: &mut Call<'_>) -> Outcome {
     let namespace = call.namespace();
     let engine = &call.server.engine;
     let start = engine.range(namespace, prefix, end.as_deref(), u64::MAX, view)?;
-    let mut walk = Box::new(KeysWalk {
+    let walk = Box::new(KeysWalk {
         pattern: pattern.to_vec(),
         walk: start.clone(),
         start,
@@ -229,20 +229,34 @@ pub fn keys(call: &mut Call<'_>) -> Outcome {
         kept: Some(Vec::new()),
         is_sending: false,
     });
-    for _ in 0..KEYS_TURNS_AT_ONCE {
-        if walk.turn(call)? {
+    go_on(
+        call,
+        walk,
+        KEYS_TURNS_AT_ONCE,
+        KeysWalk::turn,
+        Waiting::Keys,
+    )
+}
+
+/// Takes up to so many turns of a walk; what is `left` then is done in turns of their own.
+fn go_on<W>(
+    call: &mut Call<'_>,
+    mut walk: Box<W>,
+    turns: usize,
+    turn: fn(&mut W, &mut Call<'_>) -> Result<bool, EngineError>,
+    left: fn(Box<W>) -> Waiting,
+) -> Outcome {
+    for _ in 0..turns {
+        if turn(&mut walk, call)? {
             return Ok(Flow::Done);
         }
     }
-    Ok(Flow::Wait(Waiting::Keys(walk)))
+    Ok(Flow::Wait(left(walk)))
 }
 
 /// Goes on with KEYS: one turn.
-pub fn proceed(call: &mut Call<'_>, mut walk: Box<KeysWalk>) -> Outcome {
-    if walk.turn(call)? {
-        return Ok(Flow::Done);
-    }
-    Ok(Flow::Wait(Waiting::Keys(walk)))
+pub fn proceed(call: &mut Call<'_>, walk: Box<KeysWalk>) -> Outcome {
+    go_on(call, walk, 1, KeysWalk::turn, Waiting::Keys)
 }
 
 impl KeysWalk {
@@ -335,24 +349,22 @@ pub fn randomkey(call: &mut Call<'_>) -> Outcome {
     let place = call.server.engine.random_place(namespace, random)?;
     let view = call.server.view(call.session);
     let walk = call.server.engine.range(namespace, &place, None, 1, view)?;
-    let mut walk = Box::new(RandomWalk {
+    let walk = Box::new(RandomWalk {
         walk,
         is_from_first: false,
     });
-    for _ in 0..KEYS_TURNS_AT_ONCE {
-        if walk.turn(call)? {
-            return Ok(Flow::Done);
-        }
-    }
-    Ok(Flow::Wait(Waiting::Random(walk)))
+    go_on(
+        call,
+        walk,
+        KEYS_TURNS_AT_ONCE,
+        RandomWalk::turn,
+        Waiting::Random,
+    )
 }
 
 /// Goes on with RANDOMKEY: one turn.
-pub fn proceed_randomly(call: &mut Call<'_>, mut walk: Box<RandomWalk>) -> Outcome {
-    if walk.turn(call)? {
-        return Ok(Flow::Done);
-    }
-    Ok(Flow::Wait(Waiting::Random(walk)))
+pub fn proceed_randomly(call: &mut Call<'_>, walk: Box<RandomWalk>) -> Outcome {
+    go_on(call, walk, 1, RandomWalk::turn, Waiting::Random)
 }
 
 impl RandomWalk {

@@ -501,16 +501,22 @@ mod tests {
         }
     }
 
+    /// Relation files on a new disk, and that disk.
+    fn on_new_disk(seed: u64) -> (SimStorage, RelationFiles) {
+        let storage = SimStorage::new(seed);
+        storage.create_dir(BASE_DIR).expect("a new disk");
+        storage.sync_dir("").expect("a good disk");
+        let files = RelationFiles::writer(Arc::new(storage.clone()));
+        (storage, files)
+    }
+
     /// A gigabyte each; a file begins a further one when the last is full.
     #[test]
     fn a_file_of_several_pieces_survives_the_power_and_is_removed_whole() {
         const BLOCKS: u32 = PIECE_BLOCKS + 20;
         let file = FileNo::new(5);
         for seed in 0..8 {
-            let storage = SimStorage::new(seed);
-            storage.create_dir(BASE_DIR).expect("a new disk");
-            storage.sync_dir("").expect("a good disk");
-            let files = RelationFiles::writer(Arc::new(storage.clone()));
+            let (storage, files) = on_new_disk(seed);
             files.grow(file, 0, PIECE_BLOCKS - 10).expect("room");
             files.grow(file, PIECE_BLOCKS - 10, BLOCKS).expect("room");
             let mut page = [0; PAGE_BYTES];
@@ -541,10 +547,7 @@ mod tests {
         const BLOCKS: u32 = PIECE_BLOCKS + 20;
         let file = FileNo::new(5);
         for seed in 0..8 {
-            let storage = SimStorage::new(seed);
-            storage.create_dir(BASE_DIR).expect("a new disk");
-            storage.sync_dir("").expect("a good disk");
-            let files = RelationFiles::writer(Arc::new(storage.clone()));
+            let (storage, files) = on_new_disk(seed);
             files.grow(file, 0, 10).expect("room");
             for (piece, from, to) in [(0, 10, PIECE_BLOCKS), (1, 0, BLOCKS - PIECE_BLOCKS)] {
                 let mode = if piece == 0 {

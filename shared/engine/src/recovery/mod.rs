@@ -398,7 +398,6 @@ mod tests {
     use super::redo::tests::{Unwatched, startup};
     use super::*;
     use rd_store::control_file;
-    use rd_store::doublewrite::DOUBLEWRITE_PATH;
     use rd_sys::simdisk::{Injection, IoKind};
 
     /// Whose copy of a page lay on a bad sector is not known, nor whether it was needed: until the redo

@@ -52,8 +52,9 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How far redo may be ahead of the redo point if the last start did not finish, bytes of log; or
 /// a third of the log that this start has put behind the redo point, if that is more. So whenever it is
 /// cut off, it has read in vain, with what it had begun to read, less than half of what it has
-/// achieved, unless the redo point cannot advance; and undisturbed it is soon as fast as ever. The least is as small as an advance is worth
-/// while: where each record changes another page, a start gets on by a few megabytes a second.
+/// achieved, unless the redo point cannot advance; and undisturbed it is soon as fast as ever. The
+/// least is as small as an advance is worth while: where each record changes another page, a start gets
+/// on by a few megabytes a second.
 const LEAD_BYTES_MIN: u64 = 1 << 20;
 /// Bytes of a batch at most, if the last start did not finish. What is read ahead of the redo point
 /// is some batches, and read again by the next start if this one does not finish either.
@@ -69,7 +70,7 @@ pub(super) struct Known<'k> {
     pub witness: &'k str,
     /// The last start did not finish. Then redo does not get far ahead of the redo point, so that
     /// even a start that is cut off again and again gets to the end; but see
-    /// [`Redo::have_counts_one_place`].
+    /// [`rd_store::files::Files::have_counts_one_place`].
     pub is_repeated: bool,
 }
 
@@ -280,7 +281,8 @@ impl<'s, 'w> Redo<'s, 'w> {
             // With two batches more than at the last advance there is something to advance to, unless
             // the key counts have first to come together.
             let is_near = lead < LEAD_BYTES_MIN.max(achieved / 3);
-            if ahead.batches < 2 || is_near || !self.have_counts_one_place() {
+            let files = &self.store.shared.files;
+            if ahead.batches < 2 || is_near || !files.have_counts_one_place() {
                 self.ahead = Some(ahead);
                 return Ok(());
             }
@@ -288,14 +290,6 @@ impl<'s, 'w> Redo<'s, 'w> {
             self.settle()?;
             self.look()?;
         }
-    }
-
-    /// Whether the redo point could advance, as far as key counts are concerned. If redo has made a
-    /// file, it cannot before redo has come to where the other files' counts began; whoever waited
-    /// for it until then would wait for himself.
-    fn have_counts_one_place(&self) -> bool {
-        let files = &self.store.shared.files;
-        files.counted_in_redo(files.counting_in_redo()).is_some()
     }
 
     /// Waits until at most `batches` are under way.

@@ -140,6 +140,13 @@ impl Files {
         }
     }
 
+    /// Whether the redo point could advance during redo, as far as key counts are concerned. If redo has
+    /// made a file, it cannot before redo has come to where the other files' counts began; if redo waited
+    /// for it until then, it would wait for itself.
+    pub fn have_counts_one_place(&self) -> bool {
+        self.counted_in_redo(self.counting_in_redo()).is_some()
+    }
+
     /// The number of keys in `file`, commits under way included that have their place in the log.
     pub fn keys(&self, file: FileNo) -> u64 {
         let sum = |row: &Row| {
