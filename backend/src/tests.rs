@@ -13,7 +13,7 @@ use rd_engine::{EngineError, NamespaceId};
 use rd_store::namespaces::PAST;
 use rd_sys::watchdog::Watchdog;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Two backends with a client each.
@@ -53,6 +53,37 @@ impl Pair {
     fn received(&mut self) -> String {
         let (server, client) = &mut self.other;
         String::from_utf8_lossy(&client.received(server)).into_owned()
+    }
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// A client by itself, whose writes are durable at once, by a clock that stands.
+struct Alone {
+    rig: Rig,
+    server: Server,
+    client: Client,
+    /// What the clock shows.
+    time: Arc<AtomicU64>,
+}
+
+impl Alone {
+    fn new() -> Alone {
+        let (rig, time) = Rig::by_hand(&[], 1_700_000_000 * SECOND_NS);
+        let mut server = rig.server(0);
+        let client = Client::new(&mut server);
+        Alone {
+            rig,
+            server,
+            client,
+            time,
+        }
+    }
+
+    fn ask(&mut self, words: &[&[u8]]) -> Vec<u8> {
+        self.client.send(&self.rig, &mut self.server, words);
+        self.rig.flush();
+        self.client.received(&self.server)
     }
 }
 
@@ -291,15 +322,9 @@ fn an_error_that_shows_a_write_waits_for_it() {
 
 #[test]
 fn a_time_to_live_counts_from_the_command_not_from_begin() {
-    const SECOND_NS: u64 = 1_000_000_000;
-    let (rig, time) = Rig::by_hand(&[], 1_700_000_000 * SECOND_NS);
-    let mut server = rig.server(0);
-    let mut client = Client::new(&mut server);
-    let mut ask = |words: &[&[u8]]| {
-        client.send(&rig, &mut server, words);
-        rig.flush();
-        client.received(&server)
-    };
+    let mut alone = Alone::new();
+    let time = Arc::clone(&alone.time);
+    let mut ask = |words: &[&[u8]]| alone.ask(words);
     assert_eq!(ask(&[b"MSET", b"set", b"old", b"kept", b"old"]), b"+OK\r\n");
     let dump = ask(&[b"DUMP", b"kept"]);
     let start = dump.iter().position(|byte| *byte == b'\n').expect("a bulk") + 1;
@@ -338,15 +363,9 @@ fn a_time_to_live_counts_from_the_command_not_from_begin() {
 /// Emptied is emptied: also of keys whose time has come and that nobody has removed.
 #[test]
 fn a_flush_in_a_transaction_leaves_nothing() {
-    const SECOND_NS: u64 = 1_000_000_000;
-    let (rig, time) = Rig::by_hand(&[], 1_700_000_000 * SECOND_NS);
-    let mut server = rig.server(0);
-    let mut client = Client::new(&mut server);
-    let mut ask = |words: &[&[u8]]| {
-        client.send(&rig, &mut server, words);
-        rig.flush();
-        client.received(&server)
-    };
+    let mut alone = Alone::new();
+    let time = Arc::clone(&alone.time);
+    let mut ask = |words: &[&[u8]]| alone.ask(words);
     assert_eq!(ask(&[b"SET", b"ended", b"v", b"EX", b"1"]), b"+OK\r\n");
     assert_eq!(ask(&[b"SET", b"there", b"v"]), b"+OK\r\n");
     time.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
@@ -517,7 +536,6 @@ fn databases_may_be_swapped_while_many_keys_are_watched() {
 
 #[test]
 fn a_clock_that_may_be_wrong_deletes_no_watched_key() {
-    const SECOND_NS: u64 = 1_000_000_000;
     let (rig, time) = Rig::by_hand(&[], 1_700_000_000 * SECOND_NS);
     let mut server = rig.server(0);
     let mut client = Client::new(&mut server);
@@ -698,7 +716,6 @@ fn a_client_is_idle_from_the_end_of_its_command_on() {
 /// Where nobody removes keys whose time has come, many may lie between two that are there.
 #[test]
 fn randomkey_lets_others_have_their_turn() {
-    const SECOND_NS: u64 = 1_000_000_000;
     let (rig, time) = Rig::by_hand(&[], 1_000_000 * SECOND_NS);
     let mut server = rig.server(0);
     let mut client = Client::new(&mut server);
@@ -751,15 +768,9 @@ fn randomkey_lets_others_have_their_turn() {
 /// What its snapshot shows is there to the transaction, whatever the time is by now.
 #[test]
 fn delrange_counts_what_range_shows() {
-    const SECOND_NS: u64 = 1_000_000_000;
-    let (rig, time) = Rig::by_hand(&[], 1_700_000_000 * SECOND_NS);
-    let mut server = rig.server(0);
-    let mut client = Client::new(&mut server);
-    let mut ask = |words: &[&[u8]]| {
-        client.send(&rig, &mut server, words);
-        rig.flush();
-        client.received(&server)
-    };
+    let mut alone = Alone::new();
+    let time = Arc::clone(&alone.time);
+    let mut ask = |words: &[&[u8]]| alone.ask(words);
     assert_eq!(ask(&[b"SET", b"before", b"v", b"EX", b"1"]), b"+OK\r\n");
     assert_eq!(ask(&[b"SET", b"shown", b"v", b"EX", b"5"]), b"+OK\r\n");
     time.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
