@@ -56,6 +56,14 @@ pub enum ApplyError {
         /// The operation.
         op: &'static str,
     },
+    /// What the operation is to add is there: two entries alike would be a damaged page.
+    #[error("{tag} has already what {op} is to bring")]
+    Exists {
+        /// The page.
+        tag: PageTag,
+        /// The operation.
+        op: &'static str,
+    },
     /// A bit was what the operation was to make it.
     #[error("bit {bit} of the bitmap at {tag} was changed already")]
     Bit {
@@ -119,8 +127,9 @@ pub fn apply_op(
     match *op {
         PageOp::Upsert(upsert) => {
             NodeMut::new(page)
-                .insert_leaf(&upsert.stamped(end))
-                .map_err(no_room)?;
+                .insert_leaf_if_new(&upsert.stamped(end))
+                .map_err(no_room)?
+                .ok_or(ApplyError::Exists { tag, op: name })?;
         }
         PageOp::RemoveVersion { key, stamp } => {
             remove_version(page, key, stamp);
@@ -131,6 +140,9 @@ pub fn apply_op(
                 .map_err(no_room)?;
         }
         PageOp::InsertChild { bound, child } => {
+            if child_slot(page, bound).is_some() {
+                return Err(ApplyError::Exists { tag, op: name });
+            }
             NodeMut::new(page)
                 .insert_inner(bound, child)
                 .map_err(no_room)?;
@@ -242,6 +254,7 @@ mod tests {
     use rd_base::limits::PAGE_BYTES;
     use rd_base::{BlockNo, FileNo};
     use rd_format::node::LeafEntry;
+    use rd_format::wal_record::Upsert;
     use rd_format::{OverflowStub, Payload};
 
     /// The running page has pruned "k" 10 before; then 30, whose newer one is on the left, goes by
@@ -326,6 +339,38 @@ mod tests {
         for absent in [stamps[0], Lsn::MAX] {
             let refused = apply_op(&mut page, tag, &remove(absent), end);
             assert!(matches!(refused, Err(ApplyError::NoChild { .. })));
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_not_added_again() {
+        let tag = PageTag::new(FileNo::new(2), BlockNo::new(2));
+        let end = Lsn::new(100);
+        let mut page = [0; PAGE_BYTES];
+        NodeMut::init_leaf(&mut page);
+        let upsert = PageOp::Upsert(Upsert {
+            key: b"k",
+            expiry_ms: None,
+            payload: Payload::Inline(b"value"),
+        });
+        apply_op(&mut page, tag, &upsert, end).expect("it is new");
+        let before = page;
+        let refused = apply_op(&mut page, tag, &upsert, end);
+        assert!(matches!(refused, Err(ApplyError::Exists { .. })));
+        assert!(page == before);
+        apply_op(&mut page, tag, &upsert, Lsn::new(101)).expect("a newer version");
+
+        NodeMut::init_inner(&mut page, 1, BlockNo::new(5));
+        for bound in [Bound::before_key(b"m"), Bound::before_key(b"")] {
+            let child = PageOp::InsertChild {
+                bound,
+                child: BlockNo::new(6),
+            };
+            if !bound.key.is_empty() {
+                apply_op(&mut page, tag, &child, end).expect("it is new");
+            }
+            let refused = apply_op(&mut page, tag, &child, end);
+            assert!(matches!(refused, Err(ApplyError::Exists { .. })));
         }
     }
 }

@@ -318,7 +318,12 @@ fn records_of_hostile_pages_are_refused_or_leave_a_page_that_is_one() {
                 assert_eq!(page::kind(&page), Some(PageKind::Leaf));
                 page::verify_image(&page, tag).expect("whoever reads it relies on it");
             }
-            Err(ApplyError::Image(_) | ApplyError::Kind { .. } | ApplyError::NoRoom { .. }) => {
+            Err(
+                ApplyError::Image(_)
+                | ApplyError::Kind { .. }
+                | ApplyError::NoRoom { .. }
+                | ApplyError::Exists { .. },
+            ) => {
                 refused += 1;
             }
             Err(other) => panic!("{other}"),

@@ -84,18 +84,39 @@ impl<'a> NodeMut<'a> {
     ///
     /// The version must be new: no entry with its key and stamp may be there.
     pub fn insert_leaf(&mut self, entry: &LeafEntry<'_>) -> Result<usize, NoRoom> {
-        debug_assert!(self.as_ref().is_leaf());
-        let bytes = entry.cell_bytes();
-        self.make_room(bytes + Slot::BYTES)?;
-        let slot = self.as_ref().lower_bound(entry.key, entry.stamp);
-        debug_assert!(
-            slot == self.as_ref().count()
-                || self.as_ref().key_and_stamp(slot) != (entry.key, entry.stamp)
-        );
-        let head = self.admit_key(slot, entry.key);
-        let offset = self.open_slot(slot, bytes, head);
-        self.write_leaf_cell(offset, entry);
+        let slot = self.leaf_place(entry)?;
+        debug_assert!(!self.is_entry(slot, entry.key, entry.stamp));
+        self.insert_leaf_at(slot, entry);
         Ok(slot)
+    }
+
+    /// As [`NodeMut::insert_leaf`], of a version that may be there: then nothing is added, and `None`
+    /// returned. For what was not looked up before, as the operations of a record.
+    pub fn insert_leaf_if_new(&mut self, entry: &LeafEntry<'_>) -> Result<Option<usize>, NoRoom> {
+        let slot = self.leaf_place(entry)?;
+        if self.is_entry(slot, entry.key, entry.stamp) {
+            return Ok(None);
+        }
+        self.insert_leaf_at(slot, entry);
+        Ok(Some(slot))
+    }
+
+    /// Makes room for a version, and finds the slot where it belongs.
+    fn leaf_place(&mut self, entry: &LeafEntry<'_>) -> Result<usize, NoRoom> {
+        debug_assert!(self.as_ref().is_leaf());
+        self.make_room(entry.cell_bytes() + Slot::BYTES)?;
+        Ok(self.as_ref().lower_bound(entry.key, entry.stamp))
+    }
+
+    fn is_entry(&self, slot: usize, key: &[u8], stamp: Lsn) -> bool {
+        let node = self.as_ref();
+        slot < node.count() && node.key_and_stamp(slot) == (key, stamp)
+    }
+
+    fn insert_leaf_at(&mut self, slot: usize, entry: &LeafEntry<'_>) {
+        let head = self.admit_key(slot, entry.key);
+        let offset = self.open_slot(slot, entry.cell_bytes(), head);
+        self.write_leaf_cell(offset, entry);
     }
 
     /// Puts `entry` in place of the version in `slot`, which has the same key; `entry` must sort
