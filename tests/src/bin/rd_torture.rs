@@ -3,6 +3,7 @@
 use clap::Parser;
 use rd_tests::support::arguments::{fresh_seed, setting};
 use rd_tests::torture::victim::Harm;
+use rd_tests::torture::workload::WRITERS_MAX;
 use rd_tests::torture::{Plan, Report, run};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,8 +20,8 @@ struct Options {
     /// Where everything random comes from; drawn from the clock if not given.
     #[arg(long)]
     seed: Option<u64>,
-    /// Connections that write.
-    #[arg(long, default_value_t = 8)]
+    /// Connections that write, at most 100.
+    #[arg(long, default_value_t = 8, value_parser = writers)]
     writers: usize,
     /// Longest load of a round, in milliseconds.
     #[arg(long, default_value_t = 700)]
@@ -31,6 +32,15 @@ struct Options {
     /// A setting of the server, name=value; may come several times.
     #[arg(short = 'c', value_name = "NAME=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
+}
+
+/// Each has databases of its own, of which there is an end.
+fn writers(text: &str) -> Result<usize, String> {
+    let count = text.parse().map_err(|_| "no number".to_owned())?;
+    match (1..=WRITERS_MAX).contains(&count) {
+        true => Ok(count),
+        false => Err(format!("there may be 1 to {WRITERS_MAX}")),
+    }
 }
 
 fn main() -> ExitCode {

@@ -7,6 +7,7 @@
 
 pub mod disk;
 pub mod falls;
+mod pair;
 pub mod victim;
 pub mod workload;
 
@@ -126,6 +127,8 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
     if let Some(disk) = &disk {
         cluster.put_data(disk.path().join("data"));
     }
+    let (name, count) = workload::databases(plan.writers);
+    cluster.set(name, &count);
     for (name, value) in &plan.settings {
         cluster.set(name, value);
     }
@@ -291,9 +294,12 @@ pub(crate) fn settle(
 pub fn check_count(cluster: &mut Cluster, writers: &[Writer], report: &mut Report) {
     until_answered(cluster, report, |client| {
         let others = [vanished(client)? + 1];
-        for database in 0..DATABASES {
+        let of_all = (0..DATABASES).map(|database| {
             let own: u64 = writers.iter().map(|writer| writer.keys(database)).sum();
-            let keys = own + others.get(database).unwrap_or(&0);
+            (database, own + others.get(database).unwrap_or(&0))
+        });
+        let of_one = writers.iter().flat_map(Writer::own_databases);
+        for (database, keys) in of_all.chain(of_one) {
             let asked = [
                 words(["SELECT", &database.to_string()]),
                 words(["DBSIZE"]),

@@ -1,6 +1,7 @@
 //! What the writers write, and what they then know.
 
 use super::Random;
+use super::pair::Pair;
 use crate::support::DEADLINE;
 use rd_wire::{Client, Reply, client};
 use std::collections::BTreeSet;
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Databases that are written to, from 0 on.
+/// Databases that all write to, from 0 on. Behind them each writer has two of its own.
 pub const DATABASES: usize = 2;
 /// Keys of a writer that hold numbers of their own.
 const SINGLES: usize = 64;
@@ -20,6 +21,8 @@ const GROUP_KEYS: usize = 5;
 const COUNTERS: usize = 2;
 /// Most commands on their way at a time.
 const PIPELINE_MAX: u64 = 16;
+/// Most commands for a pair of databases on their way at a time.
+const PAIR_PIPELINE_MAX: u64 = 8;
 /// One single of so many ends.
 const ENDING: u64 = 4;
 /// When the single of number 0 would end, in Unix seconds, the next one second later: in the year 2096, to
@@ -36,6 +39,15 @@ pub const DAMAGE: [&str; 3] = ["damaged", "checksum", "corrupt"];
 pub const NO_ROOM: &str = "the disk is full";
 /// What a server says that lacks memory or descriptors.
 pub const SHORTAGE: &str = "which is no damage";
+
+/// Writers for whom there are databases.
+pub const WRITERS_MAX: usize = 100;
+
+/// The setting that gives each of so many writers the databases of its own.
+pub fn databases(writers: usize) -> (&'static str, String) {
+    assert!(writers <= WRITERS_MAX, "{writers} writers");
+    ("databases", (DATABASES + 2 * writers).to_string())
+}
 
 /// What is known of something that only grows: it is at least `acknowledged`, at most `sent`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -132,7 +144,7 @@ pub(crate) fn ask(client: &mut Client, requests: &[Vec<String>]) -> Result<Vec<R
 }
 
 /// The same while the server may refuse with `permitted`.
-fn ask_within(
+pub(super) fn ask_within(
     client: &mut Client,
     requests: &[Vec<String>],
     permitted: &[&str],
@@ -170,6 +182,8 @@ pub struct Writer {
     /// Bit 0 of a group's number says whether its keys are there: even ones were deleted.
     groups: Vec<Known>,
     counters: Vec<Known>,
+    /// Two databases of its own.
+    pair: Pair,
     /// Writes since the last look that were refused: nothing may be there of them.
     refused: BTreeSet<Write>,
     acknowledged: u64,
@@ -186,6 +200,7 @@ impl Writer {
             singles: vec![Known::default(); SINGLES],
             groups: vec![Known::default(); GROUPS],
             counters: vec![Known::default(); COUNTERS],
+            pair: Pair::new(number),
             refused: BTreeSet::new(),
             acknowledged: 0,
             wrong: None,
@@ -219,7 +234,7 @@ impl Writer {
     }
 
     /// A value that says which it is, and whose every byte can be checked.
-    fn value(number: u64) -> Vec<u8> {
+    pub(super) fn value(number: u64) -> Vec<u8> {
         let mut value = format!("{number}:").into_bytes();
         let mut fill = Random::new(number);
         let length = if fill.below(16) == 0 {
@@ -232,18 +247,23 @@ impl Writer {
     }
 
     /// The number of a value; `None` if it is not one that [`Writer::value`] makes.
-    fn number_of(value: &[u8]) -> Option<u64> {
+    pub(super) fn number_of(value: &[u8]) -> Option<u64> {
         let digits = value.split(|byte| *byte == b':').next()?;
         let number = std::str::from_utf8(digits).ok()?.parse().ok()?;
         (Writer::value(number) == value).then_some(number)
     }
 
     /// When the single of this number ends, in Unix seconds.
-    fn end_s(number: u64) -> Option<u64> {
+    pub(super) fn end_s(number: u64) -> Option<u64> {
         number.is_multiple_of(ENDING).then_some(END_S + number)
     }
 
-    /// Keys of this writer that are there in a database, after a [`Writer::check`].
+    /// The databases of its own, and how many keys each has, after a [`Writer::check`].
+    pub fn own_databases(&self) -> [(usize, u64); 2] {
+        self.pair.counts()
+    }
+
+    /// Keys of this writer that are there in a database of all, after a [`Writer::check`].
     pub fn keys(&self, database: usize) -> u64 {
         let there = |known: &&Known| known.acknowledged > 0;
         let is_set = |index: &usize| self.groups[*index].acknowledged % 2 == 1;
@@ -271,14 +291,16 @@ impl Writer {
             return;
         }
         // What was lost with the last connection is not to be written anew before somebody has looked.
-        match self.look(&mut client, permitted) {
-            Ok(_) => {}
+        let looked = self.look(&mut client, permitted);
+        match looked.and_then(|_| self.pair.look(&mut client, permitted)) {
+            Ok(()) => {}
             Err(Look::Broken(_)) => return,
             Err(Look::Lost(wrong)) => self.wrong = Some(wrong),
         }
         while !stop.load(Ordering::Relaxed) && self.wrong.is_none() {
-            let is_done = match self.random.below(4) {
-                0 => self.transact(&mut client, permitted),
+            let is_done = match self.random.below(8) {
+                0..=1 => self.transact(&mut client, permitted),
+                2 => self.shuffle(&mut client, permitted),
                 _ => self.pipeline(&mut client, permitted),
             };
             if !is_done {
@@ -311,6 +333,45 @@ impl Writer {
                 Ok(reply) => self.take_in(sent, &reply),
                 Err(error) => {
                     self.note_unanswered(&format!("{sent:?}"), &error);
+                    return false;
+                }
+            }
+        }
+        is_done
+    }
+
+    /// Sends commands for the two databases of its own, and takes the replies in; false when the connection is
+    /// of no more use.
+    fn shuffle(&mut self, client: &mut Client, permitted: &[&str]) -> bool {
+        let count = 1 + self.random.below(PAIR_PIPELINE_MAX);
+        for _ in 0..count {
+            let side = self.random.below(2) as usize;
+            self.pair.select(client, side);
+            self.pair.send(client, &mut self.random, side);
+        }
+        client.send(&["SELECT", "0"]);
+        let mut is_done = true;
+        for index in 0..=2 * count {
+            let is_select = index % 2 == 0;
+            match client.receive() {
+                Ok(Reply::Error(error)) if is_select || !self.pair.expects(&error) => {
+                    self.note_refused("a command for two databases", &error, permitted);
+                    if !is_select {
+                        self.pair.refuse();
+                    }
+                    is_done = false;
+                }
+                Ok(reply) if is_select && reply.is_ok() => {}
+                Ok(reply) if is_select => {
+                    self.wrong = Some(format!("SELECT gave {reply:?}"));
+                }
+                Ok(reply) => match self.pair.take_in(&reply) {
+                    Ok(()) => self.acknowledged += 1,
+                    Err(wrong) => self.wrong = Some(wrong),
+                },
+                Err(error) => {
+                    self.note_unanswered("a command for two databases", &error);
+                    self.pair.note_broken(!permitted.is_empty());
                     return false;
                 }
             }
@@ -570,6 +631,7 @@ impl Writer {
             return Err(Look::Lost(wrong));
         }
         let found = self.look(client, &[])?;
+        self.pair.look(client, &[])?;
         let exactly = |numbers: Vec<u64>| numbers.into_iter().map(Known::exactly).collect();
         self.singles = exactly(found.singles);
         self.groups = exactly(found.groups);

@@ -7,7 +7,7 @@ use rd_sys::simdisk::IoRecord;
 use rd_tests::support::cluster::{Cluster, program};
 use rd_tests::support::wait_for;
 use rd_tests::torture::falls::Watch;
-use rd_tests::torture::workload::{NO_ROOM, Writer};
+use rd_tests::torture::workload::{NO_ROOM, Writer, databases};
 use rd_tests::torture::{
     Random, Report, check, check_count, tail, under_load, verify, wait_for_room,
 };
@@ -162,6 +162,8 @@ impl Bench {
             ("max_wal_size", "16MB"),
             ("shared_buffers", "16MB"),
         ]);
+        let (name, count) = databases(plan.writers);
+        cluster.set(name, &count);
         cluster.put_data(place.path().join(DATA));
         // What a start says of an end without a stop.
         cluster.announce("");
