@@ -143,6 +143,7 @@ pub fn check_private(dir: &Path) -> Result<()> {
 pub fn lock(dir: &Path) -> Result<LockFile> {
     let path = dir.join(LOCK_FILE);
     let deadline_ns = monotonic_ns().saturating_add(ORPHANS_LEAVE_NS);
+    let mut has_told = false;
     loop {
         match LockFile::acquire(&path) {
             Ok(lock) => {
@@ -162,6 +163,13 @@ pub fn lock(dir: &Path) -> Result<LockFile> {
                 let orphaned = postmaster(dir).is_none();
                 if !orphaned || monotonic_ns() >= deadline_ns {
                     return Err(held(dir, &path));
+                }
+                if !has_told {
+                    log::info!(
+                        "lock file \"{}\" is held: waiting for what is left of an earlier server",
+                        path.display()
+                    );
+                    has_told = true;
                 }
                 std::thread::sleep(LOCK_RETRY);
             }

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use rd_tests::support::cluster::{Cluster, program, run, send};
 use rd_tests::support::load::Load;
 use rd_tests::support::log::assert_order;
-use rd_tests::support::process::{is_alive, parent_and_state, title};
+use rd_tests::support::process::{is_alive, is_stopped, parent_and_state, title};
 use rd_tests::support::{skip, wait_for};
 use rd_wire::Client;
 use std::fs::{self, Permissions};
@@ -461,6 +461,72 @@ fn one_server_for_a_directory() {
     wait_for("the orphan to leave", || (!is_alive(orphan)).then_some(()));
     first.start();
     assert!(first.log_since_start().contains(CLEAN_START));
+}
+
+/// A server that `rd_ctl` starts, ended with its test.
+struct Launched<'a>(&'a str);
+
+impl Drop for Launched<'_> {
+    fn drop(&mut self) {
+        run("rd_ctl", &["stop", "-D", self.0, "-m", "immediate"]);
+    }
+}
+
+/// A child of a killed postmaster that does not leave yet: a start waits for it, for some seconds, says so, and
+/// serves everything when it has left.
+#[test]
+fn a_start_waits_for_an_orphan_to_leave() {
+    let mut first = Cluster::started(&[]);
+    first.announce("lost the socket to the postmaster");
+    let directory = first.data_dir();
+    let directory = directory.to_string_lossy();
+    let load = Load::start(&first.socket(), 4, 100);
+    load.wait_for(200);
+    let orphan = first.child("backend 0");
+    send(orphan, Signal::SIGSTOP);
+    wait_for("the child to stop", || is_stopped(orphan).then_some(()));
+    let others = first.children();
+    first.signal(Signal::SIGKILL);
+    first.wait_exit();
+    wait_for("the other children to leave", || {
+        let mut others = others.iter().filter(|child| child.pid != orphan);
+        (!others.any(|child| is_alive(child.pid))).then_some(())
+    });
+    let place = tempfile::tempdir().expect("a directory");
+    let log = place.path().join("log");
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    let mut ctl = Command::new(program("rd_ctl"));
+    ctl.args(["start", "-w", "-D", &directory, "-l"]).arg(&log);
+    let mut ctl = ctl
+        .args(["-o", "-c listen_addresses= -c shared_buffers=32MB"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let launched = Launched(&directory);
+    wait_for("the start to wait", || {
+        let is_over = ctl.try_wait().expect("a child").is_some();
+        (is_over || said().contains("waiting for what is left of an earlier server")).then_some(())
+    });
+    assert!(ctl.try_wait().expect("a child").is_none(), "{}", said());
+    assert!(!said().contains("starting Redoubt"), "{}", said());
+    assert!(is_alive(orphan));
+    send(orphan, Signal::SIGCONT);
+    let status = ctl.wait().expect("a child");
+    assert!(status.success(), "{}", said());
+    assert!(!is_alive(orphan));
+    // Those of the backend that stood still heard of its end only now.
+    let acknowledged = load.join();
+    assert!(acknowledged.total() >= 200);
+    acknowledged.assert_there(&mut first.client());
+    assert_order(
+        &said(),
+        &[
+            "waiting for what is left of an",
+            "starting Redoubt",
+            CLEAN_START,
+        ],
+    );
+    drop(launched);
 }
 
 /// A process that has the number of a killed server, and is somebody else's, is no server.
