@@ -4,13 +4,14 @@
 #   tests/sabotage.sh            all of them
 #   tests/sabotage.sh NAME...    these (names of files in tests/sabotage, without .patch)
 #   tests/sabotage.sh --list     says what there is
+#   tests/sabotage.sh --check    says, without building anything, whether each still applies, and its test is there
 #   tests/sabotage.sh --trust    does not first see the tests pass
 #
 # Each patch in tests/sabotage says what it spoils and which test must fail for it. It is applied to a
 # copy of the tree, never to the tree itself. Every named test is first seen to pass without it.
 # SABOTAGE_TARGET names a directory for what is built, to be kept for the next run.
 #
-# Ends with 0 if every sabotage was caught by its test, and with 1 if one survived.
+# Ends with 0 if every sabotage was caught by its test, and with 1 if one survived, or something else failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -19,6 +20,25 @@ patches=$root/tests/sabotage
 limit=${SABOTAGE_LIMIT:-600}
 
 field() { sed -n "s/^$1: //p" "$patches/$2.patch" | head -1; }
+
+# Whether each patch applies to the tree as it is, and names a test that there is.
+check() {
+    local name word broken=0
+    for patch in "$patches"/*.patch; do
+        name=$(basename "$patch" .patch)
+        if ! git apply --check "$patch"; then
+            echo "$name does not apply" >&2
+            broken=1
+        fi
+        word=$(field test "$name")
+        word=${word##* }
+        if [ "$word" != rd_sim ] && ! git grep -q --untracked -E "fn ${word##*::}\(" -- '*.rs'; then
+            echo "$name names a test that is not there: $word" >&2
+            broken=1
+        fi
+    done
+    return $broken
+}
 
 names=()
 trusts=
@@ -31,9 +51,13 @@ for word in "$@"; do
         done
         exit
         ;;
+    --check)
+        check
+        exit
+        ;;
     --trust) trusts=yes ;;
     -*)
-        sed -n '2,14s/^# \{0,1\}//p' "$0"
+        sed -n '2,15s/^# \{0,1\}//p' "$0"
         exit 2
         ;;
     *)
@@ -56,11 +80,25 @@ log=$copy/output
 
 cargo_in_copy() { (cd "$copy" && timeout "$limit" cargo "$@") >"$log" 2>&1; }
 
+# Whether what was run has said that test $1 failed, or died by a panic in which nothing more can be said while it
+# ran, by itself.
+is_caught() {
+    case $1 in
+    rd_sim) grep -Eq '^seed [0-9]+ (FAILS:|hangs:)' "$log" ;;
+    *)
+        grep -Fxq "test $1 ... FAILED" "$log" ||
+            grep -Fxq "test $1 - should panic ... FAILED" "$log" ||
+            grep -Eq '\(signal: 6, SIGABRT' "$log"
+        ;;
+    esac
+}
+
 # Builds the test of sabotage $1 and all it needs; then runs it: 0 passed, 1 failed, 2 did not build,
-# 3 hung, 4 there is no such test.
+# 3 hung, 4 there is no such test, 5 something else failed.
 run_test() {
-    local words status=0 chosen=()
+    local words status=0 chosen=() name
     read -ra words <<<"$(field test "$1")"
+    name=${words[-1]}
     # The simulation is one test by itself.
     if [ "${words[-1]}" != rd_sim ]; then
         chosen=(--exact "${words[-1]}")
@@ -73,7 +111,9 @@ run_test() {
     cargo_in_copy test "${words[@]}" -- "${chosen[@]}" || status=$?
     [ $status = 124 ] && return 3
     grep -Eq '^(running 1 test|rd_sim)$' "$log" || return 4
-    [ $status = 0 ]
+    [ $status = 0 ] && return 0
+    is_caught "$name" || return 5
+    return 1
 }
 
 survivors=0
@@ -106,6 +146,7 @@ for name in "${names[@]}"; do
     1) outcome=caught ;;
     2) outcome="NOT BUILT" ;;
     3) outcome=HUNG ;;
+    5) outcome="failed, but not by the named test:" ;;
     *) outcome="NO TEST" ;;
     esac
     report "$name" "$outcome" "$(field test "$name") ($((SECONDS - began)) s)"

@@ -186,6 +186,25 @@ fn scripts_can_be_read_to_their_end() {
     }
 }
 
+/// A sabotage that no longer applies, or names a test of another name, would be noticed only by who runs them all.
+#[test]
+fn sabotages_apply_and_their_tests_are_there() {
+    let script = root().join("tests/sabotage.sh");
+    let is_checkout = Command::new("git")
+        .args(["rev-parse", "--is-inside-work-tree"])
+        .current_dir(root())
+        .output();
+    if !is_checkout.is_ok_and(|output| output.status.success()) {
+        return rd_tests::support::skip("there is no git, or no checkout");
+    }
+    let checked = Command::new("bash").arg(script).arg("--check").output();
+    let Ok(checked) = checked else {
+        return rd_tests::support::skip("there is no bash");
+    };
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{said}");
+}
+
 #[test]
 fn imports_go_down_the_layers_only() {
     let below: &[(&str, &[&str])] = &[
