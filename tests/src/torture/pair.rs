@@ -14,8 +14,9 @@ use std::collections::VecDeque;
 
 /// Keys that a database of a pair may have.
 const NAMES: u64 = 4;
-/// One command of so many empties a database: what was dropped takes room until the next checkpoint.
-const FLUSH_ONE_IN: u64 = 24;
+/// One command of so many empties a database. The file that is dropped for it, of a mebibyte at least, takes room until
+/// the next checkpoint, and the disk is a small one.
+const FLUSH_ONE_IN: u64 = 200;
 
 /// A database: the number of the value of each key.
 type Keys = BTreeMap<u64, u64>;
