@@ -2,8 +2,10 @@
 
 use nix::sys::signal::Signal;
 use rd_tests::support::cluster::Cluster;
+use rd_tests::support::load::Load;
 use rd_tests::support::log::assert_order;
 use rd_tests::support::{DEADLINE, skip, wait_for};
+use rd_tests::torture::disk::SmallDisk;
 use rd_wire::{Client, Reply};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -158,7 +160,7 @@ fn a_sync_that_fails_is_a_panic_and_what_was_acknowledged_is_recovered() {
     ] {
         let mut cluster = Cluster::started(&[]);
         cluster.announce("");
-        let load = rd_tests::support::load::Load::start(&cluster.socket(), 4, 100);
+        let load = Load::start(&cluster.socket(), 4, 100);
         load.wait_for(200);
         let acknowledged = load.stop();
         cluster.arm(&format!("{point}=eio"));
@@ -184,7 +186,7 @@ fn a_checkpoint_that_takes_too_long_turns_fast() {
         ("recovery_time_target", "0"),
         ("checkpoint_timeout_max", "1s"),
     ]);
-    let load = rd_tests::support::load::Load::start(&cluster.socket(), 4, 1500);
+    let load = Load::start(&cluster.socket(), 4, 1500);
     load.wait_for(6_000);
     load.stop();
     // At its pace, 5 min times the completion target, it would take minutes.
@@ -361,6 +363,56 @@ fn a_server_starts_on_a_disk_that_has_filled_up() {
     cluster.start();
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
     drop(mount);
+}
+
+/// The whole disk is an ext4, which finds room for what is written before it has any, and gives back what was freed
+/// when its journal says so. It fills up under load: writes are refused for that reason, reads are not; a server that
+/// is killed then starts on it, with everything acknowledged, and takes writes by itself when there is room.
+#[test]
+fn a_full_ext4_refuses_writes_is_started_on_and_mends() {
+    let Some(disk) = SmallDisk::ext4(96) else {
+        skip("no ext4 can be made and mounted here");
+        return;
+    };
+    let mut cluster = Cluster::new(&[
+        ("wal_segment_size", "1MB"),
+        ("min_wal_size", "2MB"),
+        ("max_wal_size", "16MB"),
+    ]);
+    cluster.announce("");
+    cluster.put_data(disk.path().join("data"));
+    cluster.start();
+    let load = Load::start(&cluster.socket(), 4, 2000);
+    load.wait_for(200);
+    disk.fill();
+    // Each writes until it is refused.
+    let acknowledged = load.join();
+    let mut client = cluster.client();
+    let value = "v".repeat(2000);
+    let mut more = 0;
+    let refused = wait_for("a refusal", || {
+        more += 1;
+        let reply = call(&mut client, &["SET", &format!("more{more}"), &value]);
+        reply.error().map(str::to_owned)
+    });
+    assert!(
+        refused.starts_with("MISCONF the disk is full: "),
+        "{refused}"
+    );
+    acknowledged.assert_there(&mut client);
+    drop(client);
+    cluster.kill_all();
+    cluster.start();
+    let mut client = cluster.client();
+    acknowledged.assert_there(&mut client);
+    disk.empty();
+    wait_for("writes to go on", || {
+        let reply = call(&mut client, &["SET", "again", &value]);
+        reply.error().is_none().then_some(())
+    });
+    acknowledged.assert_there(&mut client);
+    drop(client);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
 }
 
 /// A snapshot that can only be read is read: what tools lock in it need not be written.

@@ -117,7 +117,11 @@ impl Report {
 pub fn run(plan: &Plan, mut tell: impl FnMut(u64, &Report)) -> Report {
     let mut random = Random::new(plan.seed);
     // Declared first, so that it goes last.
-    let disk = SmallDisk::mounted(DISK_MEBIBYTES);
+    let ext4 = match random.below(2) {
+        0 => SmallDisk::ext4(DISK_MEBIBYTES),
+        _ => None,
+    };
+    let disk = ext4.or_else(|| SmallDisk::mounted(DISK_MEBIBYTES));
     let mut cluster = Cluster::new(&[
         ("max_wal_size", "64MB"),
         ("min_wal_size", "32MB"),

@@ -455,9 +455,9 @@ fn fill_disk(
     };
     disk.fill();
     pause(random, 300);
-    let mut done = Done::new("full disk", Then::Serves);
+    let mut done = Done::new(format!("full disk ({})", disk.kind()), Then::Serves);
     if kills {
-        done.kind = "kill and start on a full disk".to_owned();
+        done.kind = format!("kill and start on a full disk ({})", disk.kind());
         cluster.kill_all();
         // As much as a start needs for files that are no data: pid file and lock.
         disk.leave(random.below(8) * 64 * 1024 + 64 * 1024);
