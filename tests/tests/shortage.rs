@@ -4,10 +4,10 @@
 use nix::sys::signal::Signal;
 use rd_tests::support::cluster::{Cluster, send};
 use rd_tests::support::log::assert_order;
+use rd_tests::support::process::limit;
 use rd_tests::support::raw::escape;
 use rd_tests::support::{skip, wait_for};
 use rd_wire::{Client, Reply};
-use std::process::Command;
 
 const PING: &[u8] = b"PING\r\n";
 const PONG: &str = "+PONG\\r\\n";
@@ -20,15 +20,6 @@ fn call(client: &mut Client, words: &[&str]) -> Reply {
 /// program that can.
 fn allow_descriptors(pid: u32, count: u32) -> bool {
     limit(pid, &format!("--nofile={count}:"))
-}
-
-/// Sets a limit of a process, as `prlimit` takes it. False, where there is no such program.
-fn limit(pid: u32, option: &str) -> bool {
-    let status = Command::new("prlimit")
-        .arg(format!("--pid={pid}"))
-        .arg(option)
-        .status();
-    status.is_ok_and(|status| status.success())
 }
 
 /// A backend that can open nothing says so, for what it must read; a checkpointer that cannot,

@@ -1,7 +1,8 @@
-//! Other processes as `/proc` shows them.
+//! Other processes as `/proc` shows them, and limits that they are given while they run.
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// A process of a server: its id and what it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,32 @@ pub fn children_of(parent: u32) -> Vec<Child> {
     let mut children: Vec<Child> = pids.filter_map(child).collect();
     children.sort_by(|a, b| a.role.cmp(&b.role));
     children
+}
+
+/// Sets a limit of a process that runs, as the program `prlimit` takes it (`--nofile=3:` is the soft one alone).
+/// False if there is no such program, or no such process.
+pub fn limit(pid: u32, option: &str) -> bool {
+    let status = Command::new("prlimit")
+        .arg(format!("--pid={pid}"))
+        .arg(option)
+        .stderr(Stdio::null())
+        .status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// The soft limit of a process that `/proc` calls so, as `prlimit` takes it.
+pub fn soft_limit(pid: u32, name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_ascii_whitespace().next().map(str::to_owned)
+}
+
+/// Bytes of addresses that a process has in use.
+pub fn address_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let rest = text.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    let kilobytes: u64 = rest.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// Resident memory that belongs to a process alone, in bytes: what it shares with nobody, without

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use victim::{Done, Harm, Then, VANISHING, vanishing_keys};
-use workload::{DATABASES, Look, NO_ROOM, Writer, words};
+use workload::{DATABASES, Look, Writer, words};
 
 /// What every server that serves must take.
 const SERVICE: [&str; 3] = ["SET", "service", "1"];
@@ -266,8 +266,15 @@ pub(crate) fn settle(
         cluster.spawn();
     }
     while is_rough && random.below(4) == 0 {
-        let delay = Duration::from_micros(random.below(30_000));
-        std::thread::sleep(delay);
+        // Else most moments of a busy machine come before there is a process at all.
+        let us_max = match random.below(3) {
+            0 => 30_000,
+            _ => {
+                victim::wait_for_recovery(cluster);
+                5_000
+            }
+        };
+        std::thread::sleep(Duration::from_micros(random.below(us_max)));
         let kind = match random.below(3) {
             0 if victim::kill_startup(cluster, random) => "kill of startup",
             1 if victim::end_startup(cluster, random) => {
@@ -278,9 +285,12 @@ pub(crate) fn settle(
                 "stray SIGTERM to startup"
             }
             _ => {
-                cluster.kill_all();
+                let is_recovering = victim::kill_in_recovery(cluster);
                 cluster.spawn();
-                "kill of the server in recovery"
+                match is_recovering {
+                    true => "kill of the server in recovery",
+                    false => "kill of the server beside recovery",
+                }
             }
         };
         *report.kills.entry(kind.to_owned()).or_default() += 1;
@@ -293,7 +303,7 @@ pub(crate) fn settle(
 }
 
 /// Looks whether each database has the keys of the writers and no others, and has counted them right, after
-/// a [`check`] and a [`check_service`] or [`wait_for_room`]. What connections that have vanished had sent may
+/// a [`check`] and a [`check_service`] or [`wait_for_writes`]. What connections that have vanished had sent may
 /// be carried out meanwhile; then it looks again.
 pub fn check_count(cluster: &mut Cluster, writers: &[Writer], report: &mut Report) {
     until_answered(cluster, report, |client| {
@@ -328,18 +338,18 @@ pub(crate) fn check_service(cluster: &mut Cluster, report: &mut Report) {
     until_answered(cluster, report, try_service);
 }
 
-/// Waits until a server whose disk was full has found that there is room: writes must go on by themselves.
-/// Gives what is wrong if they do not.
-pub fn wait_for_room(cluster: &Cluster) -> Option<String> {
+/// Waits until a server that lacked something, and refused with `reason`, has found that it is there again: writes
+/// must go on by themselves. Gives what is wrong if they do not.
+pub fn wait_for_writes(cluster: &Cluster, reason: &str) -> Option<String> {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let connected = Client::connect_unix(cluster.socket());
         let reply = connected.and_then(|mut client| client.call(&SERVICE));
         match reply {
-            Ok(Reply::Error(error)) if error.contains(NO_ROOM) => {
+            Ok(Reply::Error(error)) if error.contains(reason) => {
                 if Instant::now() >= deadline {
                     return Some(format!(
-                        "there is room, and {SERVICE:?} is refused: {error}"
+                        "nothing is short any more, and {SERVICE:?} is refused: {error}"
                     ));
                 }
             }

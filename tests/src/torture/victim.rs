@@ -8,10 +8,11 @@ use super::disk::SmallDisk;
 use super::workload::{DAMAGE, NO_ROOM, SHORTAGE};
 use crate::support::cluster::Cluster;
 use crate::support::log::label;
-use crate::support::process::is_alive;
+use crate::support::process::{self, is_alive, is_stopped};
 use crate::support::{skip, wait_for};
 use nix::sys::signal::Signal;
 use rd_wire::{Client, Reply};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -22,6 +23,12 @@ pub const VANISHING: usize = 100;
 const JUMP_MAX_S: u64 = 30 * 86_400;
 /// How the log tells that a checkpoint begins.
 const BEGUN: &str = "checkpoint starting";
+/// How a start tells that it waits for what is left of an earlier server.
+const WAITS: &str = "waiting for what is left of an earlier server";
+/// How the postmaster tells that it restarts after the fall of a child.
+const FALLEN: &str = "terminating all other server processes";
+/// What the postmaster says last.
+const STOPPED: &str = "server is shut down";
 /// How long the beginning of a checkpoint is waited for that may not come.
 const BEGINNING_MAX: Duration = Duration::from_secs(1);
 /// Crashes in a row that the server of a crash loop comes back from.
@@ -40,7 +47,9 @@ const GIVES_UP: &str = "server does not start";
 const SHORT_EXIT: &str = "exited with exit code 3";
 /// How a process ends to which the system gives no memory where nothing can be refused. A PANIC ends so, too,
 /// but says so before, in a line of its own.
-const OUT_OF_MEMORY: &str = "was terminated by signal 6: SIGABRT";
+const ABORTED: &str = "was terminated by signal 6: SIGABRT";
+/// What a PANIC says of a process that may open no file of the log, and has none to close for it.
+const NO_DESCRIPTOR: &str = "Too many open files";
 
 /// What is done in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +60,7 @@ pub enum Harm {
     KillInCheckpoint,
     /// SIGKILL for the postmaster alone; its children must leave by themselves.
     KillPostmaster,
-    /// The same, and the next server is started while they may still be there.
+    /// The same, and the next server is started while one of them is still there.
     KillPostmasterAndStart,
     /// SIGKILL for the checkpointer.
     KillCheckpointer,
@@ -79,6 +88,12 @@ pub enum Harm {
     LittleMemory,
     /// The server runs with few file descriptors.
     FewDescriptors,
+    /// Some of its children may open few files, for some time.
+    DescriptorsRunShort,
+    /// The postmaster may open no more files, for some time.
+    PostmasterRunsShort,
+    /// Some of its children get hardly more memory, for some time.
+    MemoryRunsShort,
     /// The wall clock jumps, ahead or back.
     ClockJump,
     /// Many connections go away in the midst of a command.
@@ -122,7 +137,7 @@ impl Done {
 
 impl Harm {
     /// All of them.
-    pub const ALL: [Harm; 21] = [
+    pub const ALL: [Harm; 24] = [
         Harm::KillServer,
         Harm::KillInCheckpoint,
         Harm::KillPostmaster,
@@ -140,6 +155,9 @@ impl Harm {
         Harm::DiskFullAndKill,
         Harm::LittleMemory,
         Harm::FewDescriptors,
+        Harm::DescriptorsRunShort,
+        Harm::PostmasterRunsShort,
+        Harm::MemoryRunsShort,
         Harm::ClockJump,
         Harm::Vanish,
         Harm::ImmediateStop,
@@ -171,7 +189,10 @@ impl Harm {
     pub fn refusals(self) -> &'static [&'static str] {
         match self {
             Harm::DiskFull | Harm::DiskFullAndKill => &[NO_ROOM],
-            Harm::LittleMemory | Harm::FewDescriptors => &[SHORTAGE],
+            Harm::LittleMemory
+            | Harm::FewDescriptors
+            | Harm::DescriptorsRunShort
+            | Harm::MemoryRunsShort => &[SHORTAGE],
             _ => &[],
         }
     }
@@ -180,7 +201,9 @@ impl Harm {
     /// were sent a signal.
     pub fn falls(self) -> &'static [&'static str] {
         match self {
-            Harm::LittleMemory => &[SHORT_EXIT, OUT_OF_MEMORY],
+            Harm::LittleMemory => &[SHORT_EXIT, ABORTED],
+            Harm::MemoryRunsShort => &[ABORTED],
+            Harm::DescriptorsRunShort => &[NO_DESCRIPTOR, ABORTED],
             Harm::FewDescriptors => &[SHORT_EXIT],
             _ => &[],
         }
@@ -203,11 +226,7 @@ impl Harm {
                 kill_postmaster(cluster);
                 Done::new("kill of the postmaster", Then::Ends)
             }
-            Harm::KillPostmasterAndStart => {
-                cluster.signal(Signal::SIGKILL);
-                cluster.wait_exit();
-                Done::new("kill of the postmaster, start at once", Then::Ends)
-            }
+            Harm::KillPostmasterAndStart => kill_postmaster_and_start(cluster, random),
             Harm::KillCheckpointer => kill_role(cluster, "checkpointer", random),
             Harm::KillWalwriter => kill_role(cluster, "walwriter", random),
             Harm::KillBackend => kill_role(cluster, "backend", random),
@@ -226,6 +245,18 @@ impl Harm {
             Harm::FewDescriptors => {
                 let limit = format!("-n {}", 8 + random.below(150));
                 run_limited(cluster, "few descriptors", &limit, random)
+            }
+            Harm::DescriptorsRunShort => {
+                let few = some_of(cluster, random);
+                run_short(cluster, &DESCRIPTORS, &few, random)
+            }
+            Harm::PostmasterRunsShort => {
+                let postmaster = cluster.pid().expect("a server");
+                run_short(cluster, &DESCRIPTORS_OF_POSTMASTER, &[postmaster], random)
+            }
+            Harm::MemoryRunsShort => {
+                let few = some_of(cluster, random);
+                run_short(cluster, &MEMORY, &few, random)
             }
             Harm::ClockJump => clock_jump(cluster, random),
             Harm::Vanish => {
@@ -312,11 +343,7 @@ fn kill_role(cluster: &Cluster, role: &str, random: &mut Random) -> Done {
 
 /// Kills the startup process, if there is one now.
 pub fn kill_startup(cluster: &Cluster, random: &mut Random) -> bool {
-    let startup = one_of(cluster, "startup", random);
-    if let Some((pid, _)) = &startup {
-        cluster.send(*pid, Signal::SIGKILL);
-    }
-    startup.is_some()
+    kill_held(cluster, "startup", random)
 }
 
 /// Has the startup process leave, if there is one now.
@@ -328,47 +355,146 @@ pub fn end_startup(cluster: &Cluster, random: &mut Random) -> bool {
     startup.is_some()
 }
 
+/// Stops a process where it stands, so that the log, the status and the list of children stay what they are
+/// until somebody has looked; false if it has ended.
+fn hold(cluster: &Cluster, pid: u32) -> bool {
+    cluster.send(pid, Signal::SIGSTOP);
+    wait_for("a process to stand still, or to end", || {
+        let is_held = is_stopped(pid);
+        (is_held || !is_alive(pid)).then_some(is_held)
+    })
+}
+
+/// Kills one of the children whose role begins so, if it is still there; says whether it was.
+fn kill_held(cluster: &Cluster, role: &str, random: &mut Random) -> bool {
+    let Some((pid, _)) = one_of(cluster, role, random) else {
+        return false;
+    };
+    let is_held = hold(cluster, pid);
+    cluster.send(pid, Signal::SIGKILL);
+    is_held
+}
+
+/// Kills the postmaster while one of its children stands still, which cannot leave; the next server must wait
+/// for it.
+fn kill_postmaster_and_start(cluster: &mut Cluster, random: &mut Random) -> Done {
+    let orphan = one_of(cluster, "", random).filter(|(pid, _)| hold(cluster, *pid));
+    cluster.signal(Signal::SIGKILL);
+    cluster.wait_exit();
+    cluster.spawn();
+    let Some((orphan, role)) = orphan else {
+        return Done::new("kill of the postmaster, start at once", Then::Serves);
+    };
+    let next = cluster.pid().expect("just started");
+    wait_for("a start that waits, or its end", || {
+        let has_told = cluster.log_since_start().contains(WAITS);
+        (has_told || !is_alive(next)).then_some(())
+    });
+    // It does not wait for more than seconds.
+    pause(random, 500);
+    let end = [Signal::SIGCONT, Signal::SIGKILL][random.below(2) as usize];
+    cluster.send(orphan, end);
+    Done::new(
+        format!("kill of the postmaster, start beside an orphaned {role}"),
+        Then::Serves,
+    )
+}
+
 fn kill_in_stop(cluster: &mut Cluster, random: &mut Random) -> Done {
-    let stop = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT];
-    cluster.signal(stop[random.below(3) as usize]);
+    let (signal, mode) = [
+        (Signal::SIGINT, "fast"),
+        (Signal::SIGTERM, "smart"),
+        (Signal::SIGQUIT, "immediate"),
+    ][random.below(3) as usize];
+    let postmaster = cluster.pid().expect("a server");
+    let request = format!("received {mode} shutdown request");
+    cluster.signal(signal);
+    wait_for("a stop to begin", || {
+        let has_begun = cluster.log_since_start().contains(&request);
+        (has_begun || !is_alive(postmaster)).then_some(())
+    });
     pause(random, 60);
-    if cluster.poll_exit().is_none() {
+    let is_held = hold(cluster, postmaster);
+    let mut is_in_stop = is_held && !cluster.log_since_start().contains(STOPPED);
+    if is_held {
         match random.below(3) {
             0 => cluster.kill_all(),
             1 => kill_postmaster(cluster),
             _ => {
-                if let Some((pid, _)) = one_of(cluster, "", random) {
-                    cluster.send(pid, Signal::SIGKILL);
-                }
+                is_in_stop &= kill_held(cluster, "", random);
+                cluster.signal(Signal::SIGCONT);
             }
         }
     }
-    Done::new("kill in a stop", Then::Ends)
+    let kind = match is_in_stop {
+        true => "kill in a stop",
+        false => "kill beside a stop",
+    };
+    Done::new(kind, Then::Ends)
 }
 
 fn kill_in_restart(cluster: &mut Cluster, random: &mut Random) -> Done {
+    let postmaster = cluster.pid().expect("a server");
+    let falls = |cluster: &Cluster| cluster.log_since_start().matches(FALLEN).count();
+    let before = falls(cluster);
     kill_role(cluster, "", random);
-    pause(random, 60);
-    let kind = "kill in a crash restart";
-    match random.below(4) {
-        0 => cluster.kill_all(),
-        1 => kill_postmaster(cluster),
-        2 => {
-            kill_role(cluster, "", random);
-            return Done::new(kind, Then::Serves);
+    wait_for("a restart to begin", || {
+        let has_begun = falls(cluster) > before;
+        (has_begun || !is_alive(postmaster)).then_some(())
+    });
+    let way = random.below(4);
+    if way == 3 {
+        wait_for("a startup process, or the end of recovery", || {
+            let is_there = one_of(cluster, "startup", random).is_some();
+            (is_there || cluster.status().starts_with("ready")).then_some(())
+        });
+    } else {
+        pause(random, 60);
+    }
+    let is_held = hold(cluster, postmaster);
+    let mut is_in_restart = is_held && !cluster.status().starts_with("ready");
+    let then = match way {
+        0 => {
+            cluster.kill_all();
+            Then::Ends
+        }
+        1 => {
+            kill_postmaster(cluster);
+            Then::Ends
         }
         _ => {
-            let startup = wait_for("a startup process, or the end of recovery", || {
-                let found = one_of(cluster, "startup", random);
-                (found.is_some() || cluster.status().starts_with("ready")).then_some(found)
-            });
-            if let Some((pid, _)) = startup {
-                cluster.send(pid, Signal::SIGKILL);
-            }
-            return Done::new(kind, Then::Serves);
+            let role = if way == 2 { "" } else { "startup" };
+            is_in_restart &= kill_held(cluster, role, random);
+            cluster.signal(Signal::SIGCONT);
+            Then::Serves
         }
-    }
-    Done::new(kind, Then::Ends)
+    };
+    let kind = match is_in_restart {
+        true => "kill in a crash restart",
+        false => "kill beside a crash restart",
+    };
+    Done::new(kind, then)
+}
+
+/// Kills all of a server that was just started, or restarts; says whether it was recovering.
+pub fn kill_in_recovery(cluster: &mut Cluster) -> bool {
+    let postmaster = cluster.pid().expect("a server");
+    let is_held = hold(cluster, postmaster);
+    let mut children = cluster.children().into_iter();
+    let is_recovering = is_held && children.any(|child| child.role.starts_with("startup"));
+    cluster.kill_all();
+    is_recovering
+}
+
+/// Waits until recovery is under way, or over, or the server has ended.
+pub fn wait_for_recovery(cluster: &Cluster) {
+    let postmaster = cluster.pid().expect("a server");
+    wait_for("a startup process, or the end of recovery", || {
+        let mut children = cluster.children().into_iter();
+        let has_begun = children.any(|child| child.role.starts_with("startup"));
+        let is_over = cluster.status().starts_with("ready") || !is_alive(postmaster);
+        (has_begun || is_over).then_some(())
+    });
 }
 
 /// Stops any process but by a signal that ends it, for some time.
@@ -471,7 +597,7 @@ fn fill_disk(
     }
     disk.empty();
     if done.then == Then::Serves {
-        done.wrong = super::wait_for_room(cluster);
+        done.wrong = super::wait_for_writes(cluster, NO_ROOM);
     }
     done
 }
@@ -499,6 +625,72 @@ fn run_limited(cluster: &mut Cluster, kind: &str, limit: &str, random: &mut Rand
             }
         }
     }
+    done
+}
+
+/// A limit that is lowered while a process runs.
+struct Limit {
+    kind: &'static str,
+    /// What `prlimit` calls it.
+    option: &'static str,
+    /// What `/proc` calls it.
+    name: &'static str,
+    /// A low one for this process.
+    low: fn(u32, &mut Random) -> Option<u64>,
+}
+
+const DESCRIPTORS: Limit = Limit {
+    kind: "descriptors run short",
+    option: "nofile",
+    name: "Max open files",
+    // What is open stays so; none has fewer than three.
+    low: |_, random| Some(3 + random.below(40)),
+};
+
+/// Connections wait until it can take them in.
+const DESCRIPTORS_OF_POSTMASTER: Limit = Limit {
+    kind: "descriptors of the postmaster run short",
+    low: |_, _| Some(3),
+    ..DESCRIPTORS
+};
+
+const MEMORY: Limit = Limit {
+    kind: "memory runs short",
+    option: "as",
+    name: "Max address space",
+    low: |pid, random| Some(process::address_bytes(pid)? + random.below(1 << 22)),
+};
+
+/// Some of the children.
+fn some_of(cluster: &Cluster, random: &mut Random) -> Vec<u32> {
+    let few = (0..=random.below(3)).filter_map(|_| one_of(cluster, "", random));
+    few.map(|(pid, _)| pid).collect()
+}
+
+/// Lowers a limit of processes that run, and raises it again.
+fn run_short(cluster: &Cluster, limit: &Limit, pids: &[u32], random: &mut Random) -> Done {
+    let mut done = Done::new(limit.kind, Then::Serves);
+    let mut short = BTreeMap::new();
+    for pid in pids {
+        let before = process::soft_limit(*pid, limit.name);
+        if let (Some(low), Some(before)) = ((limit.low)(*pid, random), before)
+            && !short.contains_key(pid)
+            && process::limit(*pid, &format!("--{}={low}:", limit.option))
+        {
+            short.insert(*pid, before);
+        }
+    }
+    if short.is_empty() {
+        skip("there is no prlimit");
+        done.kind = format!("{} (skipped: no prlimit)", limit.kind);
+        return done;
+    }
+    pause(random, 400);
+    for (pid, before) in short {
+        // One that has fallen needs none.
+        let _ = process::limit(pid, &format!("--{}={before}:", limit.option));
+    }
+    done.wrong = super::wait_for_writes(cluster, SHORTAGE);
     done
 }
 

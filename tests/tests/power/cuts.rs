@@ -9,7 +9,7 @@ use rd_tests::support::wait_for;
 use rd_tests::torture::falls::Watch;
 use rd_tests::torture::workload::{NO_ROOM, Writer, databases};
 use rd_tests::torture::{
-    Random, Report, check, check_count, tail, under_load, verify, wait_for_room,
+    Random, Report, check, check_count, tail, under_load, verify, wait_for_writes,
 };
 use rd_wire::Client;
 use std::process::{Command, ExitStatus, Stdio};
@@ -311,7 +311,9 @@ impl Bench {
         match self.cluster.wait_ready() {
             Ok(()) => {
                 self.disk.leave(None);
-                self.report.losses.extend(wait_for_room(&self.cluster));
+                self.report
+                    .losses
+                    .extend(wait_for_writes(&self.cluster, NO_ROOM));
                 check(&mut self.cluster, writers, &mut self.report);
                 check_count(&mut self.cluster, writers, &mut self.report);
             }
