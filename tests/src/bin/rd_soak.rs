@@ -8,8 +8,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// Mixed load at an even rate; every minute a sample of memory, descriptors, files and response times, and
-/// some harm: standstill, stray signals, jumps of the clock, connections that vanish, one time in four a
-/// kill or a stop. Ends with 1 if an acknowledged write is lost or something grows.
+/// some harm. In the first third of the time every second one is a kill, a stop, a stray signal, or want of
+/// memory or descriptors; else, and from then on always, a process stands still, the clock jumps, connections
+/// vanish, the postmaster has no descriptor for new ones, or the disk is full. Ends with 1 if an acknowledged
+/// write is lost or something grows.
 #[derive(Parser)]
 #[command(version)]
 struct Options {
@@ -31,6 +33,9 @@ struct Options {
     /// Where everything random comes from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Gives the server a disk of its own of so many mebibytes, which is full at times; needs root.
+    #[arg(long, value_name = "MIB")]
+    disk: Option<u64>,
     /// A setting of the server, name=value; may come several times.
     #[arg(short = 'c', value_name = "NAME=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
@@ -45,10 +50,11 @@ fn main() -> ExitCode {
         clients: options.clients,
         rate: options.rate,
         keys: options.keys,
+        disk_mebibytes: options.disk,
         settings: options.settings,
     };
     println!(
-        "{:>7} {:>9} {:>5} {:>9} {:>8} {:>9} {:>9} {:>8} {:>8} {:>9}  then",
+        "{:>7} {:>9} {:>5} {:>9} {:>8} {:>9} {:>9} {:>8} {:>8} {:>9} {:>9}  then",
         "seconds",
         "memory kB",
         "fds",
@@ -58,12 +64,13 @@ fn main() -> ExitCode {
         "answers",
         "p50 us",
         "p99 us",
+        "p99.9 us",
         "max us"
     );
     let (samples, report) = run(&plan, |sample: &Sample| {
-        let [p50, p99, max] = sample.response_us;
+        let [p50, p99, p999, max] = sample.response_us;
         println!(
-            "{:>7} {:>9} {:>5} {:>9} {:>8} {:>9} {:>9} {p50:>8} {p99:>8} {max:>9}  {}",
+            "{:>7} {:>9} {:>5} {:>9} {:>8} {:>9} {:>9} {p50:>8} {p99:>8} {p999:>9} {max:>9}  {}",
             sample.second,
             sample.memory_bytes / 1024,
             sample.descriptors,

@@ -133,7 +133,7 @@ impl Look {
 const LATE: &str = "the connection is there, and no reply comes";
 
 /// Whether a server may refuse like that, for a reason that passes or one of those given.
-fn is_permitted(error: &str, permitted: &[&str]) -> bool {
+pub(crate) fn is_permitted(error: &str, permitted: &[&str]) -> bool {
     let has = |texts: &[&str]| texts.iter().any(|text| error.contains(text));
     (has(&PASSING) || has(permitted)) && !has(&DAMAGE)
 }
