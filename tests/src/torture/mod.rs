@@ -285,8 +285,15 @@ pub(crate) fn settle(
                 "stray SIGTERM to startup"
             }
             _ => {
-                let is_recovering = victim::kill_in_recovery(cluster);
+                let mut is_recovering = victim::kill_in_recovery(cluster);
                 cluster.spawn();
+                if !is_recovering {
+                    // It served, or had not come so far. Now it must recover.
+                    victim::wait_for_recovery(cluster);
+                    std::thread::sleep(Duration::from_micros(random.below(5_000)));
+                    is_recovering = victim::kill_in_recovery(cluster);
+                    cluster.spawn();
+                }
                 match is_recovering {
                     true => "kill of the server in recovery",
                     false => "kill of the server beside recovery",

@@ -449,7 +449,7 @@ fn kill_in_restart(cluster: &mut Cluster, random: &mut Random) -> Done {
             (is_there || cluster.status().starts_with("ready")).then_some(())
         });
     } else {
-        pause(random, 60);
+        pause(random, 20);
     }
     let is_held = hold(cluster, postmaster);
     let mut is_in_restart = is_held && !cluster.status().starts_with("ready");
