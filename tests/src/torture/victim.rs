@@ -5,13 +5,13 @@
 
 use super::Random;
 use super::disk::SmallDisk;
-use super::workload::{DAMAGE, NO_ROOM, SHORTAGE};
+use super::workload::{DAMAGE, NO_ROOM, SHORTAGE, is_permitted};
 use crate::support::cluster::Cluster;
 use crate::support::log::label;
 use crate::support::process::{self, is_alive, is_stopped};
-use crate::support::{skip, wait_for};
+use crate::support::{DEADLINE, skip, wait_for};
 use nix::sys::signal::Signal;
-use rd_wire::{Client, Reply};
+use rd_wire::{Client, Reply, client};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -637,6 +637,8 @@ struct Limit {
     name: &'static str,
     /// A low one for this process.
     low: fn(u32, &mut Random) -> Option<u64>,
+    /// Whether only commands that are larger than those of the load meet it.
+    takes_much: bool,
 }
 
 const DESCRIPTORS: Limit = Limit {
@@ -645,6 +647,7 @@ const DESCRIPTORS: Limit = Limit {
     name: "Max open files",
     // What is open stays so; none has fewer than three.
     low: |_, random| Some(3 + random.below(40)),
+    takes_much: false,
 };
 
 /// Connections wait until it can take them in.
@@ -659,7 +662,33 @@ const MEMORY: Limit = Limit {
     option: "as",
     name: "Max address space",
     low: |pid, random| Some(process::address_bytes(pid)? + random.below(1 << 22)),
+    takes_much: true,
 };
+
+/// Bytes that a backend is asked to take and to give back while memory is short.
+const MUCH_BYTES: usize = 4 << 20;
+/// Connections that ask for it, so that each backend has one.
+const MUCH_CONNECTIONS: usize = 4;
+
+/// Asks for more memory than is used otherwise. What is answered must be right, or a refusal for that reason; a
+/// backend that falls answers nothing. Gives what is wrong.
+fn ask_for_much(cluster: &Cluster) -> Option<String> {
+    let text = "m".repeat(MUCH_BYTES);
+    let connections: Vec<Client> = (0..MUCH_CONNECTIONS)
+        .filter_map(|_| Client::connect_unix(cluster.socket()).ok())
+        .collect();
+    connections.into_iter().find_map(|mut client| {
+        client.set_timeout(Some(DEADLINE)).ok()?;
+        match client.call(&["PING", &text]) {
+            Ok(Reply::Error(error)) if is_permitted(&error, &[SHORTAGE]) => None,
+            Ok(Reply::Error(error)) => Some(format!("a long PING was answered by: {error}")),
+            Ok(reply) if reply.as_str() == Some(&text) => None,
+            Ok(_) => Some("a long PING was answered by something else".to_owned()),
+            Err(client::Error::Timeout) => Some("a long PING is not answered".to_owned()),
+            Err(_) => None,
+        }
+    })
+}
 
 /// Some of the children.
 fn some_of(cluster: &Cluster, random: &mut Random) -> Vec<u32> {
@@ -686,11 +715,13 @@ fn run_short(cluster: &Cluster, limit: &Limit, pids: &[u32], random: &mut Random
         return done;
     }
     pause(random, 400);
+    let answered = limit.takes_much.then(|| ask_for_much(cluster));
     for (pid, before) in short {
         // One that has fallen needs none.
         let _ = process::limit(pid, &format!("--{}={before}:", limit.option));
     }
-    done.wrong = super::wait_for_writes(cluster, SHORTAGE);
+    let waited = super::wait_for_writes(cluster, SHORTAGE);
+    done.wrong = answered.flatten().or(waited);
     done
 }
 
