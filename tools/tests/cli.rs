@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use support::{Ran, command, finish, run};
 
@@ -207,6 +208,73 @@ fn bulk_load_of_half_a_request_or_of_nonsense_ends() {
     let nonsense = with_input(&["-p", &port, "--pipe"], b"ECHO x\r\n*1\r\n%3\r\nabc\r\n");
     assert_eq!(nonsense.code, 1);
     assert!(nonsense.err.contains("broke off after"), "{}", nonsense.err);
+}
+
+/// A server whose first connection ends with the first GET, with no answer; it notes all that it is
+/// sent.
+fn dropping_server() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let noted = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&noted);
+    thread::spawn(move || {
+        for (number, client) in listener.incoming().enumerate() {
+            let mut client = client.expect("a client");
+            let mut parser = RequestParser::new(Limits::default());
+            let (mut input, mut chunk) = (Vec::new(), [0; 4096]);
+            loop {
+                if let Parsed::Request { args, consumed } = parser.parse(&input) {
+                    let words: Vec<_> = args.iter().map(String::from_utf8_lossy).collect();
+                    let line = words.join(" ");
+                    input.drain(..consumed);
+                    let is_last = number == 0 && line.starts_with("get");
+                    notes.lock().expect("no panic").push(line);
+                    if is_last {
+                        break;
+                    }
+                    client.write_all(b"+OK\r\n").expect("it reads");
+                    continue;
+                }
+                match client.read(&mut chunk) {
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => input.extend_from_slice(&chunk[..count]),
+                }
+            }
+        }
+    });
+    (port.to_string(), noted)
+}
+
+#[test]
+fn a_read_is_sent_again_where_the_old_connection_was() {
+    let (port, noted) = dropping_server();
+    let ran = with_input(&["-p", &port], b"use orders\nget k\n");
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let noted = noted.lock().expect("no panic");
+    assert_eq!(*noted, ["use orders", "get k", "USE orders", "get k"]);
+}
+
+#[test]
+fn nothing_of_a_transaction_that_is_lost_is_carried_out_by_itself() {
+    for lines in [
+        "begin\nset a 1\nget k\nset b 2\ncommit\n",
+        "multi\nget k\nset b 2\nexec\n",
+        "watch k\nget k\nmulti\nset b 2\nexec\n",
+    ] {
+        let (port, noted) = dropping_server();
+        let ran = with_input(&["-p", &port], lines.as_bytes());
+        assert_eq!(ran.code, 1, "{lines}");
+        let lost = "the transaction is lost with its connection";
+        assert!(ran.err.contains(lost), "{lines}: {}", ran.err);
+        let noted = noted.lock().expect("no panic");
+        assert_eq!(noted.last().map(String::as_str), Some("get k"), "{noted:?}");
+        let sent = lines.lines().position(|line| line == "get k");
+        assert_eq!(
+            Some(noted.len()),
+            sent.map(|before| before + 1),
+            "{noted:?}"
+        );
+    }
 }
 
 #[test]

@@ -7,3 +7,4 @@ pub mod line;
 pub mod pipe;
 pub mod reply;
 pub mod session;
+pub mod transaction;

@@ -1,7 +1,11 @@
 //! The connection of `rd_cli`: made when it is needed, made again when it is lost.
+//!
+//! Invariant: what belongs to a transaction is sent over the connection on which that began, or not at
+//! all (`transaction`).
 
+use super::transaction::Transaction;
 use crate::probe::{Target, call};
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use rd_wire::client::{Client, Error, Reply};
 use rd_wire::command::{self, Flags};
 
@@ -20,7 +24,10 @@ pub struct Session {
     protocol: Protocol,
     /// The database that is selected.
     db: u64,
+    /// The namespace that was chosen by its name, in its place.
+    namespace: Option<Vec<u8>>,
     client: Option<Client>,
+    transaction: Transaction,
 }
 
 impl Session {
@@ -30,7 +37,9 @@ impl Session {
             target,
             protocol,
             db,
+            namespace: None,
             client: None,
+            transaction: Transaction::default(),
         }
     }
 
@@ -40,9 +49,10 @@ impl Session {
             return "not connected> ".to_owned();
         }
         let place = place(&self.target);
-        match self.db {
-            0 => format!("{place}> "),
-            db => format!("{place}[{db}]> "),
+        match (&self.namespace, self.db) {
+            (Some(name), _) => format!("{place}[{}]> ", name.escape_ascii()),
+            (None, 0) => format!("{place}> "),
+            (None, db) => format!("{place}[{db}]> "),
         }
     }
 
@@ -61,7 +71,9 @@ impl Session {
         if self.protocol == Protocol::Resp3 {
             greet(&mut client, &["HELLO", "3"])?;
         }
-        if self.db != 0 {
+        if let Some(name) = &self.namespace {
+            greet(&mut client, &[b"USE", &name[..]])?;
+        } else if self.db != 0 {
             greet(&mut client, &["SELECT", &self.db.to_string()])?;
         }
         self.client = Some(client);
@@ -74,7 +86,9 @@ impl Session {
     /// As [`Session::connect`].
     pub fn connect_to(&mut self, target: Target) -> Result<()> {
         self.target = target;
+        self.namespace = None;
         self.client = None;
+        self.transaction = Transaction::default();
         self.connect()
     }
 
@@ -90,16 +104,31 @@ impl Session {
     /// Runs a command. None if the server is gone because the command said so.
     ///
     /// A command that only reads is sent once more over a new connection if the old one broke,
-    /// as it does after a restart of the server. One that writes is not: it may have been done.
+    /// as it does after a restart of the server. One that writes is not: it may have been done. Nor is
+    /// any within a transaction, which is lost with the connection; what is said of it afterwards is
+    /// refused up to its end.
     ///
     /// # Errors
     /// When the server cannot be reached or the connection breaks.
     pub fn run(&mut self, words: &[Vec<u8>]) -> Result<Option<Reply>> {
+        if self.transaction.refuses(words) {
+            bail!("not sent: the transaction was lost with its connection");
+        }
         let was_connected = self.client.is_some();
         self.connect()?;
+        let transaction = self.transaction;
         match self.ask(words) {
             Ok(reply) => Ok(Some(reply)),
             Err(Error::Closed) if is_named(words, b"shutdown") => Ok(None),
+            Err(error) if transaction.is_under_way() => {
+                if transaction.is_end(words) {
+                    self.transaction = Transaction::default();
+                    bail!("{error}; whether the transaction was carried out is not known");
+                }
+                Err(anyhow!(
+                    "{error}; the transaction is lost with its connection"
+                ))
+            }
             Err(error) if was_connected && can_repeat(words) && error.is_connection_lost() => {
                 self.connect()?;
                 self.ask(words).map(Some).map_err(Into::into)
@@ -122,11 +151,15 @@ impl Session {
         if is_named(words, b"quit") {
             self.client = None;
         }
+        if self.client.is_none() {
+            self.transaction.lose();
+        }
         reply
     }
 
     /// Keeps what a command changed of the connection, so that the next one gets it too.
     fn follow(&mut self, words: &[Vec<u8>], reply: &Reply) {
+        self.transaction.follow(words, reply);
         if reply.error().is_some() {
             return;
         }
@@ -136,8 +169,11 @@ impl Session {
         };
         if is_named(words, b"select") {
             self.db = number(1).unwrap_or(self.db);
+            self.namespace = None;
+        } else if is_named(words, b"use") {
+            self.namespace = words.get(1).cloned();
         } else if is_named(words, b"reset") {
-            (self.db, self.protocol) = (0, Protocol::Resp2);
+            (self.db, self.namespace, self.protocol) = (0, None, Protocol::Resp2);
         } else if is_named(words, b"hello") {
             match number(1) {
                 Some(2) => self.protocol = Protocol::Resp2,
@@ -166,9 +202,15 @@ impl Session {
     }
 }
 
-fn greet(client: &mut Client, words: &[&str]) -> Result<()> {
+fn greet<T: AsRef<[u8]>>(client: &mut Client, words: &[T]) -> Result<()> {
     match call(client, words)? {
-        Reply::Error(text) => Err(anyhow!("{} failed: {text}", words.join(" "))),
+        Reply::Error(text) => {
+            let words = words
+                .iter()
+                .map(|word| word.as_ref().escape_ascii().to_string());
+            let command: Vec<String> = words.collect();
+            Err(anyhow!("{} failed: {text}", command.join(" ")))
+        }
         _ => Ok(()),
     }
 }
