@@ -4,11 +4,13 @@ mod support;
 
 use rd_wire::request::{Limits, Parsed, RequestParser};
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 use support::{Ran, command, finish, run};
 
 /// A map behind the protocol: SET, GET, ECHO, LIST; HELLO changes nothing. It serves until the
@@ -67,6 +69,11 @@ fn serve(mut client: TcpStream) {
             ["hello", "3"] => b"%1\r\n+proto\r\n:3\r\n".to_vec(),
             ["list"] => b"*2\r\n:1\r\n*1\r\n$1\r\nx\r\n".to_vec(),
             ["info"] => bulk(b"# Server\r\na:1\r\n"),
+            // More than twice --pipe-timeout 1: a write that is held up may have got a part through.
+            ["pause"] => {
+                thread::sleep(Duration::from_millis(3500));
+                b"+OK\r\n".to_vec()
+            }
             ["shutdown"] => return,
             _ => b"-ERR unknown command\r\n".to_vec(),
         };
@@ -208,6 +215,47 @@ fn bulk_load_of_half_a_request_or_of_nonsense_ends() {
     let nonsense = with_input(&["-p", &port, "--pipe"], b"ECHO x\r\n*1\r\n%3\r\nabc\r\n");
     assert_eq!(nonsense.code, 1);
     assert!(nonsense.err.contains("broke off after"), "{}", nonsense.err);
+}
+
+/// The sender cannot go on: nobody waits for what it has not sent.
+#[test]
+fn bulk_load_of_what_cannot_be_read_ends() {
+    let port = server();
+    let mut command = command("rd_cli");
+    command
+        .args(["-p", &port, "--pipe"])
+        .stdin(File::open(std::env::temp_dir()).expect("a directory"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("rd_cli is there");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().expect("ours").is_none() {
+        if Instant::now() >= deadline {
+            child.kill().expect("ours");
+            panic!("it waits for ever");
+        }
+        // Between two looks.
+        thread::sleep(Duration::from_millis(2));
+    }
+    let ran = finish(child.wait_with_output().expect("ours"));
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("could not read the input"), "{}", ran.err);
+}
+
+/// The time limit is one for replies, once all is sent.
+#[test]
+fn bulk_load_waits_for_a_server_that_takes_nothing_for_a_while() {
+    let port = server();
+    let mut load = Vec::new();
+    rd_wire::client::encode(&mut load, &["PAUSE"]);
+    // More than the sockets on the way take in.
+    let value = "v".repeat(1 << 20);
+    for _ in 0..32 {
+        rd_wire::client::encode(&mut load, &["SET", "key", &value]);
+    }
+    let ran = with_input(&["-p", &port, "--pipe", "--pipe-timeout", "1"], &load);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(ran.out.ends_with("errors: 0, replies: 33\n"), "{}", ran.out);
 }
 
 /// A server whose first connection ends with the first GET, with no answer; it notes all that it is

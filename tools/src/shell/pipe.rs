@@ -2,7 +2,8 @@
 //! both can; the replies are counted.
 //!
 //! One thread sends while another receives, so neither side can fill a socket that nobody
-//! empties. Behind the last byte goes an ECHO of a random word: its reply is the last.
+//! empties. Behind the last byte goes an ECHO of a random word: its reply is the last. Who sends and
+//! cannot go on ends the connection, so that who receives does not wait for that word.
 
 use crate::cli::print_note;
 use anyhow::{Result, anyhow, bail};
@@ -48,8 +49,9 @@ pub fn run(
     input_bytes: Option<u64>,
     timeout: Option<Duration>,
 ) -> Result<Counts> {
-    client.set_timeout(timeout)?;
-    let (sender, receiver) = client.split();
+    // A server that takes its time with what was sent is no reason to stop sending.
+    client.set_read_timeout(timeout)?;
+    let (mut sender, receiver) = client.split();
     let sent = Arc::new(Sent::default());
     let last_word = format!("{:016x}", rd_sys::random::u64());
     let (outcome, finished) = mpsc::channel();
@@ -58,7 +60,12 @@ pub fn run(
     std::thread::spawn(move || {
         let (sent, last_word) = of_thread;
         // The receiver may have given up; then nobody wants to know.
-        let _ = outcome.send(send(sender, input, &sent, &last_word));
+        let done = send(&mut sender, input, &sent, &last_word);
+        let has_failed = done.is_err();
+        let _ = outcome.send(done);
+        if has_failed {
+            sender.shut_down();
+        }
     });
     let bar = progress_bar(input_bytes);
     let mut load = Load {
@@ -84,7 +91,7 @@ fn so_far(counts: Counts) -> String {
     )
 }
 
-fn send(mut sender: Sender, mut input: impl Read, sent: &Sent, last_word: &str) -> Result<()> {
+fn send(sender: &mut Sender, mut input: impl Read, sent: &Sent, last_word: &str) -> Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         let count = match input.read(&mut chunk) {

@@ -3,7 +3,7 @@
 use super::{DecodeError, DecodeLimits, Reply, ReplyDecoder, encode};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -56,16 +56,24 @@ enum Stream {
 }
 
 impl Stream {
-    fn set_timeout(&self, timeout: Option<Duration>) -> std::io::Result<()> {
+    fn set_read_timeout(&self, timeout: Option<Duration>) -> std::io::Result<()> {
         match self {
-            Stream::Tcp(stream) => {
-                stream.set_read_timeout(timeout)?;
-                stream.set_write_timeout(timeout)
-            }
-            Stream::Unix(stream) => {
-                stream.set_read_timeout(timeout)?;
-                stream.set_write_timeout(timeout)
-            }
+            Stream::Tcp(stream) => stream.set_read_timeout(timeout),
+            Stream::Unix(stream) => stream.set_read_timeout(timeout),
+        }
+    }
+
+    fn set_write_timeout(&self, timeout: Option<Duration>) -> std::io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.set_write_timeout(timeout),
+            Stream::Unix(stream) => stream.set_write_timeout(timeout),
+        }
+    }
+
+    fn shutdown(&self) -> std::io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
         }
     }
 
@@ -122,6 +130,12 @@ impl Sender {
         let sent = self.stream.write_all(&self.out);
         self.out.clear();
         sent.map_err(io_error)
+    }
+
+    /// Ends the connection. A [`Receiver`] that waits for an answer sees it closed.
+    pub fn shut_down(self) {
+        // One that is gone already needs no end.
+        let _ = self.stream.shutdown();
     }
 }
 
@@ -237,7 +251,14 @@ impl Client {
 
     /// Lets no single read or write of the socket take longer than this; `None`: for ever.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
-        Ok(self.receiver.stream.set_timeout(timeout)?)
+        self.receiver.stream.set_read_timeout(timeout)?;
+        Ok(self.receiver.stream.set_write_timeout(timeout)?)
+    }
+
+    /// Lets no single read of the socket take longer than this, whatever holds for writes; `None`: for
+    /// ever.
+    pub fn set_read_timeout(&mut self, timeout: Option<Duration>) -> Result<(), Error> {
+        Ok(self.receiver.stream.set_read_timeout(timeout)?)
     }
 
     /// Asks and waits for the answer: `client.cmd(&[b"SET", key, value])`. An error reply is an
