@@ -140,7 +140,10 @@ fn word_count(arg: &Arg) -> usize {
 
 /// Where the word at the end of `line` begins, and what it may become.
 pub fn complete(line: &str) -> (usize, Vec<String>) {
-    let start = line.rfind(char::is_whitespace).map_or(0, |at| at + 1);
+    let blank = line
+        .char_indices()
+        .rfind(|(_, letter)| letter.is_whitespace());
+    let start = blank.map_or(0, |(at, letter)| at + letter.len_utf8());
     let (before, word) = line.split_at(start);
     let words: Vec<&str> = before.split_whitespace().collect();
     (start, matching(candidates(&words), word))
@@ -251,6 +254,9 @@ mod tests {
         assert!(whole("set k v ").contains(&"NX".to_owned()));
         assert_eq!(whole("help @s"), ["@server", "@string"]);
         assert_eq!(complete("set k v n"), (8, vec!["nx".to_owned()]));
+        // A blank of two bytes, as a terminal may send it, and one of three.
+        assert_eq!(complete("set\u{a0}k v n"), (9, vec!["nx".to_owned()]));
+        assert_eq!(complete("set k v\u{2003}n"), (10, vec!["nx".to_owned()]));
         assert_eq!(whole("kännt ä"), Vec::<String>::new());
         assert!(whole("").len() > 20);
     }
