@@ -10,6 +10,7 @@ use crate::reading;
 use crate::wait::{self, Look};
 use crate::words;
 use anyhow::{Context, Result, anyhow, bail};
+use nix::unistd::{AccessFlags, access};
 use rd_base::units::SECOND;
 use rd_sys::clock;
 use rd_sys::process::{self, Pid, Signal};
@@ -102,29 +103,88 @@ pub fn sibling(name: &str) -> Result<PathBuf> {
     ))
 }
 
+/// What a start needs, found and opened: what can be known to fail has been tried.
+#[derive(Debug)]
+pub struct Prepared {
+    /// As it was named.
+    dir: PathBuf,
+    /// Absolute.
+    data_dir: PathBuf,
+    server: PathBuf,
+    options: Vec<String>,
+    log: File,
+    log_path: PathBuf,
+}
+
+impl Prepared {
+    /// Looks for all that `start` needs. That no server runs is not asked.
+    ///
+    /// # Errors
+    /// When the start would fail.
+    pub fn new(start: Start) -> Result<Prepared> {
+        let dir = start.data_dir;
+        datadir::check_usable(&dir)?;
+        datadir::check_private(&dir)?;
+        let data_dir = std::fs::canonicalize(&dir).context("could not find data directory")?;
+        let server = match start.server {
+            Some(path) => path,
+            None => sibling("redoubt")?,
+        };
+        check_runs(&server)?;
+        let log_path = start.log.unwrap_or_else(|| dir.join(LOG_FILE));
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&log_path)
+            .with_context(|| format!("could not open log file \"{}\"", log_path.display()))?;
+        Ok(Prepared {
+            dir,
+            data_dir,
+            server,
+            options: start.options,
+            log,
+            log_path,
+        })
+    }
+}
+
+/// Refuses a program that cannot be run. One that is named without a directory is looked for where
+/// programs are.
+fn check_runs(server: &Path) -> Result<()> {
+    let is_runnable = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+    let found = if server.components().nth(1).is_some() || server.is_absolute() {
+        is_runnable(server)
+    } else {
+        let places = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&places).any(|place| is_runnable(&place.join(server)))
+    };
+    if !found {
+        bail!(
+            "could not run \"{}\": there is no such program, or it may not be run",
+            server.display()
+        );
+    }
+    Ok(())
+}
+
 /// Starts a server in the background; returns when it serves, if it is to wait.
 ///
 /// # Errors
 /// When it cannot start, or does not in time; what its log says of that is in the error.
-pub fn start(start: &Start, waiting: Waiting) -> Result<()> {
-    let dir = &start.data_dir;
-    datadir::check_usable(dir)?;
-    datadir::check_private(dir)?;
+pub fn start(prepared: Prepared, waiting: Waiting) -> Result<()> {
+    let dir = prepared.dir.clone();
+    let dir = dir.as_path();
     if let Some(server) = pidfile::running(dir)? {
         return Err(with_hint(
             format!("a server is already running (PID: {})", server.pid),
             format!("Its data directory is \"{}\".", dir.display()),
         ));
     }
-    let log_path = start.log.clone().unwrap_or_else(|| dir.join(LOG_FILE));
-    let log = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&log_path)
-        .with_context(|| format!("could not open log file \"{}\"", log_path.display()))?;
-    let log_start = log.metadata().map(|metadata| metadata.len()).unwrap_or(0);
-    let mut child = Launched::new(start, log)?;
+    let log_path = prepared.log_path.clone();
+    let log = prepared.log.metadata();
+    let log_start = log.map(|metadata| metadata.len()).unwrap_or(0);
+    let mut child = Launched::new(prepared)?;
     if !waiting.wait {
         say(waiting, "server starting");
         return Ok(());
@@ -173,21 +233,22 @@ struct Launched {
 
 impl Launched {
     /// Runs the server in a process group of its own, so that no terminal's Ctrl-C reaches it.
-    fn new(start: &Start, log: File) -> Result<Launched> {
-        let server = match &start.server {
-            Some(path) => path.clone(),
-            None => sibling("redoubt")?,
-        };
-        let dir =
-            std::fs::canonicalize(&start.data_dir).context("could not find data directory")?;
+    fn new(prepared: Prepared) -> Result<Launched> {
+        let Prepared {
+            data_dir,
+            server,
+            options,
+            log,
+            ..
+        } = prepared;
         let errors = log
             .try_clone()
             .context("could not duplicate the log file")?;
         let since_s = clock::wall_us() / SECOND;
         let child = Command::new(&server)
             .arg("-D")
-            .arg(dir)
-            .args(&start.options)
+            .arg(data_dir)
+            .args(options)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)

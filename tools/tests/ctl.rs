@@ -379,6 +379,36 @@ fn restart_stops_no_server_whose_options_it_cannot_read() {
 }
 
 #[test]
+fn restart_stops_no_server_that_it_could_not_start_again() {
+    let server = Server::new();
+    let program = server.path().join("server");
+    let program = program.to_str().expect("UTF-8");
+    let nowhere = server.path().join("no/such");
+    let nowhere = nowhere.to_str().expect("UTF-8");
+    assert_eq!(server.start("normal", &[]).code, 0);
+    let refused = |args: &[&str], words: &str| {
+        let ran = server.ctl(&[&["restart"], args].concat());
+        assert_eq!(ran.code, 1, "{args:?}: {}", ran.out);
+        assert!(ran.err.contains(words), "{args:?}: {}", ran.err);
+        assert_eq!(server.signals(), "", "{args:?}");
+        assert_eq!(server.ctl(&["status"]).code, 0, "{args:?}");
+    };
+    refused(&["-p", program, "-l", nowhere], "could not open log file");
+    refused(&["-p", nowhere], "could not run");
+    refused(&["-p", "no-such-program-anywhere"], "could not run");
+    let no_program = server.path().join("postmaster.opts");
+    refused(
+        &["-p", no_program.to_str().expect("UTF-8")],
+        "could not run",
+    );
+    let chmod = |mode| fs::set_permissions(server.path(), Permissions::from_mode(mode));
+    chmod(0o750).expect("ours");
+    refused(&["-p", program], "invalid permissions");
+    chmod(0o700).expect("ours");
+    assert_eq!(server.ctl(&["restart", "-p", program]).code, 0);
+}
+
+#[test]
 fn a_pid_file_left_over_is_no_server() {
     let server = Server::new();
     // This test's own process lives but holds no lock of that directory.

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser, ValueEnum};
 use rd_base::units::{self, Measure};
 use rd_tools::cli::with_hint;
-use rd_tools::ctl::{self, Mode, OPTIONS_FILE, Start, Waiting};
+use rd_tools::ctl::{self, Mode, OPTIONS_FILE, Prepared, Start, Waiting};
 use rd_tools::pidfile::{self, Status};
 use rd_tools::{cli, datadir, deadline, words};
 use std::path::{Path, PathBuf};
@@ -147,7 +147,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Operation::Status => return status(&dir),
         Operation::Start => {
             let options = options(&arguments)?;
-            ctl::start(&to_start(dir, &arguments, options), waiting)?;
+            let prepared = Prepared::new(to_start(dir, &arguments, options))?;
+            ctl::start(prepared, waiting)?;
         }
         Operation::Stop => stop(&dir, &arguments, waiting)?,
         Operation::Restart => restart(dir, &arguments, waiting)?,
@@ -201,8 +202,10 @@ fn restart(dir: PathBuf, arguments: &Arguments, waiting: Waiting) -> Result<()> 
     if server.is_err() {
         datadir::check_usable(&dir)?;
     }
-    // Before anything is stopped: a server that came back elsewhere would be worse than none.
+    // Before anything is stopped: a server that came back elsewhere, or not at all, would be worse than
+    // the old one.
     let options = restart_options(&dir, arguments, server.is_ok())?;
+    let prepared = Prepared::new(to_start(dir.clone(), arguments, options))?;
     match server {
         Ok(server) => {
             // A start needs the old server gone, whatever was said of waiting.
@@ -217,7 +220,7 @@ fn restart(dir: PathBuf, arguments: &Arguments, waiting: Waiting) -> Result<()> 
             ctl::say(waiting, "trying to start server anyway");
         }
     }
-    ctl::start(&to_start(dir, arguments, options), waiting)
+    ctl::start(prepared, waiting)
 }
 
 /// The options of the command line, or else those of the last start. A directory whose server does
