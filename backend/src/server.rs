@@ -104,7 +104,10 @@ impl Server {
     /// When a file cannot be read or written, or a server would not start with the new one; the
     /// old one is then as it was.
     pub fn rewrite_configuration(&self) -> io::Result<()> {
-        let path = self.config.data_dir().ok_or(io::ErrorKind::NotFound)?;
+        let path = self
+            .config
+            .reach_data_dir()
+            .ok_or(io::ErrorKind::NotFound)?;
         let directory =
             Flock::lock(File::open(path)?, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
         let (path, temporary) = (path.join(FILE_NAME), path.join("redoubt.conf.new"));

@@ -4,6 +4,7 @@
 //! socket is open in no child; a signal is sent only to a child that was not reaped, so never to
 //! a stranger that was given its process id.
 
+use crate::place::HERE;
 use rd_base::handover::CLOSED_MAX;
 use rd_base::{Config, Role};
 use rd_store::{ChildContext, Shared};
@@ -14,13 +15,10 @@ use rd_sys::process::{Pid, Signal, kill};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 /// What every child gets.
 pub struct Inherited<'a> {
-    /// The data directory.
-    pub data_dir: &'a Path,
     /// The configuration as it is now.
     pub config: &'a Arc<Config>,
     /// Shared memory.
@@ -78,7 +76,7 @@ impl Children {
         };
         let context = ChildContext {
             role,
-            data_dir: inherited.data_dir.to_path_buf(),
+            data_dir: HERE.into(),
             config: Arc::clone(inherited.config),
             file_reads: inherited.shared.file_reads(),
             shared: Arc::clone(inherited.shared),

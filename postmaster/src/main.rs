@@ -2,7 +2,8 @@
 //! `server`.
 //!
 //! Invariants: one thread, from here to the end; nothing in the data directory is touched before
-//! its lock is held; no child is forked before signals are caught.
+//! its lock is held, nor by its absolute path once it is entered; no child is forked before signals
+//! are caught.
 
 mod admission;
 mod children;
@@ -11,6 +12,7 @@ mod in_place;
 mod listen;
 mod options_file;
 mod pidfile;
+mod place;
 mod progress;
 mod reap;
 mod restart;
@@ -25,6 +27,7 @@ use listen::Listeners;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use pidfile::{Identity, PidFile};
+use place::{HERE, Place};
 use rd_base::words::LogMinMessages;
 use rd_base::{Config, Role, logline};
 use rd_engine::init::{InitOptions, init_data_directory};
@@ -163,9 +166,12 @@ fn boot(arguments: &Arguments, command_line: String) -> Result<Server> {
     umask(Mode::from_bits_truncate(0o077));
     let settings = arguments.settings()?;
     let data_dir = prepare(&arguments.data_dir(), &settings)?;
-    let config = Config::load(&data_dir, &settings)?;
+    let place = Place::enter(data_dir.clone())?;
+    let config = Config::load_inside(&data_dir, &settings)?;
     logline::set_level(config.log_min_messages());
     let lock = datadir::lock(&data_dir)?;
+    // So it is this one's.
+    place.check()?;
     let signals = Signals::install(&[
         Signal::Term,
         Signal::Int,
@@ -175,7 +181,7 @@ fn boot(arguments: &Arguments, command_line: String) -> Result<Server> {
         Signal::Usr1,
     ])
     .context("could not catch signals")?;
-    let config = config.with_wal_segment_size(wal_segment_bytes(&data_dir)?)?;
+    let config = config.with_wal_segment_size(wal_segment_bytes()?)?;
     raise_descriptor_limit(&config);
     // Before the first fork, so that points that are armed later are armed in every process.
     fault::prepare()?;
@@ -183,9 +189,9 @@ fn boot(arguments: &Arguments, command_line: String) -> Result<Server> {
     rd_sys::title::set_role(Role::Postmaster, "");
     let children = Children::new().context("could not make the pipe that the children watch")?;
     let listeners = Listeners::open(&config, &data_dir)?;
-    let shm_name = shm_name(&data_dir)?;
+    let shm_name = shm_name()?;
     let pid_file = PidFile::create(
-        &data_dir,
+        Path::new(HERE),
         identity(&data_dir, &listeners, &config, &shm_name),
     )?;
     log::info!(
@@ -200,7 +206,7 @@ fn boot(arguments: &Arguments, command_line: String) -> Result<Server> {
         log::info!("listening on unix socket {}", path.display());
     }
     Ok(Server::new(Boot {
-        data_dir,
+        place,
         config,
         lock,
         listeners,
@@ -247,14 +253,14 @@ fn initialise(dir: &Path, settings: &[(String, String)]) -> Result<()> {
 }
 
 /// The size of a log file, as `pg_control` says it.
-fn wal_segment_bytes(data_dir: &Path) -> Result<u64> {
-    let chosen = control_file::read(&RealStorage::new(data_dir.to_path_buf()))?;
+fn wal_segment_bytes() -> Result<u64> {
+    let chosen = control_file::read(&RealStorage::new(HERE.into()))?;
     Ok(u64::from(chosen.control.wal_segment_bytes))
 }
 
 /// A name that the same directory gets at every start, and no other directory of this machine.
-fn shm_name(data_dir: &Path) -> Result<String> {
-    let metadata = fs::metadata(data_dir).context("could not look at the data directory")?;
+fn shm_name() -> Result<String> {
+    let metadata = fs::metadata(HERE).context("could not look at the data directory")?;
     Ok(format!(
         "/redoubt.{:x}.{:x}",
         metadata.dev(),

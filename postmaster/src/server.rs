@@ -2,7 +2,8 @@
 //! events, and does what [`crate::state::next`] says.
 //!
 //! * Job: births and deaths of the children, signals, admission.
-//! * Woken by: signals, listening sockets, the backends' sockets, the kill deadline.
+//! * Woken by: signals, listening sockets, the backends' sockets, the kill deadline, the next look
+//!   at whether the data directory is where it was.
 //! * Signals: SIGTERM smart, SIGINT fast, SIGQUIT immediate shutdown; SIGHUP reload; SIGCHLD a
 //!   child has ended; SIGUSR1 recovery has moved on, or CONFIG SET has set something.
 //! * Writes: `postmaster.pid` and `postmaster.opts`, and nothing else in the data directory.
@@ -16,6 +17,7 @@ use crate::children::{Children, Inherited, SentBack};
 use crate::listen::{Accept, Accepted, Listeners, refuse};
 use crate::options_file;
 use crate::pidfile::{PidFile, Status};
+use crate::place::{HERE, Place};
 use crate::progress::{in_words, progress};
 use crate::reap;
 use crate::restart::RestartPolicy;
@@ -38,18 +40,21 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Connections accepted from one socket before signals are looked at again.
 const ACCEPTS_PER_TURN: usize = 64;
+/// Between two looks at whether the data directory is where it was. Whatever is done to it meanwhile,
+/// all files are reached from within.
+const PLACE_LOOK_NS: u64 = 10_000_000_000;
 /// Pause of the listening sockets when even refusing takes more than there is.
 const EXHAUSTED_PAUSE_NS: u64 = 100_000_000;
 
 /// What the boot has made ready.
 pub struct Boot {
-    /// Absolute.
-    pub data_dir: PathBuf,
+    /// The data directory, which is the working directory.
+    pub place: Place,
     /// Segment size from `pg_control` included.
     pub config: Config,
     /// Of the data directory; the children hold it too.
@@ -70,7 +75,8 @@ pub struct Boot {
 
 /// The postmaster at work.
 pub struct Server {
-    data_dir: PathBuf,
+    place: Place,
+    look_at_place_at_ns: u64,
     config: Arc<Config>,
     overrides: Overrides,
     /// Of those in this segment.
@@ -128,7 +134,8 @@ impl Server {
         let state = State::new(backends, policy(&boot.config));
         let gate = Gate::new(boot.config.max_connections(), fill_of(&boot.config));
         Server {
-            data_dir: boot.data_dir,
+            place: boot.place,
+            look_at_place_at_ns: monotonic_ns().saturating_add(PLACE_LOOK_NS),
             config: Arc::new(boot.config),
             overrides: Overrides::new(),
             overrides_generation: 0,
@@ -180,6 +187,10 @@ impl Server {
 
     fn perform(&mut self, action: Action) {
         match action {
+            // Who has put another directory there has no use for this server, and may start its own.
+            Action::ResetSharedMemory if self.has_moved() => {
+                self.events.push_back(Event::Shutdown(Shutdown::Immediate));
+            }
             Action::ResetSharedMemory => {
                 let event = match self.reset_shared_memory() {
                     Ok(()) => Event::MemoryReady,
@@ -232,7 +243,7 @@ impl Server {
         self.overrides_generation = shared.overrides_generation();
         self.shared = Some(shared);
         if let Some(line) = self.command_line.take() {
-            options_file::write(&self.data_dir, &line);
+            options_file::write(Path::new(HERE), &line);
         }
         Ok(())
     }
@@ -243,7 +254,6 @@ impl Server {
             .as_ref()
             .expect("a child is forked only onto a segment");
         let inherited = Inherited {
-            data_dir: &self.data_dir,
             config: &self.config,
             shared,
         };
@@ -336,7 +346,7 @@ impl Server {
     fn welcome(&mut self) {
         if !std::mem::replace(&mut self.welcomed, true) {
             let text = crate::welcome::text(
-                &self.data_dir,
+                self.place.path(),
                 self.listeners.tcp_addresses(),
                 self.listeners.unix_path(),
             );
@@ -430,6 +440,7 @@ impl Server {
             self.kill_at_ns = None;
             self.events.push_back(Event::KillTimerExpired);
         }
+        self.look_at_place();
         for source in &ready {
             if let Source::Link(number) = source {
                 self.take_reports(*number);
@@ -442,6 +453,29 @@ impl Server {
                 self.accept(*index);
             }
         }
+    }
+
+    /// From time to time: whether the data directory is where it was.
+    fn look_at_place(&mut self) {
+        let now_ns = monotonic_ns();
+        if now_ns < self.look_at_place_at_ns {
+            return;
+        }
+        if self.has_moved() {
+            // Once is enough.
+            self.look_at_place_at_ns = u64::MAX;
+            self.events.push_back(Event::Shutdown(Shutdown::Immediate));
+        } else {
+            self.look_at_place_at_ns = now_ns.saturating_add(PLACE_LOOK_NS);
+        }
+    }
+
+    /// Whether the data directory is no longer where it was; the log says so.
+    fn has_moved(&self) -> bool {
+        let moved = self.place.check();
+        moved
+            .inspect_err(|error| rd_base::fatal!("{error:#}"))
+            .is_err()
     }
 
     fn poll(&mut self) -> Result<Vec<Source>, Errno> {
@@ -465,15 +499,16 @@ impl Server {
                 polled.push(PollFd::new(listener, PollFlags::POLLIN));
             }
         }
-        let deadline_ns = [self.kill_at_ns, self.accept_again_at_ns]
+        let deadlines = [self.kill_at_ns, self.accept_again_at_ns];
+        let deadline_ns = deadlines
             .into_iter()
             .flatten()
-            .min();
-        let timeout = deadline_ns.map_or(PollTimeout::NONE, |at_ns| {
-            let left_ms = at_ns.saturating_sub(now_ns).div_ceil(1_000_000);
-            PollTimeout::try_from(left_ms).unwrap_or(PollTimeout::MAX)
-        });
-        poll(&mut polled, timeout)?;
+            .fold(self.look_at_place_at_ns, u64::min);
+        let left_ms = deadline_ns.saturating_sub(now_ns).div_ceil(1_000_000);
+        poll(
+            &mut polled,
+            PollTimeout::try_from(left_ms).unwrap_or(PollTimeout::MAX),
+        )?;
         let ready = polled.iter().map(|polled| polled.any().unwrap_or(true));
         Ok(sources
             .into_iter()

@@ -117,23 +117,41 @@ pub(crate) struct Reading {
     bytes: u64,
     /// A bound on all files together is reached: nothing more is read.
     is_full: bool,
+    /// The path of this process's working directory, if that is where the files are.
+    inside: Option<PathBuf>,
 }
 
 impl Reading {
+    /// Nothing read yet. What is below `inside`, if that is given, is read from the working directory,
+    /// which may be elsewhere by now.
+    pub(crate) fn from_inside(inside: Option<PathBuf>) -> Reading {
+        Reading {
+            inside,
+            ..Reading::default()
+        }
+    }
+
+    /// The way to a file for this process.
+    fn reach(&self, path: &Path) -> PathBuf {
+        let relative = self
+            .inside
+            .as_deref()
+            .and_then(|dir| path.strip_prefix(dir).ok());
+        relative.map_or_else(|| path.to_owned(), |relative| Path::new(".").join(relative))
+    }
+
     /// Reads a file with its includes. A file that is not there is a problem.
-    pub(crate) fn of_file(path: &Path) -> Reading {
-        let mut reading = Reading::default();
-        match read_text(path) {
-            Ok(text) => reading.text(path, &text, 0),
+    pub(crate) fn file(&mut self, path: &Path) {
+        match read_text(&self.reach(path)) {
+            Ok(text) => self.text(path, &text, 0),
             Err(error) => {
                 let message = format!(
                     "could not read configuration file: {error}; rd_initdb makes a data directory"
                 );
                 let place = Place::File(path.into(), 0);
-                reading.problem(&place, message);
+                self.problem(&place, message);
             }
         }
-        reading
     }
 
     /// Reads the text of a file; `path` is what includes are relative to.
@@ -188,8 +206,9 @@ impl Reading {
         }
         let path = from.parent().unwrap_or(Path::new("")).join(value);
         let files = match kind {
-            IncludeKind::Dir => match directory_files(&path) {
-                Ok(files) => files,
+            IncludeKind::Dir => match directory_files(&self.reach(&path)) {
+                // By the path that is shown.
+                Ok(files) => files.iter().map(|file| path.join(file)).collect(),
                 Err(error) => {
                     let path = path.display();
                     let message = format!("could not read directory \"{path}\": {error}");
@@ -199,7 +218,7 @@ impl Reading {
             IncludeKind::File | IncludeKind::IfExists => vec![path],
         };
         for path in files {
-            match read_text(&path) {
+            match read_text(&self.reach(&path)) {
                 Ok(text) => self.included(&path, &text, &place, depth + 1),
                 Err(error)
                     if kind == IncludeKind::IfExists && error.kind() == io::ErrorKind::NotFound => {
@@ -252,7 +271,7 @@ impl IncludeKind {
     }
 }
 
-/// The `*.conf` files of a directory by name; hidden ones are left out.
+/// The names of the `*.conf` files of a directory, in order; hidden ones are left out.
 fn directory_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {
@@ -261,9 +280,10 @@ fn directory_files(path: &Path) -> io::Result<Vec<PathBuf>> {
             break;
         }
         let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.ends_with(".conf") && !name.starts_with('.') && path.is_file() {
-            files.push(path);
+        let name = path.file_name().unwrap_or_default();
+        let text = name.to_string_lossy();
+        if text.ends_with(".conf") && !text.starts_with('.') && path.is_file() {
+            files.push(name.into());
         }
     }
     files.sort();

@@ -228,6 +228,8 @@ const RELATIONS: &[Relation] = &[
 #[derive(Clone, Debug)]
 pub struct Config {
     data_dir: Option<PathBuf>,
+    /// The data directory is this process's working directory.
+    is_inside: bool,
     command_line: Vec<(String, String)>,
     cores: usize,
     /// The values below `CONFIG SET`.
@@ -239,7 +241,16 @@ pub struct Config {
 impl Config {
     /// The configuration of a data directory at start. Any problem prevents it; all are reported.
     pub fn load(data_dir: &Path, command_line: &[(String, String)]) -> Result<Config, Problems> {
-        Self::build(Some(data_dir), command_line)
+        Self::build(Some(data_dir), false, command_line)
+    }
+
+    /// The same for a process whose working directory is the data directory: from there it reads the
+    /// files, now and later, whatever is at the path `data_dir` by then. The path is shown.
+    pub fn load_inside(
+        data_dir: &Path,
+        command_line: &[(String, String)],
+    ) -> Result<Config, Problems> {
+        Self::build(Some(data_dir), true, command_line)
     }
 
     /// A configuration without a file: the defaults and the given values. For tests and for tools.
@@ -248,17 +259,19 @@ impl Config {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        Self::build(None, &pairs)
+        Self::build(None, false, &pairs)
     }
 
     fn build(
         data_dir: Option<&Path>,
+        is_inside: bool,
         command_line: &[(String, String)],
     ) -> Result<Config, Problems> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let defaults = default_settings();
         let mut config = Config {
             data_dir: data_dir.map(Path::to_owned),
+            is_inside,
             command_line: command_line.to_vec(),
             cores,
             base: defaults.clone(),
@@ -277,7 +290,7 @@ impl Config {
             ..self.clone()
         };
         for config in [self, &bare] {
-            let mut reading = Reading::default();
+            let mut reading = self.empty_reading();
             if let Some(data_dir) = &self.data_dir {
                 reading.text(&data_dir.join(FILE_NAME), text.as_bytes(), 0);
             }
@@ -427,6 +440,15 @@ impl Config {
         self.data_dir.as_deref()
     }
 
+    /// The way to the data directory for this process.
+    pub fn reach_data_dir(&self) -> Option<&Path> {
+        if self.is_inside {
+            Some(Path::new("."))
+        } else {
+            self.data_dir()
+        }
+    }
+
     /// The value of a parameter, as a file would write it.
     pub fn show(&self, param: Param) -> String {
         param.row().kind.print(self.value(param))
@@ -469,10 +491,15 @@ impl Config {
 
     /// What the file of the data directory says; nothing where there is none.
     fn reading(&self) -> Reading {
-        let data_dir = self.data_dir.as_ref();
-        data_dir.map_or_else(Reading::default, |dir| {
-            Reading::of_file(&dir.join(FILE_NAME))
-        })
+        let mut reading = self.empty_reading();
+        if let Some(data_dir) = &self.data_dir {
+            reading.file(&data_dir.join(FILE_NAME));
+        }
+        reading
+    }
+
+    fn empty_reading(&self) -> Reading {
+        Reading::from_inside(self.data_dir.clone().filter(|_| self.is_inside))
     }
 
     /// The layers below `CONFIG SET`, the file's being `reading`.

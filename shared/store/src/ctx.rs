@@ -26,7 +26,7 @@ pub const STRAY_STOP: &str = "ignoring a signal to stop that the postmaster has 
 pub struct ChildContext {
     /// What the child is for.
     pub role: Role,
-    /// The data directory.
+    /// The data directory, as the child reaches it.
     pub data_dir: PathBuf,
     /// The configuration at the time of the fork.
     pub config: Arc<Config>,
