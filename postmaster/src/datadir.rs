@@ -3,13 +3,15 @@
 //!
 //! The lock is one `flock` on `postmaster.lock`, whose descriptor all children inherit. So it is
 //! held as long as any process of an earlier server lives, and a process id found in an old pid
-//! file needs no guessing.
+//! file needs no guessing. Beside it the directory `global` is locked, which nobody takes for a
+//! stale lock file and removes.
 
 use crate::pidfile::{PID_FILE, read_pid};
 use anyhow::{Context, Result, anyhow, bail};
 use rd_engine::init::{VERSION_FILE, is_unfinished, unfinished};
+use rd_store::control_file::GLOBAL_DIR;
 use rd_sys::clock::monotonic_ns;
-use rd_sys::lockfile::{LockError, LockFile, is_open_in};
+use rd_sys::lockfile::{DirectoryLock, LockError, LockFile, is_open_in};
 use rd_sys::process::Pid;
 use std::fs;
 use std::io;
@@ -23,6 +25,14 @@ pub const LOCK_FILE: &str = "postmaster.lock";
 const ORPHANS_LEAVE_NS: u64 = 5_000_000_000;
 /// How often the lock is tried meanwhile.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// The lock of a data directory, as long as it is open somewhere.
+#[derive(Debug)]
+pub struct Lock {
+    // Closed first by the end of a process, having been opened first: who gets the file gets both.
+    _global: DirectoryLock,
+    _file: LockFile,
+}
 
 /// What is found where the data directory should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,13 +150,14 @@ pub fn check_private(dir: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When another server, or what is left of one, holds it; the message names the processes.
-pub fn lock(dir: &Path) -> Result<LockFile> {
+pub fn lock(dir: &Path) -> Result<Lock> {
     let path = dir.join(LOCK_FILE);
     let deadline_ns = monotonic_ns().saturating_add(ORPHANS_LEAVE_NS);
     let mut has_told = false;
     loop {
+        let global = DirectoryLock::acquire(&dir.join(GLOBAL_DIR));
         match LockFile::acquire(&path) {
-            Ok(lock) => {
+            Ok(file) => {
                 // It is of a file that was made anew, if somebody has removed that of a server.
                 if let Some(pid) = postmaster(dir).filter(|&pid| pid != Pid::own()) {
                     bail!(
@@ -156,7 +167,15 @@ pub fn lock(dir: &Path) -> Result<LockFile> {
                         dir.display()
                     );
                 }
-                return Ok(lock);
+                if !matches!(global, DirectoryLock::Held) {
+                    return Ok(Lock {
+                        _global: global,
+                        _file: file,
+                    });
+                }
+                if monotonic_ns() >= deadline_ns {
+                    return Err(held_without_file(dir));
+                }
             }
             Err(error @ LockError::Io { .. }) => return Err(error.into()),
             Err(LockError::Held(_)) => {
@@ -171,10 +190,27 @@ pub fn lock(dir: &Path) -> Result<LockFile> {
                     );
                     has_told = true;
                 }
-                std::thread::sleep(LOCK_RETRY);
             }
         }
+        std::thread::sleep(LOCK_RETRY);
     }
+}
+
+/// Says who has locked the directory, where neither lock file nor pid file tell.
+fn held_without_file(dir: &Path) -> anyhow::Error {
+    let pids = holders(&dir.join(GLOBAL_DIR)).into_iter();
+    let named: Vec<String> = pids
+        .map(|pid| format!("PID {pid} ({})", short_name(pid)))
+        .collect();
+    let who = match named.as_slice() {
+        [] => "processes that cannot be seen from here".to_owned(),
+        named => named.join(", "),
+    };
+    anyhow!(
+        "data directory \"{}\" is in use by {who}, and the lock file has been removed\n\
+         HINT: Stop that server before another is started.",
+        dir.display()
+    )
 }
 
 /// The process that the pid file names, if it lives and holds the lock file open.

@@ -14,6 +14,7 @@
 
 use crate::admission::{Gate, Refusal, fill_of};
 use crate::children::{Children, Inherited, SentBack};
+use crate::datadir::Lock;
 use crate::listen::{Accept, Accepted, Listeners, refuse};
 use crate::options_file;
 use crate::pidfile::{PidFile, Status};
@@ -32,7 +33,6 @@ use rd_store::checkpoint::StopOrder;
 use rd_store::shared::{Phase as ServerPhase, Shared, Sizes};
 use rd_sys::clock::monotonic_ns;
 use rd_sys::fault;
-use rd_sys::lockfile::LockFile;
 use rd_sys::process::Signal;
 use rd_sys::shm::Segment;
 use rd_sys::signals::Signals;
@@ -58,7 +58,7 @@ pub struct Boot {
     /// Segment size from `pg_control` included.
     pub config: Config,
     /// Of the data directory; the children hold it too.
-    pub lock: LockFile,
+    pub lock: Lock,
     /// Open and listening.
     pub listeners: Listeners,
     /// Written.
@@ -81,7 +81,7 @@ pub struct Server {
     overrides: Overrides,
     /// Of those in this segment.
     overrides_generation: u32,
-    _lock: LockFile,
+    _lock: Lock,
     listeners: Listeners,
     pid_file: PidFile,
     signals: Signals,

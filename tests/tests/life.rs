@@ -585,8 +585,26 @@ fn a_server_whose_lock_file_is_gone_is_still_seen() {
             }
         }
     }
+    // Without a pid file, too, nobody is told its number; but that it is there.
+    cluster.announce("postmaster.pid");
+    fs::remove_file(cluster.path("postmaster.pid")).expect("removed");
+    for _ in 0..2 {
+        fs::remove_file(cluster.path("postmaster.lock")).expect("removed");
+        let (status, _, errors) = run("redoubt", &["-D", &directory, "-c", "port=0"]);
+        assert_eq!(status.code(), Some(1), "{errors}");
+        for part in ["is in use by", &pid, "lock file has been removed"] {
+            assert!(errors.contains(part), "{part}: {errors}");
+        }
+        for tool in ["rd_verify", "rd_checksums", "rd_resetwal"] {
+            let (status, _, errors) = run(tool, &["-D", &directory]);
+            assert_eq!(status.code(), Some(1), "{tool}: {errors}");
+            let removed = "lock file has been removed";
+            assert!(errors.contains(removed), "{tool}: {errors}");
+        }
+    }
     assert!(cluster.client().call(&["PING"]).is_ok());
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    cluster.start();
 }
 
 /// What `rd_ctl restart` starts with: the options of the last server that got as far as to listen.

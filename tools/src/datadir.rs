@@ -4,7 +4,8 @@ use crate::cli::with_hint;
 use crate::pidfile::{LOCK_FILE, PidFile};
 use anyhow::{Context, Result, bail};
 use rd_engine::init::{is_unfinished, unfinished};
-use rd_sys::lockfile::{LockError, LockFile, is_open_in};
+use rd_store::control_file::GLOBAL_DIR;
+use rd_sys::lockfile::{DirectoryLock, LockError, LockFile, is_open_in};
 use rd_sys::process::Pid;
 use std::fs;
 use std::io::ErrorKind;
@@ -126,14 +127,23 @@ pub fn check_private(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The lock of a data directory, as a server has it.
+#[derive(Debug)]
+pub struct Lock {
+    _global: DirectoryLock,
+    _file: LockFile,
+}
+
 /// Keeps servers out while the files are looked at or changed.
 ///
 /// # Errors
 /// When a server, or a child that it left behind, uses the directory.
-pub fn lock(dir: &Path) -> Result<LockFile> {
+pub fn lock(dir: &Path) -> Result<Lock> {
     let path = dir.join(LOCK_FILE);
+    // As the server locks it, in this order.
+    let global = DirectoryLock::acquire(&dir.join(GLOBAL_DIR));
     match LockFile::acquire(&path) {
-        Ok(lock) => {
+        Ok(file) => {
             // It is of a file that was made anew, if somebody has removed that of a server.
             let named = PidFile::read(dir)?.map(|file| file.pid);
             let is_server = |pid: &Pid| is_open_in(*pid, &path).is_ok_and(|open| open);
@@ -147,7 +157,20 @@ pub fn lock(dir: &Path) -> Result<LockFile> {
                     format!("Stop it first: rd_ctl stop -D {}", dir.display()),
                 ));
             }
-            Ok(lock)
+            if matches!(global, DirectoryLock::Held) {
+                return Err(with_hint(
+                    format!(
+                        "data directory \"{}\" is in use by a server or another program, and the \
+                         lock file has been removed",
+                        dir.display()
+                    ),
+                    "Stop it first: look for processes that are called redoubt or rd-...",
+                ));
+            }
+            Ok(Lock {
+                _global: global,
+                _file: file,
+            })
         }
         Err(error @ LockError::Held(_)) => Err(with_hint(
             error,

@@ -72,6 +72,11 @@ impl LockFile {
         )))
     }
 
+    /// Whether the file is still at its path: if not, another may hold a lock there.
+    pub fn is_in_place(&self) -> bool {
+        is_at(&self.file, &self.path).unwrap_or(false)
+    }
+
     /// Takes the file away, and then lets go of the lock: where others share the directory, they
     /// could not lock a file of this user's.
     pub fn remove(self) -> io::Result<()> {
@@ -79,6 +84,32 @@ impl LockFile {
             fs::remove_file(&self.path)?;
         }
         Ok(())
+    }
+}
+
+/// A lock on a directory that is always there, beside that of a file: who removes the file, thinking it
+/// stale, does not remove this.
+#[derive(Debug)]
+pub enum DirectoryLock {
+    /// Held as a [`LockFile`] is.
+    Taken(File),
+    /// Somebody else has it.
+    Held,
+    /// The file system cannot do it, as some over a network cannot.
+    Impossible,
+}
+
+impl DirectoryLock {
+    /// Takes the lock without waiting.
+    pub fn acquire(path: &Path) -> DirectoryLock {
+        let Ok(directory) = File::open(path) else {
+            return DirectoryLock::Impossible;
+        };
+        match lock(&directory, libc::LOCK_EX) {
+            Ok(true) => DirectoryLock::Taken(directory),
+            Ok(false) => DirectoryLock::Held,
+            Err(_) => DirectoryLock::Impossible,
+        }
     }
 }
 
@@ -205,6 +236,24 @@ mod tests {
         LockFile::acquire(&path).expect("nobody has it any more");
         let nowhere = LockFile::acquire(&dir.path().join("no/such")).expect_err("no directory");
         assert!(matches!(nowhere, LockError::Io { .. }));
+    }
+
+    #[test]
+    fn a_directory_is_locked_once_whatever_becomes_of_files_in_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = LockFile::acquire(&dir.path().join("redoubt.lock")).expect("nobody has it");
+        assert!(file.is_in_place());
+        let taken = DirectoryLock::acquire(dir.path());
+        assert!(matches!(taken, DirectoryLock::Taken(_)));
+        fs::remove_file(dir.path().join("redoubt.lock")).expect("removed");
+        assert!(!file.is_in_place());
+        let _other = LockFile::acquire(&dir.path().join("redoubt.lock")).expect("a new one");
+        assert!(!file.is_in_place());
+        let second = DirectoryLock::acquire(dir.path());
+        assert!(matches!(second, DirectoryLock::Held));
+        drop(taken);
+        let third = DirectoryLock::acquire(dir.path());
+        assert!(matches!(third, DirectoryLock::Taken(_)));
     }
 
     #[test]
