@@ -2,8 +2,8 @@
 //! events, and does what [`crate::state::next`] says.
 //!
 //! * Job: births and deaths of the children, signals, admission.
-//! * Woken by: signals, listening sockets, the backends' sockets, the kill deadline, the next look
-//!   at whether the data directory is where it was.
+//! * Woken by: signals, listening sockets, the backends' sockets, the kill deadline, a restart that
+//!   is put off, the next look at whether the data directory is where it was.
 //! * Signals: SIGTERM smart, SIGINT fast, SIGQUIT immediate shutdown; SIGHUP reload; SIGCHLD a
 //!   child has ended; SIGUSR1 recovery has moved on, or CONFIG SET has set something.
 //! * Writes: `postmaster.pid` and `postmaster.opts`, and nothing else in the data directory.
@@ -45,6 +45,9 @@ use std::sync::Arc;
 
 /// Connections accepted from one socket before signals are looked at again.
 const ACCEPTS_PER_TURN: usize = 64;
+/// From a crash for want of a process to the restart, so that not all tries that the restart policy
+/// allows come at the same moment.
+const SHORTAGE_PAUSE_NS: u64 = 1_000_000_000;
 /// Between two looks at whether the data directory is where it was. Whatever is done to it meanwhile,
 /// all files are reached from within.
 const PLACE_LOOK_NS: u64 = 10_000_000_000;
@@ -98,6 +101,7 @@ pub struct Server {
     moving: Vec<SentBack>,
     last_connection: u64,
     kill_at_ns: Option<u64>,
+    restart_at_ns: Option<u64>,
     accept_again_at_ns: Option<u64>,
     /// The last attempt to accept found no descriptor.
     exhausted: bool,
@@ -154,6 +158,7 @@ impl Server {
             moving: Vec::new(),
             last_connection: 0,
             kill_at_ns: None,
+            restart_at_ns: None,
             accept_again_at_ns: None,
             exhausted: false,
             redo_since_ns: 0,
@@ -221,6 +226,9 @@ impl Server {
                 self.kill_at_ns = Some(monotonic_ns().saturating_add(timeout_ns));
             }
             Action::DisarmKillTimer => self.kill_at_ns = None,
+            Action::ArmRestartTimer => {
+                self.restart_at_ns = Some(monotonic_ns().saturating_add(SHORTAGE_PAUSE_NS));
+            }
             Action::ReadConfiguration => self.read_configuration(),
             Action::Log(level, line) => log::log!(level, "{line}"),
             Action::Exit(_) => unreachable!("the loop leaves instead"),
@@ -440,6 +448,13 @@ impl Server {
             self.kill_at_ns = None;
             self.events.push_back(Event::KillTimerExpired);
         }
+        if self
+            .restart_at_ns
+            .is_some_and(|at_ns| at_ns <= monotonic_ns())
+        {
+            self.restart_at_ns = None;
+            self.events.push_back(Event::RestartTimerExpired);
+        }
         self.look_at_place();
         for source in &ready {
             if let Source::Link(number) = source {
@@ -499,7 +514,7 @@ impl Server {
                 polled.push(PollFd::new(listener, PollFlags::POLLIN));
             }
         }
-        let deadlines = [self.kill_at_ns, self.accept_again_at_ns];
+        let deadlines = [self.kill_at_ns, self.restart_at_ns, self.accept_again_at_ns];
         let deadline_ns = deadlines
             .into_iter()
             .flatten()

@@ -110,6 +110,8 @@ pub enum Event {
         /// When, in milliseconds of a monotonic clock.
         now_ms: u64,
     },
+    /// The pause that [`Action::ArmRestartTimer`] asked for is over.
+    RestartTimerExpired,
     /// Startup reports that redo has begun.
     RedoStarted,
     /// SIGTERM, SIGINT or SIGQUIT.
@@ -226,6 +228,8 @@ pub enum Action {
     ArmKillTimer,
     /// No longer.
     DisarmKillTimer,
+    /// Send [`Event::RestartTimerExpired`] after a pause, in which what is short may come back.
+    ArmRestartTimer,
     /// Read the configuration again; answer with [`Event::ConfigurationRead`].
     ReadConfiguration,
     /// A line for the log.
@@ -248,6 +252,8 @@ enum Cleaning {
 enum Down {
     Immediate,
     Crash,
+    /// A crash, because there was no process to be had.
+    Shortage,
     StartupFailed,
     Unrecovered,
 }
@@ -270,6 +276,8 @@ pub struct State {
     down: Option<Down>,
     /// [`Action::ResetSharedMemory`] waits for its answer.
     memory_asked: bool,
+    /// [`Action::ArmRestartTimer`] waits for its answer.
+    rests: bool,
     /// Set once; the life is over.
     outcome: Option<Outcome>,
 }
@@ -288,6 +296,7 @@ impl State {
             recovered: false,
             down: None,
             memory_asked: false,
+            rests: false,
             outcome: None,
         }
     }
@@ -353,7 +362,12 @@ impl Step {
             Event::ForkFailed { role, now_ms } => {
                 let known = self.state.children.remove(&role);
                 if known && self.state.phase != Phase::WaitDeadEnd {
-                    self.crash(&format!("could not fork {role}"), now_ms);
+                    self.crash_by(&format!("could not fork {role}"), Down::Shortage, now_ms);
+                }
+            }
+            Event::RestartTimerExpired => {
+                if std::mem::take(&mut self.state.rests) {
+                    self.reset_shared_memory();
                 }
             }
             Event::RedoStarted => {
@@ -471,10 +485,14 @@ impl Step {
 
     /// A child is gone that should not be: nobody may use the segment any more.
     fn crash(&mut self, what: &str, now_ms: u64) {
+        self.crash_by(what, Down::Crash, now_ms);
+    }
+
+    fn crash_by(&mut self, what: &str, down: Down, now_ms: u64) {
         let policy = self.state.policy;
         self.state.crashes.record(now_ms, &policy);
         self.error(format!("{what}: terminating all other server processes"));
-        self.dead_end(Down::Crash);
+        self.dead_end(down);
     }
 
     fn shut_down(&mut self, mode: Shutdown) {
@@ -579,7 +597,7 @@ impl Step {
         self.state.phase = Phase::WaitDeadEnd;
         self.state.down = Some(down);
         if self.state.shutdown.is_none() {
-            let (admission, status) = if down == Down::Crash {
+            let (admission, status) = if matches!(down, Down::Crash | Down::Shortage) {
                 (Admission::Loading, StatusWord::Starting)
             } else {
                 (Admission::ShuttingDown, StatusWord::Stopping)
@@ -605,16 +623,25 @@ impl Step {
             Down::Immediate => self.end(Outcome::StoppedImmediately),
             Down::Unrecovered => self.end(Outcome::StoppedInRecovery),
             Down::StartupFailed => self.end(Outcome::StartupFailed),
-            Down::Crash if self.state.shutdown.is_some() => {
+            Down::Crash | Down::Shortage if self.state.shutdown.is_some() => {
                 self.end(Outcome::CrashedWhileStopping);
             }
-            Down::Crash => match self.state.crashes.decide(&self.state.policy) {
-                Ok(()) => {
-                    self.log("all server processes are gone: starting again".to_owned());
-                    self.reset_shared_memory();
+            down @ (Down::Crash | Down::Shortage) => {
+                match self.state.crashes.decide(&self.state.policy) {
+                    Ok(()) if down == Down::Shortage => {
+                        self.log(
+                            "all server processes are gone: starting again in a moment".to_owned(),
+                        );
+                        self.state.rests = true;
+                        self.act(Action::ArmRestartTimer);
+                    }
+                    Ok(()) => {
+                        self.log("all server processes are gone: starting again".to_owned());
+                        self.reset_shared_memory();
+                    }
+                    Err(why) => self.end(Outcome::StaysDown(why)),
                 }
-                Err(why) => self.end(Outcome::StaysDown(why)),
-            },
+            }
         }
     }
 

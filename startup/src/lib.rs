@@ -29,7 +29,9 @@ pub fn main(context: ChildContext) -> ! {
         Ok(signals) => signals,
         Err(error) => {
             rd_base::fatal!("startup could not install its signal handlers: {error}");
-            rd_sys::fork::exit_process(exit::FATAL);
+            // That takes a descriptor, and nothing else that could be wanting.
+            std::thread::sleep(SHORTAGE_PAUSE);
+            rd_sys::fork::exit_process(exit::SHORTAGE);
         }
     };
     let store = context.store();

@@ -51,6 +51,7 @@ fn all_events() -> Vec<Event> {
         Event::NoClients,
         Event::Cleaned,
         Event::KillTimerExpired,
+        Event::RestartTimerExpired,
     ];
     for role in ROLES {
         events.push(ok(role));
@@ -82,6 +83,7 @@ fn event_name(event: &Event) -> String {
         Event::NoClients => "no clients left".to_owned(),
         Event::Cleaned => "cleaned".to_owned(),
         Event::KillTimerExpired => "kill timer expires".to_owned(),
+        Event::RestartTimerExpired => "restart timer expires".to_owned(),
     }
 }
 
@@ -100,6 +102,7 @@ fn describe(actions: &[Action]) -> String {
             Action::Status(word) => (format!("status {word:?}").to_lowercase(), None),
             Action::ArmKillTimer => ("arm kill timer".to_owned(), None),
             Action::DisarmKillTimer => ("disarm kill timer".to_owned(), None),
+            Action::ArmRestartTimer => ("arm restart timer".to_owned(), None),
             Action::ReadConfiguration => ("read configuration".to_owned(), None),
             Action::Exit(outcome) => (format!("exit {}", outcome.status()), None),
         };
@@ -236,6 +239,22 @@ fn poses() -> Vec<Pose> {
         pose(
             "NoChildren, to start again",
             from(serving(), all_die()),
+            &[],
+        ),
+        pose(
+            "NoChildren, to start again in a moment",
+            from(
+                serving(),
+                vec![
+                    Event::ForkFailed {
+                        role: B0,
+                        now_ms: 0,
+                    },
+                    killed(B1),
+                    killed(WW),
+                    killed(CP),
+                ],
+            ),
             &[],
         ),
         pose("NoChildren, over", from(serving(), stopped), &[]),
@@ -381,6 +400,12 @@ const EXPECTED: &[(&str, &str, &str, &str)] = &[
     ("NoChildren, to start again", "SIGINT", "NoChildren", "$STOPPING; exit 1"),
     ("NoChildren, to start again", "SIGQUIT", "NoChildren", "$STOPPING; exit 1"),
     ("NoChildren, to start again", "SIGHUP", "NoChildren", "read configuration"),
+
+    ("NoChildren, to start again in a moment", "restart timer expires", "NoChildren", "reset shared memory"),
+    ("NoChildren, to start again in a moment", "SIGTERM", "NoChildren", "$STOPPING; exit 1"),
+    ("NoChildren, to start again in a moment", "SIGINT", "NoChildren", "$STOPPING; exit 1"),
+    ("NoChildren, to start again in a moment", "SIGQUIT", "NoChildren", "$STOPPING; exit 1"),
+    ("NoChildren, to start again in a moment", "SIGHUP", "NoChildren", "read configuration"),
 ];
 
 /// The living child whose end, or failed birth, this event is.
@@ -598,7 +623,7 @@ fn drain(from: &State, exit: Exit) {
     let mut state = from.clone();
     for _ in 0..4 * ROLES.len() {
         let Some(&role) = state.children.first() else {
-            let waits_for_shell = state.phase == Phase::Init || state.memory_asked;
+            let waits_for_shell = state.phase == Phase::Init || state.memory_asked || state.rests;
             assert!(
                 state.outcome.is_some() || waits_for_shell,
                 "stuck: {from:?}\n{state:?}"
@@ -679,6 +704,38 @@ fn crashes_beyond_the_policy_keep_it_down() {
         window_ms: 60_000,
     };
     assert_eq!(state.outcome, Some(Outcome::StaysDown(why)));
+}
+
+/// Who has just found no process finds none at once.
+#[test]
+fn a_restart_for_want_of_a_process_takes_its_time() {
+    let short = Event::ForkFailed {
+        role: WW,
+        now_ms: 0,
+    };
+    let life = [
+        Event::MemoryReady,
+        ok(SU),
+        short,
+        killed(CP),
+        killed(B0),
+        killed(B1),
+    ];
+    let mut events = vec![Event::LockAcquired];
+    events.extend(life.clone());
+    let (state, actions) = run(&events);
+    assert!(!state.memory_asked);
+    assert_eq!(actions.last(), Some(&Action::ArmRestartTimer));
+    events.push(Event::RestartTimerExpired);
+    let (state, actions) = run(&events);
+    assert!(state.memory_asked);
+    assert_eq!(actions.last(), Some(&Action::ResetSharedMemory));
+    // The policy counts it as any other.
+    events.extend(life);
+    assert!(matches!(
+        run(&events).0.outcome,
+        Some(Outcome::StaysDown(_))
+    ));
 }
 
 #[test]
