@@ -29,6 +29,9 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Bytes that are read off a refused client, so that closing does not take the reply back.
 const DRAIN_BYTES: usize = 16 << 10;
 
+/// So many errors in a row are not those of clients that have gone: each of these takes one away.
+const ERRORS_IN_A_ROW: usize = 16;
+
 /// Name of the unix socket in its directory.
 pub fn socket_name(port: u16) -> String {
     format!(".s.REDOUBT.{port}")
@@ -52,6 +55,8 @@ pub enum Accept {
     Empty,
     /// One waits, and there is no descriptor or memory for it.
     Exhausted(io::Error),
+    /// It fails again and again, and what waits may wait for ever.
+    Failing(io::Error),
 }
 
 enum Listener {
@@ -218,6 +223,7 @@ impl Listeners {
 
     /// Accepts one connection.
     pub fn accept(&self, index: usize) -> Accept {
+        let mut errors = 0;
         loop {
             let accepted = match &self.listeners[index] {
                 Listener::Tcp(listener) => self.accept_tcp(listener),
@@ -230,8 +236,12 @@ impl Listeners {
                     Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
                         return Accept::Exhausted(error);
                     }
+                    _ if errors == ERRORS_IN_A_ROW => return Accept::Failing(error),
                     // The client has gone already: the next one.
-                    _ => log::debug!("a connection ended before it was accepted: {error}"),
+                    _ => {
+                        errors += 1;
+                        log::debug!("a connection ended before it was accepted: {error}");
+                    }
                 },
             }
         }
@@ -287,7 +297,7 @@ impl Listeners {
                 true
             }
             Accept::Empty => true,
-            Accept::Exhausted(_) => false,
+            Accept::Exhausted(_) | Accept::Failing(_) => false,
         };
         self.spare = File::open("/dev/null").ok();
         shed
@@ -300,8 +310,12 @@ impl Listeners {
     }
 
     /// Takes the unix socket and its lock file out of their directory; for the postmaster, when it
-    /// leaves and its children have left.
+    /// leaves and its children have left. Where the lock file is another's, or gone, the socket may be
+    /// that of another server.
     pub fn remove_unix_socket(&mut self) {
+        if !self.unix_lock.as_ref().is_some_and(LockFile::is_in_place) {
+            return;
+        }
         if let Some(path) = &self.unix_path
             && let Err(error) = fs::remove_file(path)
             && error.kind() != io::ErrorKind::NotFound
@@ -375,7 +389,7 @@ mod tests {
             match listeners.accept(index) {
                 Accept::One(accepted) => return accepted,
                 Accept::Empty => std::thread::yield_now(),
-                Accept::Exhausted(error) => panic!("{error}"),
+                Accept::Exhausted(error) | Accept::Failing(error) => panic!("{error}"),
             }
         }
     }
@@ -417,6 +431,38 @@ mod tests {
         listeners.remove_unix_socket();
         let left = fs::read_dir(dir.path()).expect("ours").count();
         assert_eq!(left, 0, "another user may come after this one");
+    }
+
+    #[test]
+    fn a_socket_that_another_server_has_made_since_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = config(&[("port", "0")]);
+        let mut first = Listeners::open(&config, dir.path()).expect("open");
+        let lock = dir.path().join(format!("{}.lock", socket_name(0)));
+        fs::remove_file(lock).expect("removed");
+        let mut second = Listeners::open(&config, dir.path()).expect("nobody holds the new one");
+        first.remove_unix_socket();
+        let path = dir.path().join(socket_name(0));
+        let _client = UnixStream::connect(&path).expect("it listens");
+        second.remove_unix_socket();
+        assert!(!path.exists(), "it was its own");
+    }
+
+    /// A socket that does not listen gives an error each time.
+    #[test]
+    fn who_cannot_accept_at_all_does_not_try_for_ever() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut listeners = Listeners::open(&config(&[("port", "0")]), dir.path()).expect("open");
+        let deaf = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::empty(),
+            None,
+        );
+        let deaf = TcpListener::from(deaf.expect("a socket"));
+        listeners.listeners = vec![Listener::Tcp(deaf)];
+        assert!(matches!(listeners.accept(0), Accept::Failing(_)));
+        assert!(!listeners.shed_one(0, |_| panic!("there is nobody to refuse")));
     }
 
     #[test]

@@ -595,6 +595,14 @@ impl Server {
                 }
                 Accept::Empty => return,
                 Accept::Exhausted(error) => return self.shed(index, &error),
+                Accept::Failing(error) => {
+                    if !std::mem::replace(&mut self.exhausted, true) {
+                        log::warn!(
+                            "could not accept a connection: {error}; trying again and again"
+                        );
+                    }
+                    return self.rest_from_accepting();
+                }
             }
         }
     }
@@ -613,8 +621,12 @@ impl Server {
             .listeners
             .shed_one(index, |accepted| refuse(accepted, &line))
         {
-            self.accept_again_at_ns = Some(monotonic_ns().saturating_add(EXHAUSTED_PAUSE_NS));
+            self.rest_from_accepting();
         }
+    }
+
+    fn rest_from_accepting(&mut self) {
+        self.accept_again_at_ns = Some(monotonic_ns().saturating_add(EXHAUSTED_PAUSE_NS));
     }
 
     /// Hands a new connection to a backend, keeps it waiting if none can take it at the moment,
