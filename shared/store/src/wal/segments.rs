@@ -149,7 +149,8 @@ pub fn create(storage: &dyn Storage, timeline: Timeline, segment_bytes: u64) -> 
     storage.sync_dir("")
 }
 
-/// Makes segment `number`, full of zeros and durable, while there is no server.
+/// Makes segment `number`, full of zeros and durable, while there is no server. What cannot be made
+/// whole is removed: nobody would do so later.
 ///
 /// # Errors
 /// When the disk refuses.
@@ -159,8 +160,9 @@ pub fn make(
     number: u64,
     segment_bytes: u64,
 ) -> io::Result<()> {
-    fill(storage, segment_bytes, &no_rest)?;
-    storage.rename(TEMPORARY, &path(timeline, number, segment_bytes))?;
+    fill(storage, segment_bytes, &no_rest)
+        .and_then(|()| storage.rename(TEMPORARY, &path(timeline, number, segment_bytes)))
+        .inspect_err(|_| drop(storage.remove(TEMPORARY)))?;
     storage.sync_dir(WAL_DIR)
 }
 

@@ -48,6 +48,19 @@ fn segments_are_made_ahead_whole_and_durable() {
     }
 }
 
+/// For `rd_resetwal`: on a full disk the room that it has taken is not missing afterwards.
+#[test]
+fn a_segment_for_which_there_is_no_room_leaves_nothing() {
+    let rig = Rig::new(8, SEGMENT_PAGES);
+    let (disk, bytes) = (&rig.disk, rig.wal.segment_bytes());
+    let names = || disk.list("wal").expect("a good disk");
+    let (before, used) = (names(), disk.used_bytes());
+    disk.set_capacity(Some(used + bytes / 2));
+    let error = files::make(disk, TIMELINE, 9, bytes).expect_err("there is no room");
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
+    assert_eq!((names(), disk.used_bytes()), (before, used));
+}
+
 #[test]
 fn a_start_clears_away_and_takes_stock() {
     let rig = Rig::new(8, SEGMENT_PAGES);
