@@ -237,3 +237,81 @@ fn a_server_killed_in_the_middle_of_much_starts_with_what_is_left() {
         assert!(client.call(words).expect("answered").is_ok());
     }
 }
+
+/// A namespace whose file is not there, or is another's, may be put back yet: nothing is made in its
+/// place.
+#[test]
+fn files_that_are_lost_or_of_another_directory_are_named_and_left_alone() {
+    let mut cluster = with_keys(&[]);
+    let mut other = Cluster::started(&[]);
+    assert!(
+        other
+            .client()
+            .call(&["SET", "other", "one"])
+            .expect("answered")
+            .is_ok()
+    );
+    other.stop(Signal::SIGINT);
+    assert!(
+        cluster
+            .client()
+            .call(&["CHECKPOINT"])
+            .expect("answered")
+            .is_ok()
+    );
+    cluster.kill_all();
+    let path = cluster.path("base/2");
+    let kept = cluster.path("kept");
+    fs::rename(&path, &kept).expect("moved");
+    let listed = || {
+        (
+            segments(&cluster),
+            fs::read(cluster.path("global/pg_control")).expect("there"),
+        )
+    };
+    let before = listed();
+    for options in [&["-f"][..], &["-f", "-n"]] {
+        let (code, said) = resetwal(&cluster, options);
+        assert_eq!(code, 1, "{said}");
+        for words in ["\"base/2\" is not there", "3000 keys", "Put it back first"] {
+            assert!(said.contains(words), "no {words:?} in: {said}");
+        }
+    }
+    assert!(!path.exists());
+    let foreign = fs::read(other.path("base/2")).expect("it is there");
+    fs::write(&path, &foreign).expect("written");
+    for options in [&["-f"][..], &["-f", "-n"]] {
+        let (code, said) = resetwal(&cluster, options);
+        assert_eq!(code, 1, "{said}");
+        let system = other.control("Database system identifier");
+        for words in ["\"base/2\" is of another data directory", &system] {
+            assert!(said.contains(words), "no {words:?} in: {said}");
+        }
+    }
+    assert!(
+        fs::read(&path).expect("there") == foreign,
+        "it was written to"
+    );
+    assert!(listed() == before, "log or pg_control were changed");
+    fs::rename(&kept, &path).expect("put back");
+    let (code, said) = resetwal(&cluster, &["-f"]);
+    assert_eq!(code, 0, "{said}");
+    cluster.start();
+    assert_eq!(keys(&cluster), (KEYS, KEYS));
+}
+
+#[test]
+fn a_file_with_a_number_that_no_server_comes_to_is_in_nobodys_way() {
+    let mut cluster = with_keys(&[]);
+    cluster.kill_all();
+    fs::write(cluster.path("base/4294967295"), "").expect("written");
+    let (code, said) = resetwal(&cluster, &["-f"]);
+    assert_eq!(code, 0, "{said}");
+    cluster.start();
+    let mut client = cluster.client();
+    for number in ["1", "2", "3"] {
+        assert!(client.call(&["SELECT", number]).expect("answered").is_ok());
+        let reply = client.call(&["SET", "key", number]).expect("answered");
+        assert!(reply.is_ok(), "{reply:?}");
+    }
+}

@@ -50,7 +50,7 @@ const UNFINISHED: &str = "The initialisation of this data directory has not been
 /// The name of the database that clients begin in, in the catalog.
 pub const DB0_NAME: &[u8] = b"0";
 /// Blocks that each first file has room for.
-const FIRST_FILE_BLOCKS: u32 = 128;
+pub const FIRST_FILE_BLOCKS: u32 = 128;
 /// What a disk writes whole.
 const SECTOR_BYTES: usize = 512;
 /// Number of the advance of the redo point that a new directory counts as its first.

@@ -6,6 +6,9 @@
 //!   So no page is newer than the log, and no old record passes for one of the new log.
 //! - After anything but a clean stop, torn pages are mended from the double-write area first, as a
 //!   start would do it; keys are counted anew, since nobody knows which commits the files hold.
+//! - A file of another data directory in the place of one of this is left as it is, and so is all
+//!   else; likewise where a file with keys is not there. Either would lose a namespace for good that
+//!   may yet be put back.
 //! - A file that is closed, as its namespace is read only or offline, keeps its stop SCN; that of an
 //!   offline namespace is not touched, and its row stays as it is: it may be away.
 //! - The new `pg_control` takes the place of the old one whole, and only then old log is removed.
@@ -20,7 +23,7 @@ use crate::reading;
 use anyhow::{Context, Result, bail};
 use rd_base::limits::{FILES_MAX, LOG_BYTES_MAX, PAGE_BYTES};
 use rd_base::{BatchNo, BlockNo, FileNo, Lsn, PageTag, Timeline};
-use rd_engine::init::{self, VERSION, VERSION_FILE};
+use rd_engine::init::{self, FIRST_FILE_BLOCKS, VERSION, VERSION_FILE};
 use rd_engine::namespace::names_of_files;
 use rd_engine::verify::{FilePages, verify};
 use rd_format::bitmap::META_BLOCK;
@@ -43,6 +46,10 @@ use std::sync::Arc;
 
 /// Size of the log's files where nothing tells it.
 const SEGMENT_BYTES_USUAL: u64 = 16 << 20;
+
+/// No server comes to higher numbers of files. What lies there under one was put there, and numbers that
+/// began behind it would soon be at their end.
+const FILE_NO_BELIEVED_MAX: u32 = u32::MAX / 2;
 
 /// A data directory, as it was found.
 pub struct Found {
@@ -199,12 +206,55 @@ impl Found {
         Ok(Some(area?))
     }
 
+    /// Refuses files that are not this directory's, or not there, in the places of those that the
+    /// catalog or `pg_control` name and that are not offline.
+    fn check_files(&self, named: &BTreeMap<FileNo, Access>) -> Result<()> {
+        let relations = RelationFiles::reader(Arc::clone(&self.storage));
+        let rows = self.control.files.iter().map(|row| (row.file, row.access));
+        let files: BTreeMap<FileNo, Access> = rows.chain(named.clone()).collect();
+        for (file, access) in files {
+            if access.is_offline() || self.control.is_offline(file) {
+                continue;
+            }
+            let system = self.control.system_identifier;
+            let header = header(&relations, file);
+            let foreign = header.filter(|(_, header)| header.system_identifier != system);
+            if let Some((_, header)) = foreign {
+                bail!(
+                    "\"{}\" is of another data directory, with system identifier {} where this one \
+                     has {system}\nHINT: Put the right file there first, or take this one away.",
+                    path(file, 0),
+                    header.system_identifier
+                );
+            }
+            let row = self.control.files.iter().find(|row| row.file == file);
+            let has_data = |row: &&FileRow| row.key_count > 0 || row.blocks > FIRST_FILE_BLOCKS;
+            // One that was dropped since is gone, and the catalog does not name it.
+            if named.contains_key(&file)
+                && let Some(row) = row.filter(has_data)
+                && !self.storage.exists(&path(file, 0))?
+            {
+                bail!(
+                    "\"{}\" is not there, and has {} keys in {} blocks by pg_control\nHINT: Put it \
+                     back first.",
+                    path(file, 0),
+                    row.key_count,
+                    row.blocks
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Puts back what the double-write area holds of pages that may be torn, and gives files that the
     /// catalog names a header, if they have none. Says what was done.
     ///
     /// # Errors
-    /// When something cannot be read or written.
+    /// When something cannot be read or written, or a file is another's or not there.
     pub fn mend(&self) -> Result<Vec<String>> {
+        let reader = RelationFiles::reader(Arc::clone(&self.storage));
+        // Before anything is written into one of another directory.
+        self.check_files(&named(&reader).unwrap_or_default())?;
         let mut done = Vec::new();
         let relations = RelationFiles::writer(Arc::clone(&self.storage));
         let area = self.area()?.filter(|_| self.control.is_double_written());
@@ -228,7 +278,10 @@ impl Found {
             }));
         }
         let lsn = segments::first_lsn(segment_bytes(&self.control));
-        for (file, access) in named(&relations).unwrap_or_default() {
+        let named = named(&relations).unwrap_or_default();
+        // The catalog may have been torn.
+        self.check_files(&named)?;
+        for (file, access) in named {
             if access.is_offline() || self.control.is_offline(file) {
                 continue;
             }
@@ -281,6 +334,7 @@ impl Found {
             headers.insert(*file, header);
         }
         let mut files = if self.is_clean() {
+            self.check_files(&BTreeMap::new())?;
             self.control.files.clone()
         } else {
             let named = match named(&relations) {
@@ -290,6 +344,7 @@ impl Found {
                     BTreeMap::new()
                 }
             };
+            self.check_files(&named)?;
             let kept = self.kept(&mut headers, &named)?;
             let mut files = count_files(&relations, &headers, &named, &mut highest, &mut notes)?;
             files.extend(kept);
@@ -303,7 +358,10 @@ impl Found {
         let start = wal_page::segment_start(number, bytes);
         let written = files.iter_mut().filter(|row| !row.is_closed());
         written.for_each(|row| row.stop_scn = start);
-        let after_files = on_disk.last().map_or(0, |file| file.get() + 1);
+        let mut believed = on_disk
+            .iter()
+            .filter(|file| file.get() <= FILE_NO_BELIEVED_MAX);
+        let after_files = believed.next_back().map_or(0, |file| file.get() + 1);
         let now_us = wall_us();
         let control = ControlFile {
             written_us: now_us,
