@@ -2,9 +2,12 @@
 
 mod support;
 
+use rd_sys::process::{Pid, Signal, kill};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use support::{private_dir, run};
+use std::process::Stdio;
+use support::{command, finish, private_dir, run};
 
 #[test]
 fn makes_what_the_other_tools_accept() {
@@ -152,4 +155,38 @@ fn verify_names_what_is_damaged() {
     let missing = run("rd_verify", &["-D", path]);
     assert_eq!(missing.code, 1);
     assert!(missing.out.contains("there is no file"), "{}", missing.out);
+}
+
+/// It may be done before the signal comes; then it is tried again.
+#[test]
+fn who_is_interrupted_leaves_nothing() {
+    let dir = private_dir();
+    let data = dir.path().join("data");
+    for _ in 0..100 {
+        let mut command = command("rd_initdb");
+        command
+            .args(["-D", data.to_str().expect("UTF-8"), "--wal-segsize=64"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the tool is there");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let begun = lines.find(|line| {
+            line.as_ref()
+                .is_ok_and(|line| line.contains("subdirectories"))
+        });
+        assert!(begun.is_some(), "it is told");
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::new);
+        kill(pid.expect("a child"), Signal::Int).expect("ours");
+        lines.for_each(drop);
+        let ran = finish(child.wait_with_output().expect("ours"));
+        if ran.code == 0 {
+            fs::remove_dir_all(&data).expect("it was made");
+            continue;
+        }
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.contains("interrupted"), "{}", ran.err);
+        assert!(!data.exists());
+        return;
+    }
+    panic!("it is always done before it can be interrupted");
 }

@@ -2,7 +2,10 @@
 
 mod support;
 
-use support::{private_dir, run};
+use rd_sys::process::{Pid, Signal, kill};
+use std::io::Read;
+use std::process::Stdio;
+use support::{command, finish, private_dir, run};
 
 #[test]
 fn every_method_has_a_line_for_each_load() {
@@ -46,5 +49,30 @@ fn a_file_that_is_there_is_left_alone() {
             1,
             "{secs}"
         );
+    }
+}
+
+#[test]
+fn who_is_interrupted_leaves_nothing() {
+    let dir = private_dir();
+    let path = dir.path().join("here.out");
+    for signal in [Signal::Int, Signal::Term] {
+        let mut command = command("rd_test_fsync");
+        command
+            .args(["-f", path.to_str().expect("UTF-8"), "-s", "600"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the tool is there");
+        // It begins to measure when the file is there.
+        let out = child.stdout.as_mut().expect("piped");
+        let mut first = [0; 1];
+        out.read_exact(&mut first).expect("it says something");
+        assert!(path.exists());
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::new);
+        kill(pid.expect("a child"), signal).expect("ours");
+        let ran = finish(child.wait_with_output().expect("ours"));
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.contains("interrupted"), "{}", ran.err);
+        assert!(!path.exists(), "{signal}");
     }
 }

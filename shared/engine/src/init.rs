@@ -114,6 +114,20 @@ pub fn init_data_directory(
     options: &InitOptions<'_>,
     report: &mut dyn FnMut(&str),
 ) -> Result<(), InitError> {
+    init_data_directory_unless(path, options, report, &|| false)
+}
+
+/// The same, as long as `must_stop` is false: it is asked before each step, and that it is true is an
+/// error like others.
+///
+/// # Errors
+/// As [`init_data_directory`].
+pub fn init_data_directory_unless(
+    path: &Path,
+    options: &InitOptions<'_>,
+    report: &mut dyn FnMut(&str),
+    must_stop: &dyn Fn() -> bool,
+) -> Result<(), InitError> {
     let shown = path.display().to_string();
     let on_path = |what: &'static str| {
         let shown = shown.clone();
@@ -163,7 +177,10 @@ pub fn init_data_directory(
     sync_parent(path).map_err(on_path("sync the parent directory of"))?;
     let storage: Arc<dyn Storage> = Arc::new(RealStorage::new(path.to_owned()));
     let done = match begin(&*storage) {
-        Ok(true) => fill(&storage, options, report).inspect_err(|_| remove_content(path)),
+        Ok(true) => {
+            let mut steps = Steps { report, must_stop };
+            fill(&storage, options, &mut steps).inspect_err(|_| remove_content(path))
+        }
         Ok(false) => return Err(InitError::NotEmpty(shown)),
         // Another has begun since then.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -243,50 +260,69 @@ pub fn init_storage(
         let text = "there is something where a data directory is to be made";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
     }
-    fill(storage, options, report)
+    let mut steps = Steps {
+        report,
+        must_stop: &|| false,
+    };
+    fill(storage, options, &mut steps)
 }
 
 fn fill(
     storage: &Arc<dyn Storage>,
     options: &InitOptions<'_>,
-    report: &mut dyn FnMut(&str),
+    steps: &mut Steps<'_>,
 ) -> io::Result<()> {
     let config = options.config;
     let segment_bytes = config.wal_segment_size_bytes();
     let start = segments::first_lsn(segment_bytes);
-    step(report, "creating subdirectories", || {
+    steps.take("creating subdirectories", || {
         storage.create_dir(BASE_DIR)?;
         storage.create_dir(GLOBAL_DIR)
     })?;
-    step(report, "creating configuration files", || {
+    steps.take("creating configuration files", || {
         write_file(&**storage, VERSION_FILE, format!("{VERSION}\n").as_bytes())?;
         let conf = sample_conf() + options.conf_lines;
         write_file(&**storage, FILE_NAME, conf.as_bytes())
     })?;
-    step(report, "creating the write-ahead log", || {
+    steps.take("creating the write-ahead log", || {
         segments::create(&**storage, Timeline::new(1), segment_bytes)
     })?;
-    step(report, "creating the double-write area", || {
+    steps.take("creating the double-write area", || {
         doublewrite::create(&**storage, config.double_write_size_bytes())
     })?;
-    step(report, "creating the history of checkpoints", || {
+    steps.take("creating the history of checkpoints", || {
         history::create(&**storage)
     })?;
-    step(report, "creating catalog and first database", || {
+    steps.take("creating catalog and first database", || {
         let relations = RelationFiles::writer(Arc::clone(storage));
         write_relation(&relations, options, CATALOG_FILE, start, Some(FIRST_FILE))?;
         write_relation(&relations, options, FIRST_FILE, start, None)
     })?;
-    step(report, "syncing data to disk", || {
+    steps.take("syncing data to disk", || {
         storage.sync_dir(BASE_DIR)?;
         storage.sync_dir("")
     })?;
-    step(report, "creating control file", || {
+    steps.take("creating control file", || {
         control_file::create(&**storage, &first_control(options, start))?;
         storage.sync_dir("")?;
         storage.remove(UNFINISHED_FILE)?;
         storage.sync_dir("")
     })
+}
+
+/// The steps of an initialisation: each is told, and none is begun once it is to stop.
+struct Steps<'s> {
+    report: &'s mut dyn FnMut(&str),
+    must_stop: &'s dyn Fn() -> bool,
+}
+
+impl Steps<'_> {
+    fn take(&mut self, what: &str, action: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if (self.must_stop)() {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted"));
+        }
+        step(self.report, what, action)
+    }
 }
 
 fn step(

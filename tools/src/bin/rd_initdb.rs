@@ -3,7 +3,9 @@
 use anyhow::{Context, Result};
 use clap::{ArgAction, Parser};
 use rd_base::Config;
-use rd_engine::init::{InitError, InitOptions, init_data_directory};
+use rd_engine::init::{InitError, InitOptions, init_data_directory_unless};
+use rd_sys::process::Signal;
+use rd_sys::signals::Signals;
 use rd_tools::cli::{print, with_hint};
 use rd_tools::{cli, datadir};
 use std::path::Path;
@@ -67,11 +69,16 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         now_us: rd_sys::clock::wall_us(),
         conf_lines: &conf_lines(&sizes),
     };
+    // Who is told to end takes away what was made so far.
+    let signals = Signals::install(&[Signal::Int, Signal::Term, Signal::Hup])
+        .context("could not catch signals")?;
     let mut line_open = false;
-    let made = init_data_directory(&dir, &options, &mut |text| {
+    let mut report = |text: &str| {
         line_open = !text.ends_with('\n');
         print(text);
-    });
+    };
+    let must_stop = || !signals.take().is_empty();
+    let made = init_data_directory_unless(&dir, &options, &mut report, &must_stop);
     if line_open {
         print("\n");
     }

@@ -4,6 +4,8 @@
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser};
 use rd_base::words::WalSyncMethod;
+use rd_sys::process::Signal;
+use rd_sys::signals::Signals;
 use rd_sys::storage::{DIRECT_BYTES, OpenMode, RealStorage, Storage, StorageFile};
 use rd_tools::cli;
 use std::fs;
@@ -80,7 +82,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         let given = &arguments.secs_per_test;
         bail!("invalid number of seconds \"{given}\": must be between 0.01 and 86400");
     }
-    let target = Target::make(&arguments.filename)?;
+    // Who is told to end takes the file away.
+    let signals = Signals::install(&[Signal::Int, Signal::Term, Signal::Hup])
+        .context("could not catch signals")?;
+    let target = Target::make(&arguments.filename, signals)?;
     let time = Duration::from_secs_f64(secs);
     let mut out = io::stdout().lock();
     writeln!(out, "{secs} seconds per test")?;
@@ -115,6 +120,7 @@ struct Target {
     path: PathBuf,
     storage: RealStorage,
     name: String,
+    signals: Signals,
     /// Memory of which the part that direct writes can take is used.
     memory: Vec<u8>,
 }
@@ -128,7 +134,7 @@ impl Drop for Target {
 
 impl Target {
     /// Makes the file, with its whole length written out: no write has to find room.
-    fn make(path: &Path) -> Result<Target> {
+    fn make(path: &Path, signals: Signals) -> Result<Target> {
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.with_context(|| format!("\"{}\" names no file", path.display()))?;
         let parent = path
@@ -140,6 +146,7 @@ impl Target {
             path: path.to_owned(),
             name: name.to_owned(),
             storage,
+            signals,
             memory: vec![0x5A; WRITE_BYTES_MAX + DIRECT_BYTES],
         };
         file.write_all_at(&vec![0x5A; FILE_BYTES], 0)?;
@@ -174,6 +181,10 @@ impl Target {
                 Some(WalSyncMethod::OpenDatasync | WalSyncMethod::OpenSync) | None => {}
             }
             operations += 1;
+            // Without one this is no system call.
+            if !self.signals.take().is_empty() {
+                bail!("interrupted");
+            }
             let elapsed = begun.elapsed();
             if elapsed >= time || operations == u32::MAX {
                 return Ok(f64::from(operations) / elapsed.as_secs_f64());
