@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use rd_base::conf_file::{self, FILE_NAME};
 use rd_base::counters::Counter;
 use rd_base::limits::{SNAPSHOTS_OF_A_TURN, SNAPSHOTS_PER_PROCESS};
-use rd_base::{Config, Lsn, Role};
+use rd_base::{Config, Lsn, Role, logline};
 use rd_engine::{Engine, EngineError, ParkReason, View};
 use rd_store::Store;
 use rd_store::clients::{ClientState, Pause};
@@ -194,6 +194,7 @@ impl Server {
 
     /// Adds one to `counter`.
     pub fn count(&self, counter: Counter) {
+        logline::set_level(config.log_min_messages());
         self.store.count(counter);
     }
 

@@ -317,6 +317,39 @@ fn config_rewrite_makes_it_last() {
     assert_eq!(config_get(&mut client, "timeout").as_deref(), Some("20"));
 }
 
+/// Not by the postmaster alone, whose children log most.
+#[test]
+fn what_is_logged_changes_in_every_process() {
+    let cluster = Cluster::started(&[("log_min_messages", "warning"), ("backends", "2")]);
+    let mut clients = [cluster.client(), cluster.client()];
+    config_set(&mut clients[0], &["log_min_messages", "log"]).expect("set");
+    // At once in the backend that has set it, and in the others when they have heard of it.
+    assert!(
+        cluster
+            .log_since_start()
+            .contains("CONFIG SET log_min_messages")
+    );
+    for (number, client) in clients.iter_mut().enumerate() {
+        wait_for(&format!("client {number}'s backend to log"), || {
+            config_set(
+                client,
+                &["checkpoint_timeout", &format!("{}min", number + 7)],
+            )
+            .ok()?;
+            let line = format!("CONFIG SET checkpoint_timeout = {}min", number + 7);
+            cluster.log_since_start().contains(&line).then_some(())
+        });
+    }
+    wait_for("the checkpointer to log", || {
+        let reply = clients[0].call(&["CHECKPOINT"]).expect("answered");
+        assert!(reply.is_ok(), "{reply:?}");
+        cluster
+            .log_since_start()
+            .contains("checkpoint complete")
+            .then_some(())
+    });
+}
+
 #[test]
 fn config_rewrite_leaves_a_file_alone_with_which_no_server_would_start() {
     let mut cluster = Cluster::started(&[]);

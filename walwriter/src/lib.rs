@@ -19,7 +19,7 @@ mod tests;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rd_base::error::exit;
-use rd_base::{Config, Lsn, logline};
+use rd_base::{Config, Lsn};
 use rd_store::wal::{Flusher, Preparer, Wal};
 use rd_store::{ChildContext, Store};
 use rd_sys::fork::exit_process;
@@ -178,7 +178,6 @@ pub fn main(mut context: ChildContext) -> ! {
         let came = signals.take();
         if came.contains(Signal::Hup) {
             let config = context.reload();
-            logline::set_level(config.log_min_messages());
             walwriter.configure(&config);
         }
         if came.contains(Signal::Term) && context.is_told_to_leave() {

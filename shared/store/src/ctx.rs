@@ -8,7 +8,7 @@ use crate::relation::{BASE_DIR, RelationFiles};
 use crate::shared::Shared;
 use crate::wal::WAL_DIR;
 use rd_base::counters::Counter;
-use rd_base::{Config, Role};
+use rd_base::{Config, Role, logline};
 use rd_sys::clock::Clock;
 use rd_sys::deathwatch::DeathWatch;
 use rd_sys::fdpass::Channel;
@@ -74,8 +74,8 @@ impl ChildContext {
         Store::new(shared, storage, Clock::Real, slot, Arc::clone(&self.config))
     }
 
-    /// Takes up the configuration that has changed, as SIGHUP says: what CONFIG SET has set, and the
-    /// files if the postmaster has read them again. What is wrong with them it has logged.
+    /// Takes up the configuration that has changed, what is logged included, as SIGHUP says: what CONFIG
+    /// SET has set, and the files if the postmaster has read them again. What is wrong with them it has logged.
     pub fn reload(&mut self) -> Arc<Config> {
         let file_reads = self.shared.file_reads();
         let overrides = self.shared.overrides();
@@ -86,6 +86,7 @@ impl ChildContext {
         };
         self.file_reads = file_reads;
         self.config = Arc::new(reloaded.config);
+        logline::set_level(self.config.log_min_messages());
         Arc::clone(&self.config)
     }
 }
