@@ -351,6 +351,25 @@ fn what_is_logged_changes_in_every_process() {
 }
 
 #[test]
+fn fault_points_that_prevent_a_start_cannot_be_set() {
+    let mut cluster = Cluster::started(&[]);
+    let mut client = cluster.client();
+    for wrong in ["nonsense", "wal_sync=never", "wal_sync=eio@0"] {
+        let error = config_set(&mut client, &["timeout", "17", "fault_points", wrong]);
+        let error = error.expect_err("no such point or action");
+        assert!(error.contains("'fault_points'"), "{error}");
+        assert!(error.contains(wrong), "{error}");
+    }
+    assert_eq!(config_get(&mut client, "fault_points").as_deref(), Some(""));
+    assert_eq!(config_get(&mut client, "timeout").as_deref(), Some("0"));
+    let reply = client.call(&["CONFIG", "REWRITE"]).expect("answered");
+    assert!(reply.is_ok(), "{reply:?}");
+    drop(client);
+    cluster.stop(Signal::SIGINT);
+    cluster.start();
+}
+
+#[test]
 fn config_rewrite_leaves_a_file_alone_with_which_no_server_would_start() {
     let mut cluster = Cluster::started(&[]);
     cluster.announce("CONFIG SET: parameter \"min_wal_size\"");

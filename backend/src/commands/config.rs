@@ -6,8 +6,10 @@ use super::scan::check_pattern;
 use crate::dispatch::{Failure, Flow, Outcome};
 use rd_base::Overrides;
 use rd_base::config::{SetError, SetErrorReason};
-use rd_base::params::Reach;
+use rd_base::params::{Param, Reach};
+use rd_sys::fault;
 use rd_sys::process::Signal;
+use std::fmt::Display;
 
 /// Greatest number of patterns in a CONFIG GET: each is held against every parameter.
 const PATTERNS_MAX: usize = 1024;
@@ -63,6 +65,14 @@ pub fn set(call: &mut Call<'_>) -> Outcome {
     };
     let config = std::sync::Arc::clone(&call.server.config);
     let shared = std::sync::Arc::clone(&call.server.store.shared);
+    for (name, value) in &pairs {
+        // With one that cannot be armed no server would start, once CONFIG REWRITE has written it.
+        if Param::find(name) == Some(Param::FaultPoints)
+            && let Err(error) = fault::check(value)
+        {
+            return Err(failed(name, &error));
+        }
+    }
     let change = |overrides: &Overrides| config.set(&pairs, reach, overrides);
     let overrides = shared
         .change_overrides(change)
@@ -88,10 +98,12 @@ fn refusal(error: &SetError) -> Failure {
         SetErrorReason::Unknown(None) => {
             format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'")
         }
-        reason => {
-            format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}")
-        }
+        reason => return failed(name, reason),
     })
+}
+
+fn failed(name: &str, reason: &dyn Display) -> Failure {
+    format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}").into()
 }
 
 /// CONFIG REWRITE: what CONFIG SET has changed goes into `redoubt.conf`.

@@ -178,9 +178,16 @@ pub fn prepare() -> Result<(), ShmError> {
     Ok(())
 }
 
-/// Arms the points that `text` names and disarms all others; empty disarms all.
-pub fn arm(text: &str) -> Result<(), FaultError> {
-    let mut wanted: [Option<(Action, u32)>; COUNT] = [None; COUNT];
+/// What a text asks for: of each point, and by how much the clock is to go wrong.
+type Wanted = ([Option<(Action, u32)>; COUNT], i64);
+
+/// Whether [`arm`] takes a text.
+pub fn check(text: &str) -> Result<(), FaultError> {
+    wanted(text).map(drop)
+}
+
+fn wanted(text: &str) -> Result<Wanted, FaultError> {
+    let mut wanted = [None; COUNT];
     let mut clock_skew_us = 0;
     for part in text
         .split(',')
@@ -195,6 +202,12 @@ pub fn arm(text: &str) -> Result<(), FaultError> {
             parse(part).ok_or_else(|| FaultError::Syntax(part.to_owned()))?;
         wanted[index] = Some((action, nth));
     }
+    Ok((wanted, clock_skew_us))
+}
+
+/// Arms the points that `text` names and disarms all others; empty disarms all.
+pub fn arm(text: &str) -> Result<(), FaultError> {
+    let (wanted, clock_skew_us) = wanted(text)?;
     let is_nothing = clock_skew_us == 0 && wanted.iter().all(Option::is_none);
     if TABLE.get().is_none() && is_nothing {
         return Ok(());
