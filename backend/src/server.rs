@@ -6,6 +6,7 @@ use crate::expirer::Expirer;
 use crate::flushing::Flushing;
 use crate::session::Session;
 use crate::waiting::Streams;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use rd_base::conf_file::{self, FILE_NAME};
 use rd_base::counters::Counter;
@@ -19,12 +20,39 @@ use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Chores done in a turn of the loop.
 const CHORES_PER_TURN: usize = 4;
 /// For how long nothing is said of shortages after a warning.
 const SHORTAGE_WARNING_NS: u64 = 10_000_000_000;
+
+/// How long CONFIG REWRITE waits for that of another backend, and between two looks.
+const REWRITE_WAIT: Duration = Duration::from_secs(1);
+const REWRITE_LOOK: Duration = Duration::from_millis(2);
+
+/// Locks a directory, if it is free or is soon.
+fn lock_soon(path: &Path) -> io::Result<Flock<File>> {
+    let deadline = Instant::now() + REWRITE_WAIT;
+    let mut directory = File::open(path)?;
+    loop {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) if Instant::now() < deadline => {
+                directory = back;
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(io::Error::other(
+                    "another one is under way, or a program has locked the data directory; try again",
+                ));
+            }
+            Err((_, error)) => return Err(error.into()),
+        }
+        std::thread::sleep(REWRITE_LOOK);
+    }
+}
 
 /// A backend's state beside its connections.
 pub struct Server {
@@ -97,8 +125,10 @@ impl Server {
     }
 
     /// Writes what CONFIG SET has changed into `redoubt.conf`: into a new file, which takes the
-    /// place of the old one when it is on disk. One backend at a time does so, from the look at
-    /// what is set to the file's new name: of two, the later one writes what both have set.
+    /// place of the old one when it is on disk; if that is a link, of what it leads to. One backend at
+    /// a time does so, from the look at what is set to the file's new name: of two, the later one
+    /// writes what both have set. All clients of this backend wait meanwhile, so that another does not
+    /// get ready is an error soon.
     ///
     /// # Errors
     /// When a file cannot be read or written, or a server would not start with the new one; the
@@ -108,9 +138,10 @@ impl Server {
             .config
             .reach_data_dir()
             .ok_or(io::ErrorKind::NotFound)?;
-        let directory =
-            Flock::lock(File::open(path)?, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
-        let (path, temporary) = (path.join(FILE_NAME), path.join("redoubt.conf.new"));
+        let _lock = lock_soon(path)?;
+        let path = std::fs::canonicalize(path.join(FILE_NAME))?;
+        let temporary = path.with_file_name("redoubt.conf.new");
+        let directory = File::open(path.parent().unwrap_or(Path::new("/")))?;
         let changes = self.store.shared.overrides().to_changes();
         let text = conf_file::rewrite(&std::fs::read_to_string(&path)?, &changes);
         self.config.check_file(&text).map_err(|problems| {
@@ -163,6 +194,7 @@ impl Server {
     pub fn reconfigure(&mut self, config: Arc<Config>) {
         self.store.config = Arc::clone(&config);
         self.engine.store_mut().config = Arc::clone(&config);
+        logline::set_level(config.log_min_messages());
         self.config = config;
     }
 
@@ -194,7 +226,6 @@ impl Server {
 
     /// Adds one to `counter`.
     pub fn count(&self, counter: Counter) {
-        logline::set_level(config.log_min_messages());
         self.store.count(counter);
     }
 

@@ -370,6 +370,42 @@ fn fault_points_that_prevent_a_start_cannot_be_set() {
 }
 
 #[test]
+fn config_rewrite_leaves_a_link_where_it_is() {
+    let cluster = Cluster::started(&[]);
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let (link, file) = (
+        cluster.path("redoubt.conf"),
+        elsewhere.path().join("mine.conf"),
+    );
+    fs::rename(&link, &file).expect("moved");
+    std::os::unix::fs::symlink(&file, &link).expect("made");
+    let mut client = cluster.client();
+    config_set(&mut client, &["checkpoint_timeout", "7min"]).expect("set");
+    let reply = client.call(&["CONFIG", "REWRITE"]).expect("answered");
+    assert!(reply.is_ok(), "{reply:?}");
+    assert_eq!(fs::read_link(&link).expect("still a link"), file);
+    let text = fs::read_to_string(&file).expect("it is there");
+    assert!(text.contains("\ncheckpoint_timeout = 7min\n"), "{text}");
+    assert_eq!(fs::read_dir(elsewhere.path()).expect("ours").count(), 1);
+}
+
+/// Whoever locks the directory does not hold up the clients of a backend for long.
+#[test]
+fn config_rewrite_does_not_wait_for_ever() {
+    let cluster = Cluster::started(&[]);
+    let directory = fs::File::open(cluster.data_dir()).expect("a directory");
+    let lock = nix::fcntl::Flock::lock(directory, nix::fcntl::FlockArg::LockExclusive);
+    let lock = lock.map_err(|(_, error)| error).expect("nobody has it");
+    let mut client = cluster.client();
+    let reply = client.call(&["CONFIG", "REWRITE"]).expect("answered");
+    let error = reply.error().expect("it is locked");
+    assert!(error.contains("try again"), "{error}");
+    drop(lock);
+    let reply = client.call(&["CONFIG", "REWRITE"]).expect("answered");
+    assert!(reply.is_ok(), "{reply:?}");
+}
+
+#[test]
 fn config_rewrite_leaves_a_file_alone_with_which_no_server_would_start() {
     let mut cluster = Cluster::started(&[]);
     cluster.announce("CONFIG SET: parameter \"min_wal_size\"");
