@@ -311,9 +311,9 @@ impl Contents {
     }
 
     /// The power went: what was not synced survives whole, not at all, or, on a disk whose blocks
-    /// are single pages, by sectors.
-    pub(super) fn cut_power(&mut self, rng: &mut Rng, block_pages: usize) {
-        let fate = Fate::draw(rng);
+    /// are single pages, by sectors; as `fate` says, if there is one, else as is drawn.
+    pub(super) fn cut_power(&mut self, fate: Option<Fate>, rng: &mut Rng, block_pages: usize) {
+        let fate = fate.unwrap_or_else(|| Fate::draw(rng));
         let mut fates = PerBlock::new(block_pages);
         let mut after = self.durable.clone();
         for (page, versions) in std::mem::take(&mut self.dirty) {
@@ -360,7 +360,7 @@ impl Contents {
 
 /// What becomes of unsynced writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Lost,
     Kept,
     Mixed,

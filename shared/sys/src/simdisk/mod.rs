@@ -26,7 +26,7 @@ mod names;
 
 use crate::simproc::{Pause, pause};
 use crate::storage::{OpenMode, Storage, StorageFile, failed, is_inside};
-use image::{CACHE_PAGE_BYTES, Contents};
+use image::{CACHE_PAGE_BYTES, Contents, Fate};
 use names::{Inode, Names, Node};
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
@@ -130,6 +130,20 @@ pub enum Lie {
     Lost,
     /// A bit of what a write wrote is another, from then on.
     Rot,
+    /// A write is done, and a second time so many bytes behind its place, over what is there: the
+    /// half of a misdirected write that can be told, without the stale page that goes with it.
+    Doubled(u64),
+}
+
+/// What becomes of all that was not synced when the power fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsynced {
+    /// All of it is lost.
+    Lost,
+    /// All of it has come to the disk, but for what a failed sync has given up.
+    Kept,
+    /// This seed decides it, of each file, page, sector and name.
+    Drawn(u64),
 }
 
 /// A lie to come.
@@ -186,6 +200,8 @@ struct Disk {
     io_count: u64,
     recent: VecDeque<IoRecord>,
     injections: Vec<Injection>,
+    /// Syncs that were carried out, or failed.
+    syncs: u64,
     /// Files and directories whose syncs have failed by them, until somebody asks.
     failed_syncs: Vec<Arc<str>>,
     lies: Vec<LieToCome>,
@@ -220,6 +236,7 @@ impl SimStorage {
             io_count: 0,
             recent: VecDeque::new(),
             injections: Vec::new(),
+            syncs: 0,
             failed_syncs: Vec::new(),
             lies: Vec::new(),
             lied: 0,
@@ -261,6 +278,11 @@ impl SimStorage {
         self.lock().io_count
     }
 
+    /// Syncs so far, of files and directories: as long as this stays, what is durable does.
+    pub fn sync_count(&self) -> u64 {
+        self.lock().syncs
+    }
+
     /// Lets the I/O of that number (as [`SimStorage::io_count`] counts), and all after it, fail as
     /// a crash; `None` takes it back.
     pub fn crash_at(&self, number: Option<u64>) {
@@ -275,15 +297,24 @@ impl SimStorage {
     /// The power fails and comes back: of what was not synced, the seed decides what is left. Old
     /// handles are dead; injections and `crash_at` are gone; the disk works again.
     pub fn crash(&self, seed: u64) {
+        self.crash_as(Unsynced::Drawn(seed));
+    }
+
+    /// As [`SimStorage::crash`], with an outcome that need not be drawn.
+    pub fn crash_as(&self, unsynced: Unsynced) {
         let mut disk = self.lock();
-        let mut rng = Rng::new(seed);
-        disk.names.cut_power(&mut rng);
+        let (mut rng, fate) = match unsynced {
+            Unsynced::Lost => (Rng::new(0), Some(Fate::Lost)),
+            Unsynced::Kept => (Rng::new(0), Some(Fate::Kept)),
+            Unsynced::Drawn(seed) => (Rng::new(seed), None),
+        };
+        disk.names.cut_power(fate, &mut rng);
         let reachable = disk.names.inodes();
         disk.files.retain(|inode, _| reachable.contains(inode));
         let block_pages = disk.block_pages;
         for contents in disk.files.values_mut() {
             if !contents.is_settled() {
-                Arc::make_mut(contents).cut_power(&mut rng, block_pages);
+                Arc::make_mut(contents).cut_power(fate, &mut rng, block_pages);
             }
         }
         disk.new_life();
@@ -625,6 +656,7 @@ impl Storage for SimStorage {
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.on("sync directory", IoKind::SyncDir, dir, |disk, course| {
             Disk::end(course, Ok(()))?;
+            disk.syncs += 1;
             disk.names.sync(dir)
         })
     }
@@ -671,6 +703,7 @@ impl SimFile {
         begun: io::Result<Course>,
         range: Option<(u64, u64)>,
     ) -> io::Result<()> {
+        disk.syncs += 1;
         let course = match begun {
             Err(error) if !disk.crashed => {
                 let (mut rng, block_pages) = (disk.rng.clone(), disk.block_pages);
@@ -765,6 +798,10 @@ impl StorageFile for SimFile {
                         *byte ^= 0x10;
                     }
                     contents.write(&rotten, offset);
+                }
+                Some(Lie::Doubled(by)) => {
+                    contents.write(bytes, offset);
+                    contents.write(bytes, offset + by);
                 }
             };
             let part_of = |contents: &mut Contents, part: u64| {

@@ -5,6 +5,7 @@
 //! the pending ones, but none whose name an earlier lost one touched.
 
 use super::Rng;
+use super::image::Fate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -144,14 +145,18 @@ impl Names {
         Ok(())
     }
 
-    pub(super) fn cut_power(&mut self, rng: &mut Rng) {
-        let odds = rng.below(3);
+    pub(super) fn cut_power(&mut self, fate: Option<Fate>, rng: &mut Rng) {
+        let fate = fate.unwrap_or_else(|| match rng.below(3) {
+            0 => Fate::Lost,
+            1 => Fate::Kept,
+            _ => Fate::Mixed,
+        });
         let mut lost: BTreeSet<String> = BTreeSet::new();
         for change in std::mem::take(&mut self.pending) {
-            let unlucky = match odds {
-                0 => true,
-                1 => false,
-                _ => rng.half(),
+            let unlucky = match fate {
+                Fate::Lost => true,
+                Fate::Kept => false,
+                Fate::Mixed => rng.half(),
             };
             if unlucky || change.names().iter().any(|name| lost.contains(*name)) {
                 lost.extend(change.names().map(str::to_owned));

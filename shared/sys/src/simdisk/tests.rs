@@ -295,6 +295,84 @@ fn a_kill_loses_nothing_that_was_written() {
     assert_eq!(contents(&disk, "b")[60], 8);
 }
 
+#[test]
+fn a_power_cut_may_be_told_to_lose_or_to_keep_all() {
+    let disk = disk_with_a();
+    let syncs = disk.sync_count();
+    file(&disk, "a")
+        .write_all_at(&[2; 20_000], 0)
+        .expect("written");
+    new_file(&disk, "b")
+        .write_all_at(&[3; 100], 0)
+        .expect("written");
+    disk.rename("b", "c").expect("renamed");
+    assert_eq!(disk.sync_count(), syncs);
+    let lost = disk.fork();
+    lost.crash_as(Unsynced::Lost);
+    assert_eq!(contents(&lost, "a"), [1; 4096]);
+    assert_eq!(lost.list("").expect("listed"), ["a"]);
+    let kept = disk.fork();
+    kept.crash_as(Unsynced::Kept);
+    assert_eq!(contents(&kept, "a"), [2; 20_000]);
+    assert_eq!(contents(&kept, "c"), [3; 100]);
+    assert_eq!(kept.list("").expect("listed"), ["a", "c"]);
+    file(&disk, "a").sync_data().expect("synced");
+    disk.sync_dir("").expect("synced");
+    assert_eq!(disk.sync_count(), syncs + 2);
+}
+
+/// Which bytes of `a`, three pages of 1, are others after a write of 2 to the first one and a lie.
+fn after_a_lie(lie: Lie) -> Vec<(usize, u8)> {
+    let disk = disk_with_a();
+    let a = file(&disk, "a");
+    a.write_all_at(&[1; 3 * 4096], 0).expect("written");
+    disk.lie(lie, "a", 1);
+    a.write_all_at(&[1; 10], 0).expect("skipped");
+    assert_eq!(disk.lies_told(), 0);
+    a.write_all_at(&[2; 4096], 0)
+        .expect("that it went well is said");
+    assert_eq!(disk.lies_told(), 1);
+    a.sync_data().expect("synced");
+    let told = contents(&disk, "a");
+    disk.crash_as(Unsynced::Lost);
+    assert_eq!(
+        contents(&disk, "a"),
+        told,
+        "a lie is durable as the truth is"
+    );
+    // It is told once.
+    let a = file(&disk, "a");
+    a.write_all_at(&[3; 4096], 0).expect("written");
+    assert_eq!(contents(&disk, "a")[..4096], [3; 4096]);
+    let all = told.into_iter().enumerate();
+    all.filter(|(_, byte)| *byte != 1).collect()
+}
+
+#[test]
+fn a_write_may_be_lost_without_a_word() {
+    assert_eq!(after_a_lie(Lie::Lost), []);
+}
+
+#[test]
+fn a_write_may_land_elsewhere() {
+    let elsewhere: Vec<_> = (8192..12_288).map(|at| (at, 2)).collect();
+    assert_eq!(after_a_lie(Lie::Misdirected(8192)), elsewhere);
+}
+
+#[test]
+fn a_write_may_land_in_its_place_and_elsewhere() {
+    let both = (0..4096).chain(8192..12_288);
+    let both: Vec<_> = both.map(|at| (at, 2)).collect();
+    assert_eq!(after_a_lie(Lie::Doubled(8192)), both);
+}
+
+#[test]
+fn a_bit_may_rot() {
+    let mut rotten: Vec<_> = (0..4096).map(|at| (at, 2)).collect();
+    rotten[2048].1 = 2 ^ 0x10;
+    assert_eq!(after_a_lie(Lie::Rot), rotten);
+}
+
 /// Counts up in a file by two slots in turn, each with a check sum; returns the last count that
 /// was acknowledged.
 fn count_up(disk: &SimStorage, sync: bool) -> Result<u64, (u64, io::Error)> {
