@@ -1,10 +1,15 @@
 //! A crash, and what the next start finds, held against the ledger: the log ends at or behind what was
 //! promised, the databases are what the commits up to that end make, all trees and lists of free
-//! blocks are whole, the keys are counted right, and both slots of `pg_control` tell one story.
+//! blocks are whole, the keys are counted right, `pg_control` and the files that it names tell one story
+//! (`control`), and what is remembered of checkpoints is there (`history`).
 //!
 //! Recoveries are cut off, too, to a depth: at each of their I/Os the machine may crash once more, and
-//! the start after that is held against the same ledger.
+//! the start after that is held against the same ledger. And now and then the disk harms a start: that
+//! one may come to nothing, for the reason that the disk gave; the next one is held against the ledger.
 
+use crate::control;
+use crate::harm::Harm;
+use crate::history::{self, Memory};
 use crate::ledger::{Content, Ledger, database};
 use crate::machine::{End, Failure, Machine, Manner, Orders, RefusedBecause};
 use crate::work::{ReadError, read_all};
@@ -12,27 +17,35 @@ use rd_base::{Lsn, Role};
 use rd_engine::verify::{LivePages, verify};
 use rd_engine::{Engine, View};
 use rd_format::catalog::CATALOG_FILE;
-use rd_format::control::ControlFile;
 use rd_store::{Store, control_file};
-use rd_sys::simdisk::{Rng, SimStorage};
+use rd_sys::simdisk::{Rng, SimStorage, Unsynced};
 use rd_sys::simproc::Pause;
 use rd_sys::simsched::Policy;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// How deep recoveries are cut off: a crash, one in its recovery, and one in that.
-pub const DEPTH_MAX: u32 = 3;
+/// How deep recoveries are cut off: so many crashes in recoveries, each in the one after the crash
+/// before.
+pub const DEPTH_MAX: usize = 3;
 /// Starts in a row that may say that the log receded.
 const STARTS_MAX: u32 = 100;
+/// One start out of so many is harmed by the disk.
+const HARM_ODDS: u64 = 24;
 
 /// What was done so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     /// Crashes that were recovered from and held against the ledger.
     pub crashes: u64,
-    /// Of them, in a recovery, and in the recovery of such a one.
-    pub in_recovery: u64,
-    pub deepest: u64,
+    /// Of them, those in so many recoveries, one within the other; the first is none.
+    pub at_depth: [u64; DEPTH_MAX + 1],
+    /// Starts that were harmed by the disk, and those of them that came to nothing.
+    pub harmed: u64,
+    pub refused: u64,
+    /// Crashes after a lie of the disk, and starts after them that named what is damaged.
+    pub lied: u64,
+    pub named: u64,
     /// I/Os of the work at which it was crashed.
     pub ios: u64,
     /// A number that tells one run from another: of all that was done on all disks.
@@ -46,14 +59,16 @@ impl Tally {
     }
 }
 
-/// The power fails on `disk`, or its processes are killed.
+/// The power fails on `disk`, or its processes are killed. It has all its room again.
 pub fn crash(disk: &SimStorage, rng: &mut Rng) {
     let seed = rng.next_u64();
-    if rng.below(4) == 0 {
-        disk.kill(seed);
-    } else {
-        disk.crash(seed);
+    match rng.below(8) {
+        0 | 1 => disk.kill(seed),
+        2 => disk.crash_as(Unsynced::Lost),
+        3 => disk.crash_as(Unsynced::Kept),
+        _ => disk.crash(seed),
     }
+    disk.set_capacity(None);
 }
 
 /// Checks that are under way, with all that they share.
@@ -66,9 +81,31 @@ pub struct Checks<'t> {
     pub interleaves: Option<u64>,
 }
 
+/// A server that has started.
+pub struct Started {
+    pub machine: Machine,
+    /// Where its log ended.
+    pub end: Lsn,
+    /// What is in the databases.
+    pub content: Content,
+    /// What must be remembered from then on.
+    pub memory: Memory,
+    /// What the disk did to it, and may still be on its way.
+    pub harm: Harm,
+}
+
+/// What a start came to.
+enum Start {
+    Done(Box<Started>),
+    /// The log receded: the next one is to try again.
+    Receded,
+    /// The disk was in the way; where the log ended, if it came so far.
+    Refused(Option<Lsn>),
+}
+
 impl Checks<'_> {
     /// Starts the server on `disk`, which has crashed, and holds what it finds against the ledger.
-    /// Gives the machine that runs, where its log ended, and what is in the databases.
+    /// `depth` is the number of recoveries that were crashed in, one within the other.
     ///
     /// # Errors
     /// When something is so that must not be.
@@ -76,57 +113,103 @@ impl Checks<'_> {
         &mut self,
         disk: &SimStorage,
         ledger: &Ledger,
-        depth: u32,
+        depth: usize,
         rng: &mut Rng,
-    ) -> Result<(Machine, Lsn, Content), Failure> {
+    ) -> Result<Started, Failure> {
         crate::beat();
         self.tally.crashes += 1;
-        self.tally.in_recovery += u64::from(depth > 1);
-        self.tally.deepest += u64::from(depth >= DEPTH_MAX);
-        for _ in 0..STARTS_MAX {
-            if let Some(started) = self.try_start(disk, ledger, depth, rng)? {
-                return Ok(started);
+        self.tally.at_depth[depth] += 1;
+        let mut ledger = Cow::Borrowed(ledger);
+        let mut harm = Harm::none();
+        if rng.below(HARM_ODDS) == 0 {
+            harm = Harm::of_a_start(rng);
+            self.tally.harmed += 1;
+            if harm.reaches_history() {
+                ledger.to_mut().memory.may_have_gaps();
             }
+        }
+        for _ in 0..STARTS_MAX {
+            let start = self.try_start(disk, &ledger, depth, &harm, rng).map_err(
+                |Failure(text)| match harm.is_none() {
+                    true => Failure(text),
+                    false => Failure(format!("{text}\n  in a start with {harm:?}")),
+                },
+            )?;
+            match start {
+                Start::Done(started) => return Ok(*started),
+                Start::Receded => {}
+                Start::Refused(end) => {
+                    self.tally.refused += 1;
+                    if let Some(end) = end {
+                        ledger.to_mut().cut_off(end);
+                    }
+                    crash(disk, rng);
+                }
+            }
+            disk.clear_injections();
+            disk.set_capacity(None);
+            harm = Harm::none();
         }
         Err(Failure("the log recedes for ever".to_owned()))
     }
 
-    /// One start; none if the log receded.
     fn try_start(
         &mut self,
         disk: &SimStorage,
         ledger: &Ledger,
-        depth: u32,
+        depth: usize,
+        harm: &Harm,
         rng: &mut Rng,
-    ) -> Result<Option<(Machine, Lsn, Content)>, Failure> {
+    ) -> Result<Start, Failure> {
         let manner = &self.manners[rng.below(self.manners.len() as u64) as usize];
         let before = control_file::read(disk)
-            .map_err(|error| Failure(format!("pg_control after a crash: {error}")))?;
+            .map_err(|error| Failure(format!("pg_control after a crash: {error}")))?
+            .control;
+        let remembered = ledger.memory.check(disk, &before)?;
         let mut machine = Machine::boot(disk, manner, rng.next_u64());
         if self.interleaves.is_some_and(|odds| rng.below(odds) == 0) {
             machine.interleave(Policy::draw(rng));
+        }
+        if !harm.is_none() {
+            machine.harm();
+            harm.inject(disk, rng);
+            harm.fill(disk);
         }
         let mut cuts = Cuts::new(depth, self.whole_odds, rng);
         let recovered = loop {
             if let Some(recovered) = machine.recovered() {
                 break recovered;
             }
-            match machine.step()? {
-                Ok((_, Pause::Io)) => self.cut(&mut cuts, &machine, ledger, depth, rng)?,
-                Ok(_) => {}
-                Err(End::Refused(RefusedBecause::LogReceded)) => return Ok(None),
-                Err(End::Refused(RefusedBecause::Other(text))) => {
+            let end = match machine.step()? {
+                Ok((_, Pause::Io)) => {
+                    self.cut(&mut cuts, &machine, ledger, depth, rng)?;
+                    continue;
+                }
+                Ok(_) => continue,
+                Err(end) => end,
+            };
+            match end {
+                End::Refused(RefusedBecause::LogReceded) => return Ok(Start::Receded),
+                End::Refused(RefusedBecause::Other(text)) | End::Panic(text)
+                    if harm.explains(&text) =>
+                {
+                    let end = machine.shared.checkpoint.end_of_log();
+                    return Ok(Start::Refused(end.map(|end| end.lsn)));
+                }
+                End::Refused(RefusedBecause::Other(text)) => {
                     return Err(Failure(format!("the server does not start: {text}")));
                 }
-                Err(end) => {
+                end => {
                     return Err(Failure(format!("the server falls in recovery: {end:?}")));
                 }
             }
         };
-        let end = match recovered {
-            Ok(recovered) => recovered.end,
-            Err(_) => return Ok(None),
+        let Ok(recovered) = recovered else {
+            return Ok(Start::Receded);
         };
+        disk.clear_injections();
+        disk.set_capacity(None);
+        let end = recovered.end;
         if end < ledger.promised() {
             let promised = ledger.promised();
             return Err(Failure(format!(
@@ -135,7 +218,15 @@ impl Checks<'_> {
         }
         let mut found = ledger.clone();
         found.truncate(end);
-        let content = self.look(&mut machine, &mut cuts, &found, depth, rng)?;
+        let looked = self.look(&mut machine, &mut cuts, &found, depth, rng)?;
+        let content = match looked {
+            Ok(content) => content,
+            // What was under way when the start was done has met the disk as it was.
+            Err(End::Panic(text)) if harm.explains(&text) => {
+                return Ok(Start::Refused(Some(end)));
+            }
+            Err(end) => return Err(Failure(format!("after recovery: {end:?}"))),
+        };
         if !ledger.allows(&content, end) {
             return Err(Failure(format!(
                 "recovery has lost or made something: {}",
@@ -143,15 +234,22 @@ impl Checks<'_> {
             )));
         }
         // Records that a crash has cut off must not pass for those of this start.
-        let (count, last) = (machine.shared.wal.start_count(), before.control.start_count);
+        let (count, last) = (machine.shared.wal.start_count(), before.start_count);
         if count <= last {
             return Err(Failure(format!(
                 "start {count} follows start {last}: old records could rise again"
             )));
         }
-        check_control(&machine, end)?;
+        control::check(&machine, &found, end)?;
+        history::check_shown(&machine, &found.memory, &remembered, &before, end)?;
         self.tally.note(end.get());
-        Ok(Some((machine, end, content)))
+        Ok(Start::Done(Box::new(Started {
+            machine,
+            end,
+            content,
+            memory: found.memory,
+            harm: harm.clone(),
+        })))
     }
 
     /// Reads everything, while the checkpointer does what it does after a recovery.
@@ -160,9 +258,9 @@ impl Checks<'_> {
         machine: &mut Machine,
         cuts: &mut Cuts,
         ledger: &Ledger,
-        depth: u32,
+        depth: usize,
         rng: &mut Rng,
-    ) -> Result<Content, Failure> {
+    ) -> Result<Result<Content, End>, Failure> {
         let seen = Rc::new(RefCell::new(None));
         let (found, orders) = (Rc::clone(&seen), Rc::clone(&machine.orders));
         let store = machine.store(Role::Backend(0));
@@ -178,11 +276,12 @@ impl Checks<'_> {
             match machine.step()? {
                 Ok((_, Pause::Io)) => self.cut(cuts, machine, ledger, depth, rng)?,
                 Ok(_) => {}
-                Err(end) => return Err(Failure(format!("after recovery: {end:?}"))),
+                Err(end) => return Ok(Err(end)),
             }
         }
         let content = seen.borrow_mut().take();
-        content.ok_or_else(|| Failure("the check came to nothing".to_owned()))
+        let nothing = || Failure("the check came to nothing".to_owned());
+        content.map(Ok).ok_or_else(nothing)
     }
 
     /// Crashes a copy of the machine that is recovering, if it is to be at this I/O.
@@ -191,7 +290,7 @@ impl Checks<'_> {
         cuts: &mut Cuts,
         machine: &Machine,
         ledger: &Ledger,
-        depth: u32,
+        depth: usize,
         rng: &mut Rng,
     ) -> Result<(), Failure> {
         if !cuts.is_due(rng) {
@@ -200,7 +299,9 @@ impl Checks<'_> {
         let fork = machine.disk.fork();
         let io = fork.io_count();
         crash(&fork, rng);
-        let checked = self.recover(&fork, ledger, depth + 1, rng);
+        let mut ledger = ledger.clone();
+        ledger.memory.promise(&machine.shared);
+        let checked = self.recover(&fork, &ledger, depth + 1, rng);
         checked.map(drop).map_err(|Failure(text)| {
             Failure(format!("{text}\n  after a crash in recovery, at I/O {io}"))
         })
@@ -216,11 +317,11 @@ struct Cuts {
 }
 
 impl Cuts {
-    fn new(depth: u32, whole_odds: u64, rng: &mut Rng) -> Cuts {
+    fn new(depth: usize, whole_odds: u64, rng: &mut Rng) -> Cuts {
         if depth >= DEPTH_MAX {
             return Cuts { odds: 0, left: 0 };
         }
-        if depth == 1 && rng.below(whole_odds) == 0 {
+        if depth == 0 && rng.below(whole_odds) == 0 {
             return Cuts {
                 odds: 1,
                 left: u32::MAX,
@@ -276,23 +377,4 @@ fn look_at_all(store: Store, orders: &Orders) -> Option<Content> {
         }
     }
     Some(all)
-}
-
-/// Both slots of `pg_control`, as they are on disk after a start whose log ended at `end`.
-fn check_control(machine: &Machine, end: Lsn) -> Result<(), Failure> {
-    let wrong = |text: String| Failure(format!("pg_control: {text}"));
-    // A write of one slot may be under way, so the other one may be invalid for a moment.
-    let chosen = control_file::read(&machine.disk).map_err(|error| wrong(error.to_string()))?;
-    let check = |control: &ControlFile| {
-        let is_one_story = control.redo_lsn <= control.durable_lsn.max(end)
-            && control.previous_redo_lsn <= control.redo_lsn
-            && control.checkpoint_lsn <= machine.shared.wal.insert_lsn();
-        if is_one_story {
-            Ok(())
-        } else {
-            Err(wrong(format!("it tells no one story: {control:?}")))
-        }
-    };
-    check(&chosen.control)?;
-    chosen.other.as_ref().map_or(Ok(()), check)
 }

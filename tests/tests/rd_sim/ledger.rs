@@ -8,6 +8,7 @@
 //! * A commit that was begun and has not returned is `under_way`: it has an LSN at or above the one
 //!   at which it began, or none; nobody knows which.
 
+use crate::history::Memory;
 use rd_base::Lsn;
 use rd_engine::NamespaceId;
 use std::collections::BTreeMap;
@@ -73,6 +74,8 @@ pub fn database(number: usize) -> NamespaceId {
 pub enum Change {
     /// To keys of some databases.
     Put(Vec<(usize, Key, Option<Value>)>),
+    /// A key's value to another key, of the same database or another one; nothing, if it has none.
+    Move((usize, Key), (usize, Key)),
     Empty(usize),
     EmptyAll,
     Swap(usize, usize),
@@ -86,6 +89,11 @@ fn apply(content: &mut Content, change: &Change) {
         Change::Empty(database) => content[*database].clear(),
         Change::EmptyAll => *content = Content::default(),
         Change::Swap(one, other) => content.swap(*one, *other),
+        Change::Move(from, to) => {
+            if let Some(value) = content[from.0].remove(&from.1) {
+                content[to.0].insert(to.1, value);
+            }
+        }
         Change::Put(puts) => {
             for (database, key, value) in puts {
                 match value {
@@ -114,6 +122,8 @@ pub struct Ledger {
     changes: Vec<(Lsn, Change)>,
     under_way: Vec<UnderWay>,
     promised: Lsn,
+    /// What is remembered of checkpoints and recoveries.
+    pub memory: Memory,
 }
 
 impl Ledger {
@@ -173,8 +183,13 @@ impl Ledger {
 
     /// A start has found that the log ends at `end`, and may put other records behind that.
     pub fn truncate(&mut self, end: Lsn) {
-        self.changes.retain(|(lsn, _)| *lsn <= end);
+        self.cut_off(end);
         self.promised = self.promised.max(end);
+    }
+
+    /// As [`Ledger::truncate`], by a start that came to nothing: what it has found may not be durable.
+    pub fn cut_off(&mut self, end: Lsn) {
+        self.changes.retain(|(lsn, _)| *lsn <= end);
     }
 
     /// The server goes on behind `end`: what was behind that has not happened.
@@ -184,6 +199,18 @@ impl Ledger {
         self.settled = content;
         self.settled_lsn = end;
         self.promised = end;
+    }
+
+    /// Whether it is known what was there at `place`, and each database had the file then that it has at
+    /// `end`.
+    pub fn can_tell_files_since(&self, place: Lsn, end: Lsn) -> bool {
+        let keeps_files = |change: &Change| matches!(change, Change::Put(_) | Change::Move(..));
+        let since = self.changes.iter();
+        let mut since = since.filter(|(lsn, _)| *lsn > place && *lsn <= end);
+        let is_later = |other: &UnderWay| other.from >= place && keeps_files(&other.change);
+        self.reaches_back_to(place)
+            && self.under_way.iter().all(is_later)
+            && since.all(|(_, change)| keeps_files(change))
     }
 
     /// What the commits up to `end` make, without those that are under way.
@@ -208,7 +235,9 @@ impl Ledger {
         self.may_be(end, &|made| made[number] == *content)
     }
 
-    fn may_be(&self, end: Lsn, is_it: &dyn Fn(&Content) -> bool) -> bool {
+    /// Whether `is_it` holds of what the commits up to `end` make, with or without those that are under
+    /// way.
+    pub fn may_be(&self, end: Lsn, is_it: &dyn Fn(&Content) -> bool) -> bool {
         if is_it(&self.at(end)) {
             return true;
         }

@@ -155,6 +155,8 @@ pub struct Machine {
     waits: usize,
     /// I/Os fail, and are tried again after some time.
     is_harmed: bool,
+    /// Pages may be damaged, and the scrub may find that.
+    is_damaged: bool,
 }
 
 impl Drop for Machine {
@@ -187,6 +189,7 @@ impl Machine {
             idle: 0,
             waits: 0,
             is_harmed: false,
+            is_damaged: false,
         };
         machine.add_checkpointer();
         let (store, orders) = (machine.store(Role::Startup), Rc::clone(&machine.orders));
@@ -279,6 +282,11 @@ impl Machine {
         self.is_harmed = true;
     }
 
+    /// The disk may have lied: what the scrub finds is no mistake of its.
+    pub fn expect_damage(&mut self) {
+        self.is_damaged = true;
+    }
+
     /// Whether everybody is done who does not go on for ever.
     pub fn is_quiet(&self) -> bool {
         let is_done = |member: &Member| member.is_server || member.process.is_over();
@@ -322,7 +330,7 @@ impl Machine {
         }
         self.look_for_failed_syncs(&progress)?;
         let checkpointer = SlotNo::of(Role::Checkpointer).expect("a slot");
-        if self.shared.stats.of(checkpointer, Counter::ScrubBad) > 0 {
+        if self.shared.stats.of(checkpointer, Counter::ScrubBad) > 0 && !self.is_damaged {
             return Err(Failure("the scrub takes a good page for damaged".into()));
         }
         // Who looks whether he must still wait pauses before atomics, too: that tells nothing.
@@ -351,8 +359,11 @@ impl Machine {
             .unsynced
             .take()
             .or(failed.into_iter().find(is_relied_on));
+        // A start ends itself by saying why.
+        let is_refused = matches!(*self.orders.recovered.borrow(), Some(Err(_)));
         match (&member.unsynced, progress) {
             (None, _) | (_, Progress::Panicked(_) | Progress::Paused(Pause::Atomic)) => Ok(()),
+            (_, Progress::Ended) if is_refused && member.name == "startup" => Ok(()),
             (Some(path), _) => Err(Failure(format!(
                 "the {} goes on, and could not sync \"{path}\"",
                 member.name

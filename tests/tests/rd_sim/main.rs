@@ -2,8 +2,11 @@
 //!
 //! Several backends, walwriter, checkpointer with its workers, preparer of segments, and startup are
 //! logical processes that a seed interleaves, I/O by I/O (`machine`). At each I/O of their work the
-//! disk is copied and crashed in several ways; each copy is recovered, with crashes in recovery to
-//! depth 3 (`check`), and what is there is held against every commit that was ever made (`ledger`).
+//! disk is copied and crashed in several ways; each copy is recovered, with crashes in recovery, in the
+//! recovery from that, and in the one from that (`check`), and what is there is held against every commit
+//! that was ever made (`ledger`), `pg_control` and files (`control`), and what was remembered (`history`).
+//! The disk fails now and then, beside the work, a stop or a start, runs out of room (`harm`), or lies
+//! (`damaged`).
 //! With `--interleave` processes do not only change at I/Os and waits, but before any operation on an
 //! atomic of shared memory, as `rd_sys::simsched` chooses.
 //! The same seed does the same, always; one that fails is printed and made short (`shrink`).
@@ -12,12 +15,17 @@
 //! itself, and spends some seconds on fresh ones.
 
 mod check;
+mod control;
+mod damaged;
+mod harm;
+mod history;
 mod ledger;
 mod machine;
 mod memory;
 mod parking;
 mod run;
 mod shrink;
+mod text;
 mod work;
 
 use check::Tally;
@@ -35,8 +43,9 @@ use std::time::{Duration, Instant};
 struct Args {
     #[command(flatten)]
     seeds: SeedArgs,
-    /// Crashes at each I/O, each with another outcome of what was not synced.
-    #[arg(long, default_value_t = 2)]
+    /// Crashes at each I/O, each with another outcome of what was not synced, beside those that lose or
+    /// keep all of it.
+    #[arg(long, default_value_t = 1)]
     crashes: u64,
     /// Lives of the server for each seed.
     #[arg(long, default_value_t = 3)]
@@ -47,6 +56,9 @@ struct Args {
     /// Lets processes change before any operation on an atomic of shared memory; crashes are fewer.
     #[arg(long)]
     interleave: bool,
+    /// Runs this plan alone, as it was printed when a seed failed and was made short.
+    #[arg(long)]
+    plan: Option<String>,
     /// Says for each seed what was done.
     #[arg(long)]
     verbose: bool,
@@ -113,7 +125,12 @@ impl Runner {
     fn seed(&mut self, seed: u64) -> bool {
         SEED.store(seed, Ordering::Relaxed);
         beat();
-        let plan = Plan::new(seed, self.size());
+        self.plan(Plan::new(seed, self.size()))
+    }
+
+    /// Runs a plan; false, and a report, if it fails.
+    fn plan(&mut self, plan: Plan) -> bool {
+        let seed = plan.seed;
         let before = self.tally;
         let done = plan.run(&mut self.tally);
         self.seeds += 1;
@@ -143,9 +160,11 @@ impl Runner {
             }
         );
         if !self.args.no_shrink {
-            let (short, Failure(text)) = shrink::shrink(plan, Failure(text));
+            let run = |plan: &Plan| plan.run(&mut Tally::default());
+            let (short, Failure(text)) = shrink::shrink(plan, Failure(text), &run);
             println!("made short, to {} operations: {text}", short.ops());
             println!("{:#?}", short.lives);
+            println!("  again: ... -- --plan '{}'", text::print(&short));
         }
         false
     }
@@ -154,21 +173,30 @@ impl Runner {
         let seconds = self.began.elapsed().as_secs_f64();
         let tally = &self.tally;
         println!(
-            "{} seeds, {} I/Os, {} crashes recovered from ({} of them in a recovery, {} at depth \
-             {}), {:.0} a second, {:.1} s",
+            "{} seeds, {} I/Os, {} crashes recovered from, {:.0} a second, {:.1} s",
             self.seeds,
             tally.ios,
             tally.crashes,
-            tally.in_recovery,
-            tally.deepest,
-            check::DEPTH_MAX,
             tally.crashes as f64 / seconds,
             seconds,
+        );
+        println!(
+            "  in recoveries, by depth: {:?}; {} starts harmed by the disk, {} of them refused; {} \
+             crashes of disks that had lied, {} of them named",
+            &tally.at_depth[1..],
+            tally.harmed,
+            tally.refused,
+            tally.lied,
+            tally.named,
         );
     }
 
     /// What `cargo test` runs.
     fn suite(&mut self) -> bool {
+        if let Err(Failure(text)) = shrink::test(&Plan::new(7, self.size())) {
+            println!("making plans short: {text}");
+            return false;
+        }
         [false, true].into_iter().all(|interleave| {
             self.args.interleave = interleave;
             self.half_a_suite()
@@ -185,11 +213,31 @@ impl Runner {
             println!("seed 7 does not repeat itself: {repeated:?}");
             return false;
         }
-        FIXED_SEEDS.into_iter().all(|seed| self.seed(seed))
-            && Seeds::fresh_for(FRESH).all(|seed| self.seed(seed))
+        let before = self.tally;
+        if !FIXED_SEEDS.into_iter().all(|seed| self.seed(seed)) {
+            return false;
+        }
+        let mut reached = self.tally.at_depth.iter().zip(before.at_depth);
+        if reached.any(|(now, before)| *now == before) {
+            println!(
+                "crashes in recoveries do not reach each depth: {:?}",
+                self.tally
+            );
+            return false;
+        }
+        Seeds::fresh_for(FRESH).all(|seed| self.seed(seed))
     }
 
     fn run(&mut self) -> bool {
+        if let Some(plan) = &self.args.plan {
+            return match text::parse(plan) {
+                Ok(plan) => self.plan(plan),
+                Err(why) => {
+                    println!("{why}");
+                    false
+                }
+            };
+        }
         match self.args.seeds.seeds() {
             Some(mut seeds) => seeds.all(|seed| self.seed(seed)),
             None => self.suite(),

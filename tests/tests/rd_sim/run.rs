@@ -2,14 +2,14 @@
 //! and then, and an end; and the crashes at every I/O of each.
 
 use crate::check::{Checks, Tally, crash};
+use crate::harm::{Harm, When};
 use crate::ledger::Ledger;
 use crate::machine::{End, Failure, Machine, Manner, SEGMENT_BYTES};
 use crate::work::Backend;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{Config, Role};
-use rd_engine::EngineError;
 use rd_engine::init::{InitOptions, init_storage};
-use rd_sys::simdisk::{Injection, IoKind, Rng, SimStorage};
+use rd_sys::simdisk::{Rng, SimStorage, Unsynced};
 use rd_sys::simproc::Pause;
 use rd_sys::simsched::Policy;
 use rd_sys::storage::Storage;
@@ -18,13 +18,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// How much is done for a seed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     /// Lives of the server.
     pub lives: u64,
     /// Operations of each backend, at most.
     pub ops: u64,
-    /// Crashes at each I/O, each with another outcome of what was not synced.
+    /// Crashes at each I/O, each with another outcome of what was not synced, beside the two that are
+    /// always looked at: all of it is kept, or lost.
     pub variants: u64,
     /// Processes are interleaved at their atomics, and not at I/Os and waits alone. Then not every
     /// I/O is crashed at, but one out of [`CRASH_ODDS`].
@@ -36,43 +37,14 @@ const CRASH_ODDS: u64 = 12;
 /// Likewise, one recovery out of so many is interleaved so.
 const INTERLEAVED_RECOVERY_ODDS: u64 = 16;
 
-/// How a life is harmed, beside crashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Harm {
-    None,
-    /// Some I/Os of a kind fail. A sync that does must end the server.
-    Fails(IoKind, &'static str, i32),
-}
-
-impl Harm {
-    /// Whether the disk, harmed like this, may be why an operation is refused. What is not about the
-    /// disk, damage above all, is no excuse.
-    pub fn excuses(&self, error: &EngineError) -> bool {
-        let Harm::Fails(_, _, errno) = self else {
-            return false;
-        };
-        match error {
-            EngineError::DiskFull { .. } => *errno == libc_enospc(),
-            EngineError::CannotGrow { .. } => *errno == libc_eio(),
-            // After checkpoints that failed.
-            EngineError::ReadOnly => true,
-            _ => false,
-        }
-    }
-
-    /// Whether a process may say that this has ended it: what the system has said must be in it.
-    fn explains(&self, text: &str) -> bool {
-        match self {
-            Harm::None => false,
-            Harm::Fails(_, _, errno) => text.contains(&format!("(os error {errno})")),
-        }
-    }
-}
+/// Of plans, one out of so many ends with a life whose disk lies.
+const LIAR_ODDS: u64 = 6;
 
 /// One life of the server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
-    seed: u64,
+    /// No other life of the plan has this one.
+    pub seed: u64,
     /// The seeds of each backend's operations.
     pub backends: Vec<Vec<u64>>,
     pub harm: Harm,
@@ -90,8 +62,7 @@ pub struct Plan {
     manners: Vec<Manner>,
     /// Whether the disk writes whole pages or none, which needs no double writes.
     is_atomic: bool,
-    variants: u64,
-    interleaves: bool,
+    pub size: Size,
 }
 
 fn config(protection: &str, method: &str, size: &str, scrubs: bool) -> Arc<Config> {
@@ -109,26 +80,6 @@ fn config(protection: &str, method: &str, size: &str, scrubs: bool) -> Arc<Confi
     ];
     let config = Config::from_pairs(&pairs).expect("valid");
     Arc::new(config.with_wal_segment_size(SEGMENT_BYTES).expect("valid"))
-}
-
-const HARMS: [(IoKind, &str, i32); 9] = [
-    (IoKind::Sync, "wal/", libc_eio()),
-    (IoKind::Sync, "global/doublewrite", libc_eio()),
-    (IoKind::Sync, "base/", libc_eio()),
-    (IoKind::Sync, "global/pg_control", libc_eio()),
-    (IoKind::SyncDir, "", libc_eio()),
-    (IoKind::Write, "base/", libc_eio()),
-    (IoKind::Write, "wal/", libc_eio()),
-    (IoKind::Write, "", libc_enospc()),
-    (IoKind::Allocate, "", libc_enospc()),
-];
-
-const fn libc_eio() -> i32 {
-    5
-}
-
-const fn libc_enospc() -> i32 {
-    28
 }
 
 impl Plan {
@@ -160,7 +111,7 @@ impl Plan {
         } else {
             size.ops
         };
-        let lives = (0..size.lives)
+        let mut lives: Vec<Life> = (0..size.lives)
             .map(|_| {
                 let backends = (0..1 + rng.below(4))
                     .map(|_| {
@@ -168,29 +119,27 @@ impl Plan {
                         (0..count).map(|_| rng.next_u64()).collect()
                     })
                     .collect();
-                let harm = match rng.below(4) {
-                    0 => {
-                        let (kind, path, errno) = HARMS[rng.below(HARMS.len() as u64) as usize];
-                        Harm::Fails(kind, path, errno)
-                    }
-                    _ => Harm::None,
-                };
+                let harm = Harm::of_a_life(&mut rng);
                 Life {
                     seed: rng.next_u64(),
                     backends,
+                    stops: harm.when == When::Stop || rng.below(3) == 0,
                     harm,
-                    stops: rng.below(3) == 0,
                     end_after: 1 + rng.below(2_000),
                 }
             })
             .collect();
+        if rng.below(LIAR_ODDS) == 0
+            && let Some(last) = lives.last_mut()
+        {
+            last.harm = Harm::of_a_liar(&mut rng);
+        }
         Plan {
             seed,
             lives,
             manners,
             is_atomic,
-            variants: size.variants,
-            interleaves: size.interleaves,
+            size,
         }
     }
 
@@ -213,14 +162,17 @@ impl Plan {
                 manners: &self.manners,
                 tally,
                 whole_odds: 64,
-                interleaves: self.interleaves.then_some(INTERLEAVED_RECOVERY_ODDS),
+                interleaves: self.size.interleaves.then_some(INTERLEAVED_RECOVERY_ODDS),
             };
             let done = self.live(&disk, life, &mut ledger, &mut checks, &mut rng);
-            done.map_err(|Failure(text)| {
+            let after = done.map_err(|Failure(text)| {
                 let place = format!("life {} of {}", number + 1, self.lives.len());
                 Failure(format!("{text}\n  {place}, with {:?}", life.harm))
             })?;
             tally.note(disk.io_count());
+            if after == After::Damaged {
+                break;
+            }
         }
         Ok(())
     }
@@ -250,15 +202,25 @@ impl Plan {
         ledger: &mut Ledger,
         checks: &mut Checks<'_>,
         rng: &mut Rng,
-    ) -> Result<(), Failure> {
+    ) -> Result<After, Failure> {
         let mut seeds = Rng::new(life.seed);
         let shared_ledger = Rc::new(RefCell::new(std::mem::take(ledger)));
-        let (mut machine, end, content) = {
+        let started = {
             let before = shared_ledger.borrow().clone();
-            checks.recover(disk, &before, 1, rng)?
+            checks.recover(disk, &before, 0, rng)?
         };
-        shared_ledger.borrow_mut().cut(end, content);
-        if self.interleaves {
+        let mut machine = started.machine;
+        // What was under way when the start was done may still fail.
+        let harm = life.harm.and(&started.harm);
+        {
+            let mut ledger = shared_ledger.borrow_mut();
+            ledger.cut(started.end, started.content);
+            ledger.memory = started.memory;
+            if harm.reaches_history() {
+                ledger.memory.may_have_gaps();
+            }
+        }
+        if self.size.interleaves {
             machine.interleave(Policy::draw(&mut seeds));
         }
         machine.add_walwriter();
@@ -268,59 +230,100 @@ impl Plan {
                 store: machine.store(Role::Backend(number as u16)),
                 ledger: Rc::clone(&shared_ledger),
                 orders: Rc::clone(&machine.orders),
-                harm: life.harm,
+                harm: harm.clone(),
             };
             let ops = ops.clone();
             machine.add("backend", false, move || backend.run(ops));
         }
-        if let Harm::Fails(kind, path, errno) = life.harm {
+        if !life.harm.is_none() {
             machine.harm();
-            disk.inject(Injection {
-                kind,
-                path_contains: path.to_owned(),
-                skip: seeds.below(12),
-                times: 1 + seeds.below(3),
-                errno,
-            });
         }
-        let (variants, interleaves) = (self.variants, self.interleaves);
+        if life.harm.lies() {
+            machine.expect_damage();
+        }
+        if life.harm.when == When::Work {
+            life.harm.inject(disk, &mut seeds);
+        }
+        let (variants, interleaves) = (self.size.variants, self.size.interleaves);
+        let true_until = disk.lies_told();
+        let mut lost_at = None;
         let mut at_io = |machine: &mut Machine| {
-            shared_ledger
-                .borrow_mut()
-                .promise(machine.shared.wal.durable_lsn());
+            {
+                let mut ledger = shared_ledger.borrow_mut();
+                ledger.promise(machine.shared.wal.durable_lsn());
+                if !harm.reaches_history() {
+                    ledger.memory.promise(&machine.shared);
+                }
+            }
             checks.tally.ios += 1;
             if interleaves && rng.below(CRASH_ODDS) > 0 {
                 return Ok(());
             }
-            for _ in 0..variants {
+            let ledger = shared_ledger.borrow().clone();
+            // What is left if all is lost is the same as long as nothing is synced.
+            let durable = (machine.disk.sync_count(), ledger.promised());
+            let is_new = lost_at.replace(durable) != Some(durable);
+            let always = [
+                Some(Unsynced::Kept),
+                Some(Unsynced::Lost).filter(|_| is_new),
+            ];
+            let drawn = (0..variants).map(|_| None);
+            for cut in always.into_iter().flatten().map(Some).chain(drawn) {
                 let fork = machine.disk.fork();
-                crash(&fork, rng);
-                let ledger = shared_ledger.borrow().clone();
-                let checked = checks.recover(&fork, &ledger, 1, rng);
+                match cut {
+                    Some(unsynced) => {
+                        fork.crash_as(unsynced);
+                        fork.set_capacity(None);
+                    }
+                    None => crash(&fork, rng),
+                }
+                let checked = if fork.lies_told() > true_until {
+                    checks.recover_damaged(&fork, &ledger, &life.harm, rng)
+                } else {
+                    checks.recover(&fork, &ledger, 0, rng).map(drop)
+                };
                 checked.map_err(|failure| at(machine, failure))?;
             }
             Ok(())
         };
-        let ended = work(&mut machine, life, &mut at_io)?;
+        let ended = work(&mut machine, life, &mut seeds, &mut at_io)?;
         if let Some(end) = ended {
-            check_end(life, &end)?;
+            check_end(&harm, &end)?;
         }
-        shared_ledger
-            .borrow_mut()
-            .promise(machine.shared.wal.durable_lsn());
+        {
+            let mut ledger = shared_ledger.borrow_mut();
+            ledger.promise(machine.shared.wal.durable_lsn());
+            if !harm.reaches_history() {
+                ledger.memory.promise(&machine.shared);
+            }
+        }
         *ledger = shared_ledger.borrow().clone();
         // What was under way goes with its processes, and their claims on the ledger.
         drop(machine);
         disk.clear_injections();
         crash(disk, rng);
-        Ok(())
+        if disk.lies_told() > true_until {
+            checks.recover_damaged(disk, ledger, &life.harm, rng)?;
+            return Ok(After::Damaged);
+        }
+        Ok(After::Sound)
     }
+}
+
+/// What a life leaves behind.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// A disk that goes on.
+    Sound,
+    /// One that has lied.
+    Damaged,
 }
 
 /// Lets the machine work until its life is over; gives how, if it was not as planned.
 fn work(
     machine: &mut Machine,
     life: &Life,
+    seeds: &mut Rng,
     at_io: &mut dyn FnMut(&mut Machine) -> Result<(), Failure>,
 ) -> Result<Option<End>, Failure> {
     let mut pauses = 0;
@@ -329,7 +332,13 @@ fn work(
         if pauses > life.end_after && !life.stops {
             return Ok(None);
         }
-        match machine.step()? {
+        let step = machine.step()?;
+        match life.harm.full {
+            Some(full) if pauses == full.from => life.harm.fill(&machine.disk),
+            Some(full) if pauses == full.until => machine.disk.set_capacity(None),
+            _ => {}
+        }
+        match step {
             Ok((_, Pause::Io)) => at_io(machine)?,
             Ok((_, Pause::Atomic)) => pauses -= 1,
             Ok(_) => {}
@@ -339,14 +348,17 @@ fn work(
     if !life.stops {
         return Ok(None);
     }
+    if life.harm.when == When::Stop {
+        life.harm.inject(&machine.disk, seeds);
+    }
     Ok(machine.shut_down(at_io)?.err())
 }
 
 /// The server may end itself, or stop without its last checkpoint, only when the disk has refused
 /// something, and for that reason.
-fn check_end(life: &Life, end: &End) -> Result<(), Failure> {
+fn check_end(harm: &Harm, end: &End) -> Result<(), Failure> {
     match end {
-        End::Panic(text) | End::NotShutDown(text) if life.harm.explains(text) => Ok(()),
+        End::Panic(text) | End::NotShutDown(text) if harm.explains(text) => Ok(()),
         _ => Err(Failure(format!("the server has ended itself: {end:?}"))),
     }
 }

@@ -1,10 +1,10 @@
 //! What a logical backend does: writes, transactions, changes of whole databases, reads that are held
 //! against the ledger, checkpoints that are asked for; and how its replies wait for the disk.
 
+use crate::harm::Harm;
 use crate::ledger::{Change, DATABASES, Key, Ledger, Value, database, key_bytes, key_of};
 use crate::machine::Orders;
 use crate::parking::{unpark, wait_until_durable};
-use crate::run::Harm;
 use rd_base::Lsn;
 use rd_engine::{Chunk, Engine, EngineError, Isolation, View};
 use rd_store::Store;
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Keys that there are in each database.
-const KEYS: u64 = 40;
+pub const KEYS: u64 = 40;
 
 /// A logical backend.
 pub struct Backend {
@@ -25,12 +25,13 @@ pub struct Backend {
     pub store: Store,
     pub ledger: Rc<RefCell<Ledger>>,
     pub orders: Rc<Orders>,
-    /// What the disk refuses now and then, so that operations may fail.
+    /// What the disk does now and then, so that operations may fail.
     pub harm: Harm,
 }
 
 enum Op {
     Put(Vec<(usize, Key, Option<Value>)>),
+    Move((usize, Key), (usize, Key), Isolation),
     Empty(usize),
     EmptyAll,
     Swap(usize, usize),
@@ -55,7 +56,16 @@ fn draw_value(rng: &mut Rng) -> Value {
 fn draw(rng: &mut Rng) -> Op {
     let some = |rng: &mut Rng| rng.below(DATABASES as u64) as usize;
     match rng.below(100) {
-        0..66 => {
+        0..8 => {
+            let from = (some(rng), rng.below(KEYS) as Key);
+            let to = (some(rng), rng.below(KEYS) as Key);
+            let isolation = match rng.half() {
+                true => Isolation::Snapshot,
+                false => Isolation::Serializable,
+            };
+            Op::Move(from, to, isolation)
+        }
+        8..66 => {
             let (one, other) = (some(rng), some(rng));
             let count = match rng.below(4) {
                 0 => 1 + rng.below(10),
@@ -133,6 +143,11 @@ impl Backend {
                     }
                 })
             }
+            Op::Move(from, to, isolation) => {
+                self.commit(engine, Change::Move(from, to), |engine| {
+                    self.move_value(engine, from, to, isolation)
+                })
+            }
             Op::Empty(number) => self.commit(engine, Change::Empty(number), |engine| {
                 Ok(engine.flush_namespace(database(number))?.lsn)
             }),
@@ -184,6 +199,39 @@ impl Backend {
         }
     }
 
+    /// As one transaction, which finds out what there is to write.
+    fn move_value(
+        &self,
+        engine: &mut Engine,
+        from: (usize, Key),
+        to: (usize, Key),
+        isolation: Isolation,
+    ) -> Result<Lsn, EngineError> {
+        if from == to {
+            return Ok(Lsn::ZERO);
+        }
+        in_transaction(engine, isolation, |engine| {
+            let value =
+                |value: Option<rd_engine::Value<'_>>| value.map(|value| Value::read(value.bytes));
+            let key = key_bytes(from.1);
+            match engine
+                .get(database(from.0), &key, View::Newest, value)?
+                .result
+            {
+                None => return Ok(()),
+                Some(None) => {
+                    let text = format!("database {}, key {}: bytes of nobody", from.0, from.1);
+                    self.orders.fail(text);
+                }
+                Some(value) => {
+                    put_in_one(engine, &[(from.0, from.1, None)])?;
+                    put_in_one(engine, &[(to.0, to.1, value)])?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Reads a database at a snapshot, which is what was committed by then.
     fn read(&self, engine: &mut Engine, number: usize) -> Result<(), EngineError> {
         let snapshot = engine.snapshot()?;
@@ -232,18 +280,23 @@ fn put_in_one(engine: &mut Engine, puts: &Puts) -> Result<Lsn, EngineError> {
 
 /// As one transaction.
 fn put_in_several(engine: &mut Engine, puts: &Puts) -> Result<Lsn, EngineError> {
-    let transaction = engine.begin(Isolation::Snapshot, false, View::Newest)?;
+    in_transaction(engine, Isolation::Snapshot, |engine| {
+        let mut each = puts.chunks(1);
+        each.try_for_each(|put| put_in_one(engine, put).map(drop))
+    })
+}
+
+/// Carries something out, and commits it.
+fn in_transaction(
+    engine: &mut Engine,
+    isolation: Isolation,
+    operation: impl FnOnce(&mut Engine) -> Result<(), EngineError>,
+) -> Result<Lsn, EngineError> {
+    let transaction = engine.begin(isolation, false, View::Newest)?;
     engine.attach(Box::new(transaction));
-    let mut written = Ok(());
-    for put in puts {
-        let one = std::slice::from_ref(put);
-        written = put_in_one(engine, one).map(drop);
-        if written.is_err() {
-            break;
-        }
-    }
+    let done = operation(engine);
     let transaction = engine.detach().expect("just attached");
-    written?;
+    done?;
     Ok(engine.commit(&transaction, &[])?.lsn)
 }
 
