@@ -152,11 +152,11 @@ fn has_no_others(machine: &Machine, there: &BTreeMap<FileNo, u64>) -> Result<(),
     Ok(())
 }
 
-/// Whether nothing was ever written to a file.
+/// Whether nothing was ever written to a file, by its first pages, which are written before others.
 fn is_unused(machine: &Machine, file: FileNo) -> bool {
     let Ok(file) = machine.disk.open(&path(file, 0), OpenMode::Read) else {
         return false;
     };
-    let mut bytes = vec![0; file.len().unwrap_or(0) as usize];
-    file.read_at(&mut bytes, 0).is_ok() && bytes.iter().all(|byte| *byte == 0)
+    let mut bytes = [0; 3 * PAGE_BYTES];
+    file.read_at(&mut bytes, 0).is_ok() && bytes == [0; 3 * PAGE_BYTES]
 }
