@@ -3,7 +3,8 @@
 //!
 //! A thread (`worker`) reads and checks, chunk by chunk, as fast as `scrub_rate` allows. What it
 //! suspects is looked at again by the loop, which writes all pages and so knows that none is being
-//! written while it looks.
+//! written while it looks. A page that somebody could not read is looked at at once, whatever the
+//! rate: whoever could not read it has reported it (`ScrubShared::report`).
 //!
 //! A page is damaged if it cannot be read, fails its checksum or its structure, is newer than the
 //! log, or older than the same page in memory that no record has changed since (the disk has lost a
@@ -214,6 +215,8 @@ pub(crate) struct Scrub {
     reading: Option<FileNo>,
     /// Pages to be looked at again.
     suspects: BTreeSet<PageTag>,
+    /// When that is due; 0 is at once.
+    suspects_ns: u64,
     /// Pages that are damaged and could not be repaired.
     bad: BTreeSet<PageTag>,
     /// The first batch of the double-write area from which on it holds every page that was written;
@@ -235,6 +238,7 @@ impl Scrub {
             ready_ns: 0,
             reading: None,
             suspects: BTreeSet::new(),
+            suspects_ns: 0,
             bad: BTreeSet::new(),
             copies_since: None,
         }
@@ -258,6 +262,7 @@ impl Checkpointer {
         if !self.may_scrub() {
             return;
         }
+        self.take_reports();
         self.look_at_suspects();
         let now_ns = self.now_ns();
         if self.scrubs.is_busy() || self.scrub_due_ns().is_none_or(|due_ns| now_ns < due_ns) {
@@ -284,6 +289,18 @@ impl Checkpointer {
         while let Some(read) = self.scrubs.answer() {
             self.scrub.reading = None;
             self.take_up(&read);
+        }
+    }
+
+    /// Suspects the pages that somebody could not read. One that is known to be beyond repair is looked
+    /// at again by the next round only.
+    fn take_reports(&mut self) {
+        for tag in self.store.shared.scrub.take_reports() {
+            self.store.count(Counter::ScrubReports);
+            if !self.scrub.bad.contains(&tag) && self.scrub.suspects.insert(tag) {
+                log::info!("scrub: {tag} could not be read; looking for a good copy of it");
+                self.scrub.suspects_ns = 0;
+            }
         }
     }
 
@@ -327,7 +344,8 @@ impl Checkpointer {
         if self.scrubs.is_busy() || !self.may_scrub() {
             return None;
         }
-        self.scrub_due_ns()
+        let again_ns = (!self.scrub.suspects.is_empty()).then_some(self.scrub.suspects_ns);
+        again_ns.into_iter().chain(self.scrub_due_ns()).min()
     }
 
     fn begin_round(&mut self, now_ns: u64) {
@@ -454,8 +472,9 @@ impl Checkpointer {
             }
         }
         if !self.scrub.suspects.is_empty() {
-            let again_ns = self.now_ns() + nanos(nap);
-            self.scrub.ready_ns = self.scrub.ready_ns.max(again_ns);
+            self.scrub.suspects_ns = self.now_ns() + nanos(nap);
+            // The end of the round waits for them.
+            self.scrub.ready_ns = self.scrub.ready_ns.max(self.scrub.suspects_ns);
         }
     }
 

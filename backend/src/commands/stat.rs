@@ -266,6 +266,7 @@ pub fn scrub_fields(server: &Server) -> Fields {
         ("scrub_rounds", count(Counter::ScrubRounds)),
         ("scrub_pages_checked", count(Counter::ScrubPages)),
         ("scrub_read_us", count(Counter::ScrubMicros)),
+        ("scrub_pages_reported", count(Counter::ScrubReports)),
         ("scrub_pages_bad", count(Counter::ScrubBad)),
         ("scrub_pages_repaired", count(Counter::ScrubRepaired)),
         ("scrub_unrepaired", number(seen.bad_count)),

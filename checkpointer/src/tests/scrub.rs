@@ -202,6 +202,52 @@ fn what_is_not_in_memory_is_repaired_from_the_double_write_area_while_its_copy_i
     assert_eq!(found(&world).2, []);
 }
 
+/// Long before the next round: whoever could not read it has said so.
+#[test]
+fn a_page_that_could_not_be_read_is_looked_at_at_once() {
+    let disk = new_disk(8);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    // Of one there is a copy.
+    for _ in 0..20 {
+        world.write_page(&mut history, tag(7), 1, 100);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    }
+    forget(&world);
+    damage(&disk, tag(5));
+    damage(&disk, tag(7));
+    let rounds = world.backend.shared.stats.get(Counter::ScrubRounds);
+    for _ in 0..3 {
+        for block in [5, 7] {
+            let fetched = world.backend.shared.pool.fetch(&world.backend, tag(block));
+            let error = fetched.err().expect("it is damaged").to_string();
+            assert!(error.contains(&tag(block).to_string()), "{error}");
+        }
+    }
+    world.checkpointer.turn();
+    assert_eq!(found(&world), (2, 1, vec![tag(5)]));
+    assert!(is_whole(&world, tag(7)) && !is_whole(&world, tag(5)));
+    let shared = world.backend.shared.clone();
+    assert!(shared.pool.fetch(&world.backend, tag(7)).is_ok());
+    // What cannot be repaired is looked at once.
+    assert!(shared.pool.fetch(&world.backend, tag(5)).is_err());
+    world.checkpointer.turn();
+    assert_eq!(found(&world), (2, 1, vec![tag(5)]));
+    assert_eq!(shared.stats.get(Counter::ScrubReports), 2);
+    assert_eq!(shared.stats.get(Counter::ScrubRounds), rounds);
+    // Reads that fail for want of descriptors say nothing of the page.
+    disk.inject(Injection {
+        kind: IoKind::Read,
+        path_contains: path_of(tag(3)),
+        skip: 0,
+        times: 1,
+        // EMFILE
+        errno: 24,
+    });
+    assert!(shared.pool.fetch(&world.backend, tag(3)).is_err());
+    assert_eq!(shared.scrub.take_reports().count(), 0);
+}
+
 /// Pages that were written past the area are newer than its copies of them, and nothing in it says so.
 #[test]
 fn copies_from_before_the_area_was_given_up_for_a_while_repair_nothing() {

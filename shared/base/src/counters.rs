@@ -160,6 +160,7 @@ Storage {
     ScrubRounds "scrub_rounds" "Times the scrub has come through all relation files.";
     ScrubPages "scrub_pages_checked" "Pages that the scrub has read from disk and checked.";
     ScrubMicros "scrub_read_us" "Microseconds it spent reading them.";
+    ScrubReports "scrub_pages_reported" "Pages that it looked at because a read of them had failed.";
     ScrubBad "scrub_pages_bad" "Pages that it found damaged.";
     ScrubRepaired "scrub_pages_repaired" "Of those, the ones that it wrote anew.";
 }

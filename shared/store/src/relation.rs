@@ -430,8 +430,14 @@ impl PageSource for Store {
         let read = read.and_then(|()| self.check_page_lsn(tag, page));
         let took_ns = self.clock.monotonic_ns() - began_ns;
         self.add(Counter::PageReadMicros, took_ns / 1000);
-        if let Err(PageReadError::Damaged { .. }) = &read {
-            self.count(Counter::ChecksumFailures);
+        if let Err(error) = &read {
+            if let PageReadError::Damaged { .. } = error {
+                self.count(Counter::ChecksumFailures);
+            }
+            // There may be a good copy of it. This read has failed whatever comes of that.
+            if error.shortage().is_none() && self.shared.scrub.report(tag) {
+                self.shared.procs.notify(Role::Checkpointer);
+            }
         }
         read
     }

@@ -1,10 +1,20 @@
 //! The scrub of relation files as all processes see it: how far it has come, and which pages it has
-//! found damaged and could not repair. Written by the checkpointer, which scrubs; for display.
+//! found damaged and could not repair, written by the checkpointer, which scrubs, for display; and the
+//! other way round, which pages others could not read.
+//!
+//! Invariants:
+//! - Whoever reports a page waits for nothing: where all places are taken the report is dropped, and the
+//!   next read of the page that fails makes it again.
+//! - A page takes one place at most, but for reports of it at the same instant; one that is named as bad
+//!   takes none, so that reads that fail again and again cost the checkpointer nothing.
 
 use rd_base::PageTag;
 use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering};
 use rd_sys::{One, Plan, Region, Segment};
 use zerocopy::{FromBytes, KnownLayout};
+
+/// Pages that could not be read and that the checkpointer has not taken notice of.
+const REPORTS_MAX: usize = 16;
 
 /// Damaged pages that are named; of more only the number is kept.
 pub const BAD_NAMED_MAX: usize = 32;
@@ -28,8 +38,8 @@ pub struct ScrubSeen {
     pub bad: Vec<PageTag>,
 }
 
-/// atomic: all Relaxed, written by the checkpointer; whoever reads them in the middle of a change
-/// sees some old and some new.
+/// atomic: all but the reports Relaxed, written by the checkpointer; whoever reads them in the middle of a
+/// change sees some old and some new.
 #[repr(C, align(128))]
 #[derive(FromBytes, KnownLayout)]
 struct Words {
@@ -42,6 +52,9 @@ struct Words {
     bad_count: AtomicU64,
     /// [`PageTag::to_u64`].
     bad: [AtomicU64; BAD_NAMED_MAX],
+    /// [`PageTag::to_u64`] of pages that could not be read; 0, which is no page, where there is room.
+    /// atomic: AcqRel; filled by all, emptied by the checkpointer.
+    reports: [AtomicU64; REPORTS_MAX],
 }
 
 /// Where that lies in the segment.
@@ -101,6 +114,30 @@ impl ScrubShared {
         self.words.bad_count.store(count as u64, Ordering::Relaxed);
     }
 
+    /// Says that a read of `tag` has failed. True if that was news; the caller then wakes the
+    /// checkpointer.
+    pub fn report(&self, tag: PageTag) -> bool {
+        let words = &self.words;
+        let number = tag.to_u64();
+        let is_there = |word: &AtomicU64| word.load(Ordering::Relaxed) == number;
+        let bad_count = words.bad_count.load(Ordering::Relaxed) as usize;
+        let is_known = words.bad.iter().take(bad_count).any(is_there);
+        if is_known || words.reports.iter().any(is_there) {
+            return false;
+        }
+        words.reports.iter().any(|word| {
+            word.compare_exchange(0, number, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        })
+    }
+
+    /// Takes the pages that were reported since the last time; for the checkpointer.
+    pub fn take_reports(&self) -> impl Iterator<Item = PageTag> + '_ {
+        let reported = |word: &&AtomicU64| word.load(Ordering::Relaxed) != 0;
+        let reports = self.words.reports.iter().filter(reported);
+        reports.map(|word| PageTag::from_u64(word.swap(0, Ordering::AcqRel)))
+    }
+
     /// All of it.
     pub fn seen(&self) -> ScrubSeen {
         let words = &self.words;
@@ -145,5 +182,26 @@ mod tests {
         let seen = scrub.seen();
         assert_eq!((seen.is_under_way, seen.ended_us), (false, 8));
         assert_eq!(seen.bad, [tag(9)]);
+    }
+
+    #[test]
+    fn a_page_is_reported_once_and_nobody_waits_for_room() {
+        let mut plan = Plan::new();
+        let regions = ScrubRegions::plan(&mut plan);
+        let segment = Segment::anonymous(&plan).expect("memory for a test");
+        let scrub = ScrubShared::open(&segment, &regions);
+        let tag = |block| PageTag::new(FileNo::new(7), BlockNo::new(block));
+        assert_eq!(scrub.take_reports().count(), 0);
+        assert!(scrub.report(tag(3)));
+        assert!(!scrub.report(tag(3)), "it is known");
+        assert!(scrub.report(tag(0)));
+        assert_eq!(scrub.take_reports().collect::<Vec<_>>(), [tag(3), tag(0)]);
+        // Somebody who looks again and again at what cannot be repaired is no news.
+        scrub.name_bad(1, std::iter::once(tag(3)));
+        assert!(!scrub.report(tag(3)));
+        let news = (0..100).filter(|block| scrub.report(tag(10 + block)));
+        assert_eq!(news.count(), REPORTS_MAX);
+        assert_eq!(scrub.take_reports().count(), REPORTS_MAX);
+        assert!(scrub.report(tag(99)), "there is room again");
     }
 }
