@@ -1,26 +1,33 @@
 //! The set of relation files at start: each held against `pg_control` by its header, then entered
 //! in the shared table.
 //!
-//! What lies in `base/` beside these is left alone: nobody knows whether it is needed. So a file that
-//! was made ahead of a FLUSHDB that never came stays, with the room of a new file (1 MiB), unless its
-//! number had not reached `pg_control` yet: then that is given out again, and the file found.
+//! What lies in `base/` beside these when redo has come to its end was made for a transaction that never
+//! came to commit, or its making was never ended: that is dropped like any other file, so that it is
+//! removed when the redo point has passed this start's end, and found again by the next start if this one
+//! is cut off. No page of such a file was ever written, because none is before its record is durable. So
+//! one that holds anything but zeros is something else, and is left alone: nobody knows whether it is
+//! needed.
 
 use super::RecoveryError;
+use rd_base::limits::FILES_MAX;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag};
 use rd_format::Access;
 use rd_format::bitmap::META_BLOCK;
 use rd_format::catalog::CATALOG_FILE;
-use rd_format::control::{ControlFile, FileRow};
+use rd_format::control::{ControlFile, FileRow, PendingDrop};
 use rd_format::held::{self, Held};
 use rd_store::Store;
 use rd_store::buffer::PageReadError;
 use rd_store::files::FileState;
 use rd_store::relation::{BASE_DIR, RelationFiles, parse_name, path_of};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
 /// Blocks that a new file is made with at least.
 const NEW_FILE_BLOCKS: u32 = 8;
+/// How much of a file that nothing names is read at a time.
+const READ_BYTES: usize = 256 << 10;
 
 fn meta_tag(file: FileNo) -> PageTag {
     PageTag::new(file, META_BLOCK)
@@ -123,16 +130,11 @@ pub(super) fn load(store: &Store, control: &ControlFile) -> Result<(), RecoveryE
             files.set_closed(row.file, Access::READ_WRITE, Lsn::ZERO);
         }
     }
-    let names = store.storage.list(BASE_DIR)?;
-    let on_disk: BTreeSet<FileNo> = names
-        .iter()
-        .filter_map(|name| parse_name(name))
-        .map(|(file, _)| file)
-        .collect();
+    let on_disk = pieces_on_disk(store)?;
     for pending in &control.pending_drops {
         // Both slots have this redo point since this start's first write.
         let is_past_redo = pending.last_lsn <= control.redo_lsn;
-        if is_past_redo && !on_disk.contains(&pending.file) {
+        if is_past_redo && !on_disk.contains_key(&pending.file) {
             files.raise_next_number(FileNo::new(pending.file.get() + 1));
         } else {
             files.load_pending_drop(pending)?;
@@ -196,6 +198,77 @@ pub(super) fn drop_unnamed(store: &Store, named: &[FileNo], end: Lsn) {
     }
 }
 
+/// The files of which there are pieces in `base/`, and which.
+fn pieces_on_disk(store: &Store) -> io::Result<BTreeMap<FileNo, Vec<u32>>> {
+    let mut on_disk: BTreeMap<FileNo, Vec<u32>> = BTreeMap::new();
+    for name in store.storage.list(BASE_DIR)? {
+        if let Some((file, piece)) = parse_name(&name) {
+            on_disk.entry(file).or_default().push(piece);
+        }
+    }
+    Ok(on_disk)
+}
+
+/// Drops every file that has pieces on disk and is known to nobody: see the module. `end` is where the
+/// redo point must have come before it is removed. For the time between redo and service, when nobody
+/// makes files; and after the namespaces were read, since a start that is refused removes nothing.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub(super) fn drop_unborn(store: &Store, named: &[FileNo], end: Lsn) -> Result<(), RecoveryError> {
+    let files = &store.shared.files;
+    // Before the directory is read: the checkpointer may be removing dropped files already.
+    let known: BTreeSet<FileNo> = files.existing().into_iter().collect();
+    // Numbers that were given out and had not reached `pg_control`; none further off was.
+    let limit = files.next_number().get().saturating_add(FILES_MAX as u32);
+    // Each takes a row until it is removed. What is left for a later start costs nobody his.
+    let mut rows = (FILES_MAX / 2).saturating_sub(known.len());
+    for (file, pieces) in pieces_on_disk(store)? {
+        if known.contains(&file) || named.contains(&file) {
+            continue;
+        }
+        let path = path_of(meta_tag(file));
+        let is_ours = file.get() < limit && is_unwritten(store, file, &pieces).unwrap_or(false);
+        if !is_ours {
+            log::info!("relation file \"{path}\", which nothing names, is left alone");
+            continue;
+        }
+        if rows == 0 {
+            log::info!(
+                "relation file \"{path}\" and others, which nothing uses, are left for later"
+            );
+            break;
+        }
+        rows -= 1;
+        log::info!("dropping relation file {file}, which was made and never used");
+        let last_lsn = end;
+        files.load_pending_drop(&PendingDrop { file, last_lsn })?;
+    }
+    Ok(())
+}
+
+/// Whether these pieces of `file` hold nothing but zeros.
+fn is_unwritten(store: &Store, file: FileNo, pieces: &[u32]) -> io::Result<bool> {
+    let mut bytes = vec![0; READ_BYTES];
+    for piece in pieces {
+        let handle = store.relations.piece(file, *piece)?;
+        let mut offset = 0;
+        loop {
+            let read = handle.read_at(&mut bytes, offset)?;
+            if bytes[..read].iter().any(|byte| *byte != 0) {
+                store.relations.forget(file);
+                return Ok(false);
+            }
+            offset += read as u64;
+            if read < bytes.len() {
+                break;
+            }
+        }
+    }
+    store.relations.forget(file);
+    Ok(true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::redo::tests::startup;
@@ -222,5 +295,48 @@ mod tests {
             let found = RelationFiles::reader(store.storage).blocks_on_disk(row.file);
             assert_eq!(found.expect("readable"), Some(blocks), "seed {seed}");
         }
+    }
+
+    /// What lies in `base/`: what the server knows, what it has made for nothing, and what is not its own.
+    #[test]
+    fn only_what_is_known_to_nobody_and_was_never_written_is_dropped() {
+        let (store, disk) = startup();
+        let control = rd_store::control_file::read(&disk).expect("valid").control;
+        load(&store, &control).expect("the files are there");
+        let next = control.next_file.get();
+        let far = next + 2 * FILES_MAX as u32;
+        let zeros = vec![0; 3 * READ_BYTES + 5];
+        let mut used = zeros.clone();
+        *used.last_mut().expect("not empty") = 1;
+        let contents: [(String, &[u8]); 8] = [
+            (format!("{next}"), &zeros),
+            (format!("{}", next + 7), &[]),
+            (format!("{}", next + 1), &used),
+            (format!("{}", next + 2), &zeros),
+            (format!("{}.1", next + 2), &used),
+            // Named by the catalog, whatever else may be wrong.
+            (format!("{}", next + 3), &zeros),
+            (format!("{far}"), &zeros),
+            ("0".to_owned(), &zeros),
+        ];
+        for (name, content) in &contents {
+            let path = format!("{BASE_DIR}/{name}");
+            let file = disk.open(&path, OpenMode::CreateNew).expect("a new name");
+            file.write_all_at(content, 0).expect("room");
+        }
+        let live = store.shared.files.live();
+        let end = Lsn::new(control.redo_lsn.get() + 800);
+        drop_unborn(&store, &[FileNo::new(next + 3)], end).expect("a good disk");
+        let drops = store.shared.files.pending_drops();
+        let expected = [next, next + 7].map(|number| PendingDrop {
+            file: FileNo::new(number),
+            last_lsn: end,
+        });
+        assert_eq!(drops, expected);
+        assert_eq!(store.shared.files.live(), live);
+        let given = store.shared.files.allocate_number().get();
+        assert!(given > next + 7, "{given} is about to be removed");
+        // Once more, as by the next start: it is known now.
+        drop_unborn(&store, &[], end).expect("a good disk");
     }
 }

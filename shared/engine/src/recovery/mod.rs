@@ -16,7 +16,8 @@
 //!    the highest LSN that is known to have been durable stops the start; a torn tail ends the log.
 //!    Write the tail that is not proved durable again, and redo that too. That redo comes to the end
 //!    that was found proves that what was written again is what was found.
-//! 7. Take the log up at its end and read the namespaces from the catalog.
+//! 7. Take the log up at its end and read the namespaces from the catalog. Drop the files that belong to
+//!    none of them, and those that were made and never used (`files.rs`).
 //!
 //! Invariants:
 //! * Nothing is inserted into the log, and no page is changed in memory, before step 6.
@@ -118,7 +119,7 @@ fn open_clean(store: &Store, mut slots: ControlStore) -> Result<Recovered, Recov
     found_end(store, end, control.durable_predecessor_count);
     hand_over(store, &control);
     take_up_log(store, &control, end)?;
-    finish(store, end)?;
+    finish(store, end, control.redo_lsn)?;
     Ok(Recovered { end, redo: None })
 }
 
@@ -174,7 +175,7 @@ fn open_crashed(
     found_end(store, end.lsn, end.start_count);
     let redo_us = (store.clock.monotonic_ns() - log_began_ns) / 1000;
     take_up_log(store, &control, end.lsn)?;
-    finish(store, end.lsn)?;
+    finish(store, end.lsn, end.lsn)?;
     let workers = watcher.redo_threads();
     let row = RecoveryRow {
         state: found as u32,
@@ -384,10 +385,11 @@ fn report(store: &Store, row: &RecoveryRow) {
     shared.checkpoint.report_recovery(&shared.procs, row);
 }
 
-/// Step 7's second half.
-fn finish(store: &Store, end: Lsn) -> Result<(), RecoveryError> {
+/// Step 7's second half. What was never used is removed when the redo point has come to `settled`.
+fn finish(store: &Store, end: Lsn, settled: Lsn) -> Result<(), RecoveryError> {
     let named = namespace::load_namespaces(store)?;
     files::drop_unnamed(store, &named, end);
+    files::drop_unborn(store, &named, settled)?;
     namespace::access::settle_files(store);
     store.shared.set_phase(Phase::Running);
     Ok(())

@@ -8,19 +8,20 @@
 //! What must hold after every start, whatever was cut off:
 //! - the log ends at or behind everything that was promised;
 //! - the databases are exactly what the commits up to that end make of them;
-//! - all trees, their links, values and free blocks are whole, and the keys are counted right.
+//! - all trees, their links, values and free blocks are whole, and the keys are counted right;
+//! - no relation file lies there that the server does not know.
 
-use rd_base::limits::{FILES_MAX, PAGE_BYTES};
-use rd_base::{Config, FileNo, Lsn, Role};
+mod files;
+
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{Config, Lsn, Role};
 use rd_checkpointer::{Checkpointer, Workers};
 use rd_engine::init::{InitOptions, init_storage};
 use rd_engine::recovery::{Recovered, RecoveryError, RedoSummary, Watcher, recover};
 use rd_engine::verify::{LivePages, verify};
 use rd_engine::{Chunk, Engine, EngineError, NamespaceId, ParkReason, View};
 use rd_format::catalog::CATALOG_FILE;
-use rd_format::control::PendingDrop;
 use rd_store::checkpoint::{Flags, Request};
-use rd_store::control_file::ControlStore;
 use rd_store::doublewrite::DOUBLEWRITE_PATH;
 use rd_store::relation::RelationFiles;
 use rd_store::wal::{Flusher, Preparer};
@@ -480,6 +481,9 @@ fn check(
         history.promised
     );
     world.compare(&history.at(end));
+    for file in files::on_disk(disk) {
+        assert!(world.shared.files.exists(file), "file {file} is in the way");
+    }
     history.changes.retain(|(lsn, _)| *lsn <= end);
     history.promised = end;
     if goes_on {
@@ -754,46 +758,6 @@ fn new_log_is_never_put_behind_log_that_has_gone() {
     assert!(receded > 3, "{receded} logs receded");
 }
 
-#[test]
-fn the_next_start_makes_the_name_of_a_new_file_durable() {
-    let config = config("double_write");
-    for seed in 0..20 {
-        let _seed = Seeded(seed);
-        let disk = new_disk(seed, &config);
-        let mut history = History::default();
-        let (mut world, _) = World::start(&disk, &config);
-        disk.inject(Injection {
-            kind: IoKind::SyncDir,
-            path_contains: "base".to_owned(),
-            skip: 0,
-            times: 1,
-            errno: 5,
-        });
-        let died = catch_panics(|| {
-            let _ = world.begin_anew(&mut History::default(), &mut Rng::new(seed));
-        });
-        assert!(died.expect_err("a PANIC").contains("\"base\""));
-        drop(world);
-        disk.kill(seed);
-        // It gets the same number once more, is found to be there, and is used. A reader keeps the
-        // old file: unlinking that would sync the names, too.
-        let (mut world, _) = World::start(&disk, &config);
-        let reader = world
-            .engine
-            .range(database(0), b"", None, u64::MAX, View::Newest);
-        world
-            .begin_anew(&mut history, &mut Rng::new(seed))
-            .expect("a good disk");
-        world.promise(&mut history);
-        world.checkpoint();
-        assert!(disk.exists("base/2").expect("a good disk"));
-        drop(reader);
-        drop(world);
-        disk.crash(seed);
-        check(&disk, &config, &mut history, true);
-    }
-}
-
 /// A start that gives the double-write area another size dies before its name is durable.
 #[test]
 fn the_next_start_makes_the_name_of_a_new_area_durable() {
@@ -834,36 +798,4 @@ fn the_next_start_makes_the_name_of_a_new_area_durable() {
         check(&disk, &config, &mut history, true);
     }
     assert!(old_ones > 10, "{old_ones} names were lost");
-}
-
-/// A server had its table full of dropped files, removed them, and made new ones before it could
-/// write `pg_control` again.
-#[test]
-fn drops_that_pg_control_has_not_forgotten_take_no_room() {
-    let config = config("double_write");
-    let disk = new_disk(1, &config);
-    let mut history = History::default();
-    let (mut world, _) = World::start(&disk, &config);
-    for seed in 0..4 {
-        let _seed = Seeded(seed);
-        world
-            .begin_anew(&mut history, &mut Rng::new(seed))
-            .expect("a good disk");
-    }
-    world.promise(&mut history);
-    drop(world);
-    disk.kill(1);
-    let mut slots = ControlStore::open(&disk).expect("valid");
-    let mut control = slots.newest().clone();
-    let (first, last_lsn) = (control.next_file.get() + 100, control.redo_lsn);
-    let drops = (first..).take(FILES_MAX - control.files.len());
-    control.pending_drops = drops
-        .map(|number| PendingDrop {
-            file: FileNo::new(number),
-            last_lsn,
-        })
-        .collect();
-    slots.write_both(control, 1).expect("a good disk");
-    drop(slots);
-    check(&disk, &config, &mut history, true);
 }
