@@ -403,6 +403,83 @@ fn a_data_page_that_recovery_needs() {
     acknowledged.assert_there(&mut cluster.client());
 }
 
+fn page_at(file: &File, block: u32) -> PageBytes {
+    let mut page: PageBytes = [0; PAGE as usize];
+    let read = file.read_exact_at(&mut page, u64::from(block) * PAGE);
+    read.expect("within the file");
+    page
+}
+
+/// The log carries whole what was new since the redo point, so nobody asks what lies there on disk.
+#[test]
+fn a_data_page_that_the_log_has_whole() {
+    const ROTTEN: u32 = 30;
+    const NEW_KEYS: usize = 2_000;
+    for protection in ["double_write", "off"] {
+        // Nobody writes pages but a checkpoint.
+        let settings = [
+            ("shared_buffers", "64MB"),
+            ("recovery_time_target", "0"),
+            ("checkpoint_heartbeat", "1min"),
+            ("max_wal_size", "1GB"),
+            ("scrub_rate", "0"),
+            ("torn_page_protection", protection),
+        ];
+        let mut cluster = Cluster::started(&settings);
+        let load = Load::start(&cluster.socket(), 4, 1000);
+        load.wait_for(2_000);
+        let acknowledged = load.stop();
+        let mut client = cluster.client();
+        assert!(client.call(&["CHECKPOINT"]).expect("answered").is_ok());
+        let path = cluster.path(KEYS_FILE);
+        let file = File::open(&path).expect("it is there");
+        let blocks = (file.metadata().expect("it is there").len() / PAGE) as u32;
+        let is_used = |block: &u32| !page::is_zero(&page_at(&file, *block));
+        let new = 1 + (0..blocks).rev().find(is_used).expect("there are pages");
+
+        let key = |number: usize| format!("new:{number:06}");
+        let value = |number: usize| format!("{number:01000}");
+        for number in 0..NEW_KEYS {
+            client.send(&["SET", &key(number), &value(number)]);
+        }
+        for _ in 0..NEW_KEYS {
+            assert!(client.receive().expect("answered").is_ok());
+        }
+        cluster.kill_all();
+        // Nonsense, and pages that are whole and belong elsewhere.
+        for block in new..new + ROTTEN {
+            assert!(!is_used(&block), "block {block} was written already");
+            let other = page_at(&file, block - ROTTEN);
+            let rot = if block % 2 == 0 {
+                [0xA5; PAGE as usize]
+            } else {
+                other
+            };
+            put(&path, u64::from(block) * PAGE, &rot);
+        }
+        cluster.start();
+        let is_there = |cluster: &Cluster| {
+            let mut client = cluster.client();
+            for number in 0..NEW_KEYS {
+                let reply = client.call(&["GET", &key(number)]).expect("answered");
+                assert_eq!(reply.as_str(), Some(&*value(number)), "{number}");
+            }
+            acknowledged.assert_there(&mut client);
+        };
+        is_there(&cluster);
+        let reply = cluster.client().call(&["CHECKPOINT"]);
+        assert!(reply.expect("answered").is_ok());
+        for block in new..new + ROTTEN {
+            let tag = PageTag::new(FileNo::new(2), BlockNo::new(block));
+            let verified = page::verify(&page_at(&file, block), tag);
+            assert!(verified.is_ok(), "{protection}: {verified:?}");
+        }
+        cluster.kill_all();
+        cluster.start();
+        is_there(&cluster);
+    }
+}
+
 #[test]
 fn a_data_file_that_has_lost_its_end() {
     let (mut cluster, acknowledged) = stopped_with_keys();

@@ -22,15 +22,23 @@ fn key(number: usize) -> String {
 /// A server that does not scrub yet, with leaves on disk.
 fn with_keys() -> Cluster {
     let cluster = Cluster::started(&[("scrub_rate", "0"), ("scrub_interval", "1s")]);
+    write(&cluster, KEYS, "v");
+    cluster
+}
+
+/// Sets so many keys, and writes all pages.
+fn write(cluster: &Cluster, keys: usize, value: &str) {
     let mut client = cluster.client();
-    for number in 0..KEYS {
-        client.send(&["SET", &key(number), &"v".repeat(500)]);
-    }
-    for _ in 0..KEYS {
-        assert!(client.receive().expect("answered").is_ok());
+    let numbers: Vec<usize> = (0..keys).collect();
+    for some in numbers.chunks(KEYS) {
+        for number in some {
+            client.send(&["SET", &key(*number), &value.repeat(500)]);
+        }
+        for _ in some {
+            assert!(client.receive().expect("answered").is_ok());
+        }
     }
     assert!(client.call(&["CHECKPOINT"]).expect("answered").is_ok());
-    cluster
 }
 
 fn scrubs(cluster: &Cluster) {
@@ -135,4 +143,44 @@ fn a_page_of_which_there_is_no_copy_is_named_and_all_else_works() {
         (count(&cluster, "scrub_unrepaired") == 0).then_some(())
     });
     assert_eq!(readable(&cluster), KEYS);
+}
+
+/// Nothing comes by on its own here.
+#[test]
+fn a_page_that_a_read_finds_damaged_is_repaired_at_once() {
+    // More than fit into memory, so that pages are read from disk again.
+    const MANY: usize = 50_000;
+    let settings = [("scrub_rate", "0"), ("shared_buffers", "16MB")];
+    let mut cluster = Cluster::started(&settings);
+    cluster.announce("file 2 block 20 fails its checksum");
+    write(&cluster, MANY, "v");
+    // Now the pages of the first are the last that went by way of the double-write area.
+    write(&cluster, KEYS, "w");
+    flip(&cluster);
+    assert!(!is_whole(&cluster));
+    // Until the page has left memory, it is read from there.
+    let mut client = cluster.client();
+    let (unreadable, error) = wait_for("a read to find it", || {
+        // Some of each page.
+        (0..MANY).step_by(5).find_map(|number| {
+            let reply = client.call(&["GET", &key(number)]).expect("answered");
+            let error = reply.error().map(str::to_owned);
+            error.map(|error| (key(number), error))
+        })
+    });
+    assert!(error.contains("file 2 block 20"), "{error}");
+    wait_for("it to be readable", || {
+        let reply = client.call(&["GET", &unreadable]).expect("answered");
+        reply.error().is_none().then_some(())
+    });
+    assert!(is_whole(&cluster));
+    cluster.wait_log("scrub: file 2 block 20 could not be read");
+    cluster.wait_log("repaired from the double-write area");
+    let seen = &cluster.stat(&["SCRUB"])[0];
+    assert_eq!(seen["scrub_pages_repaired"], "1");
+    assert_eq!(seen["scrub_pages_bad"], "1");
+    assert_eq!(seen["scrub_unrepaired"], "0");
+    assert_eq!(seen["scrub_rounds"], "0");
+    // A read that came before the repair may have reported it once more.
+    assert!(count(&cluster, "scrub_pages_reported") >= 1);
 }
