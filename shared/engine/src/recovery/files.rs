@@ -221,8 +221,9 @@ pub(super) fn drop_unborn(store: &Store, named: &[FileNo], end: Lsn) -> Result<(
     let known: BTreeSet<FileNo> = files.existing().into_iter().collect();
     // Numbers that were given out and had not reached `pg_control`; none further off was.
     let limit = files.next_number().get().saturating_add(FILES_MAX as u32);
-    // Each takes a row until it is removed. What is left for a later start costs nobody his.
-    let mut rows = (FILES_MAX / 2).saturating_sub(known.len());
+    // Each takes a row until it is removed. More than half of them are never live; some stay for files to
+    // come, and what is left here for a later start costs nobody his.
+    let mut rows = (FILES_MAX / 4 * 3).saturating_sub(known.len());
     for (file, pieces) in pieces_on_disk(store)? {
         if known.contains(&file) || named.contains(&file) {
             continue;
