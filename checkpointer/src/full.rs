@@ -32,9 +32,9 @@ use rd_format::meta::{self, Meta};
 use rd_format::page::{self, PageBytes};
 use rd_format::wal_page;
 use rd_format::wal_record::{CheckpointData, RecordBuilder, RecordKind};
-use rd_store::buffer::DirtyFrame;
+use rd_store::buffer::{DirtyFrame, PageReadError};
 use rd_store::checkpoint::{Begun, CheckpointPhase, Flags};
-use rd_store::files::KeyCut;
+use rd_store::files::{FileState, KeyCut};
 use rd_store::wal::{Inserted, credit_for, segments};
 use rd_sys::fault::{self, Fault};
 use std::sync::Arc;
@@ -45,6 +45,8 @@ const NAP: Duration = Duration::from_millis(100);
 /// How long to wait before pages whose latches were taken are tried again, if nothing else is
 /// left.
 const BUSY_NAP: Duration = Duration::from_millis(1);
+/// How long a header that could not be read is left alone: a bad disk takes seconds to say so.
+const UNREADABLE_REST: Duration = Duration::from_secs(60);
 
 /// A full checkpoint under way.
 pub(crate) struct Full {
@@ -321,6 +323,11 @@ impl Checkpointer {
     /// name, has no header yet that would last: redo would make it anew. Its meta page's LSN says so.
     /// A file that a checkpoint of its own has brought further than the redo point keeps that SCN.
     /// One that is closed is left alone, unless an attempt to open it has left another header there.
+    ///
+    /// A header that is damaged, or that the disk does not give, stops nothing: what is behind it is
+    /// written and synced, and its row goes on saying what it said. Else one bad sector would end all
+    /// checkpoints of all files. It stays among those that are to be stamped, for when it is
+    /// mended. Only a live file that `pg_control` is to name for the first time needs its header.
     pub(crate) fn stamp_headers(&mut self, redo: Lsn, cause: Counter) -> Result<(), Failure> {
         let shared = Arc::clone(&self.store.shared);
         // A header on its way goes to the file that it was meant for, before that may be another one.
@@ -333,20 +340,44 @@ impl Checkpointer {
             .extend(shared.files.live().into_iter().filter(unnamed));
         self.headers_are_settled = false;
         let mut stamped: Vec<(PageTag, PageBytes)> = Vec::new();
+        let now_ns = self.now_ns();
         let touched: Vec<FileNo> = self.touched.iter().copied().collect();
         for file in touched {
             let closed = shared.files.closed(file);
             // What is closed says its own, and may be away.
             if !shared.files.exists(file) || closed.is_some() && !self.is_half_opened(file)? {
                 self.touched.remove(&file);
+                self.unreadable.remove(&file);
+                continue;
+            }
+            let is_needed = unnamed(&file) && shared.files.state(file) != FileState::Dropped;
+            let tried_ns = self.unreadable.get(&file);
+            if !is_needed && tried_ns.is_some_and(|at_ns| now_ns < at_ns + nanos(UNREADABLE_REST)) {
                 continue;
             }
             let tag = PageTag::new(file, META_BLOCK);
             let mut header = [0; PAGE_BYTES];
-            if !self.relations.read_block(tag, &mut header)? || page::is_zero(&header) {
-                continue;
+            match self.relations.read_page(tag, &mut header) {
+                Ok(()) => {}
+                // It has not been written yet.
+                Err(PageReadError::BeyondEnd { .. } | PageReadError::Damaged { .. })
+                    if unnamed(&file) && page::is_zero(&header) =>
+                {
+                    continue;
+                }
+                Err(error) if error.shortage().is_none() && !is_needed => {
+                    if self.unreadable.insert(file, now_ns).is_none() {
+                        log::error!(
+                            "the header of relation file {file} cannot be brought up to date: {error}; \
+                             all else works, but the next start needs it: restore the data directory \
+                             from a backup, or give up what is in the file (FLUSHDB, NAMESPACE DROP)"
+                        );
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
             }
-            self.relations.read_page(tag, &mut header)?;
+            self.unreadable.remove(&file);
             if page::page_lsn(&header) > redo && unnamed(&file) {
                 continue;
             }
@@ -373,7 +404,7 @@ impl Checkpointer {
                 self.half_opened.remove(&tag.file);
             }
         }
-        self.headers_are_settled = true;
+        self.headers_are_settled = self.unreadable.is_empty();
         Ok(())
     }
 
@@ -392,6 +423,8 @@ impl Checkpointer {
             Ok(None) => Ok(false),
             // Whoever brings the namespace back is told.
             Err(_) if self.is_offline(file) => Ok(false),
+            // As any header that cannot be read.
+            Err(error) if error.shortage().is_none() => Ok(true),
             Err(error) => Err(error.into()),
         }
     }

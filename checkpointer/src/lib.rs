@@ -221,6 +221,8 @@ pub struct Checkpointer {
     touched: BTreeSet<FileNo>,
     /// Files that are closed, and what their headers may say instead: opening them has failed.
     half_opened: BTreeMap<FileNo, Meta>,
+    /// Files whose headers cannot be read, and when that was last tried, monotonic nanoseconds.
+    unreadable: BTreeMap<FileNo, u64>,
     /// No file's header says another number than its row in `pg_control` is about to.
     headers_are_settled: bool,
     sync_tally: SyncTally,
@@ -289,6 +291,7 @@ impl Checkpointer {
             writeback: Writeback::default(),
             touched: BTreeSet::new(),
             half_opened: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
             headers_are_settled: false,
             sync_tally: SyncTally::default(),
             sync_time: sync_time::SyncTime::default(),

@@ -356,7 +356,8 @@ impl Checkpointer {
         let count = self.stamp_file(file, scn, stop_scn)?;
         self.sync_file(file);
         fault::point(Fault::NamespaceStamped)?;
-        self.headers_are_settled = true;
+        self.unreadable.remove(&file);
+        self.headers_are_settled = self.unreadable.is_empty();
         self.touched.remove(&file);
         self.half_opened.remove(&file);
         shared.files.set_covered(file, count, scn);

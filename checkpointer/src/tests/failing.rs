@@ -1,6 +1,6 @@
 //! Attempts that fail: what they leave behind, and what becomes of those after them.
 
-use super::world::{History, World, new_disk};
+use super::world::{FIRST_FILE, History, World, new_disk};
 use super::{EIO, control, manual, tag};
 use rd_base::counters::Counter;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag};
@@ -161,4 +161,114 @@ fn an_old_copy_in_the_place_of_a_file_that_could_not_be_opened_does_not_pass_for
     };
     assert!(reason.contains("too old"), "{reason}");
     assert!(bytes(&disk, PLACE) == old, "nobody has written it");
+}
+
+/// A server with a second file whose first block is damaged, and of which the double-write area has
+/// no copy any more.
+fn with_damaged_header(seed: u64) -> (SimStorage, History, World) {
+    let disk = new_disk(seed);
+    let mut history = History::default();
+    let (mut world, _) = World::start_with(&disk, &mut history, NO_TARGET);
+    world.make_dirty_file(&mut history, FILE.get());
+    for _ in 0..20 {
+        checkpoint(&mut world, &mut history);
+    }
+    disk.damage(PLACE, 700, b"rotten").expect("it is there");
+    (disk, history, world)
+}
+
+/// Changes a page of each file.
+fn change_both(world: &mut World, history: &mut History) {
+    for file in [FIRST_FILE, FILE] {
+        let tag = PageTag::new(file, BlockNo::new(3));
+        world.write_page(history, tag, 1, 100);
+    }
+}
+
+/// What was written to the file is as safe as ever; only the header does not say so.
+#[test]
+fn a_header_that_cannot_be_read_stops_no_checkpoint() {
+    for is_unreadable in [false, true] {
+        let (disk, mut history, mut world) = with_damaged_header(6);
+        if is_unreadable {
+            disk.inject(Injection {
+                kind: IoKind::Read,
+                path_contains: PLACE.to_owned(),
+                skip: 0,
+                times: u64::MAX,
+                errno: EIO,
+            });
+        }
+        let row = |disk| {
+            let rows = control(disk).files;
+            let row = rows.into_iter().find(|row| row.file == FILE);
+            row.expect("it is named").checkpoint_count
+        };
+        let (count, mut redo) = (row(&disk), control(&disk).redo_lsn);
+        let mut has_advanced = || {
+            let before = std::mem::replace(&mut redo, control(&disk).redo_lsn);
+            redo > before
+        };
+        change_both(&mut world, &mut history);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+        assert!(has_advanced());
+        // By the heartbeat alone.
+        for _ in 0..20 {
+            change_both(&mut world, &mut history);
+        }
+        world.clean(|_| true);
+        world.flush(&mut history);
+        world.pass(Duration::from_secs(10));
+        world.checkpointer.turn();
+        assert!(has_advanced());
+        // Of another file alone, and of the damaged one.
+        change_both(&mut world, &mut history);
+        let other = world.checkpoint_file(FIRST_FILE, None);
+        assert_eq!(other, TicketState::Done);
+        let own = world.checkpoint_file(FILE, None);
+        assert!(matches!(own, TicketState::Failed(_)), "{own:?}");
+        assert_eq!(row(&disk), count, "it is as its header says");
+        world
+            .checkpointer
+            .shutdown_checkpoint()
+            .expect("all is written that is");
+    }
+}
+
+#[test]
+fn a_header_that_is_mended_is_written_again() {
+    let (disk, mut history, mut world) = with_damaged_header(7);
+    change_both(&mut world, &mut history);
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    let behind = control(&disk).checkpoint_count;
+    disk.damage(PLACE, 700, &[0; 6]).expect("it is there");
+    world.pass(Duration::from_secs(100));
+    checkpoint(&mut world, &mut history);
+    assert!(header(&disk).checkpoint_count > behind);
+    world.flush(&mut history);
+    drop(world);
+    disk.crash(7);
+    World::start(&disk, &mut history);
+}
+
+#[test]
+fn a_file_with_a_damaged_header_can_be_dropped_and_stops_no_start_then() {
+    let (disk, mut history, mut world) = with_damaged_header(8);
+    change_both(&mut world, &mut history);
+    world.drop_file(&mut history, FILE);
+    world.flush(&mut history);
+    world.pass(Duration::from_secs(3));
+    world.checkpointer.turn();
+    let last = control(&disk);
+    assert!(last.files.iter().any(|row| row.file == FILE) && last.pending_drops.len() == 1);
+    drop(world);
+    disk.crash(8);
+    let (mut world, _) = World::start_with(&disk, &mut history, NO_TARGET);
+    checkpoint(&mut world, &mut history);
+    assert_eq!(world.backend.shared.checkpoint.failed(), 0);
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(10));
+        checkpoint(&mut world, &mut history);
+    }
+    assert!(!disk.exists(PLACE).expect("a good disk"), "it is removed");
 }

@@ -62,6 +62,10 @@ fn warn_of_offline(error: &RecoveryError) {
 /// # Errors
 /// Names the first file that is missing, foreign, or from another time.
 pub(super) fn check(store: &Store, control: &ControlFile, torn: Torn) -> Result<(), RecoveryError> {
+    let is_dropped = |file| {
+        let mut pending = control.pending_drops.iter();
+        pending.any(|pending| pending.file == file)
+    };
     for row in &control.files {
         match hold(store, control, row) {
             Err(RecoveryError::Page(PageReadError::Damaged { .. }))
@@ -69,6 +73,12 @@ pub(super) fn check(store: &Store, control: &ControlFile, torn: Torn) -> Result<
             Err(error) if row.access.is_offline() => {
                 if torn == Torn::IsDamage {
                     warn_of_offline(&error);
+                }
+            }
+            // It goes when the redo point has passed its drop.
+            Err(RecoveryError::Page(error)) if is_dropped(row.file) => {
+                if torn == Torn::IsDamage {
+                    log::warn!("{error}; the file is dropped and waits to be removed");
                 }
             }
             Err(error) => return Err(error),
@@ -274,7 +284,46 @@ fn is_unwritten(store: &Store, file: FileNo, pieces: &[u32]) -> io::Result<bool>
 mod tests {
     use super::super::redo::tests::startup;
     use super::*;
+    use rd_format::control::PendingDrop;
+    use rd_sys::simdisk::{Injection, IoKind};
     use rd_sys::storage::{OpenMode, Storage};
+
+    #[test]
+    fn a_header_that_cannot_be_read_stops_the_start_unless_the_file_is_dropped() {
+        for is_unreadable in [false, true] {
+            let (store, disk) = startup();
+            let mut control = rd_store::control_file::read(&disk).expect("valid").control;
+            let file = control.files[0].file;
+            let path = path_of(meta_tag(file));
+            let refuse = |errno| {
+                disk.inject(Injection {
+                    kind: IoKind::Read,
+                    path_contains: path.clone(),
+                    skip: 0,
+                    times: u64::MAX,
+                    errno,
+                });
+            };
+            match is_unreadable {
+                false => disk.damage(&path, 700, b"rotten").expect("it is there"),
+                true => refuse(5),
+            }
+            let error = check(&store, &control, Torn::IsDamage).expect_err("it is needed");
+            assert!(error.to_string().contains("file 1 block 0"), "{error}");
+            control.pending_drops.push(PendingDrop {
+                file,
+                last_lsn: Lsn::MAX,
+            });
+            check(&store, &control, Torn::IsPassedOver).expect("nobody needs it");
+            check(&store, &control, Torn::IsDamage).expect("nobody needs it");
+            // EMFILE says nothing of the file.
+            disk.clear_injections();
+            store.relations.forget(file);
+            refuse(24);
+            let error = check(&store, &control, Torn::IsDamage).expect_err("it says nothing");
+            assert!(error.shortage().is_some(), "{error}");
+        }
+    }
 
     /// The server died when a file had grown and that was not synced; what the next one finds is in the
     /// kernel's cache only, and then the power fails.
