@@ -315,6 +315,7 @@ impl Checkpointer {
             || full.flags.is_immediate()
             || shared.checkpoint.wanted().is_immediate()
             || shared.brake.is_on()
+            || shared.wal.segments_blocked().is_some()
             || self.cleaning.is_asked()
             || self.must_stop()
     }

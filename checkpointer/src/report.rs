@@ -88,6 +88,8 @@ impl Checkpointer {
         let apart = Duration::from_nanos(self.now_ns() - self.began_ns);
         // One that failed is tried again for that, and not because more log has come.
         let follows_one = self.failures == 0 && self.store.shared.checkpoint.done() > 0;
+        // On a full disk they come for want of room, of which max_wal_size would only take more.
+        let follows_one = follows_one && self.store.shared.wal.segments_blocked().is_none();
         if flags.has(Flags::CAUSE_WAL) && follows_one && apart < wanted {
             let helps = self.pace.max_wal_bytes_for(apart, wanted) >> 20;
             log::warn!(

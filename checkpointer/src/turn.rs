@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use rd_base::Lsn;
 use rd_base::counters::Counter;
+use rd_format::wal_page;
 use rd_store::checkpoint::{Flags, StopOrder};
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
@@ -108,7 +109,8 @@ impl Checkpointer {
             None => {}
         }
         let mut own = Flags::NONE;
-        if self.pace.is_wal_due(self.redo, shared.wal.insert_lsn()) {
+        let insert = shared.wal.insert_lsn();
+        if self.pace.is_wal_due(self.redo, insert) || self.can_free_log(insert) {
             own |= Flags::CAUSE_WAL;
         }
         if now_ns >= self.began_ns + nanos(self.pace.timeout) {
@@ -118,6 +120,15 @@ impl Checkpointer {
         let is_urgent = all.is_immediate() || all.has(Flags::CAUSE_WAL);
         let rests = now_ns < self.ended_ns + nanos(self.store.config.checkpoint_min_pause());
         (!all.is_empty() && (is_urgent || !rests)).then_some(own)
+    }
+
+    /// Whether no further segment of the log can be made, and a checkpoint would give some up. Not if the redo
+    /// point is in the segment that is being written: then there would be another checkpoint at once,
+    /// and it would be no better.
+    fn can_free_log(&self, insert: Lsn) -> bool {
+        let segment = |lsn| wal_page::segment_of(lsn, self.pace.segment_bytes);
+        let is_blocked = self.store.shared.wal.segments_blocked().is_some();
+        is_blocked && segment(self.redo_in_control()) < segment(insert)
     }
 
     /// Makes one attempt at a full checkpoint, and sees to what comes of it.

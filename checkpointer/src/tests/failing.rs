@@ -1,6 +1,6 @@
 //! Attempts that fail: what they leave behind, and what becomes of those after them.
 
-use super::world::{FIRST_FILE, History, World, new_disk};
+use super::world::{FIRST_FILE, History, SEGMENT_BYTES, World, new_disk};
 use super::{EIO, control, manual, tag};
 use rd_base::counters::Counter;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag};
@@ -161,6 +161,43 @@ fn an_old_copy_in_the_place_of_a_file_that_could_not_be_opened_does_not_pass_for
     };
     assert!(reason.contains("too old"), "{reason}");
     assert!(bytes(&disk, PLACE) == old, "nobody has written it");
+}
+
+/// The next checkpoint is an hour away, and log that nobody needs any more lies between the redo point and
+/// the end.
+#[test]
+fn on_a_full_disk_the_log_goes_on_in_segments_that_a_checkpoint_frees() {
+    let disk = new_disk(9);
+    let mut history = History::default();
+    let parameters = [("checkpoint_timeout", "1h"), NO_TARGET[0]];
+    let (mut world, _) = World::start_with(&disk, &mut history, &parameters);
+    let shared = world.backend.shared.clone();
+    let write_segments = |world: &mut World, history: &mut History, segments: u64| {
+        let end = shared.wal.insert_lsn().get() + segments * SEGMENT_BYTES;
+        for block in (1..=20).cycle() {
+            world.write_page(history, tag(block), 1, 7000);
+            if shared.wal.insert_lsn().get() > end {
+                return;
+            }
+        }
+    };
+    write_segments(&mut world, &mut history, 5);
+    assert_eq!(shared.stats.get(Counter::CheckpointsWal), 0);
+    disk.set_capacity(Some(disk.used_bytes()));
+    write_segments(&mut world, &mut history, 30);
+    let made = shared.stats.get(Counter::CheckpointsWal);
+    assert!((3..=20).contains(&made), "{made} checkpoints");
+    assert_eq!(shared.checkpoint.failed(), 0);
+    // Once all is given up that can be, it waits for more.
+    world.flush(&mut history);
+    for _ in 0..10 {
+        world.checkpointer.turn();
+    }
+    let more = shared.stats.get(Counter::CheckpointsWal) - made;
+    assert!(more <= 2, "{more} checkpoints for nothing");
+    drop((world, shared));
+    disk.crash(9);
+    World::start(&disk, &mut history);
 }
 
 /// A server with a second file whose first block is damaged, and of which the double-write area has

@@ -20,6 +20,7 @@ use rd_store::files::{FileState, Growth};
 use rd_store::relation::{self, BASE_DIR, RelationFiles};
 use rd_store::shared::Phase;
 use rd_store::wal::read::{LogEnd, ReadFrom, WalReader, secure_tail};
+use rd_store::wal::segments::Step;
 use rd_store::wal::{Flusher, Inserted, NoCredit, Preparer, WalStart, credit_for, segments};
 use rd_store::{Shared, Sizes, SlotNo, Store};
 use rd_sys::clock::Clock;
@@ -496,6 +497,20 @@ impl World {
         self.backend.shared.files.drop_file(file, end, epoch);
     }
 
+    /// Has a segment of the log made; if that cannot be, the checkpointer is told, and may free one.
+    fn make_segment(&mut self) {
+        let shared = Arc::clone(&self.backend.shared);
+        let event = shared.procs.event(self.checkpointer.store.slot);
+        event.take();
+        let was_blocked = shared.wal.segments_blocked().is_some();
+        if matches!(self.preparer.step(), Step::Blocked(_)) {
+            assert!(was_blocked || event.take(), "the checkpointer sleeps on");
+            self.checkpointer.turn();
+            let is_blocked = shared.wal.segments_blocked().is_some();
+            assert!(!is_blocked, "no segment can be made, and none is given up");
+        }
+    }
+
     /// Logs `record`, which changes `pages`, and changes them.
     fn log(
         &mut self,
@@ -511,7 +526,7 @@ impl World {
                 Err(NoCredit::Ring) => self.flusher.flush_all(),
                 Err(NoCredit::Segments) => {
                     assert!(!self.disk.has_crashed(), "nothing more can be logged");
-                    _ = self.preparer.step();
+                    self.make_segment();
                 }
             }
         };

@@ -13,7 +13,8 @@
 //!
 //! A disk without room, or a process without descriptors, is no failure of the server: the preparer
 //! says so in `blocked`, writes get an error, and it tries again, once in [`RETRY`] and when asked
-//! (but not more often than [`RETRY_MIN`] allows, as every refused write asks), until there is room.
+//! (but not more often than [`RETRY_MIN`] allows, as every refused write asks), until there is room. The
+//! checkpointer is told, who gives up old segments if there are any.
 
 use super::{USABLE, WAL_DIR, Wal, WalError};
 use crate::procs::SlotNo;
@@ -396,6 +397,8 @@ impl Wal {
         if blocked.swap(why.code(), Ordering::SeqCst) == 0 {
             // Whoever waits for segments gets an error instead; whoever comes later sees why.
             self.give_room();
+            // A checkpoint may free some.
+            self.inner.procs.notify(Role::Checkpointer);
         }
     }
 
