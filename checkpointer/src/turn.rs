@@ -11,11 +11,13 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use rd_base::Lsn;
 use rd_base::counters::Counter;
+use rd_base::error::exit;
 use rd_format::wal_page;
 use rd_store::checkpoint::{Flags, StopOrder};
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
 use rd_store::{ChildContext, STRAY_STOP};
+use rd_sys::Shortage;
 use rd_sys::crash::panic_abort;
 use rd_sys::fork::exit_process;
 use rd_sys::process::Signal;
@@ -40,7 +42,12 @@ pub fn run(context: ChildContext) -> ! {
     let relations = Arc::new(RelationFiles::writer(Arc::clone(&store.storage)));
     let workers = match Workers::on_threads(&store, &relations) {
         Ok(workers) => workers,
-        Err(error) => panic_abort(&format!("could not make a thread: {error}")),
+        // Nothing is wrong with the server, and nothing has been written.
+        Err(error) => {
+            let why = Shortage::of_thread(&error);
+            rd_base::fatal!("checkpointer could not make its threads: {why}");
+            exit_process(exit::FATAL)
+        }
     };
     let mut checkpointer = Checkpointer::new(store, relations, workers);
     checkpointer.outside = Some(Outside {

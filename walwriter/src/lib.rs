@@ -22,6 +22,7 @@ use rd_base::error::exit;
 use rd_base::{Config, Lsn};
 use rd_store::wal::{Flusher, Preparer, Wal};
 use rd_store::{ChildContext, Store};
+use rd_sys::Shortage;
 use rd_sys::fork::exit_process;
 use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
@@ -169,7 +170,10 @@ pub fn main(mut context: ChildContext) -> ! {
     let store = context.store();
     let preparing = match Preparing::start(&store) {
         Ok(preparing) => preparing,
-        Err(error) => give_up("start the thread that prepares segments", &error),
+        Err(error) => give_up(
+            "start the thread that prepares segments",
+            &Shortage::of_thread(&error),
+        ),
     };
     let mut walwriter = Walwriter::new(store);
     let event = context.shared.procs.event(context.slot()).clone();

@@ -28,6 +28,12 @@ pub enum Shortage {
          or that of its control group), or lower shared_buffers"
     )]
     Memory,
+    /// There are as many threads as there may be (EAGAIN, from making one).
+    #[error(
+        "no further thread can be made, which is no damage: raise the limit of processes (ulimit \
+         -u, or pids.max of its control group)"
+    )]
+    Threads,
 }
 
 impl Shortage {
@@ -39,5 +45,37 @@ impl Shortage {
             Errno::ENOMEM => Some(Shortage::Memory),
             _ => None,
         }
+    }
+
+    /// In words, what `error` says of a thread that could not be made: there alone EAGAIN means that there
+    /// are too many.
+    pub fn of_thread(error: &io::Error) -> String {
+        let shortage = match storage::errno(error).map(Errno::from_raw) {
+            Some(Errno::EAGAIN) => Some(Shortage::Threads),
+            _ => Shortage::of(error),
+        };
+        shortage.map_or_else(|| error.to_string(), |short| format!("{error}: {short}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_cannot_be_made_is_no_damage() {
+        for (errno, words) in [
+            (Errno::EAGAIN, "ulimit -u"),
+            (Errno::ENOMEM, "no memory left"),
+        ] {
+            let error = io::Error::from_raw_os_error(errno as i32);
+            let text = Shortage::of_thread(&error);
+            assert!(text.contains(words) && text.contains("no damage"), "{text}");
+        }
+        let other = Shortage::of_thread(&io::Error::from_raw_os_error(libc::EPERM));
+        assert!(!other.contains("no damage"), "{other}");
+        // Of anything else EAGAIN says that it is to be tried again.
+        let later = io::Error::from_raw_os_error(libc::EAGAIN);
+        assert_eq!(Shortage::of(&later), None);
     }
 }

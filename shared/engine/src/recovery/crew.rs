@@ -11,6 +11,7 @@ use super::RecoveryError;
 use super::batch::{Batch, Task};
 use super::worker::{Failed, Pages, Tally, Worker};
 use rd_store::Store;
+use rd_sys::Shortage;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -35,6 +36,9 @@ struct Answer {
     number: u64,
     done: Result<Tally, Failed>,
 }
+
+/// What a thread does.
+type Work<'scope> = Box<dyn FnOnce() + Send + 'scope>;
 
 enum Hands {
     Threads(Vec<Sender<(u64, Job)>>),
@@ -64,34 +68,52 @@ pub(super) struct Crew {
 }
 
 impl Crew {
-    /// Makes `threads` workers, each a thread in `scope`; or one without a thread, if 0.
-    ///
-    /// # Errors
-    /// When a thread cannot be made.
+    /// Makes `threads` workers, each a thread in `scope`, or as many of them as can be made; one without
+    /// a thread, if that is none.
     pub fn new<'scope>(
         scope: &'scope Scope<'scope, '_>,
         store: &Store,
         pages: Pages,
         threads: usize,
-    ) -> io::Result<Crew> {
+    ) -> Crew {
+        let spawn = |number, work: Work<'scope>| {
+            let builder = thread::Builder::new().name(format!("redo {number}"));
+            builder.spawn_scoped(scope, work).map(|_| ())
+        };
+        Crew::made_by(spawn, store, pages, threads)
+    }
+
+    /// As [`Crew::new`], with threads from `spawn`.
+    fn made_by<'scope>(
+        spawn: impl Fn(usize, Work<'scope>) -> io::Result<()>,
+        store: &Store,
+        pages: Pages,
+        threads: usize,
+    ) -> Crew {
         let (outbox, answers) = mpsc::channel();
-        let hands = if threads == 0 {
+        let mut inboxes = Vec::new();
+        for number in 0..threads {
+            let (inbox, jobs) = mpsc::channel();
+            let (worker, outbox) = (Worker::new(store, pages), outbox.clone());
+            let work = move || work(worker, &jobs, &outbox);
+            if let Err(error) = spawn(number, Box::new(work)) {
+                log::warn!(
+                    "only {number} of {threads} threads for redo could be made, which takes longer: {}",
+                    Shortage::of_thread(&error)
+                );
+                break;
+            }
+            inboxes.push(inbox);
+        }
+        let workers = inboxes.len().max(1);
+        let hands = if inboxes.is_empty() {
             Hands::Here(Worker::new(store, pages), outbox)
         } else {
-            let mut inboxes = Vec::new();
-            for number in 0..threads {
-                let (inbox, jobs) = mpsc::channel();
-                let (worker, outbox) = (Worker::new(store, pages), outbox.clone());
-                thread::Builder::new()
-                    .name(format!("redo {number}"))
-                    .spawn_scoped(scope, move || work(worker, &jobs, &outbox))?;
-                inboxes.push(inbox);
-            }
             Hands::Threads(inboxes)
         };
-        Ok(Crew {
+        Crew {
             hands,
-            workers: threads.max(1),
+            workers,
             answers,
             flights: VecDeque::new(),
             first: 0,
@@ -99,7 +121,7 @@ impl Crew {
             spare_parts: Vec::new(),
             tally: Tally::default(),
             failed: None,
-        })
+        }
     }
 
     /// A batch to be filled.
@@ -244,5 +266,44 @@ impl Worker {
         };
         self.has_failed |= done.is_err();
         Answer { job, number, done }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::redo::tests::startup;
+    use super::*;
+    use std::cell::Cell;
+
+    /// The limit of processes is reached: whoever has crashed must be able to start all the same.
+    #[test]
+    fn redo_goes_on_with_the_threads_that_could_be_made() {
+        const EAGAIN: i32 = 11;
+        for possible in 0..=3 {
+            let (store, _) = startup();
+            let asked = Cell::new(0);
+            thread::scope(|scope| {
+                let spawn = |number, work| {
+                    asked.set(asked.get() + 1);
+                    if number == possible {
+                        return Err(io::Error::from_raw_os_error(EAGAIN));
+                    }
+                    thread::Builder::new().spawn_scoped(scope, work).map(|_| ())
+                };
+                let mut crew = Crew::made_by(spawn, &store, Pages::Repaired, 3);
+                for _ in 0..5 {
+                    let batch = crew.batch();
+                    assert_eq!(batch.parts.len(), possible.max(1));
+                    crew.give(batch);
+                }
+                for _ in 0..5 {
+                    while crew.next_done().is_none() {
+                        crew.wait(Duration::from_secs(10));
+                    }
+                }
+                crew.check().expect("nothing was to be done");
+            });
+            assert_eq!(asked.get(), 3.min(possible + 1), "asked once too often");
+        }
     }
 }

@@ -86,7 +86,7 @@ pub(super) fn redo(
     watcher: &mut dyn Watcher,
 ) -> Result<(LogEnd, RedoSummary), RecoveryError> {
     thread::scope(|scope| {
-        let crew = Crew::new(scope, store, pages, watcher.redo_threads())?;
+        let crew = Crew::new(scope, store, pages, watcher.redo_threads());
         let mut redo = Redo::new(store, from, known, crew, watcher)?;
         let end = redo.first_reading(known)?;
         redo.tail(known, &end)?;
@@ -527,7 +527,7 @@ pub(super) mod tests {
             is_repeated: false,
         };
         thread::scope(|scope| {
-            let crew = Crew::new(scope, store, Pages::Repaired, 0).expect("no thread");
+            let crew = Crew::new(scope, store, Pages::Repaired, 0);
             let mut watcher = Unwatched;
             let mut redo = Redo::new(store, from, &known, crew, &mut watcher)?;
             redo.tail(&known, &end)?;
