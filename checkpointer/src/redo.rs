@@ -60,6 +60,8 @@ impl Checkpointer {
         let advanced = self
             .write_dirty_before(applied)
             .and_then(|()| self.advance_redo());
+        let checkpoint = &self.store.shared.checkpoint;
+        let was_stuck = checkpoint.set_redo_stuck(advanced.is_err());
         match advanced {
             Ok(has_moved) => log::debug!(
                 "during recovery, pages dirty since before {applied} were written in {} ms; the redo \
@@ -68,9 +70,15 @@ impl Checkpointer {
                 if has_moved { "is now" } else { "stays at" },
                 self.redo,
             ),
-            Err(failure) => {
-                log::error!("could not advance the redo point during recovery: {failure}");
+            // It comes again soon.
+            Err(failure) if was_stuck => {
+                log::debug!("still could not advance the redo point during recovery: {failure}");
             }
+            Err(failure) => log::error!(
+                "could not advance the redo point during recovery: {failure}; recovery goes on \
+                 without, and another start would begin at {} again",
+                self.redo,
+            ),
         }
     }
 

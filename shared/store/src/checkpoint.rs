@@ -336,6 +336,9 @@ struct Words {
     /// Not 0 while too many attempts in a row have failed: writes are refused.
     /// atomic: Relaxed, written by the checkpointer.
     refuse_writes: AtomicU32,
+    /// Not 0 while the redo point cannot move in redo, as far as the last attempt tells.
+    /// atomic: Release by the checkpointer, Acquire by startup.
+    redo_is_stuck: AtomicU32,
     /// Not 0 when the pages are written that a stop writes while clients are still served.
     /// atomic: Release by the checkpointer, Acquire by the postmaster.
     cleaned: AtomicU32,
@@ -849,6 +852,21 @@ impl CheckpointShared {
     pub fn publish_redo(&self, redo_lsn: Lsn) {
         self.words.redo_lsn.store(redo_lsn.get(), Ordering::Release);
         self.words.redo_moved.wake_all();
+    }
+
+    /// Says whether the redo point, which was to move during redo, could not; gives what was said before.
+    pub fn set_redo_stuck(&self, is_stuck: bool) -> bool {
+        let stuck = &self.words.redo_is_stuck;
+        let was_stuck = stuck.swap(u32::from(is_stuck), Ordering::AcqRel) != 0;
+        if is_stuck {
+            self.words.redo_moved.wake_all();
+        }
+        was_stuck
+    }
+
+    /// Whether waiting for the redo point would be in vain.
+    pub fn is_redo_stuck(&self) -> bool {
+        self.words.redo_is_stuck.load(Ordering::Acquire) != 0
     }
 
     /// Up to where redo has applied the log: every record below is in its pages, and one that is

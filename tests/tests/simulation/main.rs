@@ -12,6 +12,7 @@
 //! - no relation file lies there that the server does not know.
 
 mod files;
+mod starts;
 
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{Config, Lsn, Role};
@@ -35,6 +36,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
+use std::time::{Duration, Instant};
 
 const SEGMENT_BYTES: u64 = 1 << 20;
 /// So few that the checkpointer has to supply clean frames.
@@ -42,6 +44,8 @@ const FRAMES: usize = 300;
 const DATABASES: usize = 3;
 /// Steps of one life of the server.
 const STEPS: usize = 60;
+/// A recovery that takes so long has no end.
+const RECOVERY_MAX: Duration = Duration::from_secs(60);
 
 /// What a record did.
 #[derive(Clone)]
@@ -408,7 +412,9 @@ fn recover_beside(
         let store = store.clone();
         std::thread::spawn(move || catch_panics(|| recover(&store, &mut Unwatched)))
     };
+    let began = Instant::now();
     while !startup.is_finished() {
+        assert!(began.elapsed() < RECOVERY_MAX, "recovery has no end");
         // So fast that the redo point advances in the middle of redo.
         time_ns.fetch_add(200_000_000, Ordering::SeqCst);
         checkpointer.turn();

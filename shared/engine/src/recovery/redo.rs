@@ -262,7 +262,8 @@ impl<'s, 'w> Redo<'s, 'w> {
         self.wait_for_redo_point()
     }
 
-    /// Waits while redo is further ahead of the redo point than it may be.
+    /// Waits while redo is further ahead of the redo point than it may be, unless that cannot move: a
+    /// disk that refuses a page is no reason not to serve what can be read.
     fn wait_for_redo_point(&mut self) -> Result<(), RecoveryError> {
         let Some(mut ahead) = self.ahead.take() else {
             return Ok(());
@@ -282,7 +283,8 @@ impl<'s, 'w> Redo<'s, 'w> {
             // the key counts have first to come together.
             let is_near = lead < LEAD_BYTES_MIN.max(achieved / 3);
             let files = &self.store.shared.files;
-            if ahead.batches < 2 || is_near || !files.have_counts_one_place() {
+            let is_in_vain = !files.have_counts_one_place() || checkpoint.is_redo_stuck();
+            if ahead.batches < 2 || is_near || is_in_vain {
                 self.ahead = Some(ahead);
                 return Ok(());
             }
