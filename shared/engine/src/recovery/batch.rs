@@ -108,19 +108,19 @@ impl Batch {
         self.records
     }
 
-    /// Adds a record. What it says of the pages of `closed` files, which are complete up to the LSNs
-    /// beside them, is left out: they may be away.
+    /// Adds a record. What it says of the pages of `complete` files, which need nothing of the log up to
+    /// the LSNs beside them, is left out: they may be away.
     ///
     /// # Errors
     /// When its bytes make no sense.
     pub fn add(
         &mut self,
         record: &Record<'_>,
-        closed: &[(FileNo, Lsn)],
+        complete: &[(FileNo, Lsn)],
     ) -> Result<(), RecoveryError> {
         let is_there = |file: FileNo| {
-            let mut closed = closed.iter();
-            closed.any(|(closed, until)| *closed == file && record.end <= *until)
+            let mut complete = complete.iter();
+            complete.any(|(complete, until)| *complete == file && record.end <= *until)
         };
         let wrong = |error| RecoveryError::Record {
             lsn: record.start,

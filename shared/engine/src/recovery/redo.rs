@@ -117,8 +117,8 @@ struct Redo<'s, 'w> {
     watcher: &'w mut dyn Watcher,
     from: ReadFrom,
     crew: Crew,
-    /// Files that are closed, and since when: they hold what the log says of them up to there.
-    closed: Vec<(FileNo, Lsn)>,
+    /// Files that need nothing of what the log says of them up to there.
+    complete: Vec<(FileNo, Lsn)>,
     /// Batches that are not proved to be durable, in the order of the log.
     held: VecDeque<Batch>,
     held_bytes: usize,
@@ -176,7 +176,7 @@ impl<'s, 'w> Redo<'s, 'w> {
             watcher,
             from,
             crew,
-            closed: store.shared.files.all_closed(),
+            complete: complete_files(store),
             held: VecDeque::new(),
             held_bytes: 0,
             is_overfull: false,
@@ -201,7 +201,7 @@ impl<'s, 'w> Redo<'s, 'w> {
             read += 1;
             self.read = record.end;
             if !self.is_overfull {
-                batch.add(&record, &self.closed)?;
+                batch.add(&record, &self.complete)?;
                 if batch.bytes() >= self.batch_bytes {
                     let next = self.crew.batch();
                     self.hold(std::mem::replace(&mut batch, next));
@@ -345,7 +345,7 @@ impl<'s, 'w> Redo<'s, 'w> {
             let Some(record) = reader.next()?.filter(|record| record.end <= end.lsn) else {
                 break;
             };
-            batch.add(&record, &self.closed)?;
+            batch.add(&record, &self.complete)?;
             if batch.bytes() >= self.batch_bytes {
                 let next = self.crew.batch();
                 self.give(std::mem::replace(&mut batch, next))?;
@@ -419,6 +419,16 @@ impl<'s, 'w> Redo<'s, 'w> {
         );
         Ok(())
     }
+}
+
+/// The files that need nothing of what the log says of them up to the LSNs beside them: those that are
+/// closed hold it, and of those that `pg_control` knows to be dropped nobody reads a page again, so that one
+/// which is damaged is in nobody's way.
+fn complete_files(store: &Store) -> Vec<(FileNo, Lsn)> {
+    let files = &store.shared.files;
+    let dropped = files.pending_drops().into_iter();
+    let dropped = dropped.map(|pending| (pending.file, pending.last_lsn));
+    files.all_closed().into_iter().chain(dropped).collect()
 }
 
 /// Bytes of records in a batch: the more, the more records of one page meet in it; but what waits
