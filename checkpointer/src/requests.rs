@@ -137,3 +137,31 @@ impl Checkpointer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rd_base::limits::PAGE_BYTES;
+    use rd_store::relation::BASE_DIR;
+    use rd_sys::simdisk::SimStorage;
+    use rd_sys::storage::Storage;
+
+    #[test]
+    fn room_that_was_not_enough_ahead_of_need_is_left_to_others() {
+        let disk = SimStorage::new(1);
+        disk.create_dir(BASE_DIR).expect("a new disk");
+        let relations = RelationFiles::writer(Arc::new(disk.clone()));
+        disk.set_capacity(Some(100 * PAGE_BYTES as u64));
+        for (from, create) in [(0, true), (1, false)] {
+            let job = FileWork {
+                file: FileNo::new(2),
+                create,
+                from,
+                needed: from + 1,
+                to: 128,
+            };
+            assert_eq!(grow(&relations, &job).expect("room"), from + 1);
+            assert_eq!(disk.used_bytes(), u64::from(from + 1) * PAGE_BYTES as u64);
+        }
+    }
+}

@@ -305,8 +305,30 @@ impl RelationFiles {
     /// are missing are created.
     ///
     /// # Errors
-    /// `StorageFull` when there is no room; what was allocated until then stays.
+    /// `StorageFull` when there is no room. Then the pieces are as long as they were: what the file
+    /// system had left is for others, and this file may need less than was asked for.
     pub fn grow(&self, file: FileNo, from: u32, to: u32) -> io::Result<()> {
+        let mut before = Vec::new();
+        self.grow_pieces(file, from, to, &mut before)
+            .inspect_err(|_| {
+                for (handle, bytes) in &before {
+                    // The error is told that there was no room; this one would say no more.
+                    if handle.len().is_ok_and(|now| now > *bytes) {
+                        let _ = handle.truncate(*bytes);
+                    }
+                }
+            })
+    }
+
+    /// As [`RelationFiles::grow`]; tells `before` of each piece that it has begun with, and how long that
+    /// was.
+    fn grow_pieces(
+        &self,
+        file: FileNo,
+        from: u32,
+        to: u32,
+        before: &mut Vec<(Arc<dyn StorageFile>, u64)>,
+    ) -> io::Result<()> {
         let mut block = from;
         while block < to {
             let piece = block / PIECE_BLOCKS;
@@ -319,8 +341,9 @@ impl RelationFiles {
                 }
                 Err(error) => return Err(error),
             };
-            let bytes = u64::from(end - block) * PAGE_BYTES as u64;
-            handle.allocate(offset_of(BlockNo::new(block)), bytes)?;
+            let offset = offset_of(BlockNo::new(block));
+            before.push((Arc::clone(&handle), handle.len()?.max(offset)));
+            handle.allocate(offset, u64::from(end - block) * PAGE_BYTES as u64)?;
             self.sync(&*handle, &path(file, piece));
             // One that is there without its first block may be what an attempt left behind that found
             // no room: its name is not durable yet.
@@ -544,6 +567,34 @@ mod tests {
             files.unlink(file).expect("removable");
             assert_eq!(storage.list(BASE_DIR).expect("readable"), [""; 0]);
             assert_eq!(storage.used_bytes(), 0);
+        }
+    }
+
+    /// An attempt that found too little room leaves none of it taken: neither of a piece that is there, nor
+    /// of a new one.
+    #[test]
+    fn what_is_left_of_the_disk_is_given_back_when_it_is_too_little() {
+        const FREE: u32 = 50;
+        let file = FileNo::new(5);
+        for begins_at in [0, 10, PIECE_BLOCKS - 10] {
+            let (storage, files) = on_new_disk(1);
+            files.grow(file, 0, begins_at).expect("room");
+            let used = storage.used_bytes();
+            storage.set_capacity(Some(used + u64::from(FREE) * PAGE_BYTES as u64));
+            let error = files.grow(file, begins_at, begins_at + FREE + 1);
+            let error = error.expect_err("one block too many");
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+            assert_eq!(storage.used_bytes(), used, "from {begins_at}");
+            let blocks = files.blocks_on_disk(file).expect("readable");
+            assert_eq!(blocks, Some(begins_at));
+            // What was there before is left alone.
+            let (here, more) = (begins_at.min(1), begins_at + FREE);
+            files
+                .grow(file, here, more + 1)
+                .expect_err("still too many");
+            assert_eq!(storage.used_bytes(), used, "from {here}");
+            files.grow(file, begins_at, more).expect("room");
+            assert_eq!(files.blocks_on_disk(file).expect("readable"), Some(more));
         }
     }
 

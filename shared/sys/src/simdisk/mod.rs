@@ -765,6 +765,13 @@ impl SimFile {
         };
         if room.is_ok() {
             action(disk.contents(self.inode)?);
+        } else if kind == IoKind::Allocate {
+            let free = disk.capacity_pages.saturating_sub(disk.used_pages());
+            part_of(
+                disk.contents(self.inode)?,
+                len.min(free * CACHE_PAGE_BYTES as u64),
+            );
+            disk.used_pages = None;
         }
         Disk::end(course, room)
     }
@@ -832,7 +839,10 @@ impl StorageFile for SimFile {
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         self.on("allocate room for file", |disk| {
             let allocate = |contents: &mut Contents| contents.allocate(offset, len);
-            self.change(disk, IoKind::Allocate, (offset, len), allocate, |_, _| {})
+            // As ext4 does, which gives what it has left, and then refuses.
+            let allocate_part = |contents: &mut Contents, part| contents.allocate(offset, part);
+            let range = (offset, len);
+            self.change(disk, IoKind::Allocate, range, allocate, allocate_part)
         })?;
         pause(Pause::Io);
         Ok(())
