@@ -164,7 +164,7 @@ enum Shown<R> {
     Answer(R),
     /// Large, or on another leaf: to be read at a snapshot.
     NeedsSnapshot,
-    /// The namespace has got another file.
+    /// The namespace has got another file, or gets one.
     Moved,
 }
 
@@ -487,8 +487,9 @@ impl Engine {
         }
         .leaf_for_read_from(from, key, Lsn::MAX)?;
         let at = if newest { Lsn::MAX } else { wal.durable_lsn() };
-        // Now that the snapshot is fixed: the file must be the namespace's at that LSN.
-        if !matches!(entry.at(at), Found::At(now) if now.lies == place.lies) {
+        // Now that the snapshot is fixed: the file must be the namespace's at that LSN. Not waited
+        // for: whoever changes the entry may wait for others, and they for this leaf.
+        if !matches!(entry.try_at(at), Some(Found::At(now)) if now.lies == place.lies) {
             return Ok(Shown::Moved);
         }
         let told = match visible(&NodeRef::new(&leaf), key, at, || self.now_ms()) {

@@ -11,7 +11,8 @@ use rd_format::{NodeMut, NodeRef};
 use rd_store::Store;
 use rd_store::buffer::{Pin, PinnedWrite};
 use rd_sys::watchdog::Watchdog;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use support::{DB0, Rig};
 
 /// The commit's keys: one on the first leaf, one behind all that are there.
@@ -123,6 +124,10 @@ impl<'r> Chain<'r> {
     }
 }
 
+fn after(seconds: u64) -> Instant {
+    Instant::now() + Duration::from_secs(seconds)
+}
+
 fn is_there(engine: &Engine, key: &[u8]) -> bool {
     let read = engine.get(DB0, key, View::Newest, |value| value.is_some());
     read.expect("a read").result
@@ -165,6 +170,77 @@ fn a_leaf_that_a_transaction_comes_to_past_unfinished_splits_is_in_the_tree() {
         engine.rest();
     });
     assert!(is_there(&rig.engine(2), LAST), "the commit has lost a key");
+}
+
+/// A reader looks at the namespace's entry again when it has its leaf. While the entry changes it lets
+/// go of the leaf before it waits: whoever changes entries may wait for one whose holder waits for that
+/// leaf.
+#[test]
+fn a_reader_waits_for_no_namespace_while_it_holds_a_leaf() {
+    let rig = Rig::new(200, 1 << 20);
+    let _watchdog = Watchdog::start(Duration::from_secs(120));
+    let store = rig.store(rd_base::Role::Startup);
+    let mut engine = rig.engine(0);
+    rig.run(|| engine.write(DB0, &[FIRST], &mut |access| access.put(0, b"v", None)));
+    engine.rest();
+    let tag = PageTag::new(rig.db0_file(), ROOT_BLOCK);
+    let leaf = rig.shared.pool.fetch(&store, tag).expect("it can be read");
+    let pins = || rig.shared.pool.pins(leaf.frame());
+    let entry = rig.shared.namespaces.entry(DB0);
+    let alone = entry.hold();
+    let held = leaf.write();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| is_there(&rig.engine(1), FIRST));
+        // It has found the namespace, and come to its leaf.
+        while pins() < 2 {
+            std::thread::yield_now();
+        }
+        let change = entry.begin_change();
+        drop(held);
+        let deadline = after(20);
+        while pins() > 1 && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let is_free = leaf.try_write().is_some();
+        drop(change);
+        drop(alone);
+        assert!(reader.join().expect("a reader"));
+        assert!(is_free, "it waits for the entry and holds the leaf");
+    });
+}
+
+/// Who holds some namespaces alone may look where another one lies. It waits for a change of that
+/// one, and not for who comes next to change it: that one may wait for what is held alone.
+#[test]
+fn who_looks_where_a_namespace_lies_waits_for_its_change_alone() {
+    let rig = Rig::new(200, 1 << 20);
+    let _watchdog = Watchdog::start(Duration::from_secs(120));
+    let entry = rig.shared.namespaces.entry(DB0);
+    let (is_on, looks) = (AtomicBool::new(true), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while is_on.load(Ordering::SeqCst) {
+                assert!(entry.place().is_some());
+                looks.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let alone = entry.hold();
+        let mut goes_on = true;
+        for _ in 0..1000 {
+            let change = entry.begin_change();
+            // Time to come by it.
+            std::thread::yield_now();
+            drop(change);
+            let (before, deadline) = (looks.load(Ordering::SeqCst), after(20));
+            while goes_on && looks.load(Ordering::SeqCst) < before + 2 {
+                std::thread::yield_now();
+                goes_on = Instant::now() < deadline;
+            }
+        }
+        is_on.store(false, Ordering::SeqCst);
+        drop(alone);
+        assert!(goes_on, "it waits although nothing changes any more");
+    });
 }
 
 /// Entries are held in the order of their indices. Who has some alone, because others were faster too

@@ -40,6 +40,15 @@ impl FramesRegion {
     }
 }
 
+/// In debug builds, ends the process if this thread holds a frame although it is about to wait for
+/// `what`, whose holders wait for frames.
+#[inline(always)]
+pub fn assert_none_held(what: &str) {
+    if cfg!(debug_assertions) && held::frames() > 0 {
+        crate::crash::panic_abort(&format!("{what} was asked for while a page is latched"));
+    }
+}
+
 /// The page frames of a segment.
 #[derive(Clone)]
 pub struct Frames {

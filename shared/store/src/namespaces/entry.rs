@@ -9,11 +9,17 @@
 //! 1. The changer holds the entry alone and makes its version odd, *before* it reserves the LSN of
 //!    the change.
 //! 2. It reserves, then stores what has changed, and makes the version even.
-//! 3. A reader loads version, words, version. If the version was odd or has changed he waits for
-//!    the latch, shared, and begins anew. So whoever fixed a snapshot at or above the change's LSN
-//!    before he looks finds the change.
+//! 3. A reader loads version, words, version. If the version was odd he waits until it is even, and
+//!    begins anew. So whoever fixed a snapshot at or above the change's LSN before he looks finds
+//!    the change.
+//!
+//! A change under way waits for the log at most. So a reader who waits for its end, and not for the
+//! latch, waits for none of those who hold an entry and wait for others: he may hold entries
+//! himself. Under the latch of a page he does not even do that ([`NamespaceEntry::try_at`]).
 //!
 //! Invariants:
+//! - Nobody waits for an entry while he holds the latch of a page: those who hold entries wait for
+//!   pages.
 //! - An entry tells of its last [`PAST`] changes where the namespace lay; older snapshots are told
 //!   that it is not known any more. One that is durable always is
 //!   ([`NamespaceEntry::can_change`]).
@@ -25,6 +31,8 @@ use crate::files::access_of;
 use rd_base::{FileNo, Lsn};
 use rd_format::Access;
 use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use rd_sys::frame;
+use rd_sys::futex::Condition;
 use rd_sys::latch::{ReadGuard, RwLatch, WriteGuard};
 use zerocopy::{FromBytes, KnownLayout};
 
@@ -139,6 +147,8 @@ pub(super) struct Row {
     access: AtomicU32,
     /// Not 0 while somebody changes the access, which takes several steps. atomic: AcqRel.
     changing: AtomicU32,
+    /// For the end of a change.
+    changed: Condition,
     /// Its name in the catalog. guard: as `generation`.
     name: [AtomicU64; NAME_WORDS],
     /// Where it lay before, the newest first. guard: as `generation`.
@@ -146,17 +156,37 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// Runs `look` on words that belong together; none if they change meanwhile.
+    #[inline]
+    fn try_read<R>(&self, look: impl Fn(&Row) -> R) -> Option<R> {
+        let before = self.version.load(Ordering::SeqCst);
+        let seen = look(self);
+        // The loads of `look` are acquires, so this one comes after them.
+        let is_one = before.is_multiple_of(2) && self.version.load(Ordering::SeqCst) == before;
+        is_one.then_some(seen)
+    }
+
     /// Runs `look` on words that belong together.
     #[inline]
     fn read<R>(&self, look: impl Fn(&Row) -> R) -> R {
         loop {
-            let before = self.version.load(Ordering::SeqCst);
-            let seen = look(self);
-            // The loads of `look` are acquires, so this one comes after them.
-            if before.is_multiple_of(2) && self.version.load(Ordering::SeqCst) == before {
+            if let Some(seen) = self.try_read(&look) {
                 return seen;
             }
-            drop(self.latch.read());
+            self.wait_for_change();
+        }
+    }
+
+    /// Waits for the end of the change under way, if there is one.
+    #[cold]
+    fn wait_for_change(&self) {
+        frame::assert_none_held("a namespace's entry");
+        loop {
+            let ticket = self.changed.ticket();
+            if self.version.load(Ordering::SeqCst).is_multiple_of(2) {
+                return;
+            }
+            self.changed.wait(ticket, None);
         }
     }
 
@@ -295,11 +325,13 @@ impl<'a> NamespaceEntry<'a> {
     /// Shares the entry, as a commit does.
     #[inline]
     pub fn share(&self) -> ReadGuard<'a> {
+        frame::assert_none_held("a namespace's entry");
         self.row.latch.read()
     }
 
     /// Has the entry alone, to change it.
     pub fn hold(&self) -> WriteGuard<'a> {
+        frame::assert_none_held("a namespace's entry");
         self.row.latch.write()
     }
 
@@ -333,17 +365,28 @@ impl<'a> NamespaceEntry<'a> {
     /// Where a snapshot at `lsn` finds the namespace, for those who hold nothing.
     #[inline]
     pub fn at(&self, lsn: Lsn) -> Found {
-        self.row.read(|row| {
-            if !self.is_meant() {
-                return Found::Gone;
-            }
-            let place = row.place();
-            if place.since <= lsn {
-                Found::At(place)
-            } else {
-                row.past(lsn)
-            }
-        })
+        frame::assert_none_held("a namespace's entry");
+        self.row.read(|row| self.find(row, lsn))
+    }
+
+    /// [`NamespaceEntry::at`] for those who hold latches of pages, and so may not wait; none if it
+    /// changes at this moment.
+    #[inline]
+    pub fn try_at(&self, lsn: Lsn) -> Option<Found> {
+        self.row.try_read(|row| self.find(row, lsn))
+    }
+
+    #[inline]
+    fn find(&self, row: &Row, lsn: Lsn) -> Found {
+        if !self.is_meant() {
+            return Found::Gone;
+        }
+        let place = row.place();
+        if place.since <= lsn {
+            Found::At(place)
+        } else {
+            row.past(lsn)
+        }
     }
 
     /// What may be done with the namespace.
@@ -454,5 +497,6 @@ impl Drop for NamespaceChange<'_> {
     fn drop(&mut self) {
         fence(Ordering::SeqCst);
         self.row.version.fetch_add(1, Ordering::SeqCst);
+        self.row.changed.wake_all();
     }
 }
