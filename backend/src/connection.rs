@@ -232,6 +232,14 @@ impl Connection {
         self.stream.is_some() && self.blocked && stalled_ns > limit_ns
     }
 
+    /// For how long the snapshot has been held that its stream under way is made from; none if there
+    /// is no stream. Within a transaction that is the transaction's.
+    pub fn stream_age_ns(&self, now_ns: u64) -> Option<u64> {
+        let began_ns = self.stream.as_ref()?.began_ns;
+        let transaction_ns = self.session.transactions.began_ns();
+        Some(now_ns.saturating_sub(transaction_ns.unwrap_or(began_ns)))
+    }
+
     /// What another backend has to know to serve it from here on; none if this one must go on: only
     /// between commands, with nothing half received, owed, or begun, can a client not tell.
     pub fn to_hand_over(&self) -> Option<Vec<u8>> {

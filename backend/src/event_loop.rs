@@ -50,6 +50,7 @@
 mod accepting;
 #[cfg(test)]
 mod tests;
+mod tick;
 
 use crate::brake::Braked;
 use crate::connection::{Connection, Hold, Received};
@@ -57,7 +58,6 @@ use crate::load::Load;
 use crate::server::Server;
 use crate::session::Session;
 use crate::slab::Slab;
-use crate::transaction::AgeLimits;
 use crate::turn::{proceed, run, run_buffered};
 use accepting::Room;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -91,8 +91,6 @@ const READS_PER_TURN: usize = 4;
 const FLUSH_MEANWHILE_BYTES: u64 = 32 << 10;
 /// For how long connections are served before their turns are ended: many short requests take less.
 const TURNS_END_NS: u64 = 100_000;
-/// How often idle connections are looked at.
-const TICK_NS: u64 = 1_000_000_000;
 /// For how long replies may be sent to clients that do not read, once the backend must leave.
 const FAREWELL_NS: u64 = 2_000_000_000;
 
@@ -764,53 +762,6 @@ impl EventLoop {
             self.serve(token);
         } else {
             self.after_turn(token);
-        }
-    }
-
-    /// What is done about once a second.
-    fn tick(&mut self) {
-        let now_ns = self.server.now_ns;
-        self.next_tick_ns = now_ns + TICK_NS;
-        self.server.look_at_clock();
-        let timeout_ns = self.server.config.timeout().as_nanos() as u64;
-        let stall_ns = self.server.config.long_read_stall_timeout().as_nanos() as u64;
-        let age_limits = AgeLimits::of(&self.server.config);
-        for token in self.connections.tokens() {
-            let Some(connection) = self.connections.get_mut(token) else {
-                continue;
-            };
-            let idle_ns = now_ns.saturating_sub(connection.session.active_at_ns);
-            // Also one that owes the rest of a request, or does not read, as Redis does.
-            let is_quiet = connection
-                .quiet_ns(now_ns)
-                .is_some_and(|ns| ns > timeout_ns);
-            if is_quiet && timeout_ns != 0 {
-                self.close(token);
-                continue;
-            }
-            if stall_ns != 0 && connection.is_stalled(now_ns, stall_ns) {
-                let command = connection.session.last_command.map(|id| id.command().name);
-                log::warn!(
-                    "closing connection {} ({}), which has taken nothing of its {} reply for \
-                     longer than long_read_stall_timeout: that holds a snapshot, and with it old \
-                     versions",
-                    connection.session.id,
-                    connection.session.address,
-                    command.unwrap_or("last"),
-                );
-                self.close(token);
-                continue;
-            }
-            if connection.is_idle() && idle_ns > TICK_NS {
-                connection.shrink();
-            }
-            if matches!(connection.hold, Hold::Free) {
-                let transactions = &mut connection.session.transactions;
-                if transactions.end_forgotten(now_ns, idle_ns, &age_limits) {
-                    self.server.count(Counter::TransactionsTimedOut);
-                }
-            }
-            self.account(token);
         }
     }
 

@@ -95,6 +95,14 @@ impl Transactions {
         }
     }
 
+    /// When the open transaction began, by the monotonic clock.
+    pub fn began_ns(&self) -> Option<u64> {
+        match &self.state {
+            State::Open(open) => Some(open.began_ns),
+            State::None | State::Queueing(_) | State::Ended(_) => None,
+        }
+    }
+
     /// Ends everything; nothing was changed.
     pub fn clear(&mut self) {
         *self = Transactions::default();
@@ -120,12 +128,11 @@ impl Transactions {
     /// Ends what its client has forgotten. `idle_ns`: since its last command. Limits of 0 are none.
     /// Returns whether a transaction was ended.
     pub fn end_forgotten(&mut self, now_ns: u64, idle_ns: u64, limits: &AgeLimits) -> bool {
-        let exceeds = |ns: u64, limit_ns: u64| limit_ns != 0 && ns > limit_ns;
         if let State::Open(open) = &self.state {
             let age_ns = now_ns.saturating_sub(open.began_ns);
-            let why = if exceeds(idle_ns, limits.idle_ns) {
+            let why = if limits.idle_ns != 0 && idle_ns > limits.idle_ns {
                 "its client was idle for longer than idle_in_transaction_timeout"
-            } else if exceeds(age_ns, limits.snapshot_ns) {
+            } else if limits.is_too_old(age_ns) {
                 "it was open for longer than max_snapshot_age"
             } else {
                 return false;
@@ -135,11 +142,16 @@ impl Transactions {
             ));
             return true;
         }
+        self.lose_old_watch(now_ns, limits);
+        false
+    }
+
+    /// Gives up watched keys whose snapshot is too old.
+    pub fn lose_old_watch(&mut self, now_ns: u64, limits: &AgeLimits) {
         let age_ns = now_ns.saturating_sub(self.watches.began_ns);
-        if self.watches.snapshot.is_some() && exceeds(age_ns, limits.snapshot_ns) {
+        if self.watches.snapshot.is_some() && limits.is_too_old(age_ns) {
             self.watches.lose();
         }
-        false
     }
 }
 
@@ -152,6 +164,11 @@ pub struct AgeLimits {
 }
 
 impl AgeLimits {
+    /// Whether a snapshot that has been held for so long is to be given up.
+    pub fn is_too_old(&self, age_ns: u64) -> bool {
+        self.snapshot_ns != 0 && age_ns > self.snapshot_ns
+    }
+
     /// Those in force.
     pub fn of(config: &Config) -> AgeLimits {
         AgeLimits {

@@ -128,7 +128,9 @@ pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> us
                     }
                     Flow::Wait(waiting) => {
                         done += consumed;
-                        connection.stream = waiting.is_stream().then(|| server.streams.begin());
+                        let now_ns = server.now_ns;
+                        connection.stream =
+                            waiting.is_stream().then(|| server.streams.begin(now_ns));
                         connection.hold = Hold::Waiting(waiting);
                         connection.progress_at_ns = server.now_ns;
                     }

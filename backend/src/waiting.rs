@@ -20,7 +20,11 @@ use std::sync::Arc;
 pub struct Streams(Rc<Cell<usize>>);
 
 /// Counts for one stream until it is dropped.
-pub struct StreamCount(Streams);
+pub struct StreamCount {
+    streams: Streams,
+    /// Since when it holds its snapshot, by the monotonic clock.
+    pub began_ns: u64,
+}
 
 impl Streams {
     /// How many there are.
@@ -28,16 +32,19 @@ impl Streams {
         self.0.get()
     }
 
-    /// One more.
-    pub fn begin(&self) -> StreamCount {
+    /// One more, at `now_ns`.
+    pub fn begin(&self, now_ns: u64) -> StreamCount {
         self.0.set(self.0.get() + 1);
-        StreamCount(self.clone())
+        StreamCount {
+            streams: self.clone(),
+            began_ns: now_ns,
+        }
     }
 }
 
 impl Drop for StreamCount {
     fn drop(&mut self) {
-        let streams = &self.0.0;
+        let streams = &self.streams.0;
         streams.set(streams.get() - 1);
     }
 }

@@ -115,6 +115,35 @@ fn commits_that_wait_for_room_in_the_log_go_on_when_there_is_some() {
     );
 }
 
+/// However steadily they read: each holds a snapshot.
+#[test]
+fn replies_that_are_read_too_slowly_are_ended() {
+    let settings = [("backends", "1"), ("max_snapshot_age", "1s")];
+    let mut cluster = Cluster::started(&settings);
+    cluster.announce("longer than max_snapshot_age");
+    let value = vec![b'v'; 100_000];
+    fill(&cluster, 50, &value);
+    let mut slow = Vec::new();
+    for begin in [&b""[..], b"*1\r\n$5\r\nBEGIN\r\n"] {
+        let mut stream = UnixStream::connect(cluster.socket()).expect("it listens");
+        let range = request(&[b"RANGE", b"", b""]);
+        stream.write_all(&[begin, &range].concat()).expect("sent");
+        slow.push(stream);
+    }
+    let mut received = vec![0; 1000];
+    wait_for("both to be closed", || {
+        for stream in &mut slow {
+            // It may be closed by now.
+            let _ = stream.read(&mut received);
+        }
+        let said = "range reply has been under way for longer";
+        (cluster.log().matches(said).count() == 2).then_some(())
+    });
+    let counted = cluster.client().cmd(&[b"INFO", b"storage"]);
+    let counted = counted.expect("served").as_str().expect("text").to_owned();
+    assert!(counted.contains("transactions_timed_out:1"), "{counted}");
+}
+
 #[test]
 fn clients_that_do_not_read_what_they_asked_for() {
     const STALLED: usize = 100;
