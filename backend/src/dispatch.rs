@@ -157,7 +157,7 @@ pub fn go_on(call: &mut Call<'_>, waiting: Waiting) -> Outcome {
     match waiting {
         Waiting::Checkpoint { ticket, reply } => admin::proceed(call, ticket, reply),
         Waiting::Namespace(ticket, access) => namespaces::proceed(call, ticket, access),
-        Waiting::Durable(lsn) => replication::proceed(call, lsn),
+        Waiting::Durable(lsn, until_ns) => replication::proceed(call, lsn, until_ns),
         Waiting::Range(stream) => ranges::proceed(call, stream),
         Waiting::Keys(walk) => scan::proceed(call, walk),
         Waiting::Random(walk) => scan::proceed_randomly(call, walk),

@@ -698,12 +698,12 @@ impl EventLoop {
         let tries_all = std::mem::take(&mut self.must_retry)
             || noticed
             || self.server.parked_until.is_some_and(|lsn| lsn <= durable)
+            || self.server.has_held_due()
             || self.server.has_pause_ended()
             || self.server.has_awaited_stream_room()
             || self.server.now_ns >= self.next_tick_ns;
         if tries_all {
-            self.server.parked_until = None;
-            self.server.forget_awaited_stream();
+            self.server.forget_held();
         }
         let output_max = self.server.output_max();
         for token in std::mem::take(&mut self.held) {

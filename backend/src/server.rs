@@ -70,6 +70,8 @@ pub struct Server {
     pub memory_bytes: usize,
     /// The least LSN for which a parked command waits.
     pub parked_until: Option<Lsn>,
+    /// When a command that waits is to be looked at, whatever comes until then.
+    held_until_ns: Option<u64>,
     /// Whether there is tidying up to do as soon as nothing else is.
     pub has_chores: bool,
     /// Whether this backend flushes the log itself.
@@ -101,6 +103,7 @@ impl Server {
             now_ns,
             memory_bytes: 0,
             parked_until: None,
+            held_until_ns: None,
             has_chores: false,
             flushing: Flushing::default(),
             expirer: Expirer::default(),
@@ -272,6 +275,23 @@ impl Server {
         }
     }
 
+    /// A command waits no longer than until `until_ns` by the monotonic clock, if that is given.
+    pub fn look_again_at(&mut self, until_ns: Option<u64>) {
+        self.held_until_ns = self.held_until_ns.into_iter().chain(until_ns).min();
+    }
+
+    /// Whether it is time for one of those that said so.
+    pub fn has_held_due(&self) -> bool {
+        self.held_until_ns.is_some_and(|until| until <= self.now_ns)
+    }
+
+    /// All commands that wait are looked at: they say anew until when they wait.
+    pub fn forget_held(&mut self) {
+        self.parked_until = None;
+        self.held_until_ns = None;
+        self.awaits_stream.set(false);
+    }
+
     /// The error reply for what the engine could not do. Damage goes to the log too.
     pub fn error_reply(&self, error: &EngineError) -> String {
         match error {
@@ -388,11 +408,6 @@ impl Server {
         self.awaits_stream.get() && self.has_stream_room()
     }
 
-    /// Waiting commands are tried again: who still has to wait for a stream says so anew.
-    pub fn forget_awaited_stream(&self) {
-        self.awaits_stream.set(false);
-    }
-
     /// Whether a command was held back by a CLIENT PAUSE that is over, since this was last asked.
     pub fn has_pause_ended(&self) -> bool {
         let is_on = |pause: Pause| pause.until_ns > self.now_ns;
@@ -434,6 +449,7 @@ impl Server {
             .due_ns(self)
             .into_iter()
             .chain(pause_ends)
+            .chain(self.held_until_ns.filter(|_| has_held))
             .min()
     }
 

@@ -1,6 +1,7 @@
 //! What clients of two backends see of each other before the log is flushed, and of commands that
 //! take several turns.
 
+mod time;
 mod waits;
 
 use crate::connection::Hold;
@@ -69,7 +70,12 @@ struct Alone {
 
 impl Alone {
     fn new() -> Alone {
-        let (rig, time) = Rig::by_hand(&[], 1_700_000_000 * SECOND_NS);
+        Alone::under(&[])
+    }
+
+    /// Under these settings.
+    fn under(settings: &[(&str, &str)]) -> Alone {
+        let (rig, time) = Rig::by_hand(settings, 1_700_000_000 * SECOND_NS);
         let mut server = rig.server(0);
         let client = Client::new(&mut server);
         Alone {

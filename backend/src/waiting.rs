@@ -60,8 +60,9 @@ pub enum Waiting {
     },
     /// For the checkpoint of a single namespace, or its file to be closed or opened.
     Namespace(FileTicket, Option<Box<NewAccess>>),
-    /// For the log to be durable up to an LSN, for WAITAOF.
-    Durable(Lsn),
+    /// For the log to be durable up to an LSN, for WAITAOF; until this time by the monotonic clock,
+    /// if there is one.
+    Durable(Lsn, Option<u64>),
     /// For room in the output, to go on with a range.
     Range(Box<RangeStream>),
     /// For its turn, or for room in the output, to go on with KEYS.
@@ -102,7 +103,7 @@ impl Waiting {
     /// Whether it is a stream.
     pub fn is_stream(&self) -> bool {
         match self {
-            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => false,
+            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(..) => false,
             Waiting::Range(_) | Waiting::Keys(_) | Waiting::Random(_) | Waiting::Several(_) => true,
         }
     }
@@ -111,7 +112,7 @@ impl Waiting {
     /// `output_max`; else somebody's notice or the client's reading brings it on.
     pub fn is_ready(&self, unsent: usize, output_max: usize) -> bool {
         match self {
-            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => false,
+            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(..) => false,
             Waiting::Range(stream) if stream.is_counting() => true,
             Waiting::Keys(walk) if walk.is_counting() => true,
             Waiting::Random(_) => true,
@@ -122,7 +123,7 @@ impl Waiting {
     /// Whether a part of its reply has been written.
     pub fn has_begun(&self) -> bool {
         match self {
-            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => false,
+            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(..) => false,
             Waiting::Random(_) => false,
             Waiting::Range(stream) => !stream.is_counting(),
             Waiting::Keys(walk) => !walk.is_counting(),
@@ -133,7 +134,7 @@ impl Waiting {
     /// Heap bytes that it holds.
     pub fn heap_bytes(&self) -> usize {
         match self {
-            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(_) => 0,
+            Waiting::Checkpoint { .. } | Waiting::Namespace(..) | Waiting::Durable(..) => 0,
             Waiting::Random(_) => 0,
             Waiting::Range(stream) => stream.heap_bytes(),
             Waiting::Keys(walk) => walk.heap_bytes(),

@@ -19,7 +19,7 @@ pub fn wait(call: &mut Call<'_>) -> Outcome {
 }
 
 /// WAITAOF numlocal numreplicas timeout: waits until the log here is durable up to what the
-/// connection has written or seen, which takes no longer than a flush.
+/// connection has written or seen, for so many milliseconds at most, unless that is 0.
 pub fn waitaof(call: &mut Call<'_>) -> Outcome {
     let local = parse_i64(call.arg(1)).ok_or(texts::NOT_AN_INTEGER)?;
     if !(0..=1).contains(&local) {
@@ -29,7 +29,7 @@ pub fn waitaof(call: &mut Call<'_>) -> Outcome {
     if replicas < 0 {
         return Err(texts::MUST_BE_POSITIVE.into());
     }
-    timeout_ms(call.arg(3))?;
+    let millis = timeout_ms(call.arg(3))?;
     let lsn = call.session.newest_seen;
     // Within a transaction there is nothing of its own in the log to wait for yet; and EXEC, which
     // runs each of its commands to its end, would wait for what is only asked for after its turn.
@@ -38,14 +38,20 @@ pub fn waitaof(call: &mut Call<'_>) -> Outcome {
         answer(call, lsn);
         return Ok(Flow::Done);
     }
-    proceed(call, lsn)
+    let until_ns = call
+        .server
+        .now_ns
+        .saturating_add(millis.saturating_mul(1_000_000));
+    proceed(call, lsn, (millis != 0).then_some(until_ns))
 }
 
-/// Looks whether the log is durable up to `lsn`.
-pub fn proceed(call: &mut Call<'_>, lsn: Lsn) -> Outcome {
-    if call.server.store.shared.wal.durable_lsn() < lsn {
+/// Looks whether the log is durable up to `lsn`, or it is `until_ns` by the monotonic clock.
+pub fn proceed(call: &mut Call<'_>, lsn: Lsn, until_ns: Option<u64>) -> Outcome {
+    let is_over = until_ns.is_some_and(|until| until <= call.server.now_ns);
+    if call.server.store.shared.wal.durable_lsn() < lsn && !is_over {
         call.server.park(ParkReason::Durable(lsn));
-        return Ok(Flow::Wait(Waiting::Durable(lsn)));
+        call.server.look_again_at(until_ns);
+        return Ok(Flow::Wait(Waiting::Durable(lsn, until_ns)));
     }
     answer(call, lsn);
     Ok(Flow::Done)
