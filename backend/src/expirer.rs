@@ -44,6 +44,32 @@ pub struct Expirer {
     ended: Vec<Vec<u8>>,
     /// Not before this, by the monotonic clock.
     next_turn_ns: u64,
+    credit: Credit,
+}
+
+/// How many keys may be removed in a turn: in the long run as many as the rate says, also where that is
+/// less than a key, or not a whole number of keys, a turn.
+#[derive(Debug, Default)]
+struct Credit {
+    /// In parts of a key, of which a key has [`Credit::PARTS`].
+    parts: u64,
+}
+
+impl Credit {
+    const PARTS: u64 = 1_000_000_000 / TURN_NS;
+
+    /// A turn begins. What the one before was allowed and did not use is lost.
+    fn begin_turn(&mut self, keys_per_s: u32) {
+        self.parts = self.parts % Self::PARTS + u64::from(keys_per_s);
+    }
+
+    fn keys(&self) -> usize {
+        (self.parts / Self::PARTS) as usize
+    }
+
+    fn take(&mut self, keys: usize) {
+        self.parts -= keys as u64 * Self::PARTS;
+    }
 }
 
 impl Expirer {
@@ -124,8 +150,7 @@ impl Expirer {
 
     /// Goes on with the sweep; false at its end.
     fn advance(&mut self, server: &mut Server, now_ms: u64) -> Result<bool, EngineError> {
-        let turns_per_s = 1_000_000_000 / TURN_NS;
-        let mut allowed = u64::from(server.config.expire_rate()).div_ceil(turns_per_s) as usize;
+        self.credit.begin_turn(server.config.expire_rate());
         let until_ns = server.store.clock.monotonic_ns() + LOOK_NS;
         while let Some(sweep) = &mut self.sweep {
             // What cannot be written is swept when it can be again.
@@ -140,22 +165,24 @@ impl Expirer {
                 continue;
             };
             if !self.ended.is_empty() {
-                let count = self.ended.len().min(BATCH).min(allowed);
+                let count = self.ended.len().min(BATCH).min(self.credit.keys());
                 if count == 0 {
                     return Ok(true);
                 }
                 self.remove(server, namespace, count)?;
-                allowed -= count;
+                self.credit.take(count);
                 continue;
             }
             let clock = server.store.clock.clone();
             if clock.monotonic_ns() >= until_ns {
                 return Ok(true);
             }
+            // Where none may be removed now, one that is found tells that there is something to do.
+            let most = self.credit.keys().max(1);
             let swept = server
                 .engine
                 .sweep(namespace, &sweep.from, now_ms, &mut |swept| {
-                    swept.ended.len() < allowed && clock.monotonic_ns() < until_ns
+                    swept.ended.len() < most && clock.monotonic_ns() < until_ns
                 })?;
             self.ended = swept.ended;
             sweep.soonest_ms = sweep.soonest_ms.min(swept.soonest_ms.unwrap_or(NEVER_MS));

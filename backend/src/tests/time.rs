@@ -1,6 +1,7 @@
-//! What goes by the clock: how long a command waits.
+//! What goes by the clock: how long a command waits, and how many keys are removed in a second.
 
 use super::{Alone, SECOND_NS};
+use rd_base::counters::Counter;
 use std::sync::atomic::Ordering;
 
 const MS_NS: u64 = SECOND_NS / 1000;
@@ -52,4 +53,40 @@ fn waitaof_waits_no_longer_than_it_is_told_to() {
     assert!(!alone.client.go_on(&mut alone.server));
     let received = alone.client.received(&alone.server);
     assert_eq!(received, b"*2\r\n:1\r\n:0\r\n");
+}
+
+/// Also where that is not a whole number of keys for each turn of the remover.
+#[test]
+fn keys_are_removed_at_the_rate_that_is_set() {
+    const SECONDS: u64 = 10;
+    for rate in [1, 7, 60, 1000] {
+        let rate_text = rate.to_string();
+        let settings = [
+            ("expire_rate", &rate_text[..]),
+            ("expire_clock_settle", "0"),
+        ];
+        let mut alone = Alone::under(&settings);
+        for number in 0..rate * (SECONDS + 2) {
+            let key = format!("key:{number:06}");
+            alone.ask(&[b"SET", key.as_bytes(), b"value", b"PX", b"1"]);
+        }
+        alone.after(SECOND_NS);
+        alone.server.remove_ended();
+        let removed = |alone: &Alone| {
+            let stats = &alone.server.store.shared.stats;
+            stats.get(Counter::ExpiredKeys)
+        };
+        let before = removed(&alone);
+        for _ in 0..SECONDS * 50 {
+            alone.after(20 * MS_NS);
+            alone.server.remove_ended();
+            alone.rig.flush();
+        }
+        let count = removed(&alone) - before;
+        let expected = rate * SECONDS;
+        assert!(
+            count <= expected + 1 && count + rate.div_ceil(50) >= expected,
+            "{count} keys in {SECONDS} s at a rate of {rate}"
+        );
+    }
 }
