@@ -146,11 +146,7 @@ pub fn scan(call: &mut Call<'_>) -> Outcome {
         bytes: PIECE_BYTES,
     };
     let most = part_of(most, scan.pattern);
-    while !walk.is_done()
-        && visited < scan.count
-        // Without a key there may be nothing to say where it goes on.
-        && (chunks < CHUNKS_PER_SCAN || visited == 0 && walk.resume_key().is_none())
-    {
+    while !walk.is_done() && visited < scan.count && chunks < CHUNKS_PER_SCAN {
         let chunk = Chunk {
             entries: most.entries.min(scan.count - visited),
             ..most
@@ -186,7 +182,7 @@ pub fn scan(call: &mut Call<'_>) -> Outcome {
     Ok(Flow::Done)
 }
 
-/// Where a walk goes on that has visited `last`, if anything.
+/// Where a walk goes on that has visited `last`, or else says itself where it stands.
 fn go_on_at(walk: &RangeCursor, mut last: Vec<u8>, has_visited: bool) -> Vec<u8> {
     match walk.resume_key() {
         Some(key) if !has_visited || key > &last[..] => key.to_vec(),

@@ -97,12 +97,14 @@ impl RangeCursor {
         self.depends_on
     }
 
-    /// A key at or before the next one to be visited, for a later walk to go on from; none within a
-    /// transaction, whose own writes lie beside the tree, and for a walk to smaller keys.
+    /// A key at or before the next one to be visited, for a later walk to go on from; none for a walk
+    /// to smaller keys. Within a transaction, whose own writes lie beside the tree, it is known only
+    /// if the last chunk has ended for what it has come by, and not for what it has shown.
     pub fn resume_key(&self) -> Option<&[u8]> {
-        match &self.course {
-            Course::Up(place) if self.merge.is_none() => Some(&place.key),
-            _ => None,
+        match (&self.course, &self.merge) {
+            (Course::Up(place), None) => Some(&place.key),
+            (Course::Up(_), Some(merge)) => merge.resume.as_deref(),
+            (Course::Down(_), _) => None,
         }
     }
 

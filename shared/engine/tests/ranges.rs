@@ -203,3 +203,80 @@ fn a_key_does_not_end_while_a_program_looks_at_it() {
     });
     assert_eq!(seen.result, (true, Some(expiry)));
 }
+
+/// What a walk in chunks shows, each chunk by a walk of its own that goes on where the one before
+/// says; and how many there are.
+fn walked_anew(engine: &Engine, chunk: Chunk) -> (Vec<Vec<u8>>, usize) {
+    let (mut seen, mut chunks, mut from) = (Vec::new(), 0, Vec::new());
+    loop {
+        let mut cursor = engine
+            .range(DB0, &from, None, u64::MAX, View::Durable)
+            .expect("a cursor");
+        let before = seen.len();
+        let goes_on = engine
+            .range_next_keys(&mut cursor, chunk, &mut |key, _| seen.push(key.to_vec()))
+            .expect("a chunk");
+        chunks += 1;
+        if !goes_on {
+            return (seen, chunks);
+        }
+        let behind_last = || {
+            let last = seen[before..].last();
+            [last.expect("nothing says where it goes on"), &b"\0"[..]].concat()
+        };
+        let next = cursor.resume_key().map_or_else(behind_last, <[u8]>::to_vec);
+        assert!(next > from, "it does not get on");
+        from = next;
+    }
+}
+
+/// Whether the keys were deleted before the transaction, or by it.
+#[test]
+fn a_walk_in_a_transaction_says_where_it_goes_on() {
+    const BATCHES: u32 = 200;
+    let rig = Rig::new(4096, 16 << 20);
+    let mut engine = rig.engine(0);
+    let change = |engine: &mut Engine, is_put: bool| {
+        for batch in 0..BATCHES {
+            let keys: Vec<Vec<u8>> = (0..100).map(|key| key_of(batch * 100 + key)).collect();
+            let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+            rig.run(|| {
+                engine.write(DB0, &keys, &mut |access| {
+                    for index in 0..access.len() {
+                        match is_put {
+                            true => access.put(index, &[b'v'; 20], None)?,
+                            false => drop(access.delete(index)?),
+                        }
+                    }
+                    Ok(())
+                })
+            });
+        }
+        rig.flush();
+    };
+    change(&mut engine, true);
+    // Tombstones stay.
+    let _snapshot = engine.snapshot().expect("few are held");
+    let own = [&b"a"[..], b"key010000x", b"key010000y", b"z"];
+    let chunk = Chunk {
+        entries: 3,
+        bytes: usize::MAX,
+    };
+    for deletes_itself in [true, false] {
+        if !deletes_itself {
+            change(&mut engine, false);
+        }
+        begin(&mut engine);
+        for key in own {
+            set(&rig, &mut engine, key, b"own", None);
+        }
+        if deletes_itself {
+            change(&mut engine, false);
+        }
+        let (seen, chunks) = walked_anew(&engine, chunk);
+        assert_eq!(seen, own);
+        // About as many as without a transaction.
+        assert!(chunks > 3, "{chunks} chunks for {BATCHES} batches");
+        engine.detach();
+    }
+}

@@ -20,6 +20,10 @@ const AHEAD_MAX: u64 = 512;
 /// No further one is read ahead once there are so many bytes.
 const AHEAD_BYTES_MAX: usize = 256 << 10;
 
+/// Keys that the transaction itself has deleted and that are passed in a chunk, at most: there is
+/// nothing to show of them, and the process has others to serve.
+const GONE_PER_CHUNK_MAX: u32 = 4096;
+
 /// An entry of the snapshot that was read and is not shown yet.
 #[derive(Clone)]
 struct Ahead {
@@ -40,6 +44,8 @@ pub(crate) struct Merge {
     ahead: VecDeque<Ahead>,
     /// The last key that was shown or passed by; none before the first.
     last: Option<Vec<u8>>,
+    /// If the last chunk has ended for what it has come by: a key before which everything was visited.
+    pub(crate) resume: Option<Vec<u8>>,
     /// Whether everything was visited.
     pub(crate) done: bool,
     /// The time by which the transaction's own writes have ended: the same in all walks of a range.
@@ -56,6 +62,8 @@ enum Next {
     Own(Ahead),
     /// A key that the transaction has deleted.
     Gone(Vec<u8>),
+    /// Not known before more of the tree was read.
+    Unknown,
     Nothing,
 }
 
@@ -82,6 +90,7 @@ impl Engine {
             descends: matches!(course, Course::Down(_)),
             ahead: VecDeque::new(),
             last: None,
+            resume: None,
             done: false,
             now_ms: self.clock_ms(),
             snapshot,
@@ -139,24 +148,37 @@ impl Engine {
         chunk: Chunk,
         visit: &mut Visit<'_>,
     ) -> Result<()> {
-        let (mut entries, mut bytes) = (0, 0);
+        let (mut entries, mut bytes, mut gone) = (0, 0, 0);
+        merge.resume = None;
+        let mut has_read_in_vain = false;
         let wants_values = matches!(visit, Visit::Values(_));
         while entries < chunk.entries && bytes < chunk.bytes && cursor.left > 0 {
-            if merge.ahead.is_empty() && !cursor.course.is_done() {
-                let chunk = Chunk {
-                    entries: (chunk.entries - entries).min(cursor.left).min(AHEAD_MAX),
-                    bytes: chunk.bytes.min(AHEAD_BYTES_MAX),
-                };
-                self.read_ahead(cursor, merge, chunk, wants_values)?;
-                if merge.ahead.is_empty() && !cursor.course.is_done() {
-                    return Ok(());
-                }
-            }
-            let next = merge.next(&self.transaction(), wants_values);
+            let next = merge.next(&self.transaction(), &cursor.course, wants_values);
             let mut shown = match next {
                 Next::There(shown) | Next::Own(shown) => shown,
-                Next::Gone(key) => {
-                    merge.last = Some(key);
+                Next::Gone(mut key) => {
+                    merge.last = Some(key.clone());
+                    gone += 1;
+                    if gone == GONE_PER_CHUNK_MAX {
+                        key.push(0);
+                        merge.resume = Some(key);
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Next::Unknown if has_read_in_vain => {
+                    if let Course::Up(place) = &cursor.course {
+                        merge.resume = Some(place.key.clone());
+                    }
+                    return Ok(());
+                }
+                Next::Unknown => {
+                    let chunk = Chunk {
+                        entries: (chunk.entries - entries).min(cursor.left).min(AHEAD_MAX),
+                        bytes: chunk.bytes.min(AHEAD_BYTES_MAX),
+                    };
+                    self.read_ahead(cursor, merge, chunk, wants_values)?;
+                    has_read_in_vain = merge.ahead.is_empty() && !cursor.course.is_done();
                     continue;
                 }
                 Next::Nothing => {
@@ -248,10 +270,21 @@ impl Merge {
         Some((key, write))
     }
 
-    /// Takes the next entry.
-    fn next(&mut self, transaction: &Transaction, wants_values: bool) -> Next {
+    /// Takes the next entry. `course` is that of the walk through the tree.
+    fn next(&mut self, transaction: &Transaction, course: &Course, wants_values: bool) -> Next {
         let own = self.own(transaction);
         let there = self.ahead.front();
+        if there.is_none() && !course.is_done() {
+            // Before its place the tree has nothing more; so an own key there is the next, and a later
+            // walk from that place leaves none out.
+            let is_passed = |(key, _): &(&[u8], &Write)| match course {
+                Course::Up(place) => *key < &place.key[..],
+                Course::Down(_) => false,
+            };
+            if !own.as_ref().is_some_and(is_passed) {
+                return Next::Unknown;
+            }
+        }
         let is_next = |key: &[u8]| match there.map(|there| key.cmp(&there.key[..])) {
             None | Some(Ordering::Equal) => true,
             Some(order) => (order == Ordering::Greater) == self.descends,
