@@ -30,7 +30,10 @@ fn keys_and_values() {
     let too_long = ["a key of 2049 bytes", "2048 bytes", "no parameter"];
     names(&refused(&mut client, &[b"SET", &key, b"v"]), &too_long);
     names(&refused(&mut client, &[b"INCR", &key]), &too_long);
-    names(&refused(&mut client, &[b"RENAME", b"a", &key]), &too_long);
+    names(
+        &refused(&mut client, &[b"MSET", b"a", b"v", &key, b"v"]),
+        &too_long,
+    );
     let value = vec![b'v'; 2049];
     let too_large = ["a value of 2049 bytes", "max_value_size", "2048 bytes"];
     names(&refused(&mut client, &[b"SET", b"k", &value]), &too_large);
@@ -50,7 +53,23 @@ fn keys_and_values() {
         &refused(&mut client, &[b"APPEND", longest, b"v"]),
         &too_large,
     );
-    assert_eq!(client.cmd(&[b"DBSIZE"]).expect("a reply").as_int(), Some(1));
+    names(
+        &refused(&mut client, &[b"RENAME", longest, &key]),
+        &too_long,
+    );
+    // There is no such key: nothing is to be done to it.
+    for (words, changed) in [
+        (&[&b"DEL"[..], &key, longest][..], 1),
+        (&[b"UNLINK", &key], 0),
+        (&[b"EXPIRE", &key, b"1"], 0),
+        (&[b"PERSIST", &key], 0),
+        (&[b"DBSIZE"], 0),
+    ] {
+        let reply = client.cmd(words).expect("a reply");
+        assert_eq!(reply.as_int(), Some(changed), "{reply:?}");
+    }
+    let taken = client.cmd(&[b"GETDEL", &key]).expect("a reply");
+    assert!(taken.is_null(), "{taken:?}");
 }
 
 /// In bytes, in one command and in several; and in pages.

@@ -4,7 +4,7 @@ mod support;
 
 use rd_base::counters::Counter;
 use rd_base::{Lsn, Role};
-use rd_engine::{Engine, EngineError, NamespaceId, ParkReason, View};
+use rd_engine::{Engine, EngineError, Isolation, NamespaceId, ParkReason, View};
 use rd_format::bitmap::BITMAP_BITS;
 use rd_store::SlotNo;
 use rd_store::checkpoint::Flags;
@@ -226,6 +226,25 @@ fn limits_are_errors() {
         matches!(error, EngineError::TransactionTooLarge { .. }),
         "{error}"
     );
+    // But to find that it is not there, or to delete it, changes nothing.
+    for is_within in [false, true] {
+        if is_within {
+            let begun = engine.begin(Isolation::Serializable, false, View::Newest);
+            engine.attach(Box::new(begun.expect("a transaction")));
+        }
+        let keys = [&b"there"[..], &long];
+        let done = engine.write(DB0, &keys, &mut |access| {
+            assert_eq!(access.newest(1)?, None);
+            assert!(!access.delete(1)?);
+            access.put(0, b"", None)
+        });
+        done.unwrap_or_else(|error| panic!("{error}"));
+        let put = try_set(&mut engine, &long, b"").expect_err("the key is too long");
+        assert!(matches!(put, EngineError::KeyTooLong { .. }), "{put}");
+    }
+    let transaction = engine.detach().expect("it was attached");
+    rig.run(|| engine.commit(&transaction, &[]));
+    rig.run(|| engine.write(DB0, &[b"there"], &mut |access| access.delete(0)));
     let longest = vec![b'k'; rd_base::limits::KEY_BYTES_MAX];
     set(&rig, &mut engine, &longest, b"value");
     set(&rig, &mut engine, b"", b"the empty key is a key");

@@ -5,6 +5,7 @@ use super::visible::{Meta, Seen, seen};
 use crate::btree::Tree;
 use crate::error::{EngineError, MAX_TRANSACTION_SIZE};
 use crate::overflow;
+use rd_base::limits::KEY_BYTES_MAX;
 use rd_base::{Config, Lsn};
 use rd_format::NodeRef;
 use rd_format::node::LeafEntry;
@@ -343,7 +344,7 @@ impl Access<'_> {
     /// Gives the key a value, which ends to be there at `expiry_ms` (milliseconds since 1970).
     ///
     /// # Errors
-    /// When value or transaction are too large; to be handed on.
+    /// When key, value or transaction are too large; to be handed on.
     pub fn put(
         &mut self,
         index: usize,
@@ -364,13 +365,22 @@ impl Access<'_> {
     /// [`Access::put`] for a value that a key has already: it may be longer than one that comes.
     ///
     /// # Errors
-    /// When the transaction is too large; to be handed on.
+    /// When the key is too long, or the transaction too large; to be handed on.
     pub fn put_again(
         &mut self,
         index: usize,
         value: &[u8],
         expiry_ms: Option<u64>,
     ) -> Result<(), ProgramError> {
+        // Looked for and deleted it may be: it is not there.
+        let key = self.keys[index];
+        if key.len() > KEY_BYTES_MAX {
+            return Err(EngineError::KeyTooLong {
+                bytes: key.len(),
+                limit: KEY_BYTES_MAX,
+            }
+            .into());
+        }
         let at = self.set.arena.len();
         if at + value.len() > self.limits.transaction_bytes {
             return Err(EngineError::TransactionTooLarge {

@@ -19,7 +19,6 @@ use crate::namespace;
 use crate::namespace::access::{check_readable, check_writable};
 use crate::work::Work;
 use rd_base::Lsn;
-use rd_base::limits::KEY_BYTES_MAX;
 use rd_format::catalog::CATALOG_FILE;
 use rd_store::Store;
 use rd_store::namespaces::{Lies, NamespaceId};
@@ -188,12 +187,6 @@ impl Engine {
         keys: &[&[u8]],
         program: &mut Program<'_, R>,
     ) -> Result<Committed<R>> {
-        if let Some(key) = keys.iter().find(|key| key.len() > KEY_BYTES_MAX) {
-            return Err(EngineError::KeyTooLong {
-                bytes: key.len(),
-                limit: KEY_BYTES_MAX,
-            });
-        }
         let mut set = std::mem::take(&mut self.set);
         set.sort(keys);
         set.clear_staged();

@@ -18,7 +18,7 @@ use crate::overflow;
 use crate::txn::visible::{Seen, visible};
 use crate::work::Work;
 use rd_base::Lsn;
-use rd_base::limits::{KEY_BYTES_MAX, PAGE_BYTES};
+use rd_base::limits::PAGE_BYTES;
 use rd_format::NodeRef;
 use rd_format::page::{self, flags};
 use rd_store::Store;
@@ -84,7 +84,6 @@ pub(crate) fn run_on_nothing<R>(
     keys: &[&[u8]],
     program: &mut Program<'_, R>,
 ) -> Result<Option<R>> {
-    check_keys(keys)?;
     set.sort(keys);
     set.clear_staged();
     let mut access = Access {
@@ -96,21 +95,11 @@ pub(crate) fn run_on_nothing<R>(
         told: Lsn::ZERO,
         large: Vec::new(),
     };
-    let result = program(&mut access).map_err(ProgramError::without_latches)?;
+    let done = program(&mut access).map_err(ProgramError::without_latches);
     let puts = |state: &KeyState| matches!(state.staged, Staged::Put { .. });
     let has_put = set.keys.iter().any(puts);
     set.shrink();
-    Ok((!has_put).then_some(result))
-}
-
-fn check_keys(keys: &[&[u8]]) -> Result<()> {
-    match keys.iter().find(|key| key.len() > KEY_BYTES_MAX) {
-        Some(key) => Err(EngineError::KeyTooLong {
-            bytes: key.len(),
-            limit: KEY_BYTES_MAX,
-        }),
-        None => Ok(()),
-    }
+    Ok((!has_put).then_some(done?))
 }
 
 fn run_until_done<'s, R>(
@@ -122,7 +111,6 @@ fn run_until_done<'s, R>(
     program: &mut Program<'_, R>,
     mut around: Option<&mut dyn Around>,
 ) -> Result<Committed<R>> {
-    check_keys(keys)?;
     set.sort(keys);
     let mut loads = 0;
     loop {
