@@ -31,6 +31,8 @@ const PAGES_WITHOUT_BUDGET: u64 = 8;
 const CLAIM_STEP: u64 = 32;
 /// An arena larger than this is given back after use.
 const ARENA_BYTES_KEPT: usize = 1 << 20;
+/// Vectors with room for more than so many entries are given back after use.
+const ENTRIES_KEPT: usize = 4096;
 /// After so many attempts a large value is read under the latches.
 const LOADS_MAX: usize = 3;
 
@@ -170,9 +172,19 @@ impl WriteSet {
         }
     }
 
-    /// Gives memory back that only large values needed.
+    /// Gives memory back that only large values, or very many keys, needed.
     pub(crate) fn shrink(&mut self) {
+        fn give_back<T>(entries: &mut Vec<T>) {
+            if entries.capacity() > ENTRIES_KEPT {
+                *entries = Vec::new();
+            }
+        }
         self.loaded.clear();
+        give_back(&mut self.loaded);
+        give_back(&mut self.keys);
+        give_back(&mut self.order);
+        give_back(&mut self.pending);
+        give_back(&mut self.parts);
         if self.arena.capacity() > ARENA_BYTES_KEPT {
             self.arena = Vec::new();
         }
@@ -423,4 +435,53 @@ fn load(tree: Tree<'_>, set: &mut WriteSet, keys: &[&[u8]], index: usize) -> Res
         bytes,
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_large_commit_needed_is_given_back() {
+        let names: Vec<[u8; 4]> = (0..10 * ENTRIES_KEPT as u32)
+            .map(u32::to_be_bytes)
+            .collect();
+        let keys: Vec<&[u8]> = names.iter().map(|name| &name[..]).collect();
+        let mut set = WriteSet::default();
+        let kept = |set: &WriteSet| {
+            let WriteSet {
+                keys,
+                order,
+                arena,
+                loaded,
+                pending,
+                parts,
+                ..
+            } = set;
+            let vectors = [
+                keys.capacity(),
+                order.capacity(),
+                loaded.capacity(),
+                pending.capacity(),
+                parts.capacity(),
+            ];
+            (vectors, arena.capacity())
+        };
+        for count in [keys.len(), 100] {
+            set.sort(&keys[..count]);
+            set.arena.reserve(count * 1000);
+            set.pending.reserve(count);
+            set.parts.reserve(count);
+            set.loaded.reserve(count);
+            set.shrink();
+            let (vectors, arena) = kept(&set);
+            assert!(
+                vectors.iter().all(|kept| *kept <= ENTRIES_KEPT),
+                "{vectors:?}"
+            );
+            assert!(arena <= ARENA_BYTES_KEPT);
+        }
+        // The next one of its size needs no memory.
+        assert_eq!(kept(&set).0.map(|kept| kept >= 100), [true; 5]);
+    }
 }
