@@ -197,8 +197,9 @@ pub struct Files {
 /// All [`FILES_MAX`] rows are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there are {FILES_MAX} relation files already, dropped ones not yet removed included; if there \
-     are such, a checkpoint that removes them was asked for: try again"
+    "there are {FILES_MAX} relation files already, dropped ones not yet removed included: those that \
+     a transaction, a reply in several parts or watched keys may still look at stay until these end, \
+     which max_snapshot_age sees to; for the others a checkpoint was asked for: try again"
 )]
 pub struct TooManyFiles;
 
