@@ -4,6 +4,7 @@ mod support;
 
 use rd_base::Lsn;
 use rd_engine::{Chunk, Engine, EngineError, Isolation, NamespaceId, ParkReason, View};
+use rd_format::Access;
 use rd_store::files::FileState;
 use rd_store::namespaces::PAST;
 use support::{DB0, Rig};
@@ -243,4 +244,45 @@ fn a_key_that_came_before_its_database_was_swapped_is_seen_by_who_watches_it() {
         rig.run(|| engine.swap_namespaces(DB0, db1));
         put_in(rig, engine, db1, b"another");
     }));
+}
+
+/// The next one in its place may be offline, or read only: that is another's.
+#[test]
+fn who_asks_for_a_namespace_that_was_dropped_is_not_told_of_another() {
+    let rig = Rig::new(512, 1 << 20);
+    let mut engine = rig.engine(0);
+    let create = |engine: &mut Engine, name: &[u8]| {
+        let id = rig.run(|| engine.create_namespace(name)).result;
+        rig.flush();
+        id
+    };
+    let old = create(&mut engine, b"old");
+    rig.run(|| engine.drop_namespace(b"old"));
+    rig.flush();
+    let new = create(&mut engine, b"new");
+    assert_eq!(old.index(), new.index());
+    for access in [Access::OFFLINE, Access::READ_ONLY] {
+        rig.run(|| engine.set_access(new, access));
+        rig.flush();
+        let snapshot = engine.snapshot().expect("few are held");
+        let is_gone = |error: EngineError| {
+            assert!(
+                matches!(error, EngineError::NoNamespace),
+                "{access:?}: {error}"
+            );
+        };
+        for view in [View::Durable, View::Newest, View::At(&snapshot)] {
+            let get = engine.get(old, b"key", view, |_| ());
+            is_gone(get.expect_err("a read"));
+            let range = engine.range(old, b"", None, 1, view);
+            is_gone(range.err().expect("a walk"));
+        }
+        is_gone(engine.count(old).expect_err("a count"));
+        is_gone(engine.random_place(old, 1).expect_err("a place"));
+        let put = engine.write(old, &[b"key"], &mut |access| access.put(0, b"", None));
+        is_gone(put.expect_err("a write"));
+        is_gone(engine.flush_namespace(old).expect_err("a flush"));
+        let swap = engine.swap_namespaces(old, NamespaceId::DB0);
+        is_gone(swap.expect_err("a swap"));
+    }
 }

@@ -31,11 +31,20 @@ fn name_of(entry: &NamespaceEntry<'_>) -> String {
 /// Whether the namespace can be read.
 ///
 /// # Errors
-/// That it is offline.
+/// That it is offline, or not there.
 pub(crate) fn check_readable(entry: &NamespaceEntry<'_>) -> Result<()> {
     match entry.access().is_offline() {
-        true => Err(EngineError::NamespaceOffline(name_of(entry))),
+        true => Err(refusal(entry, EngineError::NamespaceOffline)),
         false => Ok(()),
+    }
+}
+
+/// The error for the namespace, unless another one is in its place: then it is that one's access.
+#[cold]
+fn refusal(entry: &NamespaceEntry<'_>, error: fn(String) -> EngineError) -> EngineError {
+    match entry.place() {
+        Some(_) => error(name_of(entry)),
+        None => EngineError::NoNamespace,
     }
 }
 
@@ -47,7 +56,7 @@ pub(crate) fn check_writable(entry: &NamespaceEntry<'_>) -> Result<()> {
     check_readable(entry)?;
     match entry.access().is_writable() {
         true => Ok(()),
-        false => Err(EngineError::NamespaceReadOnly(name_of(entry))),
+        false => Err(refusal(entry, EngineError::NamespaceReadOnly)),
     }
 }
 
