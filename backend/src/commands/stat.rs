@@ -226,14 +226,15 @@ pub fn buffer_fields(server: &Server) -> Fields {
     let shared = &server.store.shared;
     let count = |counter| shared.stats.get(counter);
     let frames = shared.pool.frame_count() as u64;
-    let used = shared.pool.used_frames() as u64;
+    let counted = shared.pool.count_frames();
+    let used = counted.used as u64;
     let (hits, reads) = (count(Counter::BufferHits), count(Counter::PagesRead));
     let ratio = 100.0 * hits as f64 / (hits + reads).max(1) as f64;
     vec![
         ("buffers_total", number(frames)),
         ("buffers_used", number(used)),
         ("buffers_free", number(frames.saturating_sub(used))),
-        ("buffers_dirty", number(shared.pool.dirty_frames() as u64)),
+        ("buffers_dirty", number(counted.dirty as u64)),
         ("buffers_hits", number(hits)),
         ("buffers_reads", number(reads)),
         ("buffers_hit_percent", text(format_args!("{ratio:.2}"))),

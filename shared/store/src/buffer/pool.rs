@@ -330,17 +330,35 @@ impl Pool {
         descriptor.load().has(VALID).then(|| descriptor.page_tag())
     }
 
-    /// Frames that are dirty at the moment, counted one by one.
-    pub fn dirty_frames(&self) -> usize {
-        let dirty = |descriptor: &&Descriptor| descriptor.load().has(DIRTY);
-        self.table.descriptors.iter().filter(dirty).count()
+    /// What the frames hold at the moment, counted one by one: that takes its time in a large pool.
+    pub fn count_frames(&self) -> FrameCounts {
+        let mut counts = FrameCounts::default();
+        for descriptor in self.table.descriptors.iter() {
+            let state = descriptor.load();
+            counts.used += usize::from(state.has(MAPPED));
+            counts.dirty += usize::from(state.has(DIRTY));
+        }
+        counts
     }
 
-    /// Frames that hold a page at the moment, counted one by one.
-    pub fn used_frames(&self) -> usize {
-        let used = |descriptor: &&Descriptor| descriptor.load().has(MAPPED);
-        self.table.descriptors.iter().filter(used).count()
+    /// Frames that are dirty at the moment, counted as by [`Pool::count_frames`].
+    pub fn dirty_frames(&self) -> usize {
+        self.count_frames().dirty
     }
+
+    /// Frames that hold a page at the moment, counted as by [`Pool::count_frames`].
+    pub fn used_frames(&self) -> usize {
+        self.count_frames().used
+    }
+}
+
+/// How many frames there are of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameCounts {
+    /// That hold a page.
+    pub used: usize,
+    /// Whose page is dirty.
+    pub dirty: usize,
 }
 
 /// A page that stays in its frame while this lives (B1).
