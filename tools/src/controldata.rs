@@ -1,5 +1,7 @@
 //! What `rd_controldata` prints: one list of rows, of which the text and the JSON are made.
 
+use crate::{control, history, reading};
+use anyhow::{Context, Result};
 use rd_base::Lsn;
 use rd_base::civil::Utc;
 use rd_format::control::{
@@ -7,8 +9,11 @@ use rd_format::control::{
     checkpoint_flags,
 };
 use rd_format::wal_page;
+use rd_store::history::{HISTORY_PATH, Remembered};
+use rd_sys::storage::RealStorage;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 /// Where the values begin in the text, as in `pg_controldata`.
@@ -22,8 +27,60 @@ struct Row {
     value: Value,
 }
 
+/// What is wanted of a data directory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// For programs.
+    pub json: bool,
+    /// The last checkpoints and recoveries in place of the control file.
+    pub history: bool,
+}
+
+/// All that the tool prints of a data directory; what is damaged and passed over goes to `warn`.
+///
+/// # Errors
+/// When no slot of the control file is valid, or the history cannot be read.
+pub fn shown(dir: &Path, wanted: Wanted, warn: &mut dyn FnMut(&str)) -> Result<String> {
+    let reading = control::read(dir)?;
+    let path = reading.path.clone();
+    let chosen = reading.chosen()?;
+    if let Err(error) = &chosen.other {
+        warn(&format!(
+            "slot {} of control file \"{}\" is not valid: {error}\n\
+             HINT: The server uses the other slot, shown here, and writes this one anew.",
+            1 - chosen.slot,
+            path.display()
+        ));
+    }
+    if let Err(error) = chosen.control.compatible() {
+        warn(&format!("this program cannot serve the directory: {error}"));
+    }
+    let system_id = chosen.control.system_identifier;
+    Ok(match (wanted.history, wanted.json) {
+        (true, true) => format!("{:#}\n", history::json(&remembered(dir, system_id, warn)?)),
+        (true, false) => history::text(&remembered(dir, system_id, warn)?),
+        (false, true) => format!("{:#}\n", json(&chosen)),
+        (false, false) => text(&chosen),
+    })
+}
+
+/// Reads the history; names what of it is damaged.
+fn remembered(dir: &Path, system_id: u64, warn: &mut dyn FnMut(&str)) -> Result<Remembered> {
+    let path = dir.join(HISTORY_PATH);
+    reading::check_regular(&path)
+        .with_context(|| format!("could not open file \"{}\" for reading", path.display()))?;
+    let storage = RealStorage::new(dir.to_owned());
+    let remembered = rd_store::history::read(&storage, system_id)?;
+    for record in &remembered.damaged {
+        warn(&format!(
+            "a record of \"{HISTORY_PATH}\" is passed over: {record}"
+        ));
+    }
+    Ok(remembered)
+}
+
 /// The text for people.
-pub fn text(chosen: &Chosen) -> String {
+fn text(chosen: &Chosen) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
         let label = format!("{label}:");
@@ -53,7 +110,7 @@ pub fn text(chosen: &Chosen) -> String {
 
 /// The same for programs. LSNs and the system identifier are strings, as not every reader's
 /// numbers hold 64 bits.
-pub fn json(chosen: &Chosen) -> Value {
+fn json(chosen: &Chosen) -> Value {
     let control = &chosen.control;
     let mut object: Map<String, Value> = rows(control)
         .into_iter()

@@ -1,13 +1,11 @@
 //! `rd_controldata`: what `global/pg_control` says, in the layout and words of `pg_controldata`; and
 //! what `global/history` remembers.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{ArgAction, Parser};
-use rd_store::history::{HISTORY_PATH, Remembered, read};
-use rd_sys::storage::RealStorage;
-use rd_tools::{cli, control, controldata, datadir, history, reading};
+use rd_tools::controldata::{Wanted, shown};
+use rd_tools::{cli, datadir};
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 const NAME: &str = "rd_controldata";
@@ -40,56 +38,15 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
     let dir = arguments.data_dir.resolve(NAME)?;
-    let reading = control::read(&dir)?;
-    let path = reading.path.clone();
-    let chosen = reading.chosen()?;
-    if let Err(error) = &chosen.other {
-        cli::print_warning(
-            NAME,
-            &format!(
-                "slot {} of control file \"{}\" is not valid: {error}\n\
-                 HINT: The server uses the other slot, shown here, and writes this one anew.",
-                1 - chosen.slot,
-                path.display()
-            ),
-        );
-    }
-    if let Err(error) = chosen.control.compatible() {
-        cli::print_warning(
-            NAME,
-            &format!("this program cannot serve the directory: {error}"),
-        );
-    }
-    let text = if arguments.history {
-        let remembered = remembered(&dir, chosen.control.system_identifier)?;
-        if arguments.json {
-            format!("{:#}\n", history::json(&remembered))
-        } else {
-            history::text(&remembered)
-        }
-    } else if arguments.json {
-        format!("{:#}\n", controldata::json(&chosen))
-    } else {
-        controldata::text(&chosen)
+    let wanted = Wanted {
+        json: arguments.json,
+        history: arguments.history,
     };
+    let text = shown(&dir, wanted, &mut |warning| {
+        cli::print_warning(NAME, warning);
+    })?;
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Reads the history; names what of it is damaged.
-fn remembered(dir: &Path, system_identifier: u64) -> Result<Remembered> {
-    let path = dir.join(HISTORY_PATH);
-    reading::check_regular(&path)
-        .with_context(|| format!("could not open file \"{}\" for reading", path.display()))?;
-    let storage = RealStorage::new(dir.to_owned());
-    let remembered = read(&storage, system_identifier)?;
-    for record in &remembered.damaged {
-        cli::print_warning(
-            NAME,
-            &format!("a record of \"{HISTORY_PATH}\" is passed over: {record}"),
-        );
-    }
-    Ok(remembered)
 }

@@ -1,4 +1,6 @@
-//! The pieces of `rd_waldump`: where the log is, which part of it, and counts of what is in it.
+//! The pieces of `rd_waldump`: where the log is, which part of it, counts of what is in it, and the
+//! dump itself.
 
+pub mod dump;
 pub mod source;
 pub mod stats;
