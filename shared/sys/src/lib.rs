@@ -10,7 +10,7 @@
 //! * [`cpu`]: how busy the processors are;
 //! * [`storage`], [`clock`], [`random`], [`fault`]: seams that a test can take hold of;
 //!   [`shortage`]: errors that say nothing about a file;
-//!   `simdisk`, `simproc`, `simsched`, `watchdog`: for tests.
+//!   `simdisk`, `simproc`, `simsched`, `watchdog`, `memory`: for tests.
 //!
 //! Invariants of the whole crate:
 //!
@@ -36,6 +36,8 @@ pub mod futex;
 mod held;
 pub mod latch;
 pub mod lockfile;
+#[cfg(feature = "sim")]
+pub mod memory;
 #[cfg(all(test, feature = "loom"))]
 mod model;
 pub mod prefetch;
