@@ -1,12 +1,11 @@
-//! What lies on disk: pages, records and pages of the log, slots of `pg_control`, double-write batches.
+//! What lies on disk, piece by piece: pages, records, pages of the log.
 
+use super::{patch, sealed};
 use rd_base::limits::{PAGE_BYTES, WAL_PAGE_BYTES};
-use rd_base::{BatchNo, BlockNo, FileNo, Lsn, PageTag, StartCount, Timeline};
+use rd_base::{BlockNo, FileNo, Lsn, PageTag, StartCount, Timeline};
 use rd_engine::apply::redo_block;
 use rd_format::bitmap::{self, FIRST_BITMAP_BLOCK};
-use rd_format::control::{Chosen, ControlBytes, ControlError, ControlFile, FileRow, PendingDrop};
 use rd_format::describe::describe;
-use rd_format::doublewrite::{DwEntry, decode_header, encode_header};
 use rd_format::meta::{self, Meta};
 use rd_format::node::{Bound, LeafEntry, NodeMut, NodeRef, Payload};
 use rd_format::page::{self, PageBytes, PageKind};
@@ -17,41 +16,32 @@ use rd_format::wal_record::{
 };
 use rd_format::{catalog, overflow};
 use rd_store::wal::WalReader;
-use rd_tools::controldata;
 use rd_tools::waldump::source::{Log, Wanted};
 use rd_tools::waldump::stats::Stats;
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Whose log and pages.
-const SYSTEM: u64 = 0xFEED;
+pub(super) const SYSTEM: u64 = 0xFEED;
 /// Bytes of a segment of the log.
 const SEGMENT_BYTES: u64 = 32 << 10;
-/// Bytes of a patch's head and of its tail at most.
-const PATCH_BYTES: usize = 200;
 
-/// Whether checksums are to be made right: the first byte says so, and the rest is the input.
-fn sealed(input: &[u8]) -> (bool, &[u8]) {
-    match input.split_first() {
-        Some((first, rest)) => (first % 2 == 0, rest),
-        None => (true, input),
-    }
-}
+/// Sound pages of every kind, and one of zeros.
+static PAGES: LazyLock<Vec<PageBytes>> = LazyLock::new(sound_pages);
 
-fn tag(file: u32, block: u32) -> PageTag {
+pub(super) fn tag(file: u32, block: u32) -> PageTag {
     PageTag::new(FileNo::new(file), BlockNo::new(block))
 }
 
-/// A page: the first half of the input is its beginning, the second its end. If it passes its
-/// checks, everything can be done with it.
+/// A page: the second byte chooses a sound one, the rest are patches of it. If it passes its checks,
+/// everything can be done with it.
 pub fn page(input: &[u8]) {
-    let (seal, patch) = sealed(input);
-    let half = patch.len() / 2;
-    let (head, tail) = (&patch[..half.min(PATCH_BYTES)], &patch[half..]);
-    let tail = &tail[..tail.len().min(PATCH_BYTES)];
-    let mut bytes = [0; PAGE_BYTES];
-    bytes[..head.len()].copy_from_slice(head);
-    bytes[PAGE_BYTES - tail.len()..].copy_from_slice(tail);
+    let (seal, rest) = sealed(input);
+    let Some((kind, patches)) = rest.split_first() else {
+        return;
+    };
+    let mut bytes = PAGES[usize::from(*kind) % PAGES.len()];
+    patch::apply(&mut bytes, patches);
     for at in [tag(2, 9), tag(2, 0), tag(2, 1)] {
         if seal {
             page::seal(&mut bytes, at);
@@ -60,7 +50,7 @@ pub fn page(input: &[u8]) {
             use_page(&mut bytes.clone(), at);
         }
     }
-    let _ = catalog::CatalogValue::decode(&patch[..patch.len().min(16)]);
+    let _ = catalog::CatalogValue::decode(&patches[..patches.len().min(16)]);
 }
 
 fn use_page(bytes: &mut PageBytes, at: PageTag) {
@@ -117,7 +107,7 @@ fn use_page(bytes: &mut PageBytes, at: PageTag) {
 }
 
 /// Makes length and checksum of the record at the start of `bytes` right.
-fn seal_record(bytes: &mut [u8], lsn: Option<Lsn>) {
+pub(super) fn seal_record(bytes: &mut [u8], lsn: Option<Lsn>) {
     if bytes.len() < RECORD_HEADER_BYTES {
         return;
     }
@@ -222,95 +212,36 @@ pub fn wal(input: &[u8]) {
     }
 }
 
-/// The slots of a control file, as `rd_controldata` shows them. The input is one; the other is sound.
-pub fn control(input: &[u8]) {
-    let (seal, rest) = sealed(input);
-    let mut slot = rest.to_vec();
-    if seal && slot.len() >= ControlBytes::BYTES {
-        let used = slot.len() as u32;
-        slot[12..16].copy_from_slice(&used.to_le_bytes());
-        slot[16..20].fill(0);
-        let crc = crc32c::crc32c(&slot);
-        slot[16..20].copy_from_slice(&crc.to_le_bytes());
-    }
-    let Ok(control) = ControlFile::decode(&slot) else {
-        return;
-    };
-    let _ = control.compatible();
-    assert_eq!(
-        ControlFile::decode(&control.encode()).as_ref(),
-        Ok(&control)
-    );
-    let chosen = Chosen {
-        control,
-        slot: 0,
-        other: Err(ControlError::Zero),
-    };
-    let _ = (
-        controldata::text(&chosen),
-        controldata::json(&chosen).to_string(),
-    );
-}
-
-/// The header page of a double-write batch.
-pub fn doublewrite(input: &[u8]) {
-    let (seal, rest) = sealed(input);
+fn sound_pages() -> Vec<PageBytes> {
     let mut bytes = [0; PAGE_BYTES];
-    let length = rest.len().min(PAGE_BYTES);
-    bytes[..length].copy_from_slice(&rest[..length]);
-    if seal {
-        let count = u32::from_le_bytes(*bytes[24..].first_chunk().expect("four bytes"));
-        let end = (40 + 24 * count as usize % PAGE_BYTES).min(PAGE_BYTES);
-        bytes[28..32].fill(0);
-        let crc = crc32c::crc32c(&bytes[..end]);
-        bytes[28..32].copy_from_slice(&crc.to_le_bytes());
-    }
-    if let Ok(batch) = decode_header(&bytes) {
-        let mut again = [0; PAGE_BYTES];
-        encode_header(
-            &mut again,
-            batch.batch,
-            batch.system_identifier,
-            &batch.entries,
-        );
-        assert_eq!(decode_header(&again), Ok(batch));
-    }
-}
-
-/// A sound page as an input of [`page`].
-fn patch_of(bytes: &PageBytes) -> Vec<u8> {
-    let ends = [&bytes[..PATCH_BYTES], &bytes[PAGE_BYTES - PATCH_BYTES..]];
-    [&[0][..], ends[0], ends[1]].concat()
-}
-
-pub(super) fn page_seeds() -> Vec<Vec<u8>> {
-    let mut seeds = Vec::new();
-    let mut bytes = [0; PAGE_BYTES];
+    let mut pages = vec![bytes];
     let mut node = NodeMut::init_leaf(&mut bytes);
     node.set_high_key(Some(Bound::before_key(b"key:9")))
         .expect("room");
-    for (number, payload) in [Payload::Tombstone, Payload::Inline(b"value")]
-        .into_iter()
-        .enumerate()
-    {
-        let key = format!("key:{number}");
+    // Enough to fill the middle of the page, too.
+    for number in 0..60 {
+        let key = format!("key:{:02}", number / 2);
+        let payload = match number % 5 {
+            0 => Payload::Tombstone,
+            _ => Payload::Inline(&[b'v'; 90]),
+        };
         let entry = LeafEntry {
             key: key.as_bytes(),
-            stamp: Lsn::new(77),
-            expiry_ms: (number == 1).then_some(5),
+            stamp: Lsn::new(77 + number),
+            expiry_ms: (number % 3 == 1).then_some(5),
             payload,
         };
         node.insert_leaf(&entry).expect("room");
     }
-    seeds.push(patch_of(&bytes));
+    pages.push(bytes);
     let mut node = NodeMut::init_inner(&mut bytes, 1, BlockNo::new(4));
     for (key, stamp) in [(&b"key:3"[..], Lsn::MAX), (b"key:5", Lsn::new(9))] {
         node.insert_inner(Bound { key, stamp }, BlockNo::new(6))
             .expect("room");
     }
-    seeds.push(patch_of(&bytes));
+    pages.push(bytes);
     bitmap::init(&mut bytes, FIRST_BITMAP_BLOCK);
-    seeds.push(patch_of(&bytes));
+    pages.push(bytes);
     let meta = Meta {
         system_identifier: SYSTEM,
         file: FileNo::new(2),
@@ -320,9 +251,23 @@ pub(super) fn page_seeds() -> Vec<Vec<u8>> {
         stop_scn: Lsn::new(1),
     };
     meta::init(&mut bytes, &meta);
-    seeds.push(patch_of(&bytes));
+    pages.push(bytes);
     overflow::init(&mut bytes, 0, None, b"the last piece");
-    seeds.push(patch_of(&bytes));
+    pages.push(bytes);
+    pages
+}
+
+pub(super) fn page_seeds() -> Vec<Vec<u8>> {
+    let as_they_are = (0..PAGES.len()).map(|kind| vec![0, kind as u8]);
+    let mut seeds: Vec<Vec<u8>> = as_they_are.collect();
+    // Of zeros, but for the leaf, which is long.
+    for page in &PAGES[2..] {
+        seeds.push([&[0, 0][..], &patch::between(&PAGES[0], page)].concat());
+    }
+    // An entry in the middle of the leaf, of the inner node, of the bitmap.
+    for kind in [1, 2, 3] {
+        seeds.push(vec![0, kind, 0, 0x10, 0, 2, 0xFF, 0x7F, 0x28, 0, 0, 1, 9]);
+    }
     seeds
 }
 
@@ -399,38 +344,4 @@ pub(super) fn wal_seeds() -> Vec<Vec<u8>> {
         [&[1, 0, 0, 0, 0][..], &all].concat(),
         [&[0, 0, 255, 12, 1][..], &all].concat(),
     ]
-}
-
-pub(super) fn control_seeds() -> Vec<Vec<u8>> {
-    let mut control = ControlFile::initial(SYSTEM, SEGMENT_BYTES as u32, Lsn::new(SEGMENT_BYTES));
-    let plain = control.encode();
-    control.files = (1..3)
-        .map(|file| FileRow {
-            file: FileNo::new(file),
-            access: rd_format::Access::READ_WRITE,
-            checkpoint_count: 4,
-            scn: Lsn::new(5),
-            stop_scn: Lsn::new(6),
-            key_count: 7,
-            blocks: 8,
-        })
-        .collect();
-    control.pending_drops = vec![PendingDrop {
-        file: FileNo::new(9),
-        last_lsn: Lsn::new(3),
-    }];
-    [plain, control.encode()]
-        .iter()
-        .map(|slot| [&[0][..], slot].concat())
-        .collect()
-}
-
-pub(super) fn doublewrite_seeds() -> Vec<Vec<u8>> {
-    let mut bytes = [0; PAGE_BYTES];
-    let entries = [
-        DwEntry::for_page(tag(2, 3), &bytes),
-        DwEntry::for_page(tag(1, 4), &bytes),
-    ];
-    encode_header(&mut bytes, BatchNo::new(9), SYSTEM, &entries);
-    vec![[&[0][..], &bytes[..100]].concat()]
 }
