@@ -73,8 +73,10 @@ fn sound_log() -> Vec<u8> {
         }
         let lsn = pos_to_start_lsn(begin + at as u64);
         usable.extend_from_slice(builder.finish(lsn, StartCount::new(1)));
-        for page in at / WAL_PAGE_USABLE + 1..=(at + len - 1) / WAL_PAGE_USABLE {
-            continued[page] = at + len - page * WAL_PAGE_USABLE;
+        // None is longer than a page.
+        let last = (at + len - 1) / WAL_PAGE_USABLE;
+        if last > at / WAL_PAGE_USABLE {
+            continued[last] = at + len - last * WAL_PAGE_USABLE;
         }
     }
     usable.resize(2 * SEGMENTS * WAL_PAGE_USABLE, 0);

@@ -56,7 +56,7 @@ mod tests {
         let mut patched = old.clone();
         apply(&mut patched, &between(&old, &new));
         assert_eq!(patched, new);
-        assert_eq!(between(&old, &old), []);
+        assert!(between(&old, &old).is_empty());
         // What lies behind the end is left out, and nothing has no bytes.
         apply(&mut patched, &[0xCF, 7, 0, 3, 1, 2, 3, 9]);
         assert_eq!(patched[1999], 1);
