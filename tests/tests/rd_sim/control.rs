@@ -6,7 +6,6 @@ use crate::ledger::{Ledger, database};
 use crate::machine::{Failure, Machine};
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{FileNo, Lsn};
-use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::ControlFile;
 use rd_store::control_file;
 use rd_store::files::FileState;
@@ -15,10 +14,6 @@ use rd_sys::simdisk::SimStorage;
 use rd_sys::storage::{OpenMode, Storage};
 use std::collections::BTreeMap;
 use std::io;
-
-/// Today a file that was made ahead of a first write, or of a FLUSHDB, that never came stays in `base/`,
-/// empty as it was made. When recovery removes it, this goes.
-const UNUSED_FILES_STAY: bool = true;
 
 fn wrong(text: String) -> Failure {
     Failure(format!("pg_control: {text}"))
@@ -142,21 +137,9 @@ fn has_no_others(machine: &Machine, there: &BTreeMap<FileNo, u64>) -> Result<(),
     }
     let unknown = there
         .keys()
-        .filter(|file| files.state(**file) == FileState::Free);
-    for file in unknown {
-        let may_stay = UNUSED_FILES_STAY && *file != CATALOG_FILE && is_unused(machine, *file);
-        if !may_stay {
-            return Err(wrong(format!("nobody knows of file {file} in base/")));
-        }
+        .find(|file| files.state(**file) == FileState::Free);
+    match unknown {
+        Some(file) => Err(wrong(format!("nobody knows of file {file} in base/"))),
+        None => Ok(()),
     }
-    Ok(())
-}
-
-/// Whether nothing was ever written to a file, by its first pages, which are written before others.
-fn is_unused(machine: &Machine, file: FileNo) -> bool {
-    let Ok(file) = machine.disk.open(&path(file, 0), OpenMode::Read) else {
-        return false;
-    };
-    let mut bytes = [0; 3 * PAGE_BYTES];
-    file.read_at(&mut bytes, 0).is_ok() && bytes == [0; 3 * PAGE_BYTES]
 }
