@@ -29,7 +29,9 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// When they cannot be read.
 pub fn piece(mut file: &File, from: u64, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // So much and no more is taken of memory, without being copied from less to more.
+    let rest = file.metadata()?.len().saturating_sub(from);
+    let mut bytes = Vec::with_capacity(rest.min(bytes_max) as usize);
     file.seek(SeekFrom::Start(from))?;
     file.take(bytes_max).read_to_end(&mut bytes)?;
     Ok(bytes)

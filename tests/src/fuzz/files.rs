@@ -216,7 +216,8 @@ pub fn waldump(input: &[u8]) {
         let mut control = ControlFile::initial(SYSTEM, SEGMENT_BYTES as u32, Lsn::new(16 << 10));
         control.durable_lsn = lsn(&head[11..14], head[14]);
         // A control file's own bytes are for another target.
-        write_control(dir.path(), &[&control.encode(), &[]]);
+        let control = control.encode();
+        write_control(dir.path(), &[&control, &control]);
     }
     let segment = |choice: u8| {
         let name = segments.get(usize::from(choice));
@@ -438,7 +439,9 @@ pub fn history(input: &[u8]) {
     let mut bytes = sound_history();
     patch::apply(&mut bytes, patches);
     let dir = tempfile::tempdir().expect("a temporary directory");
-    write_control(dir.path(), &[&sound_control().encode(), &[]]);
+    // Two good slots, or the tool would read again and again, as beside a server that writes one.
+    let control = sound_control().encode();
+    write_control(dir.path(), &[&control, &control]);
     let file = File::create(dir.path().join(HISTORY_PATH)).expect("a file of ours");
     for (record, at) in bytes.chunks_mut(RECORD_BYTES).zip(history_offsets()) {
         if seal && record.iter().any(|byte| *byte != 0) {
