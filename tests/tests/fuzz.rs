@@ -240,6 +240,8 @@ fn memory_is_counted_for_each_input_by_itself() {
 fn the_programs_are_those_of_the_targets() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
     let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).expect("readable");
+    let import = "rd-tests = { path = \"../tests\", features = [\"sim\"] }";
+    assert!(manifest.contains(import));
     for Target { name, .. } in TARGETS {
         let program = fs::read_to_string(fuzz.join(format!("fuzz_targets/{name}.rs")));
         let expected = format!(

@@ -27,6 +27,8 @@ const FIRST: u64 = 8;
 /// Where entries begin in a header, and how long they are.
 const ENTRIES: usize = 40;
 const ENTRY_BYTES: usize = 24;
+/// Where a page says of what kind it is.
+const KIND: u32 = 12;
 
 /// The area and the file, sound: what patches reach of them.
 static SOUND: LazyLock<Vec<u8>> = LazyLock::new(sound);
@@ -202,6 +204,11 @@ pub(super) fn doublewrite_seeds() -> Vec<Vec<u8>> {
     for at in [file + 50, 24, 8, 40, 44, 48, PAGE_BYTES + 50] {
         let at = (at as u32).to_le_bytes();
         seeds.push(vec![0, 8, 0, at[0], at[1], at[2], 2, 0x05, 0x01]);
+    }
+    // A copy of each kind of page, with nothing in it that such a page has.
+    for kind in 0..8 {
+        let at = (PAGE_BYTES as u32 + KIND).to_le_bytes();
+        seeds.push(vec![0, 8, 0, at[0], at[1], at[2], 1, kind]);
     }
     seeds
 }
