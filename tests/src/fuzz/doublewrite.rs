@@ -8,7 +8,7 @@ use rd_base::{BatchNo, Lsn, PageTag};
 use rd_format::doublewrite::{DW_SLOT_BYTES, DwEntry, decode_header, encode_header};
 use rd_format::page::{self, PageBytes, PageKind};
 use rd_store::control_file::GLOBAL_DIR;
-use rd_store::doublewrite::{DOUBLEWRITE_BYTES_MIN, DOUBLEWRITE_PATH, DoubleWrite, create};
+use rd_store::doublewrite::{DOUBLEWRITE_BYTES_MIN, DOUBLEWRITE_PATH, DoubleWrite, Repair, create};
 use rd_store::relation::{BASE_DIR, RelationFiles, path_of};
 use rd_sys::simdisk::SimStorage;
 use rd_sys::storage::{OpenMode, Storage};
@@ -115,13 +115,12 @@ fn check_header(bytes: &PageBytes) {
 /// A double-write area and a relation file, repaired as recovery does it. The second byte is the first
 /// batch that counts, the third cuts the area or the file, the rest are patches of both.
 pub fn doublewrite(input: &[u8]) {
+    repaired(input);
+}
+
+fn repaired(input: &[u8]) -> Option<Repair> {
     let (seal, rest) = sealed(input);
-    let Some(([first, cut], patches)) = rest
-        .split_first_chunk::<2>()
-        .map(|(head, rest)| (*head, rest))
-    else {
-        return;
-    };
+    let (&[first, cut], patches) = rest.split_first_chunk::<2>()?;
     let mut bytes = SOUND.clone();
     patch::apply(&mut bytes, patches);
     let (pages, _) = bytes.as_chunks_mut::<PAGE_BYTES>();
@@ -154,13 +153,16 @@ pub fn doublewrite(input: &[u8]) {
         3 => storage.remove(&path).expect("it was there"),
         _ => {}
     }
-    repair(&storage, BatchNo::new(u64::from(first)), cut & 1 == 1);
+    repair(&storage, BatchNo::new(u64::from(first)), cut & 1 == 1)
 }
 
-fn repair(storage: &SimStorage, first: BatchNo, is_offline: bool) {
+fn repair(storage: &SimStorage, first: BatchNo, is_offline: bool) -> Option<Repair> {
     let area = match DoubleWrite::open(storage, SYSTEM, first) {
         Ok(area) => area,
-        Err(error) => return assert!(!error.to_string().is_empty()),
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            return None;
+        }
     };
     let relations = RelationFiles::writer(Arc::new(storage.clone()));
     let offline = |file| is_offline && file == tag(2, 0).file;
@@ -172,9 +174,7 @@ fn repair(storage: &SimStorage, first: BatchNo, is_offline: bool) {
         }
     }
     // A relation file can be cut, or a place be one that no file has: that is an error, not more.
-    let Ok(repair) = area.repair(&relations, first, offline) else {
-        return;
-    };
+    let repair = area.repair(&relations, first, offline).ok()?;
     assert!(repair.torn.len() as u64 <= repair.written && repair.written <= repair.copies);
     for tag in &repair.torn {
         let mut page = [0; PAGE_BYTES];
@@ -183,6 +183,7 @@ fn repair(storage: &SimStorage, first: BatchNo, is_offline: bool) {
     }
     let again = area.repair(&relations, first, offline);
     assert_eq!(again.expect("it went well before").torn, []);
+    Some(repair)
 }
 
 pub(super) fn doublewrite_seeds() -> Vec<Vec<u8>> {
@@ -211,4 +212,19 @@ pub(super) fn doublewrite_seeds() -> Vec<Vec<u8>> {
         seeds.push(vec![0, 8, 0, at[0], at[1], at[2], 1, kind]);
     }
     seeds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sound_inputs_are_repaired() {
+        let repair = repaired(&[0, FIRST as u8, 0]).expect("sound");
+        // One of five is newer in its place.
+        assert_eq!((repair.copies, repair.written), (5, 4));
+        let at = ((SLOTS * SLOT_PAGES * PAGE_BYTES) as u32 + 50).to_le_bytes();
+        let torn = repaired(&[0, FIRST as u8, 0, at[0], at[1], at[2], 1, 9]);
+        assert_eq!(torn.expect("sound").torn, [tag(2, 0)]);
+    }
 }

@@ -183,10 +183,13 @@ fn lsn(bytes: &[u8], shift: u8) -> Lsn {
 /// Files of a directory of the log, whatever is in them, through `rd_waldump` with any of its options
 /// but the one with which it never ends.
 pub fn waldump(input: &[u8]) {
+    dumped(input);
+}
+
+/// What is dumped, and whether all went well.
+fn dumped(input: &[u8]) -> Option<(String, bool)> {
     let (seal, rest) = sealed(input);
-    let Some((head, patches)) = rest.split_first_chunk::<DUMP_HEAD>() else {
-        return;
-    };
+    let (head, patches) = rest.split_first_chunk::<DUMP_HEAD>()?;
     let mut contents = Vec::new();
     let segments: Vec<Segment> = head[16..]
         .chunks(2)
@@ -257,15 +260,18 @@ pub fn waldump(input: &[u8]) {
     let lists_kinds = arguments.kind.as_deref() == Some("list");
     let has_lines = arguments.stats.is_none() && !lists_kinds;
     let mut out = Vec::new();
-    match dump::run(arguments, &mut out) {
+    let outcome = dump::run(arguments, &mut out);
+    let is_well = outcome.is_ok();
+    match outcome {
         Ok(end) => assert!(end.is_none_or(|end| !end.reason.to_string().is_empty())),
         Err(error) => assert!(!format!("{error:#}").is_empty()),
     }
-    let text = str::from_utf8(&out).expect("a dump is text");
+    let text = String::from_utf8(out).expect("a dump is text");
     if let (Some(limit), true) = (limit, has_lines) {
         // One more says that something was skipped.
         assert!(text.lines().count() as u64 <= limit + 1, "{text}");
     }
+    Some((text, is_well))
 }
 
 /// Writes the beginnings of the slots of a control file; zeros are behind them.
@@ -305,10 +311,12 @@ const SLOT_HEAD: usize = 1024;
 /// The whole of `global/pg_control`, two slots, through `rd_controldata`. The second byte chooses how
 /// it is printed, how long the file is, and what the slots are before they are patched.
 pub fn control(input: &[u8]) {
+    shown_control(input);
+}
+
+fn shown_control(input: &[u8]) -> Option<String> {
     let (seal, rest) = sealed(input);
-    let Some((options, patches)) = rest.split_first() else {
-        return;
-    };
+    let (options, patches) = rest.split_first()?;
     let mut heads = [0; 2 * SLOT_HEAD];
     let mut control = sound_control();
     for (slot, head) in heads.chunks_mut(SLOT_HEAD).enumerate() {
@@ -351,14 +359,20 @@ pub fn control(input: &[u8]) {
         // There is none.
         history: options & 0x60 == 0x60,
     };
-    show(dir.path(), wanted);
+    show(dir.path(), wanted)
 }
 
-fn show(dir: &Path, wanted: Wanted) {
-    let text = shown(dir, wanted, &mut |warning| assert!(!warning.is_empty()));
-    match text {
-        Ok(text) => assert!(text.ends_with('\n')),
-        Err(error) => assert!(!format!("{error:#}").is_empty()),
+/// What is shown, unless it is an error.
+fn show(dir: &Path, wanted: Wanted) -> Option<String> {
+    match shown(dir, wanted, &mut |warning| assert!(!warning.is_empty())) {
+        Ok(text) => {
+            assert!(text.ends_with('\n'));
+            Some(text)
+        }
+        Err(error) => {
+            assert!(!format!("{error:#}").is_empty());
+            None
+        }
     }
 }
 
@@ -432,10 +446,12 @@ fn sound_history() -> Vec<u8> {
 /// The whole of `global/history`, beside a sound control file, through `rd_controldata --history`. The
 /// second byte chooses how it is printed and how long the file is.
 pub fn history(input: &[u8]) {
+    shown_history(input);
+}
+
+fn shown_history(input: &[u8]) -> Option<String> {
     let (seal, rest) = sealed(input);
-    let Some((options, patches)) = rest.split_first() else {
-        return;
-    };
+    let (options, patches) = rest.split_first()?;
     let mut bytes = sound_history();
     patch::apply(&mut bytes, patches);
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -458,7 +474,7 @@ pub fn history(input: &[u8]) {
         json: options & 1 == 1,
         history: true,
     };
-    show(dir.path(), wanted);
+    show(dir.path(), wanted)
 }
 
 pub(super) fn waldump_seeds() -> Vec<Vec<u8>> {
@@ -518,4 +534,29 @@ pub(super) fn history_seeds() -> Vec<Vec<u8>> {
         seeds.push(vec![0, 0, at[0], at[1], at[2], 3, 0xC3, 0x28, 0x0A]);
     }
     seeds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else mutations would be of something that is refused at once.
+    #[test]
+    fn sound_inputs_come_through_to_the_end() {
+        let seeds = waldump_seeds();
+        let (text, is_well) = dumped(&seeds[0]).expect("long enough");
+        assert!(is_well && text.lines().count() > 30, "{text}");
+        // With a patch inside a record all is read, too.
+        let (patched, is_well) = dumped(&seeds[seeds.len() - 1]).expect("long enough");
+        assert!(is_well && patched.lines().count() == text.lines().count());
+        // But not without checksums.
+        let odd = [&[1], &seeds[seeds.len() - 1][1..]].concat();
+        let (torn, _) = dumped(&odd).expect("long enough");
+        assert!(torn.lines().count() < text.lines().count());
+
+        let text = shown_control(&control_seeds()[0]).expect("sound");
+        assert!(text.contains("Dropped relation file 9") && !text.contains("INVALID"));
+        let text = shown_history(&history_seeds()[0]).expect("sound");
+        assert!(text.contains("no room on the disk") && text.contains("14 torn pages"));
+    }
 }
