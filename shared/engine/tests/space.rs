@@ -233,6 +233,13 @@ fn limits_are_errors() {
             engine.attach(Box::new(begun.expect("a transaction")));
         }
         let keys = [&b"there"[..], &long];
+        let without_a_look = engine.write(DB0, &keys[1..], &mut |access| access.delete(0));
+        assert!(!without_a_look.expect("nothing is done").result);
+        if is_within {
+            let transaction = engine.detach().expect("it was attached");
+            assert!(!transaction.has_written());
+            engine.attach(transaction);
+        }
         let done = engine.write(DB0, &keys, &mut |access| {
             assert_eq!(access.newest(1)?, None);
             assert!(!access.delete(1)?);

@@ -401,6 +401,10 @@ impl Access<'_> {
     pub fn delete(&mut self, index: usize) -> Result<bool, ProgramError> {
         let there = self.meta(index)?.is_some();
         let same_as = self.set.keys[index].same_as as usize;
+        // A key that is too long is nowhere, and nothing of it is to be in the log or in a transaction.
+        if self.keys[same_as].len() > KEY_BYTES_MAX {
+            return Ok(there);
+        }
         // A key whose time has come is there still, and goes for good.
         self.set.keys[same_as].staged = Staged::Delete;
         Ok(there)
