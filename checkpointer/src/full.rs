@@ -346,14 +346,29 @@ impl Checkpointer {
         for file in touched {
             let closed = shared.files.closed(file);
             // What is closed says its own, and may be away.
-            if !shared.files.exists(file) || closed.is_some() && !self.is_half_opened(file)? {
-                self.touched.remove(&file);
-                self.unreadable.remove(&file);
-                continue;
+            let is_to_be_stamped = match closed {
+                _ if !shared.files.exists(file) => Some(false),
+                Some(_) => self.is_half_opened(file)?,
+                None => Some(true),
+            };
+            match is_to_be_stamped {
+                Some(true) => {}
+                Some(false) => {
+                    self.touched.remove(&file);
+                    self.unreadable.remove(&file);
+                    self.may_be_ahead.remove(&file);
+                    continue;
+                }
+                None => {
+                    self.unreadable.entry(file).or_insert(now_ns);
+                    continue;
+                }
             }
-            let is_needed = unnamed(&file) && shared.files.state(file) != FileState::Dropped;
+            let is_dropped = shared.files.state(file) == FileState::Dropped;
+            let is_needed = !is_dropped && (unnamed(&file) || self.may_be_ahead.contains(&file));
             let tried_ns = self.unreadable.get(&file);
-            if !is_needed && tried_ns.is_some_and(|at_ns| now_ns < at_ns + nanos(UNREADABLE_REST)) {
+            let rests = tried_ns.is_some_and(|at_ns| now_ns < at_ns + nanos(UNREADABLE_REST));
+            if rests && !is_needed && !self.must_stop() {
                 continue;
             }
             let tag = PageTag::new(file, META_BLOCK);
@@ -367,7 +382,10 @@ impl Checkpointer {
                     continue;
                 }
                 Err(error) if error.shortage().is_none() && !is_needed => {
-                    if self.unreadable.insert(file, now_ns).is_none() {
+                    let is_news = self.unreadable.insert(file, now_ns).is_none();
+                    if is_news && !is_dropped {
+                        // A copy may be left, and mend it before the next start needs it.
+                        shared.scrub.report(tag);
                         log::error!(
                             "the header of relation file {file} cannot be brought up to date: {error}; \
                              all else works, but the next start needs it: restore the data directory \
@@ -396,12 +414,15 @@ impl Checkpointer {
             stamped.push((tag, header));
         }
         for batch in stamped.chunks(DW_BATCH_PAGES_MAX) {
+            self.may_be_ahead
+                .extend(batch.iter().map(|(tag, _)| tag.file));
             self.write_pages(batch, cause)?;
             for (tag, header) in batch {
                 let meta = meta::read(header);
                 let (count, scn) = (meta.checkpoint_count, meta.checkpoint_scn);
                 shared.files.set_covered(tag.file, count, scn);
                 self.touched.remove(&tag.file);
+                self.may_be_ahead.remove(&tag.file);
                 self.half_opened.remove(&tag.file);
             }
         }
@@ -411,21 +432,23 @@ impl Checkpointer {
 
     /// Whether the header of a closed file is to be made again what it was, because an attempt to open
     /// it has failed: only if the file is there, and says what the attempt or the closing has left. One
-    /// that was put in its place meanwhile must not pass for it.
-    fn is_half_opened(&self, file: FileNo) -> Result<bool, Failure> {
+    /// that was put in its place meanwhile must not pass for it. None if that cannot be told, because the
+    /// header cannot be read.
+    fn is_half_opened(&self, file: FileNo) -> Result<Option<bool>, Failure> {
         let Some(attempted) = self.half_opened.get(&file) else {
-            return Ok(false);
+            return Ok(Some(false));
         };
         if self.is_offline(file) {
             self.relations.forget(file);
         }
         match self.relations.read_meta(file) {
-            Ok(Some(found)) => Ok(found == *attempted || found == self.as_closed(attempted)),
-            Ok(None) => Ok(false),
+            Ok(Some(found)) => Ok(Some(
+                found == *attempted || found == self.as_closed(attempted),
+            )),
+            Ok(None) => Ok(Some(false)),
             // Whoever brings the namespace back is told.
-            Err(_) if self.is_offline(file) => Ok(false),
-            // As any header that cannot be read.
-            Err(error) if error.shortage().is_none() => Ok(true),
+            Err(_) if self.is_offline(file) => Ok(Some(false)),
+            Err(error) if error.shortage().is_none() => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

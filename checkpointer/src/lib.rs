@@ -223,6 +223,9 @@ pub struct Checkpointer {
     half_opened: BTreeMap<FileNo, Meta>,
     /// Files whose headers cannot be read, and when that was last tried, monotonic nanoseconds.
     unreadable: BTreeMap<FileNo, u64>,
+    /// Files whose headers may say a number that `pg_control` is yet to have, by an attempt that failed or
+    /// that a crash has cut off: only another attempt brings the two together.
+    may_be_ahead: BTreeSet<FileNo>,
     /// No file's header says another number than its row in `pg_control` is about to.
     headers_are_settled: bool,
     sync_tally: SyncTally,
@@ -292,6 +295,7 @@ impl Checkpointer {
             touched: BTreeSet::new(),
             half_opened: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            may_be_ahead: BTreeSet::new(),
             headers_are_settled: false,
             sync_tally: SyncTally::default(),
             sync_time: sync_time::SyncTime::default(),
@@ -369,6 +373,7 @@ impl Checkpointer {
             // dropped and are still named; whether redo changes these files or not, the next one brings
             // header and `pg_control` together again.
             self.touched.extend(self.store.shared.files.existing());
+            self.may_be_ahead.clone_from(&self.touched);
         }
         self.headers_are_settled = was_clean;
         self.redo = newest.redo_lsn;

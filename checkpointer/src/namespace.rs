@@ -357,6 +357,7 @@ impl Checkpointer {
         self.sync_file(file);
         fault::point(Fault::NamespaceStamped)?;
         self.unreadable.remove(&file);
+        self.may_be_ahead.remove(&file);
         self.headers_are_settled = self.unreadable.is_empty();
         self.touched.remove(&file);
         self.half_opened.remove(&file);
@@ -445,6 +446,7 @@ impl Checkpointer {
         };
         meta::write(&mut header, &meta);
         self.touched.insert(file);
+        self.may_be_ahead.insert(file);
         self.headers_are_settled = false;
         if self.store.shared.files.closed(file).is_some() {
             self.half_opened.insert(file, meta);
