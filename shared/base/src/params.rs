@@ -367,8 +367,7 @@ Connections "Connections" {
         "Roll back a transaction whose client has been idle for this long; 0 is never.";
     MaxSnapshotAge: time max_snapshot_age =
         Parameter::time("max_snapshot_age", "1h", SECOND, 0, 365 * DAY).extremes(&["1s"]),
-        "Roll back a transaction, or close a client whose reply in several parts is under way, that sees a \
-         moment longer ago than this; 0 is never.";
+        "End a transaction, or a reply in several parts, that sees a moment longer ago; 0 is never.";
     LongReadStallTimeout: time long_read_stall_timeout =
         Parameter::time("long_read_stall_timeout", "1min", SECOND, 0, 365 * DAY)
             .extremes(&["1s"]),
