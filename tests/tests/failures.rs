@@ -295,17 +295,21 @@ fn a_full_disk_refuses_writes_serves_reads_and_mends() {
     cluster.start();
     let mut client = cluster.client();
     let value = "v".repeat(4000);
-    let deadline = Instant::now() + DEADLINE;
-    let mut written = 0;
-    let error = loop {
-        let key = format!("key{written}");
-        let reply = call(&mut client, &["SET", &key, &value]);
-        match reply.error() {
-            Some(error) => break error.to_owned(),
-            None => written += 1,
+    // Without a pause: a checkpoint soon makes room where old log can go.
+    let until_refused = |client: &mut Client| {
+        let deadline = Instant::now() + DEADLINE;
+        let mut written = 0;
+        loop {
+            let key = format!("key{written}");
+            let reply = call(client, &["SET", &key, &value]);
+            match reply.error() {
+                Some(error) => return (written, error.to_owned()),
+                None => written += 1,
+            }
+            assert!(Instant::now() < deadline, "{written} writes and no end");
         }
-        assert!(Instant::now() < deadline, "{written} writes and no end");
     };
+    let (written, error) = until_refused(&mut client);
     assert!(error.starts_with("MISCONF the disk is full: "), "{error}");
     assert!(error.contains("writes go on when there is room"), "{error}");
     let last = format!("key{}", written - 1);
@@ -319,10 +323,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_mends() {
     let mut client = cluster.client();
     assert_eq!(call(&mut client, &["GET", &last]).as_str(), Some(&*value));
     mount.fill();
-    let refused = wait_for("a refusal", || {
-        let reply = call(&mut client, &["SET", "more", &value]);
-        reply.error().map(str::to_owned)
-    });
+    let (_, refused) = until_refused(&mut client);
     assert!(
         refused.starts_with("MISCONF the disk is full: "),
         "{refused}"
