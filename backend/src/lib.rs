@@ -34,8 +34,10 @@ mod turn;
 mod waiting;
 
 use event_loop::EventLoop;
+use rd_base::error::exit;
 use rd_engine::Engine;
 use rd_store::ChildContext;
+use rd_sys::Shortage;
 use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
 use server::Server;
@@ -44,23 +46,31 @@ use server::Server;
 pub fn main(mut context: ChildContext) -> ! {
     let signals = match Signals::install(&[Signal::Term, Signal::Hup]) {
         Ok(signals) => signals,
-        Err(error) => give_up("could not install its signal handlers", &error),
+        Err(error) => give_up(
+            "could not install its signal handlers",
+            &error,
+            Shortage::of(&error),
+        ),
     };
     let Some(postmaster) = context.connections.take() else {
         give_up(
             "was given no socket to the postmaster",
             &"the fork's context has none",
+            None,
         );
     };
     let store = context.store();
     let server = Server::new(Engine::open(store.clone()), store, context.role);
     match EventLoop::new(context, server, signals, postmaster) {
         Ok(event_loop) => event_loop.run(),
-        Err(error) => give_up("could not set up its loop", &error),
+        Err(error) => {
+            let error = error.into();
+            give_up("could not set up its loop", &error, Shortage::of(&error))
+        }
     }
 }
 
-fn give_up(what: &str, why: &dyn std::fmt::Display) -> ! {
+fn give_up(what: &str, why: &dyn std::fmt::Display, short: Option<Shortage>) -> ! {
     rd_base::fatal!("backend {what}: {why}");
-    rd_sys::fork::exit_process(rd_base::error::exit::FATAL)
+    rd_sys::fork::exit_process(exit::for_want(short.is_some()))
 }

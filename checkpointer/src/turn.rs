@@ -36,17 +36,20 @@ pub struct Outside {
 pub fn run(context: ChildContext) -> ! {
     let signals = match Signals::install(&[Signal::Hup, Signal::Usr1, Signal::Usr2]) {
         Ok(signals) => signals,
-        Err(error) => panic_abort(&format!("could not handle signals: {error}")),
+        // Nothing has been touched yet, neither here nor below.
+        Err(error) => {
+            rd_base::fatal!("checkpointer could not install its signal handlers: {error}");
+            exit_process(exit::for_want(Shortage::of(&error).is_some()))
+        }
     };
     let store = context.store();
     let relations = Arc::new(RelationFiles::writer(Arc::clone(&store.storage)));
     let workers = match Workers::on_threads(&store, &relations) {
         Ok(workers) => workers,
-        // Nothing is wrong with the server, and nothing has been written.
         Err(error) => {
             let why = Shortage::of_thread(&error);
             rd_base::fatal!("checkpointer could not make its threads: {why}");
-            exit_process(exit::FATAL)
+            exit_process(exit::for_want(Shortage::among_threads(&error).is_some()))
         }
     };
     let mut checkpointer = Checkpointer::new(store, relations, workers);

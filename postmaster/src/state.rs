@@ -252,7 +252,7 @@ enum Cleaning {
 enum Down {
     Immediate,
     Crash,
-    /// A crash, because there was no process to be had.
+    /// A crash, because there was no process to be had, or a child lacked something.
     Shortage,
     StartupFailed,
     Unrecovered,
@@ -463,7 +463,7 @@ impl Step {
             (Startup | Recovery, Role::Startup, Exit::Code(exit::SHORTAGE))
                 if !self.state.crashes.is_empty() =>
             {
-                self.crash(&format!("{role} {exit} for want of something"), now_ms);
+                self.fell_short(role, exit, now_ms);
             }
             (Startup | Recovery, Role::Startup, Exit::Code(_)) => {
                 self.error(format!("{role} {exit}: the server cannot start"));
@@ -479,8 +479,15 @@ impl Step {
                 self.log(format!("{role} {exit}: the shutdown checkpoint is written"));
                 self.state.phase = Phase::Shutdown2;
             }
+            (_, _, Exit::Code(exit::SHORTAGE)) => self.fell_short(role, exit, now_ms),
             _ => self.crash(&format!("{role} {exit}"), now_ms),
         }
+    }
+
+    /// A child has ended because something was short, which may be there in a moment.
+    fn fell_short(&mut self, role: Role, exit: Exit, now_ms: u64) {
+        let what = format!("{role} {exit} for want of something");
+        self.crash_by(&what, Down::Shortage, now_ms);
     }
 
     /// A child is gone that should not be: nobody may use the segment any more.

@@ -14,14 +14,10 @@
 //!   likewise; so it dies when the log was found to be shorter than it was a moment ago.
 
 use rd_base::error::exit;
-use rd_engine::recovery::{RecoveryError, STOP_LOOK, Watcher, recover};
+use rd_engine::recovery::{RecoveryError, Watcher, recover};
 use rd_store::ChildContext;
 use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
-use std::time::Duration;
-
-/// From a start that was short of something to the next one.
-const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the startup process in a freshly forked process.
 pub fn main(context: ChildContext) -> ! {
@@ -30,7 +26,6 @@ pub fn main(context: ChildContext) -> ! {
         Err(error) => {
             rd_base::fatal!("startup could not install its signal handlers: {error}");
             // That takes a descriptor, and nothing else that could be wanting.
-            std::thread::sleep(SHORTAGE_PAUSE);
             rd_sys::fork::exit_process(exit::SHORTAGE);
         }
     };
@@ -51,11 +46,7 @@ pub fn main(context: ChildContext) -> ! {
         }
         Err(error) => {
             rd_base::fatal!("{error}");
-            if error.shortage().is_none() {
-                rd_sys::fork::exit_process(exit::FATAL)
-            }
-            teller.let_pass();
-            rd_sys::fork::exit_process(exit::SHORTAGE)
+            rd_sys::fork::exit_process(exit::for_want(error.shortage().is_some()))
         }
     }
 }
@@ -64,19 +55,6 @@ pub fn main(context: ChildContext) -> ! {
 struct Teller {
     context: ChildContext,
     signals: Signals,
-}
-
-impl Teller {
-    /// Waits a little, so that not all tries that the restart policy allows come at the same moment.
-    fn let_pass(&mut self) {
-        let steps = SHORTAGE_PAUSE.as_millis() / STOP_LOOK.as_millis();
-        for _ in 0..steps {
-            if self.must_stop() {
-                return;
-            }
-            std::thread::sleep(STOP_LOOK);
-        }
-    }
 }
 
 impl Watcher for Teller {

@@ -165,7 +165,7 @@ fn ahead_bytes(config: &Config) -> u64 {
 pub fn main(mut context: ChildContext) -> ! {
     let signals = match Signals::install(&[Signal::Term, Signal::Hup]) {
         Ok(signals) => signals,
-        Err(error) => give_up("install its signal handlers", &error),
+        Err(error) => give_up("install its signal handlers", &error, Shortage::of(&error)),
     };
     let store = context.store();
     let preparing = match Preparing::start(&store) {
@@ -173,6 +173,7 @@ pub fn main(mut context: ChildContext) -> ! {
         Err(error) => give_up(
             "start the thread that prepares segments",
             &Shortage::of_thread(&error),
+            Shortage::among_threads(&error),
         ),
     };
     let mut walwriter = Walwriter::new(store);
@@ -218,11 +219,14 @@ fn sleep(context: &ChildContext, signals: &Signals, timeout: Option<Duration>) -
     match poll(&mut fds, timeout) {
         Ok(_) => fds[2].any().unwrap_or(true),
         Err(nix::errno::Errno::EINTR) => false,
-        Err(error) => give_up("wait for its event", &error),
+        Err(error) => {
+            let error = error.into();
+            give_up("wait for its event", &error, Shortage::of(&error))
+        }
     }
 }
 
-fn give_up(what: &str, why: &dyn std::fmt::Display) -> ! {
+fn give_up(what: &str, why: &dyn std::fmt::Display, short: Option<Shortage>) -> ! {
     rd_base::fatal!("walwriter could not {what}: {why}");
-    exit_process(exit::FATAL)
+    exit_process(exit::for_want(short.is_some()))
 }

@@ -58,9 +58,9 @@ fn all_events() -> Vec<Event> {
         events.push(exited(role, Exit::Code(1)));
         events.push(killed(role));
         events.push(exited(role, Exit::Signal(15)));
+        events.push(exited(role, Exit::Code(exit::SHORTAGE)));
         events.push(Event::ForkFailed { role, now_ms: 0 });
     }
-    events.push(exited(SU, Exit::Code(exit::SHORTAGE)));
     events
 }
 
@@ -633,6 +633,44 @@ fn drain(from: &State, exit: Exit) {
         state = next(&state, &exited(role, exit)).0;
     }
     panic!("children without end: {from:?}");
+}
+
+/// Whichever child lacks something, the tries that the restart policy allows do not come at the same
+/// moment.
+#[test]
+fn a_restart_for_want_of_something_is_put_off() {
+    let serving = [Event::LockAcquired, Event::MemoryReady, ok(SU)];
+    let again = [killed(CP), killed(WW), killed(B0), killed(B1)];
+    let in_restart = [&again[..], &[Event::MemoryReady]].concat();
+    let cases = [
+        (CP, vec![], vec![WW, B0, B1]),
+        (WW, vec![], vec![CP, B0, B1]),
+        (B1, vec![], vec![CP, WW, B0]),
+        (CP, in_restart.clone(), vec![SU]),
+        (SU, in_restart, vec![CP]),
+    ];
+    for (role, before, others) in cases {
+        for (exit, is_put_off) in [(Exit::Code(exit::SHORTAGE), true), (Exit::Signal(9), false)] {
+            let begun = run(&[&serving[..], &before].concat()).0;
+            let policy = RestartPolicy {
+                restarts_max: 9,
+                ..POLICY
+            };
+            let begun = State { policy, ..begun };
+            let mut step = next(&begun, &exited(role, exit));
+            for &other in &others {
+                assert_eq!(step.0.phase, Phase::WaitDeadEnd);
+                step = next(&step.0, &killed(other));
+            }
+            let is_armed = step.1.contains(&Action::ArmRestartTimer);
+            let is_reset = step.1.contains(&Action::ResetSharedMemory);
+            assert_eq!(
+                (is_armed, is_reset),
+                (is_put_off, !is_put_off),
+                "{role} {exit}"
+            );
+        }
+    }
 }
 
 /// From every reachable state SIGQUIT, and then the kill timer, end the server.

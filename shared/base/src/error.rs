@@ -28,7 +28,12 @@ pub mod exit {
     pub const FATAL: i32 = 1;
     /// Told by SIGQUIT to leave at once, or cut off from the postmaster.
     pub const QUIT: i32 = 2;
-    /// The startup process was short of descriptors or memory, which is reported, and may be over in a
+    /// The child was short of descriptors, memory or threads, which is reported, and may be over in a
     /// moment.
     pub const SHORTAGE: i32 = 3;
+
+    /// Of a child that cannot go on: whether it is for want of something that may be there in a moment.
+    pub fn for_want(is_short: bool) -> i32 {
+        if is_short { SHORTAGE } else { FATAL }
+    }
 }

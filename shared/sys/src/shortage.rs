@@ -47,14 +47,19 @@ impl Shortage {
         }
     }
 
-    /// In words, what `error` says of a thread that could not be made: there alone EAGAIN means that there
-    /// are too many.
-    pub fn of_thread(error: &io::Error) -> String {
-        let shortage = match storage::errno(error).map(Errno::from_raw) {
+    /// What is short when `error` says that a thread could not be made: there alone EAGAIN means that
+    /// there are too many.
+    pub fn among_threads(error: &io::Error) -> Option<Shortage> {
+        match storage::errno(error).map(Errno::from_raw) {
             Some(Errno::EAGAIN) => Some(Shortage::Threads),
             _ => Shortage::of(error),
-        };
-        shortage.map_or_else(|| error.to_string(), |short| format!("{error}: {short}"))
+        }
+    }
+
+    /// The same in words.
+    pub fn of_thread(error: &io::Error) -> String {
+        Shortage::among_threads(error)
+            .map_or_else(|| error.to_string(), |short| format!("{error}: {short}"))
     }
 }
 
