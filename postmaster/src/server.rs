@@ -194,7 +194,7 @@ impl Server {
         match action {
             // Who has put another directory there has no use for this server, and may start its own.
             Action::ResetSharedMemory if self.has_moved() => {
-                self.events.push_back(Event::Shutdown(Shutdown::Immediate));
+                self.events.push_back(Event::DirectoryMoved);
             }
             Action::ResetSharedMemory => {
                 let event = match self.reset_shared_memory() {
@@ -479,7 +479,7 @@ impl Server {
         if self.has_moved() {
             // Once is enough.
             self.look_at_place_at_ns = u64::MAX;
-            self.events.push_back(Event::Shutdown(Shutdown::Immediate));
+            self.events.push_back(Event::DirectoryMoved);
         } else {
             self.look_at_place_at_ns = now_ns.saturating_add(PLACE_LOOK_NS);
         }

@@ -116,6 +116,8 @@ pub enum Event {
     RedoStarted,
     /// SIGTERM, SIGINT or SIGQUIT.
     Shutdown(Shutdown),
+    /// The path of the data directory leads elsewhere now; the shell has logged it.
+    DirectoryMoved,
     /// SIGHUP.
     Reload,
     /// The configuration was read again; bad values were left out and logged.
@@ -169,6 +171,8 @@ pub enum Outcome {
     StaysDown(StayDown),
     /// No shared memory.
     NoSharedMemory,
+    /// The data directory was moved while the server ran. Nobody has asked for the end.
+    DirectoryMoved,
 }
 
 impl Outcome {
@@ -179,7 +183,8 @@ impl Outcome {
             Outcome::CrashedWhileStopping
             | Outcome::StartupFailed
             | Outcome::StaysDown(_)
-            | Outcome::NoSharedMemory => 1,
+            | Outcome::NoSharedMemory
+            | Outcome::DirectoryMoved => 1,
         }
     }
 }
@@ -206,6 +211,10 @@ impl fmt::Display for Outcome {
                  the next start recovers"
             ),
             Outcome::NoSharedMemory => f.write_str("server does not start: no shared memory"),
+            Outcome::DirectoryMoved => f.write_str(
+                "server has stopped without a checkpoint, because its data directory was moved: the \
+                 next start of that directory recovers",
+            ),
         }
     }
 }
@@ -269,6 +278,8 @@ pub struct State {
     /// Forked and not yet reaped.
     children: BTreeSet<Role>,
     shutdown: Option<Shutdown>,
+    /// It is [`Event::DirectoryMoved`] that has set `shutdown`.
+    moved: bool,
     cleaning: Cleaning,
     /// Startup has exited 0, unasked, since the segment was made.
     recovered: bool,
@@ -292,6 +303,7 @@ impl State {
             crashes: CrashHistory::default(),
             children: BTreeSet::new(),
             shutdown: None,
+            moved: false,
             cleaning: Cleaning::Unasked,
             recovered: false,
             down: None,
@@ -378,10 +390,17 @@ impl Step {
             }
             Event::Shutdown(mode) => {
                 if self.state.shutdown < Some(mode) {
-                    self.shut_down(mode);
+                    self.shut_down(mode, format!("received {mode} shutdown request"));
                 } else if mode == Shutdown::Fast && self.is_stopping_fast() {
                     self.log("received another fast shutdown request".to_owned());
                     self.stop_backends();
+                }
+            }
+            Event::DirectoryMoved => {
+                if self.state.shutdown < Some(Shutdown::Immediate) {
+                    self.state.moved = true;
+                    let why = "the data directory was moved: stopping without a checkpoint";
+                    self.shut_down(Shutdown::Immediate, why.to_owned());
                 }
             }
             Event::Reload => {
@@ -502,11 +521,11 @@ impl Step {
         self.dead_end(down);
     }
 
-    fn shut_down(&mut self, mode: Shutdown) {
+    fn shut_down(&mut self, mode: Shutdown, why: String) {
         let first = self.state.shutdown.is_none();
         let was_open = self.is_stopping_fast();
         self.state.shutdown = Some(mode);
-        self.log(format!("received {mode} shutdown request"));
+        self.log(why);
         let goes_on_serving = self.state.phase == Phase::Run && mode == Shutdown::Fast;
         if was_open || first && !goes_on_serving {
             self.act(Action::Admit(Admission::ShuttingDown));
@@ -654,6 +673,10 @@ impl Step {
 
     fn end(&mut self, outcome: Outcome) {
         assert!(self.state.children.is_empty(), "P5: a child still lives");
+        let outcome = match self.state.moved {
+            true => Outcome::DirectoryMoved,
+            false => outcome,
+        };
         self.state.phase = Phase::NoChildren;
         self.state.outcome = Some(outcome);
         self.act(Action::Exit(outcome));

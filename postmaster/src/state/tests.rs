@@ -46,6 +46,7 @@ fn all_events() -> Vec<Event> {
         Event::Shutdown(Shutdown::Smart),
         Event::Shutdown(Shutdown::Fast),
         Event::Shutdown(Shutdown::Immediate),
+        Event::DirectoryMoved,
         Event::Reload,
         Event::ConfigurationRead(POLICY),
         Event::NoClients,
@@ -78,6 +79,7 @@ fn event_name(event: &Event) -> String {
         Event::Shutdown(Shutdown::Smart) => "SIGTERM".to_owned(),
         Event::Shutdown(Shutdown::Fast) => "SIGINT".to_owned(),
         Event::Shutdown(Shutdown::Immediate) => "SIGQUIT".to_owned(),
+        Event::DirectoryMoved => "directory moved".to_owned(),
         Event::Reload => "SIGHUP".to_owned(),
         Event::ConfigurationRead(_) => "configuration read".to_owned(),
         Event::NoClients => "no clients left".to_owned(),
@@ -419,6 +421,11 @@ fn ended(event: &Event, living: &[Role]) -> Option<Role> {
 }
 
 fn expected(pose: &Pose, event: &Event) -> (String, String) {
+    if *event == Event::DirectoryMoved {
+        // As SIGQUIT, but nobody has asked for the end.
+        let (phase, actions) = expected(pose, &Event::Shutdown(Shutdown::Immediate));
+        return (phase, actions.replace("exit 0", "exit 1"));
+    }
     let name = event_name(event);
     let of_role = ended(event, pose.living).map(|role| format!("{role} *"));
     let row = EXPECTED
@@ -485,6 +492,7 @@ fn every_pair_leads_where_the_table_says() {
                 assert!(after.shutdown >= pose.state.shutdown);
                 let after = State {
                     shutdown: pose.state.shutdown,
+                    moved: pose.state.moved,
                     cleaning: pose.state.cleaning,
                     ..after
                 };
@@ -633,6 +641,29 @@ fn drain(from: &State, exit: Exit) {
         state = next(&state, &exited(role, exit)).0;
     }
     panic!("children without end: {from:?}");
+}
+
+/// Whoever waits for the server hears that it has not stopped because it was asked to.
+#[test]
+fn a_server_whose_directory_was_moved_ends_with_a_status_of_its_own() {
+    let serving = [Event::LockAcquired, Event::MemoryReady, ok(SU)];
+    let ends = [killed(CP), killed(WW), killed(B0), killed(B1)];
+    for (before, after) in [
+        (&serving[..1], &[][..]),
+        (&serving, &ends),
+        // A crash is under way, or was.
+        (&[&serving[..], &ends[..1]].concat(), &ends[1..]),
+        (&[&serving[..], &ends].concat(), &[]),
+    ] {
+        let events = [before, &[Event::DirectoryMoved], after].concat();
+        let (state, actions) = run(&events);
+        let outcome = Outcome::DirectoryMoved;
+        assert_eq!(actions.last(), Some(&Action::Exit(outcome)), "{events:?}");
+        assert_eq!((state.outcome, outcome.status()), (Some(outcome), 1));
+        let logs_request =
+            |action: &Action| matches!(action, Action::Log(_, line) if line.contains("received"));
+        assert!(!actions.iter().any(logs_request), "{actions:?}");
+    }
 }
 
 /// Whichever child lacks something, the tries that the restart policy allows do not come at the same
