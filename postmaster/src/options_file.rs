@@ -29,13 +29,14 @@ pub fn render(mut words: impl Iterator<Item = OsString>) -> String {
     line
 }
 
-/// Writes the file anew. A server can do without it, so that it cannot be written is only told.
-pub fn write(dir: &Path, command_line: &str) {
+/// Writes the file anew. A server can do without it, so that it cannot be written is only told, with
+/// `shown` for the directory's name.
+pub fn write(dir: &Path, shown: &Path, command_line: &str) {
     let path = dir.join(OPTIONS_FILE);
     if let Err(error) = in_place::write(&path, command_line) {
         log::warn!(
             "could not write {}, from which rd_ctl restart takes the options: {error}",
-            path.display()
+            shown.join(OPTIONS_FILE).display()
         );
     }
 }
@@ -59,7 +60,7 @@ mod tests {
     fn a_shorter_line_takes_the_place_of_a_longer_one() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         for line in ["redoubt \"-D\" \"/srv/data\"\n", "redoubt\n"] {
-            write(dir.path(), line);
+            write(dir.path(), dir.path(), line);
             let text = std::fs::read_to_string(dir.path().join(OPTIONS_FILE));
             assert_eq!(text.expect("it is there"), line);
         }

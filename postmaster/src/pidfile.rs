@@ -127,16 +127,16 @@ impl PidFile {
         let kept = dir.join(KEPT_FILE);
         match fs::rename(&pid_file.path, &kept) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                let path = pid_file.path.display();
-                return Err(error).context(format!("could not move stale {path}"));
+                let shown = pid_file.shown(PID_FILE);
+                return Err(error).context(format!("could not move stale {shown}"));
             }
             _ => {}
         }
         let text = render(&pid_file.identity, pid_file.status);
         in_place::write(&kept, &text)
-            .with_context(|| format!("could not write {}", kept.display()))?;
+            .with_context(|| format!("could not write {}", pid_file.shown(KEPT_FILE)))?;
         fs::rename(&kept, &pid_file.path)
-            .with_context(|| format!("could not make {}", pid_file.path.display()))?;
+            .with_context(|| format!("could not make {}", pid_file.shown(PID_FILE)))?;
         Ok(pid_file)
     }
 
@@ -163,7 +163,12 @@ impl PidFile {
             return Ok(());
         }
         fs::rename(&self.path, self.path.with_file_name(KEPT_FILE))
-            .with_context(|| format!("could not move {}", self.path.display()))
+            .with_context(|| format!("could not move {}", self.shown(PID_FILE)))
+    }
+
+    /// What messages call a file of the data directory, from within which this one is reached.
+    fn shown(&self, name: &str) -> String {
+        self.identity.data_dir.join(name).display().to_string()
     }
 
     /// Opened anew each time, so that no child inherits a way to write it.
@@ -173,7 +178,7 @@ impl PidFile {
             .write(true)
             .open(&self.path)
             .and_then(|file| file.write_all_at(text.as_bytes(), 0))
-            .with_context(|| format!("could not write {}", self.path.display()))
+            .with_context(|| format!("could not write {}", self.shown(PID_FILE)))
     }
 }
 

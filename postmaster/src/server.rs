@@ -251,7 +251,7 @@ impl Server {
         self.overrides_generation = shared.overrides_generation();
         self.shared = Some(shared);
         if let Some(line) = self.command_line.take() {
-            options_file::write(Path::new(HERE), &line);
+            options_file::write(Path::new(HERE), self.place.path(), &line);
         }
         Ok(())
     }
