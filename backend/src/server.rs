@@ -17,10 +17,10 @@ use rd_store::Store;
 use rd_store::clients::{ClientState, Pause};
 use rd_wire::{CommandId, Flags, Limits};
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,47 @@ fn lock_soon(path: &Path) -> io::Result<Flock<File>> {
         }
         std::thread::sleep(REWRITE_LOOK);
     }
+}
+
+/// Gives a file another text: a new one of the same mode takes its place when it is on disk. Messages
+/// call it `shown`.
+fn replace_file(path: &Path, shown: &Path, text: &str) -> io::Result<()> {
+    let with_end = |path: &Path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".new");
+        PathBuf::from(name)
+    };
+    let (temporary, its_shown) = (with_end(path), with_end(shown));
+    let write = || -> io::Result<()> {
+        let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+        // What a crash has left may not be writable.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create_new(true);
+        let mut file = options.mode(mode & 0o600).open(&temporary)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|error| about(&its_shown, &error))?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(directory)
+        .and_then(|directory| {
+            fs::rename(&temporary, path)?;
+            directory.sync_all()
+        })
+        .map_err(|error| about(shown, &error))
+}
+
+/// The error, with the file that it is about.
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("\"{}\": {error}", path.display()))
 }
 
 /// A backend's state beside its connections.
@@ -137,30 +178,30 @@ impl Server {
     /// When a file cannot be read or written, or a server would not start with the new one; the
     /// old one is then as it was.
     pub fn rewrite_configuration(&self) -> io::Result<()> {
-        let path = self
+        let place = self
             .config
             .reach_data_dir()
             .ok_or(io::ErrorKind::NotFound)?;
-        let _lock = lock_soon(path)?;
-        let path = std::fs::canonicalize(path.join(FILE_NAME))?;
-        let temporary = path.with_file_name("redoubt.conf.new");
-        let directory = File::open(path.parent().unwrap_or(Path::new("/")))?;
+        let _lock = lock_soon(place)?;
+        let link = place.join(FILE_NAME);
+        let shown = self.config.data_dir().unwrap_or(place).join(FILE_NAME);
+        // The directory may be elsewhere by now: only who has made a link says where the file is.
+        let is_link = fs::symlink_metadata(&link)
+            .map_err(|error| about(&shown, &error))?
+            .is_symlink();
+        let (path, shown) = if is_link {
+            let target = fs::canonicalize(&link).map_err(|error| about(&shown, &error))?;
+            (target.clone(), target)
+        } else {
+            (link, shown)
+        };
+        let old = fs::read_to_string(&path).map_err(|error| about(&shown, &error))?;
         let changes = self.store.shared.overrides().to_changes();
-        let text = conf_file::rewrite(&std::fs::read_to_string(&path)?, &changes);
+        let text = conf_file::rewrite(&old, &changes);
         self.config.check_file(&text).map_err(|problems| {
             io::Error::other(format!("no server would start with it: {problems}"))
         })?;
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        directory.sync_all()
+        replace_file(&path, &shown, &text)
     }
 
     /// A turn has ended: no descent is under way until the next begins.

@@ -7,6 +7,7 @@ use rd_tests::support::wait_for;
 use rd_wire::Client;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 
 fn config_get(client: &mut Client, name: &str) -> Option<String> {
     let reply = client.call(&["CONFIG", "GET", name]).expect("answered");
@@ -379,6 +380,11 @@ fn config_rewrite_leaves_a_link_where_it_is() {
     );
     fs::rename(&link, &file).expect("moved");
     std::os::unix::fs::symlink(&file, &link).expect("made");
+    let mode = || fs::metadata(&file).expect("there").permissions().mode() & 0o777;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("ours");
+    // Of another server, which has its file there too.
+    let foreign = elsewhere.path().join("redoubt.conf.new");
+    fs::write(&foreign, "of another").expect("written");
     let mut client = cluster.client();
     config_set(&mut client, &["checkpoint_timeout", "7min"]).expect("set");
     let reply = client.call(&["CONFIG", "REWRITE"]).expect("answered");
@@ -386,7 +392,14 @@ fn config_rewrite_leaves_a_link_where_it_is() {
     assert_eq!(fs::read_link(&link).expect("still a link"), file);
     let text = fs::read_to_string(&file).expect("it is there");
     assert!(text.contains("\ncheckpoint_timeout = 7min\n"), "{text}");
-    assert_eq!(fs::read_dir(elsewhere.path()).expect("ours").count(), 1);
+    assert_eq!(mode(), 0o640);
+    assert_eq!(fs::read(&foreign).expect("there"), b"of another");
+    assert_eq!(fs::read_dir(elsewhere.path()).expect("ours").count(), 2);
+    // Whoever is refused learns of which file.
+    fs::remove_file(&file).expect("ours");
+    let reply = client.call(&["CONFIG", "REWRITE"]).expect("answered");
+    let error = reply.error().expect("it leads nowhere");
+    assert!(error.contains(&*link.to_string_lossy()), "{error}");
 }
 
 /// Whoever locks the directory does not hold up the clients of a backend for long.
