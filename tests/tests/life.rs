@@ -1,10 +1,11 @@
 //! Births and deaths: how a server starts, stops, falls and comes back.
 
 use nix::sys::signal::Signal;
+use rd_engine::init::UNFINISHED_FILE;
 use rd_tests::support::cluster::{Cluster, program, run, send};
 use rd_tests::support::load::Load;
 use rd_tests::support::log::assert_order;
-use rd_tests::support::process::{is_alive, is_stopped, parent_and_state, title};
+use rd_tests::support::process::{Held, is_alive, is_stopped, parent_and_state, title};
 use rd_tests::support::{skip, wait_for};
 use rd_wire::Client;
 use std::fs::{self, Permissions};
@@ -445,6 +446,7 @@ fn one_server_for_a_directory() {
     // The postmaster goes alone, and a child that hears no signal stays.
     let orphan = first.child("backend 0");
     send(orphan, Signal::SIGSTOP);
+    let held = Held(orphan);
     wait_for("the child to stop", || {
         let (_, state) = parent_and_state(orphan)?;
         (state == 'T').then_some(())
@@ -458,7 +460,7 @@ fn one_server_for_a_directory() {
         "{errors}"
     );
     assert!(errors.contains(&orphan.to_string()), "{errors}");
-    send(orphan, Signal::SIGCONT);
+    drop(held);
     wait_for("the orphan to leave", || (!is_alive(orphan)).then_some(()));
     first.start();
     assert!(first.log_since_start().contains(CLEAN_START));
@@ -477,6 +479,8 @@ impl Drop for Launched<'_> {
 /// serves everything when it has left.
 #[test]
 fn a_start_waits_for_an_orphan_to_leave() {
+    const WAITS: &str = "waiting for what is left of an earlier server";
+    const TRIES: usize = 5;
     let mut first = Cluster::started(&[]);
     first.announce("lost the socket to the postmaster");
     let directory = first.data_dir();
@@ -486,6 +490,7 @@ fn a_start_waits_for_an_orphan_to_leave() {
     let orphan = first.child("backend 0");
     send(orphan, Signal::SIGSTOP);
     wait_for("the child to stop", || is_stopped(orphan).then_some(()));
+    let held = Held(orphan);
     let others = first.children();
     first.signal(Signal::SIGKILL);
     first.wait_exit();
@@ -496,24 +501,36 @@ fn a_start_waits_for_an_orphan_to_leave() {
     let place = tempfile::tempdir().expect("a directory");
     let log = place.path().join("log");
     let said = || fs::read_to_string(&log).unwrap_or_default();
-    let mut ctl = Command::new(program("rd_ctl"));
-    ctl.args(["start", "-w", "-D", &directory, "-l"]).arg(&log);
-    let mut ctl = ctl
-        .args(["-o", "-c listen_addresses= -c shared_buffers=32MB"])
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("it runs");
     let launched = Launched(&directory);
-    wait_for("the start to wait", || {
-        let is_over = ctl.try_wait().expect("a child").is_some();
-        (is_over || said().contains("waiting for what is left of an earlier server")).then_some(())
+    // On a machine with too much to do, the seconds may be over before the orphan has gone on; then again.
+    let mut held = Some(held);
+    let serves = (0..TRIES).any(|_| {
+        let before = said().len();
+        let mut ctl = Command::new(program("rd_ctl"));
+        ctl.args(["start", "-w", "-D", &directory, "-l"]).arg(&log);
+        let mut ctl = ctl
+            .args(["-o", "-c listen_addresses= -c shared_buffers=32MB"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it runs");
+        wait_for("the start to wait", || {
+            let is_over = ctl.try_wait().expect("a child").is_some();
+            (is_over || said()[before..].contains(WAITS)).then_some(())
+        });
+        if held.is_some() {
+            assert!(said()[before..].contains(WAITS), "{}", said());
+            assert!(!said().contains("starting Redoubt"), "{}", said());
+            assert!(is_alive(orphan));
+            if ctl.try_wait().expect("a child").is_none() {
+                held = None;
+            }
+        }
+        let status = ctl.wait().expect("a child");
+        let is_held = said()[before..].contains("is held by processes of an earlier server");
+        assert!(status.success() || is_held, "{}", said());
+        status.success()
     });
-    assert!(ctl.try_wait().expect("a child").is_none(), "{}", said());
-    assert!(!said().contains("starting Redoubt"), "{}", said());
-    assert!(is_alive(orphan));
-    send(orphan, Signal::SIGCONT);
-    let status = ctl.wait().expect("a child");
-    assert!(status.success(), "{}", said());
+    assert!(serves, "{}", said());
     assert!(!is_alive(orphan));
     // Those of the backend that stood still heard of its end only now.
     let acknowledged = load.join();
@@ -767,11 +784,12 @@ fn a_directory_whose_initialisation_was_cut_off_says_so_and_can_be_made_again() 
         let begun = lines.find(|line| line.as_ref().is_ok_and(|line| is_begun(line)));
         assert!(begun.is_some(), "it is told");
         initdb.kill().expect("ours");
-        let status = initdb.wait().expect("ours");
-        if status.success() {
+        initdb.wait().expect("ours");
+        let is_unfinished = directory.join(UNFINISHED_FILE).exists();
+        if !is_unfinished {
             fs::remove_dir_all(&directory).expect("it was made");
         }
-        !status.success()
+        is_unfinished
     };
     assert!((0..100).any(|_| is_cut_off()), "it is too fast");
     let left = || fs::read_dir(&directory).expect("it was made").count();

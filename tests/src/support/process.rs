@@ -1,5 +1,7 @@
 //! Other processes as `/proc` shows them, and limits that they are given while they run.
 
+use super::cluster::send;
+use nix::sys::signal::Signal;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -25,6 +27,16 @@ pub fn is_stopped(pid: u32) -> bool {
     };
     let mut stats = threads.filter_map(|thread| Some(thread.ok()?.path().join("stat")));
     stats.all(|stat| read_stat(&stat).is_some_and(|(_, state)| state == 'T'))
+}
+
+/// A process that is stopped, which goes on when this is dropped: nothing that fails meanwhile leaves it behind.
+#[derive(Debug)]
+pub struct Held(pub u32);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        send(self.0, Signal::SIGCONT);
+    }
 }
 
 fn read_stat(path: &Path) -> Option<(u32, char)> {

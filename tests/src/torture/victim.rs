@@ -8,7 +8,7 @@ use super::disk::SmallDisk;
 use super::workload::{DAMAGE, NO_ROOM, SHORTAGE, is_permitted};
 use crate::support::cluster::Cluster;
 use crate::support::log::label;
-use crate::support::process::{self, is_alive, is_stopped};
+use crate::support::process::{self, Held, is_alive, is_stopped};
 use crate::support::{DEADLINE, skip, wait_for};
 use nix::sys::signal::Signal;
 use rd_wire::{Client, Reply, client};
@@ -25,6 +25,8 @@ const JUMP_MAX_S: u64 = 30 * 86_400;
 const BEGUN: &str = "checkpoint starting";
 /// How a start tells that it waits for what is left of an earlier server.
 const WAITS: &str = "waiting for what is left of an earlier server";
+/// Why a start has ended that has waited for too long.
+const HELD: &str = "is held by processes of an earlier server";
 /// How the postmaster tells that it restarts after the fall of a child.
 const FALLEN: &str = "terminating all other server processes";
 /// What the postmaster says last.
@@ -385,6 +387,7 @@ fn kill_postmaster_and_start(cluster: &mut Cluster, random: &mut Random) -> Done
     let Some((orphan, role)) = orphan else {
         return Done::new("kill of the postmaster, start at once", Then::Serves);
     };
+    let held = Held(orphan);
     let next = cluster.pid().expect("just started");
     wait_for("a start that waits, or its end", || {
         let has_told = cluster.log_since_start().contains(WAITS);
@@ -394,6 +397,16 @@ fn kill_postmaster_and_start(cluster: &mut Cluster, random: &mut Random) -> Done
     pause(random, 500);
     let end = [Signal::SIGCONT, Signal::SIGKILL][random.below(2) as usize];
     cluster.send(orphan, end);
+    drop(held);
+    wait_for("the start to go on, or its end", || {
+        let goes_on = cluster.log_since_start().contains("starting Redoubt");
+        (goes_on || !is_alive(next)).then_some(())
+    });
+    // On a machine with too much to do, those seconds may have been over before.
+    if cluster.log_since_start().contains(HELD) {
+        cluster.wait_exit();
+        cluster.spawn();
+    }
     Done::new(
         format!("kill of the postmaster, start beside an orphaned {role}"),
         Then::Serves,
