@@ -13,6 +13,7 @@ use rd_sys::memory::{CountingAllocator, most_taken_by};
 use rd_tests::fuzz::{BYTES_PER_BYTE, TARGETS, Target};
 use std::collections::BTreeSet;
 use std::fs;
+use std::hint::black_box;
 use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -218,18 +219,18 @@ fn fuzz(name: &str) {
 /// Without this a test could pass because nothing is counted.
 #[test]
 fn memory_is_counted_for_each_input_by_itself() {
-    let taken = |bytes: usize| most_taken_by(|| drop(vec![0u8; bytes])).1;
-    for bytes in [1 << 30, 1000] {
+    let taken = |bytes: usize| most_taken_by(|| drop(black_box(vec![0u8; bytes]))).1;
+    for bytes in [1 << 24, 1000] {
         assert!((bytes..bytes + 1000).contains(&taken(bytes)));
     }
     let grown = |bytes: usize| {
         let mut vec = Vec::new();
         (0..bytes).for_each(|_| vec.push(0u8));
-        vec.len()
+        black_box(&vec).len()
     };
     let (len, taken) = most_taken_by(|| grown(100_000));
     assert!((len..2 * len).contains(&taken), "{taken}");
-    let elsewhere = || thread::spawn(|| drop(vec![0u8; 1 << 20])).join();
+    let elsewhere = || thread::spawn(|| drop(black_box(vec![0u8; 1 << 20]))).join();
     let (joined, taken) = most_taken_by(elsewhere);
     assert!(joined.is_ok() && taken < 100_000, "{taken}");
 }
