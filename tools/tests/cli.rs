@@ -2,6 +2,8 @@
 
 mod support;
 
+use rd_tools::probe::Target;
+use rd_tools::shell::session::{Protocol, Session};
 use rd_wire::request::{Limits, Parsed, RequestParser};
 use std::collections::HashMap;
 use std::fs::File;
@@ -69,9 +71,9 @@ fn serve(mut client: TcpStream) {
             ["hello", "3"] => b"%1\r\n+proto\r\n:3\r\n".to_vec(),
             ["list"] => b"*2\r\n:1\r\n*1\r\n$1\r\nx\r\n".to_vec(),
             ["info"] => bulk(b"# Server\r\na:1\r\n"),
-            // More than twice --pipe-timeout 1: a write that is held up may have got a part through.
+            // More than twice --pipe-timeout 3: a write that is held up may have got a part through.
             ["pause"] => {
-                thread::sleep(Duration::from_millis(3500));
+                thread::sleep(Duration::from_secs(7));
                 b"+OK\r\n".to_vec()
             }
             ["shutdown"] => return,
@@ -197,7 +199,7 @@ fn bulk_load_counts_replies_and_errors() {
 fn bulk_load_of_half_a_request_or_of_nonsense_ends() {
     let port = server();
     let half = with_input(
-        &["-p", &port, "--pipe", "--pipe-timeout", "1"],
+        &["-p", &port, "--pipe", "--pipe-timeout", "3"],
         b"ECHO x\r\n*2\r\n$4\r\nECHO\r\n$100\r\nabc",
     );
     assert_eq!(half.code, 1);
@@ -253,14 +255,14 @@ fn bulk_load_waits_for_a_server_that_takes_nothing_for_a_while() {
     for _ in 0..32 {
         rd_wire::client::encode(&mut load, &["SET", "key", &value]);
     }
-    let ran = with_input(&["-p", &port, "--pipe", "--pipe-timeout", "1"], &load);
+    let ran = with_input(&["-p", &port, "--pipe", "--pipe-timeout", "3"], &load);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     assert!(ran.out.ends_with("errors: 0, replies: 33\n"), "{}", ran.out);
 }
 
-/// A server whose first connection ends with the first GET, with no answer; it notes all that it is
-/// sent.
-fn dropping_server() -> (String, Arc<Mutex<Vec<String>>>) {
+/// A server whose first connections end with no answer, each with the first command that begins with
+/// the word in its place here; it notes all that it is sent.
+fn dropping_server(ends: &'static [&'static str]) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let noted = Arc::new(Mutex::new(Vec::new()));
@@ -275,7 +277,8 @@ fn dropping_server() -> (String, Arc<Mutex<Vec<String>>>) {
                     let words: Vec<_> = args.iter().map(String::from_utf8_lossy).collect();
                     let line = words.join(" ");
                     input.drain(..consumed);
-                    let is_last = number == 0 && line.starts_with("get");
+                    let end = ends.get(number);
+                    let is_last = end.is_some_and(|end| line.starts_with(end));
                     notes.lock().expect("no panic").push(line);
                     if is_last {
                         break;
@@ -295,7 +298,7 @@ fn dropping_server() -> (String, Arc<Mutex<Vec<String>>>) {
 
 #[test]
 fn a_read_is_sent_again_where_the_old_connection_was() {
-    let (port, noted) = dropping_server();
+    let (port, noted) = dropping_server(&["get"]);
     let ran = with_input(&["-p", &port], b"use orders\nget k\n");
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     let noted = noted.lock().expect("no panic");
@@ -309,7 +312,7 @@ fn nothing_of_a_transaction_that_is_lost_is_carried_out_by_itself() {
         "multi\nget k\nset b 2\nexec\n",
         "watch k\nget k\nmulti\nset b 2\nexec\n",
     ] {
-        let (port, noted) = dropping_server();
+        let (port, noted) = dropping_server(&["get"]);
         let ran = with_input(&["-p", &port], lines.as_bytes());
         assert_eq!(ran.code, 1, "{lines}");
         let lost = "the transaction is lost with its connection";
@@ -322,6 +325,60 @@ fn nothing_of_a_transaction_that_is_lost_is_carried_out_by_itself() {
             sent.map(|before| before + 1),
             "{noted:?}"
         );
+    }
+}
+
+/// Commands, the one that begins a transaction, and what it is ended with when it is lost.
+const TRANSACTIONS: [(&str, &[&str], &str); 3] = [
+    ("begin\nset b 2\ncommit\n", &["begin"; 2], "ROLLBACK"),
+    ("multi\nset b 2\nexec\n", &["multi"; 2], "DISCARD"),
+    ("watch k\nmulti\nset b 2\nexec\n", &["watch"; 2], "UNWATCH"),
+];
+
+#[test]
+fn a_transaction_begins_over_a_new_connection_where_the_old_one_is_lost() {
+    for (lines, ends, _) in TRANSACTIONS {
+        let (port, noted) = dropping_server(&ends[..1]);
+        let ran = with_input(&["-p", &port], format!("set a 1\n{lines}").as_bytes());
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{lines}");
+        let first = lines.lines().take(1);
+        let expected: Vec<&str> = ["set a 1"]
+            .into_iter()
+            .chain(first)
+            .chain(lines.lines())
+            .collect();
+        assert_eq!(*noted.lock().expect("no panic"), expected);
+    }
+}
+
+/// Line by line, as typed by somebody: whether it is the first command on its connection or is lost
+/// twice, nothing behind it is sent up to the end of the transaction.
+#[test]
+fn nothing_is_carried_out_by_itself_where_no_transaction_could_be_begun() {
+    for (lines, ends, way_out) in TRANSACTIONS {
+        let first = lines.lines().next().expect("a command");
+        for (before, mut sent) in [
+            ("", vec![first]),
+            ("set a 1\n", vec!["set a 1", first, first]),
+        ] {
+            let (port, noted) = dropping_server(ends);
+            let target = Target::new("127.0.0.1", port.parse().expect("a port"));
+            let mut session = Session::new(target, Protocol::Resp2, 0);
+            let input = format!("{before}{lines}get k\n");
+            let mut errors = Vec::new();
+            for line in input.lines() {
+                let words = line.split(' ').map(|word| word.as_bytes().to_vec());
+                let words: Vec<Vec<u8>> = words.collect();
+                errors.extend(session.run(&words).err().map(|error| error.to_string()));
+            }
+            assert_eq!(errors.len(), lines.lines().count(), "{input}: {errors:?}");
+            let lost = "not sent: the transaction was lost with its connection";
+            let hint = format!("{lost}; end it with {way_out} or RESET");
+            assert_eq!(errors[1], hint, "{input}");
+            assert_eq!(errors.last().map(String::as_str), Some(lost), "{input}");
+            sent.push("get k");
+            assert_eq!(*noted.lock().expect("no panic"), sent, "{input}");
+        }
     }
 }
 

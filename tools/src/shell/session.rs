@@ -3,7 +3,7 @@
 //! Invariant: what belongs to a transaction is sent over the connection on which that began, or not at
 //! all (`transaction`).
 
-use super::transaction::Transaction;
+use super::transaction::{Transaction, is_begin};
 use crate::probe::{Target, call};
 use anyhow::{Result, anyhow, bail};
 use rd_wire::client::{Client, Error, Reply};
@@ -104,18 +104,22 @@ impl Session {
     /// Runs a command. None if the server is gone because the command said so.
     ///
     /// A command that only reads is sent once more over a new connection if the old one broke,
-    /// as it does after a restart of the server. One that writes is not: it may have been done. Nor is
-    /// any within a transaction, which is lost with the connection; what is said of it afterwards is
-    /// refused up to its end.
+    /// as it does after a restart of the server. So is one that begins a transaction, which changes
+    /// nothing. One that writes is not: it may have been done. Nor is any within a transaction, which is
+    /// lost with the connection; what is said of it afterwards is refused up to its end.
     ///
     /// # Errors
     /// When the server cannot be reached or the connection breaks.
     pub fn run(&mut self, words: &[Vec<u8>]) -> Result<Option<Reply>> {
         if self.transaction.refuses(words) {
-            bail!("not sent: the transaction was lost with its connection");
+            let lost = "not sent: the transaction was lost with its connection";
+            match self.transaction.ends() {
+                Some(ends) => bail!("{lost}; end it with {ends}"),
+                None => bail!("{lost}"),
+            }
         }
         let was_connected = self.client.is_some();
-        self.connect()?;
+        self.connect_for(words)?;
         let transaction = self.transaction;
         match self.ask(words) {
             Ok(reply) => Ok(Some(reply)),
@@ -130,13 +134,24 @@ impl Session {
                 ))
             }
             Err(error) if was_connected && can_repeat(words) && error.is_connection_lost() => {
-                self.connect()?;
+                self.transaction = Transaction::default();
+                self.connect_for(words)?;
                 self.ask(words).map(Some).map_err(Into::into)
             }
+            Err(error) if is_begin(words) => Err(anyhow!("{error}; no transaction was begun")),
             Err(error) => Err(anyhow!(
                 "{error}; whether the command was done is not known"
             )),
         }
+    }
+
+    /// Connects for a command.
+    fn connect_for(&mut self, words: &[Vec<u8>]) -> Result<()> {
+        let connected = self.connect();
+        if connected.is_err() {
+            self.transaction.lose_with(words);
+        }
+        connected
     }
 
     fn ask(&mut self, words: &[Vec<u8>]) -> Result<Reply, Error> {
@@ -146,7 +161,10 @@ impl Session {
         let reply = call(client, words);
         match &reply {
             Ok(reply) => self.follow(words, reply),
-            Err(_) => self.client = None,
+            Err(_) => {
+                self.client = None;
+                self.transaction.lose_with(words);
+            }
         }
         if is_named(words, b"quit") {
             self.client = None;
@@ -231,6 +249,9 @@ fn is_named(words: &[Vec<u8>], name: &[u8]) -> bool {
 }
 
 fn can_repeat(words: &[Vec<u8>]) -> bool {
+    if is_begin(words) {
+        return true;
+    }
     let row = words.first().and_then(|name| command::lookup(name));
     row.is_some_and(|row| row.flags.contains(Flags::READONLY))
 }

@@ -39,11 +39,9 @@ impl Transaction {
             Some(error) => !NOT_UNDERSTOOD.iter().any(|text| error.starts_with(text)),
             None => true,
         };
+        // Refused or not: what was typed behind it is meant for it.
+        self.begin(words);
         match (name.as_str(), self.begun) {
-            // Refused or not: what was typed behind it is meant for it.
-            ("multi", None) => self.begun = Some(Begun::Multi),
-            ("begin", None) => self.begun = Some(Begun::Begin),
-            ("watch", None) => self.watches = true,
             ("unwatch", None) => self.watches = false,
             ("exec" | "discard", Some(Begun::Multi)) if ends => *self = Transaction::default(),
             ("commit", Some(Begun::Begin)) if ends => self.begun = None,
@@ -54,19 +52,50 @@ impl Transaction {
         }
     }
 
+    /// Takes in a command that may have begun one.
+    fn begin(&mut self, words: &[Vec<u8>]) {
+        match (name(words).as_str(), self.begun) {
+            (_, Some(_)) => {}
+            ("watch", None) => self.watches = true,
+            (_, None) => self.begun = begun_by(words),
+        }
+    }
+
+    /// A command was not answered, and the connection is gone: what is typed behind one that begins a
+    /// transaction is meant for it all the same.
+    pub fn lose_with(&mut self, words: &[Vec<u8>]) {
+        self.begin(words);
+        self.lose();
+    }
+
     /// The connection is gone.
     pub fn lose(&mut self) {
         self.is_lost = self.is_under_way();
     }
 
     /// Whether a command is to be refused because the transaction that it belongs to is lost. The one
-    /// that was to end it is the last that is.
+    /// that was to end it is the last that is. Whoever begins it once more need not end it.
     pub fn refuses(&mut self, words: &[Vec<u8>]) -> bool {
         let was_lost = self.is_lost;
+        let is_same = begun_by(words).is_some_and(|begun| self.begun == Some(begun));
+        if was_lost && is_same && !self.watches {
+            *self = Transaction::default();
+            return false;
+        }
         if was_lost && self.is_end(words) {
             *self = Transaction::default();
         }
         was_lost
+    }
+
+    /// The commands that end it, in words; none if there is none.
+    pub fn ends(self) -> Option<&'static str> {
+        match (self.begun, self.watches) {
+            (Some(Begun::Begin), _) => Some("ROLLBACK or RESET"),
+            (Some(Begun::Multi), _) => Some("DISCARD or RESET"),
+            (None, true) => Some("UNWATCH or RESET"),
+            (None, false) => None,
+        }
     }
 
     /// Whether it is over with this command, carried out or not.
@@ -79,6 +108,19 @@ impl Transaction {
             "reset" => true,
             _ => false,
         }
+    }
+}
+
+/// Whether a command begins a transaction, or what belongs to one.
+pub fn is_begin(words: &[Vec<u8>]) -> bool {
+    begun_by(words).is_some() || name(words) == "watch"
+}
+
+fn begun_by(words: &[Vec<u8>]) -> Option<Begun> {
+    match name(words).as_str() {
+        "multi" => Some(Begun::Multi),
+        "begin" => Some(Begun::Begin),
+        _ => None,
     }
 }
 
@@ -153,6 +195,23 @@ mod tests {
             }
             assert!(!transaction.refuses(&words("GET k")), "{lines:?}");
         }
+        for (line, end) in [
+            ("BEGIN", "ROLLBACK"),
+            ("MULTI", "DISCARD"),
+            ("WATCH k", "UNWATCH"),
+        ] {
+            let mut unanswered = Transaction::default();
+            unanswered.lose_with(&words(line));
+            assert!(unanswered.refuses(&words("SET k v")), "{line}");
+            let ends = unanswered.ends().expect("it is under way");
+            assert!(ends.starts_with(end), "{line}: {ends}");
+            assert!(unanswered.refuses(&words(end)), "{line}");
+            assert_eq!(unanswered, Transaction::default(), "{line}");
+        }
+        let mut anew = after(&["MULTI"]);
+        anew.lose();
+        assert!(anew.refuses(&words("BEGIN")));
+        assert!(!anew.refuses(&words("MULTI")));
         let mut none = after(&["BEGIN", "COMMIT"]);
         none.lose();
         assert!(!none.refuses(&words("GET k")));
