@@ -6,8 +6,9 @@ use rd_sys::process::{Pid, Signal, kill};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::process::Stdio;
-use support::{command, finish, private_dir, run};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use support::{Ran, command, deaf_to_hangups, finish, private_dir, run};
 
 #[test]
 fn makes_what_the_other_tools_accept() {
@@ -157,28 +158,32 @@ fn verify_names_what_is_damaged() {
     assert!(missing.out.contains("there is no file"), "{}", missing.out);
 }
 
+/// Makes a directory with a tool that gets a signal early.
+fn make_and_signal(mut command: Command, data: &Path, signal: Signal) -> Ran {
+    command
+        .args(["-D", data.to_str().expect("UTF-8"), "--wal-segsize=64"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the tool is there");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let begun = lines.find(|line| {
+        line.as_ref()
+            .is_ok_and(|line| line.contains("subdirectories"))
+    });
+    assert!(begun.is_some(), "it is told");
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::new);
+    kill(pid.expect("a child"), signal).expect("ours");
+    lines.for_each(drop);
+    finish(child.wait_with_output().expect("ours"))
+}
+
 /// It may be done before the signal comes; then it is tried again.
 #[test]
 fn who_is_interrupted_leaves_nothing() {
     let dir = private_dir();
     let data = dir.path().join("data");
     for _ in 0..100 {
-        let mut command = command("rd_initdb");
-        command
-            .args(["-D", data.to_str().expect("UTF-8"), "--wal-segsize=64"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the tool is there");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let begun = lines.find(|line| {
-            line.as_ref()
-                .is_ok_and(|line| line.contains("subdirectories"))
-        });
-        assert!(begun.is_some(), "it is told");
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::new);
-        kill(pid.expect("a child"), Signal::Int).expect("ours");
-        lines.for_each(drop);
-        let ran = finish(child.wait_with_output().expect("ours"));
+        let ran = make_and_signal(command("rd_initdb"), &data, Signal::Term);
         if ran.code == 0 {
             fs::remove_dir_all(&data).expect("it was made");
             continue;
@@ -189,4 +194,13 @@ fn who_is_interrupted_leaves_nothing() {
         return;
     }
     panic!("it is always done before it can be interrupted");
+}
+
+#[test]
+fn who_is_to_ignore_hangups_goes_on() {
+    let dir = private_dir();
+    let data = dir.path().join("data");
+    let ran = make_and_signal(deaf_to_hangups("rd_initdb"), &data, Signal::Hup);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(data.join("global/pg_control").exists());
 }

@@ -3,9 +3,10 @@
 mod support;
 
 use rd_sys::process::{Pid, Signal, kill};
+use rd_sys::signals::is_ignored;
 use std::io::Read;
 use std::process::Stdio;
-use support::{command, finish, private_dir, run};
+use support::{command, deaf_to_hangups, finish, private_dir, run};
 
 #[test]
 fn every_method_has_a_line_for_each_load() {
@@ -56,7 +57,9 @@ fn a_file_that_is_there_is_left_alone() {
 fn who_is_interrupted_leaves_nothing() {
     let dir = private_dir();
     let path = dir.path().join("here.out");
-    for signal in [Signal::Int, Signal::Term] {
+    // Who runs the tests in the background of a shell may have them ignore SIGINT.
+    let heeded = |signal: &Signal| !is_ignored(*signal).expect("it can be asked");
+    for signal in [Signal::Int, Signal::Term].into_iter().filter(heeded) {
         let mut command = command("rd_test_fsync");
         command
             .args(["-f", path.to_str().expect("UTF-8"), "-s", "600"])
@@ -75,4 +78,24 @@ fn who_is_interrupted_leaves_nothing() {
         assert!(ran.err.contains("interrupted"), "{}", ran.err);
         assert!(!path.exists(), "{signal}");
     }
+}
+
+#[test]
+fn who_is_to_ignore_hangups_goes_on() {
+    let dir = private_dir();
+    let path = dir.path().join("here.out");
+    let mut command = deaf_to_hangups("rd_test_fsync");
+    command
+        .args(["-f", path.to_str().expect("UTF-8"), "-s", "0.05"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the tool is there");
+    let out = child.stdout.as_mut().expect("piped");
+    let mut first = [0; 1];
+    out.read_exact(&mut first).expect("it says something");
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::new);
+    kill(pid.expect("a child"), Signal::Hup).expect("ours");
+    let ran = finish(child.wait_with_output().expect("ours"));
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(!path.exists());
 }

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{self as posix, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow};
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -106,6 +107,21 @@ impl Signals {
         Ok(Signals { fd })
     }
 
+    /// As [`Signals::install`], but what whoever made this process had it ignore, as nohup(1) does with
+    /// SIGHUP, stays ignored.
+    ///
+    /// # Panics
+    /// As [`Signals::install`].
+    pub fn install_unless_ignored(wanted: &[Signal]) -> io::Result<Signals> {
+        let mut heeded = Vec::new();
+        for signal in wanted {
+            if !is_ignored(*signal)? {
+                heeded.push(*signal);
+            }
+        }
+        Signals::install(&heeded)
+    }
+
     /// What came since the last look. Without signals this is no system call.
     pub fn take(&self) -> SignalSet {
         // The handler notes the signal, writes, and says so, in this order; here it is undone in
@@ -138,6 +154,19 @@ impl Drop for Signals {
         let own = self.fd.as_fd().as_raw_fd();
         let _ = WAKE_FD.compare_exchange(own, -1, AcqRel, Relaxed);
     }
+}
+
+/// Whether this process ignores a signal.
+pub fn is_ignored(signal: Signal) -> io::Result<bool> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: nothing is changed, for there is no new action; the old one goes to a live local.
+    let done = unsafe { libc::sigaction(signal.number(), ptr::null(), action.as_mut_ptr()) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled it in, and all zeros are an action, too.
+    let action = unsafe { action.assume_init() };
+    Ok(action.sa_sigaction == libc::SIG_IGN)
 }
 
 fn set_handler(signal: posix::Signal, handler: SigHandler) -> io::Result<()> {

@@ -70,7 +70,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         conf_lines: &conf_lines(&sizes),
     };
     // Who is told to end takes away what was made so far.
-    let signals = Signals::install(&[Signal::Int, Signal::Term, Signal::Hup])
+    let signals = Signals::install_unless_ignored(&[Signal::Int, Signal::Term, Signal::Hup])
         .context("could not catch signals")?;
     let mut line_open = false;
     let mut report = |text: &str| {

@@ -83,7 +83,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         bail!("invalid number of seconds \"{given}\": must be between 0.01 and 86400");
     }
     // Who is told to end takes the file away.
-    let signals = Signals::install(&[Signal::Int, Signal::Term, Signal::Hup])
+    let signals = Signals::install_unless_ignored(&[Signal::Int, Signal::Term, Signal::Hup])
         .context("could not catch signals")?;
     let target = Target::make(&arguments.filename, signals)?;
     let time = Duration::from_secs_f64(secs);

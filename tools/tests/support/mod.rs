@@ -72,6 +72,16 @@ pub fn command(name: &str) -> Command {
     command
 }
 
+/// A tool that is run as nohup(1) does it.
+pub fn deaf_to_hangups(name: &str) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
+        .arg(tool(name))
+        .env_remove("RDDATA");
+    command
+}
+
 /// The outcome as text; a tool that a signal ended (as a panic does) fails the test.
 pub fn finish(output: Output) -> Ran {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
