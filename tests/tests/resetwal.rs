@@ -238,6 +238,33 @@ fn a_server_killed_in_the_middle_of_much_starts_with_what_is_left() {
     }
 }
 
+/// The way on that is shown where a file is lost for good.
+#[test]
+fn an_empty_file_in_the_place_of_a_lost_one_is_an_empty_namespace() {
+    let mut cluster = with_keys(&[("shared_buffers", "16MB")]);
+    let client = &mut cluster.client();
+    assert!(client.call(&["CHECKPOINT"]).expect("answered").is_ok());
+    // Pages are written between checkpoints, so the double-write area has some of the lost file.
+    for round in 0..10 {
+        set(&cluster, round * KEYS..(round + 1) * KEYS, "more of it");
+    }
+    cluster.kill_all();
+    let path = cluster.path("base/2");
+    fs::remove_file(&path).expect("it is there");
+    let (code, said) = resetwal(&cluster, &["-f"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("make an empty file there"), "{said}");
+    fs::write(&path, "").expect("made");
+    let (code, said) = resetwal(&cluster, &["-f"]);
+    assert_eq!(code, 0, "{said}");
+    println!("{said}");
+    assert_sound(&cluster);
+    cluster.start();
+    assert_eq!(keys(&cluster), (0, 0));
+    set(&cluster, 0..KEYS, "anew");
+    assert_eq!(keys(&cluster), (KEYS, KEYS));
+}
+
 /// A namespace whose file is not there, or is another's, may be put back yet: nothing is made in its
 /// place.
 #[test]
@@ -273,7 +300,12 @@ fn files_that_are_lost_or_of_another_directory_are_named_and_left_alone() {
     for options in [&["-f"][..], &["-f", "-n"]] {
         let (code, said) = resetwal(&cluster, options);
         assert_eq!(code, 1, "{said}");
-        for words in ["\"base/2\" is not there", "3000 keys", "Put it back first"] {
+        for words in [
+            "\"base/2\" is not there",
+            "3000 keys",
+            "Put it back first",
+            "make an empty file",
+        ] {
             assert!(said.contains(words), "no {words:?} in: {said}");
         }
     }

@@ -228,15 +228,15 @@ impl Found {
                 );
             }
             let row = self.control.files.iter().find(|row| row.file == file);
-            let has_data = |row: &&FileRow| row.key_count > 0 || row.blocks > FIRST_FILE_BLOCKS;
             // One that was dropped since is gone, and the catalog does not name it.
             if named.contains_key(&file)
-                && let Some(row) = row.filter(has_data)
+                && let Some(row) = row.filter(|row| has_data(row))
                 && !self.storage.exists(&path(file, 0))?
             {
                 bail!(
                     "\"{}\" is not there, and has {} keys in {} blocks by pg_control\nHINT: Put it \
-                     back first.",
+                     back first; or, if it is lost for good, make an empty file there: its namespace \
+                     is then empty.",
                     path(file, 0),
                     row.key_count,
                     row.blocks
@@ -244,6 +244,19 @@ impl Found {
             }
         }
         Ok(())
+    }
+
+    /// Files that had keys and are empty: made in the place of lost ones, whose last pages are not to come
+    /// into them without the others.
+    fn replaced(&self, relations: &RelationFiles) -> Result<BTreeSet<FileNo>> {
+        let mut replaced = BTreeSet::new();
+        let rows = self.control.files.iter();
+        for row in rows.filter(|row| has_data(row) && row.file != CATALOG_FILE) {
+            if relations.blocks_on_disk(row.file)? == Some(0) {
+                replaced.insert(row.file);
+            }
+        }
+        Ok(replaced)
     }
 
     /// Puts back what the double-write area holds of pages that may be torn, and gives files that the
@@ -260,7 +273,9 @@ impl Found {
         let area = self.area()?.filter(|_| self.control.is_double_written());
         if let Some(area) = area {
             let first = self.control.first_unsynced_batch;
-            let repair = area.repair(&relations, first, |file| self.control.is_offline(file))?;
+            let replaced = self.replaced(&relations)?;
+            let leave_alone = |file| self.control.is_offline(file) || replaced.contains(&file);
+            let repair = area.repair(&relations, first, leave_alone)?;
             if repair.bad_reads > 0 {
                 done.push(format!(
                     "{} reads of the double-write area met a bad sector: pages whose copies lay there \
@@ -484,6 +499,11 @@ impl Found {
 fn is_segment_name(name: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
     name.len() == 24 && name.bytes().all(is_digit)
+}
+
+/// Whether a file has more than it was made with.
+fn has_data(row: &FileRow) -> bool {
+    row.key_count > 0 || row.blocks > FIRST_FILE_BLOCKS
 }
 
 /// The files that the catalog names, and its own, with what may be done with the namespaces in them.
