@@ -33,6 +33,8 @@ pub mod fdpass;
 pub mod fork;
 pub mod frame;
 pub mod futex;
+#[cfg(miri)]
+mod heap;
 mod held;
 pub mod latch;
 pub mod lockfile;

@@ -10,10 +10,15 @@
 //!   good for as long as the handle that gave them.
 
 use crate::frame::{Frames, FramesRegion};
+#[cfg(miri)]
+use crate::heap::{MmapOptions, MmapRaw, memfd_create};
+#[cfg(not(miri))]
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, posix_fallocate};
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::memfd::MFdFlags;
+#[cfg(not(miri))]
+use nix::sys::memfd::memfd_create;
 use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::Mode;
 use nix::unistd::ftruncate;
@@ -574,6 +579,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no /dev/shm")]
     fn a_named_segment_is_exclusive_and_leaves_no_name() {
         let name = format!("/redoubt-test-{}", std::process::id());
         let mut plan = Plan::new();
@@ -596,6 +602,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no /dev/shm")]
     fn a_segment_too_large_is_an_error_that_says_what_to_do() {
         let name = format!("/redoubt-test-large-{}", std::process::id());
         let mut plan = Plan::new();
@@ -611,6 +618,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no /dev/shm")]
     fn what_is_in_the_way_is_named_with_what_to_do() {
         let name = format!("/redoubt-test-foreign-{}", std::process::id());
         let path = format!("/dev/shm{name}");
