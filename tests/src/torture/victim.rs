@@ -45,7 +45,7 @@ const SHORTAGES: [&str; 4] = [
 ];
 /// What the postmaster says last, when it has said why.
 const GIVES_UP: &str = "server does not start";
-/// How startup ends for want of memory or descriptors, which says so before.
+/// How a child ends for want of memory, descriptors or threads, which says so before.
 const SHORT_EXIT: &str = "exited with exit code 3";
 /// How a process ends to which the system gives no memory where nothing can be refused. A PANIC ends so, too,
 /// but says so before, in a line of its own.
@@ -203,9 +203,8 @@ impl Harm {
     /// were sent a signal.
     pub fn falls(self) -> &'static [&'static str] {
         match self {
-            Harm::LittleMemory => &[SHORT_EXIT, ABORTED],
-            Harm::MemoryRunsShort => &[ABORTED],
-            Harm::DescriptorsRunShort => &[NO_DESCRIPTOR, ABORTED],
+            Harm::LittleMemory | Harm::MemoryRunsShort => &[SHORT_EXIT, ABORTED],
+            Harm::DescriptorsRunShort => &[SHORT_EXIT, NO_DESCRIPTOR, ABORTED],
             Harm::FewDescriptors => &[SHORT_EXIT],
             _ => &[],
         }
