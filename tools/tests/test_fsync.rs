@@ -5,8 +5,9 @@ mod support;
 use rd_sys::process::{Pid, Signal, kill};
 use rd_sys::signals::is_ignored;
 use std::io::Read;
-use std::process::Stdio;
-use support::{command, deaf_to_hangups, finish, private_dir, run};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use support::{Ran, command, deaf_to_hangups, finish, private_dir, run};
 
 #[test]
 fn every_method_has_a_line_for_each_load() {
@@ -53,6 +54,23 @@ fn a_file_that_is_there_is_left_alone() {
     }
 }
 
+/// What becomes of a run that gets `signal` while it measures.
+fn signalled(mut command: Command, path: &Path, secs: &str, signal: Signal) -> Ran {
+    command
+        .args(["-f", path.to_str().expect("UTF-8"), "-s", secs])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the tool is there");
+    // It begins to measure when the file is there.
+    let out = child.stdout.as_mut().expect("piped");
+    let mut first = [0; 1];
+    out.read_exact(&mut first).expect("it says something");
+    assert!(path.exists());
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::new);
+    kill(pid.expect("a child"), signal).expect("ours");
+    finish(child.wait_with_output().expect("ours"))
+}
+
 #[test]
 fn who_is_interrupted_leaves_nothing() {
     let dir = private_dir();
@@ -60,20 +78,7 @@ fn who_is_interrupted_leaves_nothing() {
     // Who runs the tests in the background of a shell may have them ignore SIGINT.
     let heeded = |signal: &Signal| !is_ignored(*signal).expect("it can be asked");
     for signal in [Signal::Int, Signal::Term].into_iter().filter(heeded) {
-        let mut command = command("rd_test_fsync");
-        command
-            .args(["-f", path.to_str().expect("UTF-8"), "-s", "600"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the tool is there");
-        // It begins to measure when the file is there.
-        let out = child.stdout.as_mut().expect("piped");
-        let mut first = [0; 1];
-        out.read_exact(&mut first).expect("it says something");
-        assert!(path.exists());
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::new);
-        kill(pid.expect("a child"), signal).expect("ours");
-        let ran = finish(child.wait_with_output().expect("ours"));
+        let ran = signalled(command("rd_test_fsync"), &path, "600", signal);
         assert_eq!(ran.code, 1);
         assert!(ran.err.contains("interrupted"), "{}", ran.err);
         assert!(!path.exists(), "{signal}");
@@ -84,18 +89,7 @@ fn who_is_interrupted_leaves_nothing() {
 fn who_is_to_ignore_hangups_goes_on() {
     let dir = private_dir();
     let path = dir.path().join("here.out");
-    let mut command = deaf_to_hangups("rd_test_fsync");
-    command
-        .args(["-f", path.to_str().expect("UTF-8"), "-s", "0.05"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the tool is there");
-    let out = child.stdout.as_mut().expect("piped");
-    let mut first = [0; 1];
-    out.read_exact(&mut first).expect("it says something");
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::new);
-    kill(pid.expect("a child"), Signal::Hup).expect("ours");
-    let ran = finish(child.wait_with_output().expect("ours"));
+    let ran = signalled(deaf_to_hangups("rd_test_fsync"), &path, "0.05", Signal::Hup);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     assert!(!path.exists());
 }

@@ -49,6 +49,14 @@ fn found(world: &World) -> (u64, u64, Vec<PageTag>) {
     )
 }
 
+/// So many batches of another page that the double-write area has a copy of that one alone.
+fn wear_out_area(world: &mut World, history: &mut History) {
+    for _ in 0..20 {
+        world.write_page(history, tag(7), 1, 100);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    }
+}
+
 fn damage(disk: &SimStorage, tag: PageTag) {
     let at = offset_of(tag.block) + 700;
     disk.damage(&path_of(tag), at, b"rotten")
@@ -178,11 +186,7 @@ fn what_is_not_in_memory_is_repaired_from_the_double_write_area_while_its_copy_i
     round(&mut world);
     assert_eq!(found(&world), (1, 1, Vec::new()));
     assert!(is_whole(&world, tag(5)));
-    // So many batches that the area no longer has it.
-    for _ in 0..20 {
-        world.write_page(&mut history, tag(7), 1, 100);
-        assert_eq!(world.checkpoint(manual()), TicketState::Done);
-    }
+    wear_out_area(&mut world, &mut history);
     forget(&world);
     damage(&disk, tag(5));
     damage(&disk, tag(7));
@@ -209,10 +213,7 @@ fn a_page_that_could_not_be_read_is_looked_at_at_once() {
     let mut history = History::default();
     let mut world = world(&disk, &mut history);
     // Of one there is a copy.
-    for _ in 0..20 {
-        world.write_page(&mut history, tag(7), 1, 100);
-        assert_eq!(world.checkpoint(manual()), TicketState::Done);
-    }
+    wear_out_area(&mut world, &mut history);
     forget(&world);
     damage(&disk, tag(5));
     damage(&disk, tag(7));
