@@ -245,7 +245,7 @@ impl Checks<'_> {
                 "start {count} follows start {last}: old records could rise again"
             )));
         }
-        control::check(&machine, &found, end)?;
+        control::check(&machine, &found, end, harm)?;
         if let Some(remembered) = &remembered {
             history::check_shown(&machine, &found.memory, remembered, &before, end)?;
         }

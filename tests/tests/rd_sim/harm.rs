@@ -249,6 +249,12 @@ impl Harm {
         self.faults.iter().any(names) || is_full || is_torn || is_lied_about
     }
 
+    /// Whether pages may be there and cannot be read.
+    pub fn hides_pages(&self) -> bool {
+        let hides = |fault: &Fault| fault.kind == IoKind::Read && fault.path.starts_with("base");
+        self.faults.iter().any(hides)
+    }
+
     /// Whether what is remembered of checkpoints may suffer.
     pub fn reaches_history(&self) -> bool {
         let reaches = |fault: &Fault| "global/history".contains(fault.path);

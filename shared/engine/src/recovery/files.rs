@@ -239,10 +239,23 @@ pub(super) fn drop_unborn(store: &Store, named: &[FileNo], end: Lsn) -> Result<(
             continue;
         }
         let path = path_of(meta_tag(file));
-        let is_ours = file.get() < limit && is_unwritten(store, file, &pieces).unwrap_or(false);
-        if !is_ours {
-            log::info!("relation file \"{path}\", which nothing names, is left alone");
-            continue;
+        let is_unwritten = match file.get() < limit {
+            true => is_unwritten(store, file, &pieces),
+            false => Ok(false),
+        };
+        match is_unwritten {
+            Ok(true) => {}
+            Ok(false) => {
+                log::info!("relation file \"{path}\", which nothing names, is left alone");
+                continue;
+            }
+            Err(error) => {
+                log::warn!(
+                    "relation file \"{path}\", which nothing names, is left for the next start: it \
+                     cannot be read: {error}"
+                );
+                continue;
+            }
         }
         if rows == 0 {
             log::info!(
