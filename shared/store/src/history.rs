@@ -96,7 +96,7 @@ pub struct HistoryFile {
 }
 
 impl HistoryFile {
-    /// Opens the file, makes it if it is missing, and reads what is in it.
+    /// Opens the file, makes it if it is missing, and reads what is in it, which is durable then.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -111,6 +111,10 @@ impl HistoryFile {
         let len = file.len()?;
         if len < HISTORY_BYTES {
             lengthen(&*file, len)?;
+        } else {
+            // A server that was killed may have left a record in the system's cache only. Who has once
+            // been shown it is to find it again.
+            file.sync_data()?;
         }
         let remembered = Remembered::of(&bytes_of(&*file)?, system_identifier);
         let opened = HistoryFile {
@@ -253,7 +257,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::Requester;
     use rd_base::{Lsn, Role};
-    use rd_sys::simdisk::SimStorage;
+    use rd_sys::simdisk::{SimStorage, Unsynced};
 
     const SYSTEM: u64 = 9;
 
@@ -341,6 +345,25 @@ mod tests {
                 assert!(all.starts_with(&found), "{found:?}");
                 assert!(found.len() as u64 >= written, "{found:?} of {written}");
             }
+        }
+    }
+
+    /// Killed between a record's write and its sync, the server leaves it in the system's cache.
+    #[test]
+    fn what_was_shown_once_is_there_after_a_loss_of_power() {
+        for seed in 0..20 {
+            let storage = disk(seed);
+            let (file, _) = HistoryFile::open(&storage, SYSTEM).expect("a good disk");
+            file.write(&row(1)).expect("a good disk");
+            // Its write is done, its sync is not.
+            storage.crash_at(Some(storage.io_count() + 2));
+            file.write(&row(2)).expect_err("it was killed");
+            storage.kill(seed);
+            let (_, shown) = HistoryFile::open(&storage, SYSTEM).expect("a good disk");
+            assert_eq!(numbers(&shown.checkpoints), [1, 2]);
+            storage.crash_as(Unsynced::Lost);
+            let found = read(&storage, SYSTEM).expect("a good disk");
+            assert_eq!(numbers(&found.checkpoints), [1, 2]);
         }
     }
 
