@@ -200,8 +200,11 @@ impl Server {
                 let event = match self.reset_shared_memory() {
                     Ok(()) => Event::MemoryReady,
                     Err(error) => {
-                        rd_base::fatal!("{error:#}");
-                        Event::MemoryFailed
+                        match self.state.has_crashed() {
+                            true => log::error!("{error:#}"),
+                            false => rd_base::fatal!("{error:#}"),
+                        }
+                        Event::MemoryFailed { now_ms: now_ms() }
                     }
                 };
                 self.events.push_back(event);

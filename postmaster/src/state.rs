@@ -93,7 +93,10 @@ pub enum Event {
     /// The segment that [`Action::ResetSharedMemory`] asked for exists.
     MemoryReady,
     /// It could not be made; the shell has logged why.
-    MemoryFailed,
+    MemoryFailed {
+        /// By the monotonic clock.
+        now_ms: u64,
+    },
     /// A child was reaped.
     ChildExited {
         /// Which.
@@ -313,6 +316,11 @@ impl State {
         }
     }
 
+    /// Whether the server, or what was to be it, has lost a child: a start is one of several then.
+    pub fn has_crashed(&self) -> bool {
+        !self.crashes.is_empty()
+    }
+
     /// Where in life.
     pub fn phase(&self) -> Phase {
         self.phase
@@ -361,9 +369,9 @@ impl Step {
                     self.start();
                 }
             }
-            Event::MemoryFailed => {
+            Event::MemoryFailed { now_ms } => {
                 if std::mem::take(&mut self.state.memory_asked) {
-                    self.end(Outcome::NoSharedMemory);
+                    self.memory_failed(now_ms);
                 }
             }
             Event::ChildExited { role, exit, now_ms } => {
@@ -480,7 +488,7 @@ impl Step {
             (Startup | Recovery, Role::Startup, Exit::Code(0)) => self.serve(),
             // Whoever has just asked for a start is told at once; a server that has served tries again.
             (Startup | Recovery, Role::Startup, Exit::Code(exit::SHORTAGE))
-                if !self.state.crashes.is_empty() =>
+                if self.state.has_crashed() =>
             {
                 self.fell_short(role, exit, now_ms);
             }
@@ -507,6 +515,27 @@ impl Step {
     fn fell_short(&mut self, role: Role, exit: Exit, now_ms: u64) {
         let what = format!("{role} {exit} for want of something");
         self.crash_by(&what, Down::Shortage, now_ms);
+    }
+
+    /// There was no room for a segment, or something else was short.
+    fn memory_failed(&mut self, now_ms: u64) {
+        // Whoever has just asked for a start is told at once; a server that has served tries again.
+        if !self.state.has_crashed() {
+            return self.end(Outcome::NoSharedMemory);
+        }
+        let policy = self.state.policy;
+        self.state.crashes.record(now_ms, &policy);
+        match self.state.crashes.decide(&policy) {
+            Ok(()) => self.rest("there is no shared memory"),
+            Err(why) => self.end(Outcome::StaysDown(why)),
+        }
+    }
+
+    /// What is short may be there in a moment.
+    fn rest(&mut self, why: &str) {
+        self.log(format!("{why}: starting again in a moment"));
+        self.state.rests = true;
+        self.act(Action::ArmRestartTimer);
     }
 
     /// A child is gone that should not be: nobody may use the segment any more.
@@ -655,11 +684,7 @@ impl Step {
             down @ (Down::Crash | Down::Shortage) => {
                 match self.state.crashes.decide(&self.state.policy) {
                     Ok(()) if down == Down::Shortage => {
-                        self.log(
-                            "all server processes are gone: starting again in a moment".to_owned(),
-                        );
-                        self.state.rests = true;
-                        self.act(Action::ArmRestartTimer);
+                        self.rest("all server processes are gone");
                     }
                     Ok(()) => {
                         self.log("all server processes are gone: starting again".to_owned());

@@ -136,6 +136,27 @@ fn a_restart_for_which_descriptors_are_short_is_tried_again_and_a_first_start_re
     assert_order(&log, &[SHORT, "the server cannot start"]);
 }
 
+/// The postmaster makes the segment anew before any child is there that could lack something.
+#[test]
+fn a_restart_for_which_there_is_no_segment_is_tried_again() {
+    let mut cluster = Cluster::started(&[("backends", "2")]);
+    cluster.announce("");
+    assert!(call(&mut cluster.client(), &["SET", "key", "value"]).is_ok());
+    let postmaster = cluster.pid().expect("it runs");
+    // Enough to poll what is open, and too few for the events of all processes.
+    if !allow_descriptors(postmaster, 40) {
+        skip("there is no prlimit");
+        return;
+    }
+    send(cluster.child("walwriter"), Signal::SIGKILL);
+    cluster.wait_log("there is no shared memory: starting again in a moment");
+    assert!(allow_descriptors(postmaster, 1000));
+    cluster.wait_log_times("server is ready to accept connections", 2);
+    let reply = call(&mut cluster.client(), &["GET", "key"]);
+    assert_eq!(reply.as_str(), Some("value"));
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+}
+
 /// Connections beyond what a backend has descriptors for are refused with the reason. Those that
 /// are there stay, with all that their commands need; and there is room again when some have gone.
 #[test]

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 const POLICY: RestartPolicy = RestartPolicy {
     restart_after_crash: true,
-    restarts_max: 1,
+    restarts_max: 2,
     window_ms: 60_000,
 };
 const CP: Role = Role::Checkpointer;
@@ -41,7 +41,7 @@ fn all_events() -> Vec<Event> {
     let mut events = vec![
         Event::LockAcquired,
         Event::MemoryReady,
-        Event::MemoryFailed,
+        Event::MemoryFailed { now_ms: 0 },
         Event::RedoStarted,
         Event::Shutdown(Shutdown::Smart),
         Event::Shutdown(Shutdown::Fast),
@@ -69,7 +69,7 @@ fn event_name(event: &Event) -> String {
     match event {
         Event::LockAcquired => "lock acquired".to_owned(),
         Event::MemoryReady => "memory ready".to_owned(),
-        Event::MemoryFailed => "memory failed".to_owned(),
+        Event::MemoryFailed { .. } => "memory failed".to_owned(),
         Event::ChildExited { role, exit, .. } => match exit {
             Exit::Code(code) => format!("{role} exits {code}"),
             Exit::Signal(signal) => format!("{role} dies by signal {signal}"),
@@ -397,7 +397,7 @@ const EXPECTED: &[(&str, &str, &str, &str)] = &[
     ("WaitDeadEnd, in recovery", "checkpointer *", "NoChildren", "disarm kill timer; exit 0"),
 
     ("NoChildren, to start again", "memory ready", "Startup", "$START"),
-    ("NoChildren, to start again", "memory failed", "NoChildren", "exit 1"),
+    ("NoChildren, to start again", "memory failed", "NoChildren", "arm restart timer"),
     ("NoChildren, to start again", "SIGTERM", "NoChildren", "$STOPPING; exit 1"),
     ("NoChildren, to start again", "SIGINT", "NoChildren", "$STOPPING; exit 1"),
     ("NoChildren, to start again", "SIGQUIT", "NoChildren", "$STOPPING; exit 1"),
@@ -704,6 +704,36 @@ fn a_restart_for_want_of_something_is_put_off() {
     }
 }
 
+/// A segment that cannot be made ends a first start, and puts off one after a crash, as often as the
+/// restart policy allows.
+#[test]
+fn a_want_of_shared_memory_puts_a_restart_off() {
+    let failed = Event::MemoryFailed { now_ms: 0 };
+    let (state, actions) = run(&[Event::LockAcquired, failed.clone()]);
+    assert_eq!(state.outcome, Some(Outcome::NoSharedMemory));
+    assert_eq!(actions.last(), Some(&Action::Exit(Outcome::NoSharedMemory)));
+
+    let serving = [Event::LockAcquired, Event::MemoryReady, ok(SU)];
+    let dead = [killed(CP), killed(WW), killed(B0), killed(B1)];
+    let policy = RestartPolicy {
+        restarts_max: 3,
+        ..POLICY
+    };
+    let mut state = run(&[&serving[..], &dead].concat()).0;
+    state.policy = policy;
+    for _ in 1..policy.restarts_max {
+        assert!(state.memory_asked, "{state:?}");
+        let (after, actions) = next(&state, &failed);
+        assert!(actions.contains(&Action::ArmRestartTimer), "{actions:?}");
+        state = next(&after, &Event::RestartTimerExpired).0;
+    }
+    let outcome = next(&state, &failed).0.outcome;
+    assert!(
+        matches!(outcome, Some(Outcome::StaysDown(_))),
+        "{outcome:?}"
+    );
+}
+
 /// From every reachable state SIGQUIT, and then the kill timer, end the server.
 #[test]
 fn sigquit_always_ends_it() {
@@ -766,10 +796,10 @@ fn crashes_beyond_the_policy_keep_it_down() {
         state.memory_asked,
         "the first crash is followed by a restart"
     );
-    events.extend(life);
+    events.extend([&life[..], &life].concat());
     let (state, _) = run(&events);
     let why = StayDown::TooMany {
-        crashes: 2,
+        crashes: 3,
         window_ms: 60_000,
     };
     assert_eq!(state.outcome, Some(Outcome::StaysDown(why)));
@@ -800,6 +830,8 @@ fn a_restart_for_want_of_a_process_takes_its_time() {
     assert!(state.memory_asked);
     assert_eq!(actions.last(), Some(&Action::ResetSharedMemory));
     // The policy counts it as any other.
+    events.extend(life.clone());
+    events.push(Event::RestartTimerExpired);
     events.extend(life);
     assert!(matches!(
         run(&events).0.outcome,
