@@ -102,10 +102,12 @@ impl Checkpointer {
         let shared = Arc::clone(&self.store.shared);
         let mut points = Points::default();
         shared.snapshots.collect(&shared.wal, &mut points);
-        let all_past = |epoch| shared.procs.all_past(epoch);
-        let leaving = shared
-            .files
-            .leave(control.oldest_redo(), points.horizon(), all_past);
+        let leaving = shared.files.leave(
+            control.oldest_redo(),
+            points.horizon(),
+            || shared.procs.bump_epoch(),
+            |epoch| shared.procs.all_past(epoch),
+        );
         let nameless: Vec<FileNo> = leaving
             .into_iter()
             .filter(|file| !control.names(*file))

@@ -493,8 +493,7 @@ impl World {
     }
 
     fn forget(&mut self, file: FileNo, end: Lsn) {
-        let epoch = self.backend.shared.procs.bump_epoch();
-        self.backend.shared.files.drop_file(file, end, epoch);
+        self.backend.shared.files.drop_file(file, end);
     }
 
     /// Has a segment of the log made; if that cannot be, the checkpointer is told, and may free one.

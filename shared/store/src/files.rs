@@ -104,7 +104,8 @@ struct Row {
     keys: [AtomicI64; 2],
     /// End LSN of the last record that touches a dropped file. const from Dropped on.
     dropped_lsn: AtomicU64,
-    /// Epoch that all processes must have passed before the unlinking. const from Dropped on.
+    /// Epoch that all processes must have passed before the unlinking; 0 while nobody may ask for it yet.
+    /// atomic: Relaxed; the checkpointer's own, once the row is taken.
     dropped_epoch: AtomicU64,
     /// `keys` holds what records up to here say already, when redo begins; else 0.
     /// const after the file was entered.
@@ -609,11 +610,9 @@ impl Files {
     // ---- drops --------------------------------------------------------------------------------
 
     /// Says that the record that ends at `last_lsn` dropped `file`, and no later one touches it.
-    /// `epoch` is from [`crate::Procs::bump_epoch`], taken after the file was made unreachable.
-    pub fn drop_file(&self, file: FileNo, last_lsn: Lsn, epoch: u64) {
+    pub fn drop_file(&self, file: FileNo, last_lsn: Lsn) {
         let row = self.known(file);
         row.dropped_lsn.store(last_lsn.get(), Ordering::Relaxed);
-        row.dropped_epoch.store(epoch, Ordering::Relaxed);
         row.set_state(FileState::Dropped);
         self.note_work();
     }
@@ -650,21 +649,33 @@ impl Files {
 
     /// The dropped files that may be unlinked now: redo from `oldest_redo`, the redo point of the
     /// older slot of `pg_control`, does not meet them, no snapshot below `horizon` is read at, and
-    /// `all_past` says that every descent begun before the drop has ended. They are leaving from
+    /// `all_past` says that every descent has ended that began before `new_epoch`. They are leaving from
     /// now on.
+    ///
+    /// That epoch is not the drop's: who reads what is durable comes to the file for as long as its drop
+    /// is not, which is past with the redo point.
     pub fn leave(
         &self,
         oldest_redo: Lsn,
         horizon: Lsn,
+        new_epoch: impl Fn() -> u64,
         all_past: impl Fn(u64) -> bool,
     ) -> Vec<FileNo> {
+        let mut drawn = None;
         for row in self
             .rows_used()
             .iter()
             .filter(|row| self.is_past(row, oldest_redo))
         {
             let last = row.dropped_lsn.load(Ordering::Relaxed);
-            if horizon.get() >= last && all_past(row.dropped_epoch.load(Ordering::Relaxed)) {
+            if horizon.get() < last {
+                continue;
+            }
+            if row.dropped_epoch.load(Ordering::Relaxed) == 0 {
+                let epoch = *drawn.get_or_insert_with(&new_epoch);
+                row.dropped_epoch.store(epoch, Ordering::Relaxed);
+            }
+            if all_past(row.dropped_epoch.load(Ordering::Relaxed)) {
                 row.set_state(FileState::Leaving);
             }
         }

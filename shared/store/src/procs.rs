@@ -12,7 +12,8 @@
 //! 1. A process enters: it publishes the server's epoch in its slot, before its first descent.
 //! 2. It leaves (publishes 0) before it sleeps, and enters again afterwards; a backend does so once
 //!    per turn of its loop.
-//! 3. Whoever has unlinked something calls [`Procs::bump_epoch`] and keeps the number beside it.
+//! 3. Whoever has unlinked something calls [`Procs::bump_epoch`] and keeps the number beside it; for a file
+//!    the checkpointer does, when its drop is durable, since readers come to it until then.
 //! 4. It may be given back once [`Procs::all_past`] says that every slot shows 0 or that number.
 //!
 //! Invariant: a process that shows epoch `e` sees everything that was unlinked before the epoch

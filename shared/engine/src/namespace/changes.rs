@@ -134,9 +134,8 @@ impl Around for CatalogChange<'_> {
             // A sweep under way may have passed the namespace that it lies in now, or passed it over.
             shared.expiry.note(&shared.procs, 0);
         }
-        let epoch = shared.procs.bump_epoch();
         for file in &self.dropped {
-            shared.files.drop_file(*file, end, epoch);
+            shared.files.drop_file(*file, end);
         }
     }
 

@@ -200,10 +200,7 @@ pub(super) fn drop_unnamed(store: &Store, named: &[FileNo], end: Lsn) {
     for file in store.shared.files.live() {
         if !named.contains(&file) && file != CATALOG_FILE {
             log::info!("dropping relation file {file}, which belongs to no namespace");
-            store
-                .shared
-                .files
-                .drop_file(file, end, store.shared.procs.bump_epoch());
+            store.shared.files.drop_file(file, end);
         }
     }
 }
