@@ -1,7 +1,7 @@
 //! DUMP and RESTORE: strings in the form in which Redis servers exchange them.
 
 use super::Call;
-use super::expiry::put_until;
+use super::expiry::{Base, Passed, put_until};
 use crate::dispatch::{Failure, Flow, Outcome};
 use rd_wire::num::{is_word, parse_i64};
 use rd_wire::rdb::{self, RestoreError};
@@ -80,12 +80,14 @@ pub fn restore(call: &mut Call<'_>) -> Outcome {
     let key = call.arg(1);
     // That the key is there comes before what else may be wrong.
     let restored = restored(call, absolute);
+    let base = if absolute { Base::Epoch } else { Base::Now };
+    let passed = Passed::of(call, base);
     let is_busy = call.write(&[key], &mut |access| {
         if !replace && access.meta(0)?.is_some() {
             return Ok(true);
         }
         if let Ok((value, expiry_ms)) = &restored {
-            put_until(access, 0, value, *expiry_ms)?;
+            put_until(access, 0, value, *expiry_ms, passed)?;
         }
         Ok(false)
     })?;

@@ -2,7 +2,7 @@
 //! SETEX, MSETNX, RENAME, COPY. Each is one commit.
 
 use super::Call;
-use super::expiry::{Base, Unit, When, expiry_of, put_until, set_expiry};
+use super::expiry::{Base, Passed, Unit, When, expiry_of, put_until, set_expiry};
 use super::namespaces::{self, Place};
 use crate::dispatch::{Flow, Outcome};
 use rd_engine::{Access, ProgramError};
@@ -38,9 +38,10 @@ pub fn getex(call: &mut Call<'_>) -> Outcome {
     }
     let key = call.arg(1);
     // A time that is none is an error only if the key is there.
-    let mut expiry_ms = Ok(None);
+    let (mut expiry_ms, mut passed) = (Ok(None), Passed::Deleted);
     if let Some(when) = when {
         expiry_ms = when.at_ms(call.now_ms(), "getex").map(Some);
+        passed = Passed::of(call, when.base);
     }
     let found = call.write(&[key], &mut |access| {
         let Some(value) = access.newest(0)?.map(<[u8]>::to_vec) else {
@@ -49,7 +50,7 @@ pub fn getex(call: &mut Call<'_>) -> Outcome {
         if let Ok(expiry_ms) = expiry_ms
             && (!persist || expiry_of(access, 0)?.is_some())
         {
-            set_expiry(access, 0, expiry_ms)?;
+            set_expiry(access, 0, expiry_ms, passed)?;
         }
         Ok(Some(value))
     })?;
@@ -114,7 +115,7 @@ pub fn setex(call: &mut Call<'_>, unit: Unit, command: &str) -> Outcome {
     let base = Base::Now;
     let expiry_ms = When { text, unit, base }.at_ms(call.now_ms(), command)?;
     call.write(&[key], &mut |access| {
-        put_until(access, 0, value, Some(expiry_ms))
+        put_until(access, 0, value, Some(expiry_ms), Passed::Deleted)
     })?;
     call.reply().ok();
     Ok(Flow::Done)

@@ -10,7 +10,9 @@
 //! that a client gives counts from the command, and what a transaction has written itself ends when
 //! its time has come. Else a key would end sooner than its client was told, by the transaction's age.
 //!
-//! Invariant: an expiry that has passed is never written; the key is deleted instead.
+//! Invariant: a key that is given an expiry which has passed is deleted; unless that is a time of the wall
+//! clock, which may be wrong: then it is hidden, and stays until what removes keys trusts the clock
+//! ([`Passed`]). What keeps the expiry that a key has writes it whether or not it has passed.
 
 use super::Call;
 use crate::dispatch::{Failure, Flow, Outcome};
@@ -34,6 +36,32 @@ pub enum Base {
     Now,
     /// From 1970.
     Epoch,
+}
+
+/// What becomes of a key whose expiry has passed when it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// It is deleted.
+    Deleted,
+    /// It is written with that expiry, and nobody sees it: it is there again once the clock is right.
+    Hidden,
+}
+
+impl Passed {
+    /// For a time that counts from `base`.
+    pub fn of(call: &mut Call<'_>, base: Base) -> Passed {
+        match base {
+            Base::Epoch if !call.server.trusts_clock() => Passed::Hidden,
+            _ => Passed::Deleted,
+        }
+    }
+
+    /// Whether a key that ends at `expiry_ms` is to be deleted. Zero stands for all that lies before 1970,
+    /// which has passed by any clock.
+    fn deletes(self, access: &Access<'_>, expiry_ms: Option<u64>) -> bool {
+        let is_sure = |expiry| self == Passed::Deleted || expiry == 0;
+        expiry_ms.is_some_and(|expiry| expiry <= access.now_ms() && is_sure(expiry))
+    }
 }
 
 /// A time as a client gives it.
@@ -96,7 +124,7 @@ fn invalid(command: &str) -> Failure {
     Failure::Reply(format!("ERR invalid expire time in '{command}' command"))
 }
 
-/// Gives key `index` the value, until `expiry_ms`; if that has passed, deletes it.
+/// Gives key `index` the value, until `expiry_ms`; `passed` says what if that is over.
 ///
 /// # Errors
 /// To be handed on.
@@ -105,8 +133,9 @@ pub fn put_until(
     index: usize,
     value: &[u8],
     expiry_ms: Option<u64>,
+    passed: Passed,
 ) -> Result<(), ProgramError> {
-    if expiry_ms.is_some_and(|expiry| expiry <= access.now_ms()) {
+    if passed.deletes(access, expiry_ms) {
         return access.delete(index).map(|_| ());
     }
     access.put(index, value, expiry_ms)
@@ -120,7 +149,8 @@ pub fn expiry_of(access: &mut Access<'_>, index: usize) -> Result<Option<u64>, P
     Ok(access.meta(index)?.and_then(|meta| meta.expiry_ms))
 }
 
-/// Gives key `index` another expiry, its value staying as it is. False if it is not there.
+/// Gives key `index` another expiry, its value staying as it is; `passed` says what if that is over.
+/// False if it is not there.
 ///
 /// # Errors
 /// To be handed on.
@@ -128,8 +158,9 @@ pub fn set_expiry(
     access: &mut Access<'_>,
     index: usize,
     expiry_ms: Option<u64>,
+    passed: Passed,
 ) -> Result<bool, ProgramError> {
-    if expiry_ms.is_some_and(|expiry| expiry <= access.now_ms()) {
+    if passed.deletes(access, expiry_ms) {
         return access.delete(index);
     }
     let Some(value) = access.newest(index)?.map(<[u8]>::to_vec) else {
@@ -197,6 +228,7 @@ pub fn expire(call: &mut Call<'_>, unit: Unit, base: Base, command: &str) -> Out
     let at = When { text, unit, base }.at(call.now_ms(), command)?;
     // What lies before 1970 has passed as well as 1970 has.
     let expiry_ms = u64::try_from(at).unwrap_or(0);
+    let passed = Passed::of(call, base);
     let is_set = call.write(&[key], &mut |access| {
         let Some(meta) = access.meta(0)? else {
             return Ok(false);
@@ -204,7 +236,7 @@ pub fn expire(call: &mut Call<'_>, unit: Unit, base: Base, command: &str) -> Out
         if !condition.allows(meta.expiry_ms, at) {
             return Ok(false);
         }
-        set_expiry(access, 0, Some(expiry_ms))
+        set_expiry(access, 0, Some(expiry_ms), passed)
     })?;
     call.reply().integer(i64::from(is_set));
     Ok(Flow::Done)
@@ -214,7 +246,7 @@ pub fn expire(call: &mut Call<'_>, unit: Unit, base: Base, command: &str) -> Out
 pub fn persist(call: &mut Call<'_>) -> Outcome {
     let key = call.arg(1);
     let is_set = call.write(&[key], &mut |access| match expiry_of(access, 0)? {
-        Some(_) => set_expiry(access, 0, None),
+        Some(_) => set_expiry(access, 0, None, Passed::Deleted),
         None => Ok(false),
     })?;
     call.reply().integer(i64::from(is_set));

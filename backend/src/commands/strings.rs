@@ -1,7 +1,7 @@
 //! Strings: SET, GET and their kin.
 
 use super::Call;
-use super::expiry::{When, expiry_of, put_until};
+use super::expiry::{Base, Passed, When, expiry_of, put_until};
 use crate::dispatch::{Flow, Outcome};
 use rd_wire::longdouble::{LongDouble, Parsed};
 use rd_wire::num::{Decimal, is_word, parse_i64};
@@ -83,6 +83,8 @@ pub fn set(call: &mut Call<'_>) -> Outcome {
         Some(when) => Some(when.at_ms(call.now_ms(), "set")?),
         None => None,
     };
+    let base = options.when.map_or(Base::Now, |when| when.base);
+    let passed = Passed::of(call, base);
     let sets_if = |is_there: bool| match is_there {
         true => !options.only_if_absent,
         false => !options.only_if_present,
@@ -96,9 +98,10 @@ pub fn set(call: &mut Call<'_>) -> Outcome {
         let there = access.meta(0)?;
         let is_set = sets_if(there.is_some());
         if is_set {
-            let kept = there.and_then(|meta| meta.expiry_ms);
-            let expiry_ms = if options.keep_ttl { kept } else { expiry_ms };
-            put_until(access, 0, value, expiry_ms)?;
+            match options.keep_ttl {
+                true => access.put(0, value, there.and_then(|meta| meta.expiry_ms))?,
+                false => put_until(access, 0, value, expiry_ms, passed)?,
+            }
         }
         Ok((old, is_set))
     })?;
