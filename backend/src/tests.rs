@@ -540,42 +540,6 @@ fn databases_may_be_swapped_while_many_keys_are_watched() {
     assert_eq!(replies, "+OK\r\n".repeat(2 * rounds) + "+PONG\r\n");
 }
 
-#[test]
-fn a_clock_that_may_be_wrong_deletes_no_watched_key() {
-    let (rig, time) = Rig::by_hand(&[], 1_700_000_000 * SECOND_NS);
-    let mut server = rig.server(0);
-    let mut client = Client::new(&mut server);
-    let mut ask = |words: &[&[u8]]| {
-        client.send(&rig, &mut server, words);
-        rig.flush();
-        String::from_utf8_lossy(&client.received(&server)).into_owned()
-    };
-    assert_eq!(ask(&[b"SET", b"k", b"v", b"EX", b"1"]), "+OK\r\n");
-    let written = rig.insert_lsn();
-    time.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
-    assert_eq!(ask(&[b"WATCH", b"k"]), "+OK\r\n");
-    assert_eq!(ask(&[b"MULTI"]), "+OK\r\n");
-    assert_eq!(ask(&[b"EXEC"]), "*0\r\n", "nothing has come of it since");
-    assert_eq!(ask(&[b"WATCH", b"k"]), "+OK\r\n");
-    assert_eq!(rig.insert_lsn(), written);
-
-    time.fetch_sub(2 * SECOND_NS, Ordering::SeqCst);
-    assert_eq!(
-        ask(&[b"GET", b"k"]),
-        "$1\r\nv\r\n",
-        "the clock is right again"
-    );
-    assert_eq!(ask(&[b"MULTI"]), "+OK\r\n");
-    assert_eq!(ask(&[b"EXEC"]), "*-1\r\n", "it was not there, and is");
-
-    // After expire_clock_settle it goes for good.
-    time.fetch_add(62 * SECOND_NS, Ordering::SeqCst);
-    assert_eq!(ask(&[b"WATCH", b"k"]), "+OK\r\n");
-    assert!(rig.insert_lsn() > written);
-    assert_eq!(ask(&[b"MULTI"]), "+OK\r\n");
-    assert_eq!(ask(&[b"EXEC"]), "*0\r\n");
-}
-
 /// What a client has sent behind it is meant for the transaction, or for what it watches.
 #[test]
 fn what_follows_a_begin_or_a_watch_that_was_refused_is_not_carried_out() {

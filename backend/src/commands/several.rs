@@ -45,6 +45,8 @@ enum What {
 #[derive(Clone, Copy)]
 struct Reader {
     what: What,
+    /// The time by which keys end, in milliseconds since 1970: what is read is of one moment.
+    now_ms: u64,
     /// Keys that were read.
     done: usize,
     /// Those of them that are there.
@@ -73,7 +75,7 @@ fn begin(call: &mut Call<'_>, what: What) -> Outcome {
     let mark = call.output.mark();
     let (reader, snapshot) = loop {
         let snapshot = call.snapshot()?;
-        let mut reader = Reader::new(what);
+        let mut reader = Reader::new(what, call.now_ms());
         if what == What::Values {
             call.reply().array(keys.len());
         }
@@ -111,9 +113,10 @@ pub fn proceed(call: &mut Call<'_>, mut stream: Box<SeveralStream>) -> Outcome {
 }
 
 impl Reader {
-    fn new(what: What) -> Reader {
+    fn new(what: What, now_ms: u64) -> Reader {
         Reader {
             what,
+            now_ms,
             done: 0,
             found: 0,
         }
@@ -136,7 +139,8 @@ impl Reader {
         let (namespace, mark) = (call.namespace(), call.output.mark());
         let before = *self;
         for key in keys.skip(self.done).iter().take(PIECE_KEYS) {
-            let (engine, view) = (&call.server.engine, View::At(snapshot));
+            let view = View::AtTime(snapshot, self.now_ms);
+            let engine = &call.server.engine;
             let (is_there, depends_on) = match self.what {
                 What::Values => {
                     let mut reply = ReplyWriter::new(call.output.bytes(), call.session.proto);

@@ -1,7 +1,9 @@
 //! What goes by the clock: how long a command waits, and how many keys are removed in a second.
 
 use super::{Alone, SECOND_NS};
+use crate::rig::{Client, Rig};
 use rd_base::counters::Counter;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const MS_NS: u64 = SECOND_NS / 1000;
@@ -88,5 +90,114 @@ fn keys_are_removed_at_the_rate_that_is_set() {
             count <= expected + 1 && count + rate.div_ceil(50) >= expected,
             "{count} keys in {SECONDS} s at a rate of {rate}"
         );
+    }
+}
+
+#[test]
+fn a_clock_that_may_be_wrong_deletes_no_watched_key() {
+    let (rig, time) = Rig::by_hand(&[], 1_700_000_000 * SECOND_NS);
+    let mut server = rig.server(0);
+    let mut client = Client::new(&mut server);
+    let mut ask = |words: &[&[u8]]| {
+        client.send(&rig, &mut server, words);
+        rig.flush();
+        String::from_utf8_lossy(&client.received(&server)).into_owned()
+    };
+    assert_eq!(ask(&[b"SET", b"k", b"v", b"EX", b"1"]), "+OK\r\n");
+    let written = rig.insert_lsn();
+    time.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
+    assert_eq!(ask(&[b"WATCH", b"k"]), "+OK\r\n");
+    assert_eq!(ask(&[b"MULTI"]), "+OK\r\n");
+    assert_eq!(ask(&[b"EXEC"]), "*0\r\n", "nothing has come of it since");
+    assert_eq!(ask(&[b"WATCH", b"k"]), "+OK\r\n");
+    assert_eq!(rig.insert_lsn(), written);
+
+    time.fetch_sub(2 * SECOND_NS, Ordering::SeqCst);
+    assert_eq!(
+        ask(&[b"GET", b"k"]),
+        "$1\r\nv\r\n",
+        "the clock is right again"
+    );
+    assert_eq!(ask(&[b"MULTI"]), "+OK\r\n");
+    assert_eq!(ask(&[b"EXEC"]), "*-1\r\n", "it was not there, and is");
+
+    // After expire_clock_settle it goes for good.
+    time.fetch_add(62 * SECOND_NS, Ordering::SeqCst);
+    assert_eq!(ask(&[b"WATCH", b"k"]), "+OK\r\n");
+    assert!(rig.insert_lsn() > written);
+    assert_eq!(ask(&[b"MULTI"]), "+OK\r\n");
+    assert_eq!(ask(&[b"EXEC"]), "*0\r\n");
+}
+
+/// A time of the wall clock that has passed, by a clock that may be wrong, only hides the key.
+#[test]
+fn a_clock_that_may_be_wrong_deletes_no_key_that_is_to_end_at_a_time() {
+    const DAY: u64 = 86_400;
+    let mut alone = Alone::new();
+    let time = Arc::clone(&alone.time);
+    let seconds = (alone.server.wall_us() / 1_000_000 + DAY).to_string();
+    let (at, at_ms) = (seconds.as_bytes(), format!("{seconds}000"));
+    let at_ms = at_ms.as_bytes();
+    let mut ask = |words: &[&[u8]]| alone.ask(words);
+    for key in [b"a", b"b", b"c", b"d", b"1"] {
+        assert_eq!(ask(&[b"SET", key, b"old"]), b"+OK\r\n");
+    }
+    let dump = ask(&[b"DUMP", b"a"]);
+    let start = dump.iter().position(|byte| *byte == b'\n').expect("a bulk") + 1;
+    let payload = &dump[start..dump.len() - 2];
+    // Two days ahead; and this server has not looked at its clock for long enough to trust it.
+    time.fetch_add(2 * DAY * SECOND_NS, Ordering::SeqCst);
+    assert_eq!(ask(&[b"SET", b"a", b"old", b"EXAT", at]), b"+OK\r\n");
+    assert_eq!(ask(&[b"PEXPIREAT", b"b", at_ms]), b":1\r\n");
+    let got = ask(&[b"GETEX", b"c", b"PXAT", at_ms]);
+    assert_eq!(got, b"$3\r\nold\r\n");
+    let restored = ask(&[b"RESTORE", b"d", at_ms, payload, b"REPLACE", b"ABSTTL"]);
+    assert_eq!(restored, b"+OK\r\n");
+    // That is past by any clock.
+    assert_eq!(ask(&[b"EXPIREAT", b"1", b"-1"]), b":1\r\n");
+    for key in [b"a", b"b", b"c", b"d", b"1"] {
+        assert_eq!(ask(&[b"GET", key]), b"$-1\r\n");
+    }
+    time.fetch_sub(2 * DAY * SECOND_NS, Ordering::SeqCst);
+    for key in [b"a", b"b", b"c", b"d"] {
+        assert_eq!(ask(&[b"GET", key]), b"$3\r\nold\r\n", "{key:?}");
+        assert_eq!(ask(&[b"TTL", key]), b":86400\r\n");
+    }
+    assert_eq!(ask(&[b"GET", b"1"]), b"$-1\r\n");
+}
+
+/// A reply about several keys is of one moment, also if it takes several turns.
+#[test]
+fn no_key_ends_between_the_pieces_of_a_reply() {
+    const KEYS: usize = 3000;
+    let mut alone = Alone::new();
+    let keys: Vec<String> = (0..KEYS).map(|number| format!("key{number}")).collect();
+    let mut words: Vec<&[u8]> = vec![b"MULTI"];
+    assert_eq!(alone.ask(&words), b"+OK\r\n");
+    let end = (alone.server.wall_us() / 1000 + 500).to_string();
+    for key in &keys {
+        let queued = alone.ask(&[b"SET", key.as_bytes(), b"v", b"PXAT", end.as_bytes()]);
+        assert_eq!(queued, b"+QUEUED\r\n");
+    }
+    assert!(alone.ask(&[b"EXEC"]).starts_with(b"*3000"));
+    words = keys.iter().map(|key| key.as_bytes()).collect();
+    for (command, reply) in [
+        (
+            &b"MGET"[..],
+            format!("*{KEYS}\r\n{}", "$1\r\nv\r\n".repeat(KEYS)),
+        ),
+        (b"EXISTS", format!(":{KEYS}\r\n")),
+    ] {
+        let asked = [&[command], &words[..]].concat();
+        alone.client.send(&alone.rig, &mut alone.server, &asked);
+        alone.after(SECOND_NS);
+        assert!(
+            alone.client.go_on(&mut alone.server),
+            "{command:?} takes several turns"
+        );
+        while alone.client.go_on(&mut alone.server) {}
+        let received = alone.client.received(&alone.server);
+        assert_eq!(String::from_utf8_lossy(&received), reply);
+        alone.time.fetch_sub(SECOND_NS, Ordering::SeqCst);
     }
 }

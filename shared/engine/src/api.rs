@@ -50,6 +50,9 @@ pub enum View<'a> {
     Newest,
     /// A snapshot that was taken before.
     At(&'a Snapshot),
+    /// The same, by a clock that shows so many milliseconds since 1970: several reads see one moment only
+    /// if no key ends between them.
+    AtTime(&'a Snapshot, u64),
 }
 
 /// A value, as a read shows it.
@@ -290,7 +293,7 @@ impl Engine {
 
     fn snapshot_for(&self, view: View<'_>) -> Result<(Lsn, Option<Snapshot>)> {
         let snapshot = match view {
-            View::At(snapshot) => return Ok((snapshot.lsn(), None)),
+            View::At(snapshot) | View::AtTime(snapshot, _) => return Ok((snapshot.lsn(), None)),
             View::Durable => self.snapshot()?,
             View::Newest => self.snapshot_newest()?,
         };
@@ -348,11 +351,11 @@ impl Engine {
         answer: &mut dyn FnMut(usize, Option<Value<'_>>),
     ) -> Result<Lsn> {
         self.enter();
+        let now_ms = self.time_of(view);
         if self.current.is_some() {
             let mut depends_on = Lsn::ZERO;
             for (index, key) in keys.iter().enumerate() {
                 let answer = &mut |value: Option<Value<'_>>, _| answer(index, value);
-                let now_ms = self.clock_ms();
                 let told = self.read_in_transaction(namespace, key, now_ms, true, answer)?;
                 depends_on = depends_on.max(told);
             }
@@ -361,7 +364,8 @@ impl Engine {
         let fixed = self.fix(namespace, view)?;
         let mut depends_on = fixed.since;
         for (index, key) in keys.iter().enumerate() {
-            let told = self.read_at(&fixed, key, true, &mut |value, _| answer(index, value))?;
+            let answer = &mut |value: Option<Value<'_>>, _| answer(index, value);
+            let told = self.read_at_time(&fixed, key, now_ms, true, answer)?;
             depends_on = depends_on.max(told);
         }
         Ok(self.dependency(depends_on))
@@ -390,6 +394,14 @@ impl Engine {
                 since,
                 snapshot,
             });
+        }
+    }
+
+    /// The time by which keys end at `view`; in a transaction, those that it has written itself.
+    fn time_of(&self, view: View<'_>) -> u64 {
+        match view {
+            View::AtTime(_, now_ms) => now_ms,
+            _ => self.clock_ms(),
         }
     }
 
@@ -423,11 +435,11 @@ impl Engine {
     ) -> Result<Lsn> {
         self.enter();
         if self.current.is_some() {
-            return self.read_in_transaction(namespace, key, self.clock_ms(), bytes, answer);
+            return self.read_in_transaction(namespace, key, self.time_of(view), bytes, answer);
         }
-        if let View::At(_) = view {
+        if let View::At(_) | View::AtTime(..) = view {
             let fixed = self.fix(namespace, view)?;
-            let told = self.read_at(&fixed, key, bytes, answer)?;
+            let told = self.read_at_time(&fixed, key, self.time_of(view), bytes, answer)?;
             return Ok(self.dependency(told.max(fixed.since)));
         }
         let newest = matches!(view, View::Newest);
