@@ -325,6 +325,42 @@ fn a_client_that_asks_for_more_than_it_reads() {
     });
 }
 
+/// A value that is longer than any may be is refused before anybody makes room for it.
+#[test]
+fn a_value_that_would_be_too_long_takes_no_memory() {
+    let cluster = Cluster::started(&[
+        ("backends", "1"),
+        ("proto_max_bulk_len", "512MB"),
+        ("client_query_max", "1GB"),
+    ]);
+    let peak_kb = || -> u64 {
+        let path = format!("/proc/{}/status", cluster.child("backend 0"));
+        let status = std::fs::read_to_string(path).expect("it lives");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let words = line.expect("what it took at most").split_whitespace();
+        words
+            .filter_map(|word| word.parse().ok())
+            .next()
+            .expect("a number")
+    };
+    let mut client = cluster.client();
+    assert!(client.call(&["SET", "key", "v"]).expect("answered").is_ok());
+    let before = peak_kb();
+    for words in [
+        &["SETRANGE", "key", "536870900", "x"][..],
+        &["SETBIT", "key", "4294967295", "1"],
+        &["BITFIELD", "key", "SET", "u8", "4294967280", "1"],
+    ] {
+        let reply = client.call(words).expect("answered");
+        let error = reply
+            .error()
+            .unwrap_or_else(|| panic!("{words:?}: {reply:?}"));
+        assert!(error.contains("max_value_size"), "{error}");
+    }
+    let more = peak_kb() - before;
+    assert!(more < 100 << 10, "{more} kB more than {before} kB");
+}
+
 #[test]
 fn more_clients_than_allowed_are_turned_away() {
     let cluster = Cluster::started(&[("max_connections", "10")]);

@@ -212,6 +212,7 @@ pub fn bitfield(call: &mut Call<'_>, read_only: bool) -> Outcome {
             call.write(&[key], &mut |access| {
                 let mut bytes = access.newest(0)?.unwrap_or(&[]).to_vec();
                 if bytes.len() < reach {
+                    access.check_length(reach)?;
                     bytes.resize(reach, 0);
                 }
                 let run = |operation: &Operation| operation.run(&mut bytes);

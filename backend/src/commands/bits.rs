@@ -50,6 +50,7 @@ pub fn setbit(call: &mut Call<'_>) -> Outcome {
         let mut bytes = access.newest(0)?.unwrap_or(&[]).to_vec();
         let old = bit_at(&bytes, offset);
         if bytes.len() <= offset / 8 {
+            access.check_length(offset / 8 + 1)?;
             bytes.resize(offset / 8 + 1, 0);
         }
         if let Some(byte) = bytes.get_mut(offset / 8) {

@@ -51,6 +51,7 @@ pub fn setrange(call: &mut Call<'_>) -> Outcome {
     let length = call.write(&[key], &mut |access| {
         let mut bytes = access.newest(0)?.unwrap_or(&[]).to_vec();
         if bytes.len() < end {
+            access.check_length(end)?;
             bytes.resize(end, 0);
         }
         if let Some(part) = bytes.get_mut(offset..end) {

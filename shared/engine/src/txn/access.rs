@@ -351,15 +351,20 @@ impl Access<'_> {
         value: &[u8],
         expiry_ms: Option<u64>,
     ) -> Result<(), ProgramError> {
-        if value.len() > self.limits.value_bytes {
-            let limit = self.limits.value_bytes;
-            return Err(EngineError::ValueTooLarge {
-                bytes: value.len(),
-                limit,
-            }
-            .into());
-        }
+        self.check_length(value.len())?;
         self.put_again(index, value, expiry_ms)
+    }
+
+    /// Whether [`Access::put`] takes a value of so many bytes: to be asked before one is made.
+    ///
+    /// # Errors
+    /// When they are too many; to be handed on.
+    pub fn check_length(&self, bytes: usize) -> Result<(), ProgramError> {
+        let limit = self.limits.value_bytes;
+        match bytes > limit {
+            true => Err(EngineError::ValueTooLarge { bytes, limit }.into()),
+            false => Ok(()),
+        }
     }
 
     /// [`Access::put`] for a value that a key has already: it may be longer than one that comes.
