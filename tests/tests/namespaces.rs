@@ -195,6 +195,36 @@ fn a_transaction_may_span_namespaces() {
     );
 }
 
+/// What a namespace has refused told nothing that a commit could depend on; one that has come into the
+/// place of another is not that one.
+#[test]
+fn a_transaction_is_not_bound_by_a_namespace_that_told_it_nothing() {
+    let cluster = Cluster::started(&[]);
+    play(
+        &cluster,
+        "a NAMESPACE CREATE old -> OK
+         a NAMESPACE CREATE other -> OK
+         a USE old -> OK
+         b NAMESPACE OFFLINE old -> OK
+         a BEGIN SERIALIZABLE -> OK
+         a GET k -> -OFFLINE*
+         a USE other -> OK
+         a SET k 1 -> OK
+         a COMMIT -> OK
+         a GET k -> 1
+         b NAMESPACE ONLINE old -> OK
+         a USE old -> OK
+         a BEGIN SERIALIZABLE -> OK
+         a GET k -> nil
+         b NAMESPACE DROP old -> OK
+         b NAMESPACE CREATE new -> OK
+         a USE new -> OK
+         a SET k 2 -> OK
+         a COMMIT -> -ERR there is no such namespace*
+         a GET k -> nil",
+    );
+}
+
 /// Bytes of the relation files on disk.
 fn disk_bytes(cluster: &Cluster) -> u64 {
     use std::os::unix::fs::MetadataExt;

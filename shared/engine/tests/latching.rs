@@ -295,3 +295,41 @@ fn a_namespace_in_the_place_of_one_that_is_held_alone_is_not_waited_for() {
     rig.run(|| engine.commit(&transaction, &[before]));
     drop(held);
 }
+
+/// A transaction may have used two namespaces of which one came into the other's place. Their entry is
+/// shared once: the second time would wait for who waits for the first to end.
+#[test]
+fn two_namespaces_in_one_place_after_each_other_are_shared_once() {
+    const TIMES: u64 = 2_000_000;
+    let rig = Rig::new(200, 1 << 20);
+    let _watchdog = Watchdog::start(Duration::from_secs(120));
+    let mut engine = rig.engine(1);
+    let create = |engine: &mut Engine| rig.run(|| engine.create_namespace(b"one")).result;
+    let before = create(&mut engine);
+    rig.run(|| engine.drop_namespace(b"one"));
+    rig.flush();
+    let begun = engine.begin(Isolation::Snapshot, false, View::Newest);
+    engine.attach(Box::new(begun.expect("a transaction")));
+    let put = engine.write(before, &[b"k"], &mut |access| access.put(0, b"v", None));
+    put.expect("it is found out at the commit");
+    let mut other = rig.engine(2);
+    let after = create(&mut other);
+    rig.run(|| other.write(after, &[b"a"], &mut |access| access.put(0, b"v", None)));
+    assert_eq!(before.index(), after.index());
+    let put = engine.write(after, &[b"k"], &mut |access| access.put(0, b"v", None));
+    put.expect("a write");
+    let transaction = engine.detach().expect("it was attached");
+    let held = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        // What comes between if it comes at the right moment.
+        scope.spawn(|| {
+            while held.fetch_add(1, Ordering::SeqCst) < TIMES {
+                drop(rig.shared.namespaces.hold_all(&[after]));
+            }
+        });
+        while held.load(Ordering::SeqCst) < TIMES {
+            let done = engine.commit(&transaction, &[]);
+            assert!(matches!(done, Err(EngineError::NoNamespace)), "{done:?}");
+        }
+    });
+}
