@@ -36,6 +36,7 @@ pub fn check(machine: &Machine, ledger: &Ledger, end: Lsn, harm: &Harm) -> Resul
     let there = files_in_base(&machine.disk).map_err(|error| wrong(error.to_string()))?;
     has_its_files(machine, &chosen.control, &there)?;
     counts_keys(machine, &chosen.control, ledger, end)?;
+    has_those_that_live(machine, &there)?;
     // What cannot be read may hold something: that waits for the next start.
     if harm.hides_pages() {
         return Ok(());
@@ -131,16 +132,17 @@ fn counts_keys(
     Ok(())
 }
 
-/// What lies in `base/` and what the server knows of are the same.
+fn has_those_that_live(machine: &Machine, there: &BTreeMap<FileNo, u64>) -> Result<(), Failure> {
+    let mut live = machine.shared.files.live().into_iter();
+    match live.find(|file| !there.contains_key(file)) {
+        Some(file) => Err(wrong(format!("file {file} is live, and not there"))),
+        None => Ok(()),
+    }
+}
+
+/// The server knows of all that lies in `base/`.
 fn has_no_others(machine: &Machine, there: &BTreeMap<FileNo, u64>) -> Result<(), Failure> {
     let files = &machine.shared.files;
-    let missing = files
-        .live()
-        .into_iter()
-        .find(|file| !there.contains_key(file));
-    if let Some(file) = missing {
-        return Err(wrong(format!("file {file} is live, and not there")));
-    }
     let unknown = there
         .keys()
         .find(|file| files.state(**file) == FileState::Free);
