@@ -4,7 +4,8 @@
 //! 1. The SCN is to be the insert position now, which is read before the descriptors are (B4).
 //! 2. Every page of the file that was dirtied before it is written, as fast as it goes, and what was
 //!    written of the file is synced.
-//! 3. The file's header gets the checkpoint's number and SCN, and is synced.
+//! 3. The log is flushed up to the SCN, since a crash must not leave less of it than a header says.
+//!    The file's header gets the checkpoint's number and SCN, and is synced.
 //! 4. The key counts are cut, and the log is flushed up to the cut.
 //! 5. `pg_control` is written, both slots.
 //!
@@ -352,6 +353,11 @@ impl Checkpointer {
         // Others have gone on meanwhile, and the redo point with them, which no header may be behind
         // that is ahead of `pg_control`; below it everything is on disk, of this file, too.
         let scn = scn.max(self.redo_in_control());
+        // A header must not say more than a crash leaves of the log: other records would lie there then,
+        // and be taken for what the file has.
+        self.flusher
+            .flush_until(scn)
+            .expect("it was an insert position");
         let stop_scn = if access.is_writable() { Lsn::ZERO } else { scn };
         let count = self.stamp_file(file, scn, stop_scn)?;
         self.sync_file(file);

@@ -270,6 +270,34 @@ fn a_checkpoint_of_one_file_leaves_the_redo_point_and_the_other_files() {
 }
 
 #[test]
+fn a_header_says_nothing_that_a_crash_takes_from_the_log() {
+    let disk = new_disk(9);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    world.create_file(&mut history);
+    let files = world.backend.shared.files.clone();
+    let other = files.live().into_iter().find(|file| *file != FIRST_FILE);
+    let other = PageTag::new(other.expect("it was created"), BlockNo::new(1));
+    world.write_page(&mut history, tag(1), 1, 100);
+    world.flush(&mut history);
+    // Of another file, so that no page that is to be written asks for the log.
+    world.write_page(&mut history, other, 1, 100);
+    let durable = world.backend.shared.wal.durable_lsn();
+    disk.inject(Injection {
+        kind: IoKind::Write,
+        path_contains: "wal/".to_owned(),
+        skip: 0,
+        times: 100,
+        errno: EIO,
+    });
+    let done = catch_panics(|| world.checkpoint_file(FIRST_FILE, None));
+    assert!(done.is_err(), "the log cannot be written");
+    let meta = world.backend.relations.read_meta(FIRST_FILE);
+    let scn = meta.expect("readable").expect("a header").checkpoint_scn;
+    assert!(scn <= durable, "{scn} is said of a log up to {durable}");
+}
+
+#[test]
 fn a_clean_stop_is_told_and_leaves_nothing_to_read() {
     let disk = new_disk(2);
     let mut history = History::default();
