@@ -110,16 +110,17 @@ impl Checkpointer {
         }
     }
 
-    /// What people call the namespace that lies in `file`.
+    /// What people call the namespace that lies in `file`; if none does any more, the file: what has no name
+    /// is remembered as a checkpoint of the whole server.
     fn namespace_in(&self, file: FileNo) -> String {
         let namespaces = &self.store.shared.namespaces;
         let id = namespaces.lying_in(file);
         match id.and_then(|id| id.database_number()) {
             Some(number) => format!("db{number}"),
-            None => {
-                let name = id.map(|id| namespaces.entry(id).name());
-                String::from_utf8_lossy(&name.unwrap_or_default()).into_owned()
-            }
+            None => match id.map(|id| namespaces.entry(id).name()) {
+                Some(name) if !name.is_empty() => String::from_utf8_lossy(&name).into_owned(),
+                _ => format!("file {file}"),
+            },
         }
     }
 

@@ -16,6 +16,7 @@ use rd_format::control::{ControlFile, DbState, SLOT_BYTES};
 use rd_format::page;
 use rd_store::checkpoint::{Flags, TicketState};
 use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
+use rd_store::history::CheckpointRow;
 use rd_store::wal::segments;
 use rd_sys::crash::catch_panics;
 use rd_sys::simdisk::{Injection, IoKind, Rng, SimStorage};
@@ -267,6 +268,23 @@ fn a_checkpoint_of_one_file_leaves_the_redo_point_and_the_other_files() {
     assert_eq!(world.checkpoint(manual()), TicketState::Done);
     let later = control(&disk);
     assert!(row(&later, other).is_some_and(|row| row.scn >= scn));
+}
+
+/// Its namespace may be dropped between the request and its turn.
+#[test]
+fn a_checkpoint_of_a_file_in_which_no_namespace_lies_is_not_remembered_as_a_full_one() {
+    let disk = new_disk(4);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    world.write_page(&mut history, tag(1), 1, 100);
+    world.flush(&mut history);
+    assert_eq!(world.checkpoint_file(FIRST_FILE, None), TicketState::Done);
+    let rows: Vec<CheckpointRow> = world.backend.shared.history.last(1);
+    let names: Vec<_> = rows
+        .iter()
+        .map(|row| row.namespace.map(|name| name.to_string()))
+        .collect();
+    assert_eq!(names, [Some(format!("file {FIRST_FILE}"))]);
 }
 
 #[test]
