@@ -13,6 +13,7 @@ pub mod control_file;
 pub mod ctx;
 pub mod cursors;
 pub mod doublewrite;
+mod epochs;
 pub mod expiry;
 pub mod files;
 pub mod history;
@@ -20,6 +21,8 @@ pub mod namespaces;
 pub mod procs;
 pub mod recovery_time;
 pub mod relation;
+#[cfg(all(test, feature = "loom"))]
+mod reorderings;
 pub mod scrub;
 pub mod shared;
 pub mod snapshot;

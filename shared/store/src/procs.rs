@@ -3,22 +3,9 @@
 //! One slot for each process that may touch the segment ([`Role::slot`]). A slot's words are
 //! written by its owner alone (but for `granted`, see below) and read by all.
 //!
-//! # Epochs
-//!
-//! What a descent may still be looking at (a leaf taken out of its tree, the file of a dropped
-//! namespace) is given back only when every descent begun before has ended. Ends are told by
-//! quiescent states, not by each descent:
-//!
-//! 1. A process enters: it publishes the server's epoch in its slot, before its first descent.
-//! 2. It leaves (publishes 0) before it sleeps, and enters again afterwards; a backend does so once
-//!    per turn of its loop.
-//! 3. Whoever has unlinked something calls [`Procs::bump_epoch`] and keeps the number beside it; for a file
-//!    the checkpointer does, when its drop is durable, since readers come to it until then.
-//! 4. It may be given back once [`Procs::all_past`] says that every slot shows 0 or that number.
-//!
-//! Invariant: a process that shows epoch `e` sees everything that was unlinked before the epoch
-//! became `e` as unlinked.
+//! Among them is the epoch in which its owner descends; see `epochs.rs` for what that is good for.
 
+use crate::epochs::{self, Epoch, Shown};
 use rd_base::limits::PROCESSES_MAX;
 use rd_base::{Lsn, Role};
 use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -63,9 +50,7 @@ struct Words {
     /// Least LSN for which a reply of this process waits; 0 if none.
     /// atomic: stored SeqCst by the owner, loaded SeqCst by whoever published a durable LSN.
     wait_lsn: AtomicU64,
-    /// The epoch in which the owner began its descents; 0 between them.
-    /// atomic: stored SeqCst by the owner, loaded SeqCst by whoever reclaims.
-    epoch: AtomicU64,
+    epoch: Shown,
     /// Process id, for diagnostics; 0 while the slot is free.
     /// atomic: Relaxed.
     pid: AtomicU32,
@@ -87,8 +72,7 @@ const NOMINATED: u32 = 2;
 #[repr(C)]
 #[derive(FromBytes, KnownLayout)]
 struct Shared {
-    /// The server's epoch, less one (so that zeroed memory is valid). atomic: SeqCst.
-    epoch: AtomicU64,
+    epoch: Epoch,
 }
 
 /// Where the slots lie in the segment.
@@ -250,37 +234,30 @@ impl Procs {
         }
     }
 
-    /// Begins a stretch of descents of `slot`; see the module's steps.
+    /// Begins a stretch of descents of `slot`.
     pub fn enter_epoch(&self, slot: SlotNo) {
-        let epoch = self.shared.epoch.load(Ordering::SeqCst) + 1;
-        self.words(slot).epoch.store(epoch, Ordering::SeqCst);
-        // Orders the store before the loads of the descent that follows.
-        fence(Ordering::SeqCst);
+        self.words(slot).epoch.enter(&self.shared.epoch);
     }
 
     /// Ends the stretch begun by [`Procs::enter_epoch`].
     pub fn leave_epoch(&self, slot: SlotNo) {
-        self.words(slot).epoch.store(0, Ordering::SeqCst);
+        self.words(slot).epoch.leave();
     }
 
     /// The epoch that [`Procs::enter_epoch`] would publish now.
     #[inline]
     pub fn epoch(&self) -> u64 {
-        self.shared.epoch.load(Ordering::SeqCst) + 1
+        self.shared.epoch.now()
     }
 
     /// Starts a new epoch and returns its number, to be asked for by [`Procs::all_past`].
     pub fn bump_epoch(&self) -> u64 {
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst) + 2
+        self.shared.epoch.bump()
     }
 
     /// Whether every descent begun before the epoch became `epoch` has ended.
     pub fn all_past(&self, epoch: u64) -> bool {
-        fence(Ordering::SeqCst);
-        self.words.iter().all(|words| {
-            let shown = words.epoch.load(Ordering::SeqCst);
-            shown == 0 || shown >= epoch
-        })
+        epochs::all_past(self.words.iter().map(|words| &words.epoch), epoch)
     }
 }
 

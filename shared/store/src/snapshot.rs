@@ -31,29 +31,89 @@
 //! from there on counts as needed; so does all from the lower bound of a chooser under way; a
 //! durable LSN that rises after 2 was the announced target at 1, or was chosen later; and a reader
 //! whose entry was not yet stored at 3 checks the durable LSN after storing it.
+//!
+//! `reorderings.rs` runs this in every order of memory, but for the sequential consistency of single loads
+//! and stores, which it does not need: what two must not both miss has a fence on either side.
 
 use crate::procs::SlotNo;
-use crate::wal::Wal;
+use crate::wal::{FlushTarget, Wal};
 use rd_base::Lsn;
 use rd_base::limits::{PROCESSES_MAX, SNAPSHOTS_PER_PROCESS};
-use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use rd_sys::atomic::{AtomicU64, Number, Ordering};
 use rd_sys::{Area, Plan, Region, Segment};
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Set in an entry whose owner is choosing; the other bits are the least it may choose.
 const CHOOSING: u64 = 1 << 63;
 
+/// The numbers of the log that snapshots come from and pruning depends on.
+pub(crate) trait LogNumbers {
+    /// As [`Wal::flush_target`], like the next two.
+    fn flush_target(&self) -> FlushTarget;
+    fn durable_lsn(&self) -> Lsn;
+    fn insert_lsn(&self) -> Lsn;
+}
+
+impl LogNumbers for Wal {
+    fn flush_target(&self) -> FlushTarget {
+        Wal::flush_target(self)
+    }
+    fn durable_lsn(&self) -> Lsn {
+        Wal::durable_lsn(self)
+    }
+    fn insert_lsn(&self) -> Lsn {
+        Wal::insert_lsn(self)
+    }
+}
+
 /// The entries of one process.
 #[repr(C, align(128))]
 #[derive(FromBytes, KnownLayout)]
-struct Entries {
+pub(crate) struct Entries<A = AtomicU64, const COUNT: usize = SNAPSHOTS_PER_PROCESS> {
     /// Entries at or beyond this index have never been used by this owner.
     /// atomic: raised by the owner (SeqCst) before an entry is stored, loaded SeqCst.
-    used: AtomicU32,
-    reserved: AtomicU32,
+    pub(crate) used: A,
     /// 0: free; [`CHOOSING`] and a lower bound; or a snapshot.
     /// atomic: stored SeqCst by the owner, loaded SeqCst by pruners.
-    lsns: [AtomicU64; SNAPSHOTS_PER_PROCESS],
+    pub(crate) lsns: [A; COUNT],
+}
+
+impl<A: Number, const COUNT: usize> Entries<A, COUNT> {
+    /// A free entry, of which pruners know from now on.
+    pub(crate) fn take(&self) -> Result<usize, TooManySnapshots> {
+        let mut lsns = self.lsns.iter();
+        let free = lsns.position(|lsn| lsn.load(Ordering::Relaxed) == 0);
+        let index = free.ok_or(TooManySnapshots)?;
+        self.used.fetch_max(index as u64 + 1, Ordering::SeqCst);
+        Ok(index)
+    }
+
+    /// The steps of a reader who wants the durable LSN.
+    pub(crate) fn publish_durable(&self, index: usize, log: &impl LogNumbers) -> Lsn {
+        loop {
+            let lsn = log.durable_lsn();
+            self.lsns[index].store(lsn.get(), Ordering::SeqCst);
+            A::full_fence();
+            if log.durable_lsn() == lsn {
+                return lsn;
+            }
+        }
+    }
+
+    /// The steps of a reader who wants the insert position.
+    pub(crate) fn publish_insert(&self, index: usize, log: &impl LogNumbers) -> Lsn {
+        let low = log.insert_lsn().get();
+        self.lsns[index].store(CHOOSING | low, Ordering::SeqCst);
+        A::full_fence();
+        let lsn = log.insert_lsn();
+        self.lsns[index].store(lsn.get(), Ordering::SeqCst);
+        lsn
+    }
+
+    /// Gives the entry back: what was read at it was read before.
+    pub(crate) fn withdraw(&self, index: usize) {
+        self.lsns[index].store(0, Ordering::Release);
+    }
 }
 
 /// Where the entries lie in the segment.
@@ -95,15 +155,11 @@ impl Snapshot {
     pub fn lsn(&self) -> Lsn {
         self.lsn
     }
-
-    fn entry(&self) -> &AtomicU64 {
-        &self.entries[self.slot.index()].lsns[self.index]
-    }
 }
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        self.entry().store(0, Ordering::Release);
+        self.entries[self.slot.index()].withdraw(self.index);
     }
 }
 
@@ -123,20 +179,13 @@ impl Snapshots {
         lsns.filter(|lsn| lsn.load(Ordering::Relaxed) != 0).count()
     }
 
-    fn take_entry(&self, slot: SlotNo) -> Result<Snapshot, TooManySnapshots> {
-        let mine = &self.entries[slot.index()];
-        let free = mine
-            .lsns
-            .iter()
-            .position(|lsn| lsn.load(Ordering::Relaxed) == 0);
-        let index = free.ok_or(TooManySnapshots)?;
-        mine.used.fetch_max(index as u32 + 1, Ordering::SeqCst);
-        Ok(Snapshot {
+    fn snapshot(&self, slot: SlotNo, index: usize, lsn: Lsn) -> Snapshot {
+        Snapshot {
             entries: self.entries.clone(),
             slot,
             index,
-            lsn: Lsn::ZERO,
-        })
+            lsn,
+        }
     }
 
     /// Publishes the durable LSN as a snapshot of the process in `slot`.
@@ -144,15 +193,10 @@ impl Snapshots {
     /// # Errors
     /// When the process has none left.
     pub fn publish_durable(&self, wal: &Wal, slot: SlotNo) -> Result<Snapshot, TooManySnapshots> {
-        let mut snapshot = self.take_entry(slot)?;
-        loop {
-            snapshot.lsn = wal.durable_lsn();
-            snapshot.entry().store(snapshot.lsn.get(), Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-            if wal.durable_lsn() == snapshot.lsn {
-                return Ok(snapshot);
-            }
-        }
+        let mine = &self.entries[slot.index()];
+        let index = mine.take()?;
+        let lsn = mine.publish_durable(index, wal);
+        Ok(self.snapshot(slot, index, lsn))
     }
 
     /// Publishes the insert position as a snapshot of the process in `slot`.
@@ -160,41 +204,15 @@ impl Snapshots {
     /// # Errors
     /// When the process has none left.
     pub fn publish_insert(&self, wal: &Wal, slot: SlotNo) -> Result<Snapshot, TooManySnapshots> {
-        let mut snapshot = self.take_entry(slot)?;
-        let low = wal.insert_lsn().get();
-        snapshot.entry().store(CHOOSING | low, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        snapshot.lsn = wal.insert_lsn();
-        snapshot.entry().store(snapshot.lsn.get(), Ordering::SeqCst);
-        Ok(snapshot)
+        let mine = &self.entries[slot.index()];
+        let index = mine.take()?;
+        let lsn = mine.publish_insert(index, wal);
+        Ok(self.snapshot(slot, index, lsn))
     }
 
     /// Collects all numbers that may be read at into `points`, as the pruner's steps say.
     pub fn collect(&self, wal: &Wal, points: &mut Points) {
-        points.lsns.clear();
-        fence(Ordering::SeqCst);
-        let target = wal.flush_target();
-        points.open_from = target.later_from.get();
-        points.lsns.extend(target.announced.map(Lsn::get));
-        points.lsns.push(wal.durable_lsn().get());
-        points.of_log = points.lsns.len();
-        points.places.clear();
-        fence(Ordering::SeqCst);
-        for (process, entries) in self.entries.iter().enumerate() {
-            let used = entries.used.load(Ordering::SeqCst) as usize;
-            for (index, entry) in entries.lsns.iter().take(used).enumerate() {
-                match entry.load(Ordering::SeqCst) {
-                    0 => {}
-                    word if word & CHOOSING != 0 => {
-                        points.open_from = points.open_from.min(word & !CHOOSING);
-                    }
-                    lsn => {
-                        points.lsns.push(lsn);
-                        points.places.push((process as u8, index as u8));
-                    }
-                }
-            }
-        }
+        points.collect(wal, self.entries.iter());
     }
 
     /// Whether a snapshot that was met among the points is still published, or one at the same LSN
@@ -249,6 +267,38 @@ impl Default for Points {
 }
 
 impl Points {
+    /// The pruner's steps.
+    pub(crate) fn collect<'e, A: Number + 'e, const COUNT: usize>(
+        &mut self,
+        log: &impl LogNumbers,
+        entries: impl Iterator<Item = &'e Entries<A, COUNT>>,
+    ) {
+        self.lsns.clear();
+        A::full_fence();
+        let target = log.flush_target();
+        self.open_from = target.later_from.get();
+        self.lsns.extend(target.announced.map(Lsn::get));
+        self.lsns.push(log.durable_lsn().get());
+        self.of_log = self.lsns.len();
+        self.places.clear();
+        A::full_fence();
+        for (process, entries) in entries.enumerate() {
+            let used = entries.used.load(Ordering::SeqCst) as usize;
+            for (index, entry) in entries.lsns.iter().take(used).enumerate() {
+                match entry.load(Ordering::SeqCst) {
+                    0 => {}
+                    word if word & CHOOSING != 0 => {
+                        self.open_from = self.open_from.min(word & !CHOOSING);
+                    }
+                    lsn => {
+                        self.lsns.push(lsn);
+                        self.places.push((process as u8, index as u8));
+                    }
+                }
+            }
+        }
+    }
+
     /// Whether somebody may read the version stamped `stamp`, whose next newer version is stamped
     /// `newer`.
     pub fn needs(&self, stamp: Lsn, newer: Lsn) -> bool {

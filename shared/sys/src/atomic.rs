@@ -10,7 +10,8 @@
 //! valid when zero; its ways of choosing who goes on are in `simsched`, for our own processes.
 //!
 //! Invariant: who runs on one thread in turn sees memory in one order, so what is explored is every
-//! interleaving and no reordering. Orders that are too weak are for `model.rs` to find.
+//! interleaving and no reordering. Orders that are too weak are for the model checks to find: of latches
+//! and events (`model.rs`), and of what is written against [`Number`] (`store/src/reorderings.rs`).
 
 pub use std::sync::atomic::{Ordering, fence};
 
@@ -19,6 +20,43 @@ pub use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 
 #[cfg(feature = "sim")]
 pub use stepping::{AtomicI64, AtomicU32, AtomicU64};
+
+/// An atomic number, as protocols see it that the model checker runs too, on numbers of its own.
+pub trait Number {
+    /// As of an `AtomicU64`, like the next three.
+    fn load(&self, order: Ordering) -> u64;
+    #[allow(missing_docs)]
+    fn store(&self, value: u64, order: Ordering);
+    #[allow(missing_docs)]
+    fn fetch_add(&self, value: u64, order: Ordering) -> u64;
+    #[allow(missing_docs)]
+    fn fetch_max(&self, value: u64, order: Ordering) -> u64;
+    /// Orders all before it against all after it, stores against loads too.
+    fn full_fence();
+}
+
+impl Number for AtomicU64 {
+    #[inline(always)]
+    fn load(&self, order: Ordering) -> u64 {
+        AtomicU64::load(self, order)
+    }
+    #[inline(always)]
+    fn store(&self, value: u64, order: Ordering) {
+        AtomicU64::store(self, value, order);
+    }
+    #[inline(always)]
+    fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+        AtomicU64::fetch_add(self, value, order)
+    }
+    #[inline(always)]
+    fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
+        AtomicU64::fetch_max(self, value, order)
+    }
+    #[inline(always)]
+    fn full_fence() {
+        fence(Ordering::SeqCst);
+    }
+}
 
 #[cfg(feature = "sim")]
 mod stepping {

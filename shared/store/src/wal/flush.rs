@@ -24,7 +24,7 @@
 //! A failed write or sync ends the process, and with it, through recovery, the server: after a
 //! failed sync nobody knows what is on disk.
 
-use super::{CHOOSING, USABLE, Wal, between_steps, segments};
+use super::{USABLE, Wal, between_steps, segments};
 use crate::ctx::Store;
 use crate::procs::SlotNo;
 use crate::stats::Stats;
@@ -261,30 +261,25 @@ impl Flusher {
         let wal = self.wal.clone();
         let control = wal.control();
         let durable = wal.durable_lsn();
-        // F1, F2. The order of these three against a pruner's two is what matters (flush_target).
-        control
-            .flushing
-            .target
-            .store(CHOOSING | durable.get(), Ordering::SeqCst);
-        between_steps();
-        let prefix = wal.prefix();
-        between_steps();
-        let target = wal_page::pos_to_end_lsn(prefix.complete_pos).max(durable);
-        control
-            .flushing
-            .target
-            .store(target.get(), Ordering::SeqCst);
+        // F1, F2.
+        let (target, copied_pos) = control.flushing.target.choose(durable, || {
+            let prefix = wal.prefix();
+            (
+                wal_page::pos_to_end_lsn(prefix.complete_pos),
+                prefix.copied_pos,
+            )
+        });
         between_steps();
         // F3.
         let written = control.progress.written_pos.load(Ordering::Relaxed);
-        let wrote = prefix.copied_pos > written;
+        let wrote = copied_pos > written;
         if wrote {
-            self.write(written, prefix.copied_pos, durable);
+            self.write(written, copied_pos, durable);
             control
                 .progress
                 .written_pos
-                .store(prefix.copied_pos, Ordering::SeqCst);
-            let ring_end = wal.inner.ring.end_for(prefix.copied_pos);
+                .store(copied_pos, Ordering::SeqCst);
+            let ring_end = wal.inner.ring.end_for(copied_pos);
             control
                 .progress
                 .ring_end_pos
@@ -294,7 +289,7 @@ impl Flusher {
                 control.flushing.ring_room.wake_all();
             }
             wal.give_room();
-            self.tell_of_segments(written, prefix.copied_pos);
+            self.tell_of_segments(written, copied_pos);
         }
         wal.wake_preparer_if_needed();
         between_steps();

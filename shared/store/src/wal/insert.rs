@@ -202,11 +202,7 @@ impl Wal {
                 copied_pos = copied_pos.min(start.max(slot.copied.load(Ordering::Acquire)));
             }
         }
-        let known = control
-            .flushing
-            .complete_pos
-            .fetch_max(complete_pos, Ordering::SeqCst);
-        let complete_pos = complete_pos.max(known);
+        let complete_pos = control.flushing.target.raise_complete(complete_pos);
         Prefix {
             complete_pos,
             copied_pos: copied_pos.max(complete_pos),

@@ -9,6 +9,7 @@
 //! | `ring` | the ring's words: records in, pages out |
 //! | [`insert`] | reservation, copying, and what is known to be complete |
 //! | [`credit`] | room taken ahead, so that no reservation can fail |
+//! | `target` | what the next flush makes durable, for those who prune |
 //! | [`flush`] | writing, syncing, the durable LSN and who is told of it |
 //! | [`lead`] | who flushes, of several processes that wait |
 //! | [`segments`] | segment files: made ahead, recycled, removed |
@@ -36,6 +37,7 @@ pub mod lead;
 pub mod read;
 mod ring;
 pub mod segments;
+pub(crate) mod target;
 
 #[cfg(test)]
 mod tests;
@@ -46,6 +48,7 @@ pub use insert::Inserted;
 pub use lead::Leader;
 pub use read::{LogEnd, ReadFrom, Record, WalReader};
 pub use segments::{Preparer, SegmentsBlocked};
+pub use target::FlushTarget;
 
 use crate::procs::{Procs, SlotNo};
 use crate::shared::Sizes;
@@ -62,6 +65,7 @@ use rd_sys::storage::Storage;
 use ring::{Ring, RingWord};
 use std::io;
 use std::sync::Arc;
+use target::Target;
 use zerocopy::{FromBytes, KnownLayout};
 
 /// Usable bytes of a page, as a position counts them.
@@ -76,19 +80,6 @@ fn between_steps() {}
 
 #[cfg(test)]
 use tests::between_steps;
-
-/// Set in the word of the flush target while it is being chosen; the other bits are then the least
-/// it may become.
-const CHOOSING: u64 = 1 << 63;
-
-/// What a flush is about to make durable; see [`Wal::flush_target`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlushTarget {
-    /// The target announced last: already durable, or about to be. None while one is chosen.
-    pub announced: Option<Lsn>,
-    /// Every target chosen from now on (or being chosen now) is at or above this.
-    pub later_from: Lsn,
-}
 
 /// Where a log goes on, and whose log it is; see [`Wal::start_at`].
 #[derive(Clone, Copy, Debug)]
@@ -197,10 +188,7 @@ struct Flushing {
     /// Bytes of an earlier record at the start of the last page written since the start.
     /// guard: latch.
     last_remaining: AtomicU32,
-    /// The announced target, or [`CHOOSING`] and a lower bound. guard: latch; atomic: SeqCst.
-    target: AtomicU64,
-    /// The highest position known to be complete (W2). atomic: raised by all who look (SeqCst).
-    complete_pos: AtomicU64,
+    target: Target,
     /// The durable LSN in the header of the last page written. guard: latch.
     stamped_lsn: AtomicU64,
     /// Moved whenever `ring_end_pos` is raised and `ring_wanted` was set.
@@ -458,18 +446,8 @@ impl Wal {
     /// because it is raised first (W2) and only then the target is looked at; a chooser marks its
     /// word first and reads the complete position then, so one of the two sees the other.
     pub fn flush_target(&self) -> FlushTarget {
-        let complete = self.prefix().complete_pos;
-        let word = self.control().flushing.target.load(Ordering::SeqCst);
-        if word & CHOOSING != 0 {
-            return FlushTarget {
-                announced: None,
-                later_from: Lsn::new(word & !CHOOSING),
-            };
-        }
-        FlushTarget {
-            announced: Some(Lsn::new(word)),
-            later_from: wal_page::pos_to_end_lsn(complete),
-        }
+        let complete = wal_page::pos_to_end_lsn(self.prefix().complete_pos);
+        self.control().flushing.target.seen_from(complete)
     }
 
     /// Begins to write at `start.end`, after recovery (or the first start): takes up the page
@@ -498,8 +476,7 @@ impl Wal {
         hints.system_id.store(start.system_id, Ordering::Relaxed);
         self.take_up_tail(&**storage, start.end)?;
         let flushing = &control.flushing;
-        flushing.target.store(start.end.get(), Ordering::SeqCst);
-        flushing.complete_pos.store(pos, Ordering::SeqCst);
+        flushing.target.start_at(start.end, pos);
         flushing
             .stamped_lsn
             .store(start.end.get(), Ordering::Relaxed);
