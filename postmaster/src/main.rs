@@ -30,7 +30,7 @@ use pidfile::{Identity, PidFile};
 use place::{HERE, Place};
 use rd_base::words::LogMinMessages;
 use rd_base::{Config, Role, logline};
-use rd_engine::init::{InitOptions, init_data_directory};
+use rd_engine::init::{InitOptions, init_data_directory_unless};
 use rd_store::control_file;
 use rd_sys::fault;
 use rd_sys::process::Signal;
@@ -45,6 +45,9 @@ use std::path::{Path, PathBuf};
 
 /// Descriptors that a backend may need beside those of its connections: files, events, sockets.
 const DESCRIPTORS_BESIDE: u64 = 256;
+
+/// Each of these ends the making of a data directory.
+const STOPPING: [Signal; 3] = [Signal::Term, Signal::Int, Signal::Quit];
 
 /// Durable transactional ordered key-value server, spoken to over the Redis protocol.
 ///
@@ -165,22 +168,14 @@ fn main() {
 fn boot(arguments: &Arguments, command_line: String) -> Result<Server> {
     umask(Mode::from_bits_truncate(0o077));
     let settings = arguments.settings()?;
-    let data_dir = prepare(&arguments.data_dir(), &settings)?;
+    let (data_dir, signals) = prepare(&arguments.data_dir(), &settings)?;
     let place = Place::enter(data_dir.clone())?;
     let config = Config::load_inside(&data_dir, &settings)?;
     logline::set_level(config.log_min_messages());
     let lock = datadir::lock(&data_dir)?;
     // So it is this one's.
     place.check()?;
-    let signals = Signals::install(&[
-        Signal::Term,
-        Signal::Int,
-        Signal::Quit,
-        Signal::Hup,
-        Signal::Chld,
-        Signal::Usr1,
-    ])
-    .context("could not catch signals")?;
+    let signals = signals.map_or_else(catch_signals, Ok)?;
     let config = config.with_wal_segment_size(wal_segment_bytes()?)?;
     raise_descriptor_limit(&config);
     // Before the first fork, so that points that are armed later are armed in every process.
@@ -218,23 +213,38 @@ fn boot(arguments: &Arguments, command_line: String) -> Result<Server> {
     }))
 }
 
-/// Makes sure of a data directory that is private; gives its absolute path.
-fn prepare(dir: &Path, settings: &[(String, String)]) -> Result<PathBuf> {
+fn catch_signals() -> Result<Signals> {
+    Signals::install(&[
+        Signal::Term,
+        Signal::Int,
+        Signal::Quit,
+        Signal::Hup,
+        Signal::Chld,
+        Signal::Usr1,
+    ])
+    .context("could not catch signals")
+}
+
+/// Makes sure of a data directory that is private; gives its absolute path, and the signals if they
+/// are caught already.
+fn prepare(dir: &Path, settings: &[(String, String)]) -> Result<(PathBuf, Option<Signals>)> {
+    let mut signals = None;
     if datadir::inspect(dir)? == datadir::Found::Nothing {
         log::info!(
             "there is no data directory \"{}\" yet: initialising it",
             dir.display()
         );
-        initialise(dir, settings)?;
+        initialise(dir, settings, signals.insert(catch_signals()?))?;
     }
     let data_dir = fs::canonicalize(dir)
         .with_context(|| format!("could not find data directory \"{}\"", dir.display()))?;
     datadir::check_private(&data_dir)?;
-    Ok(data_dir)
+    Ok((data_dir, signals))
 }
 
-/// Initialises the data directory, with the sizes that the command line asks for.
-fn initialise(dir: &Path, settings: &[(String, String)]) -> Result<()> {
+/// Initialises the data directory, with the sizes that the command line asks for. Who is told to stop
+/// meanwhile takes away what was made so far: what is half made would be refused by the next start.
+fn initialise(dir: &Path, settings: &[(String, String)], signals: &Signals) -> Result<()> {
     let pairs: Vec<(&str, &str)> = settings
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
@@ -248,7 +258,11 @@ fn initialise(dir: &Path, settings: &[(String, String)]) -> Result<()> {
     };
     // If nobody reads it, nobody misses it.
     let mut report = |text: &str| drop(io::stdout().write_all(text.as_bytes()));
-    init_data_directory(dir, &options, &mut report)
+    let must_stop = || {
+        let came = signals.take();
+        STOPPING.iter().any(|signal| came.contains(*signal))
+    };
+    init_data_directory_unless(dir, &options, &mut report, &must_stop)
         .with_context(|| format!("could not initialise data directory \"{}\"", dir.display()))
 }
 

@@ -767,6 +767,44 @@ fn a_place_where_a_volume_may_be_missing_is_not_initialised() {
     assert!(errors.contains("nonsense"), "it is its own now: {errors}");
 }
 
+/// A first start that is told to stop while it makes its data directory leaves nothing, so that the next
+/// one can make it; `rd_initdb` has a test of its own.
+#[test]
+fn a_first_start_that_is_told_to_stop_leaves_nothing_half_made() {
+    let place = tempfile::tempdir().expect("a directory");
+    // Else it might be the mount point of a volume.
+    fs::write(place.path().join("letter.txt"), "dear").expect("written");
+    let directory = place.path().join("data");
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT] {
+        // It may be done before; then it is a server that stops.
+        let is_interrupted = || {
+            let mut command = Command::new(program("redoubt"));
+            command.arg("-D").arg(&directory);
+            command.args(["-c", "listen_addresses=", "-c", "double_write_size=64MB"]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut server = command.spawn().expect("it runs");
+            let mut lines = BufReader::new(server.stdout.take().expect("piped")).lines();
+            let is_begun = |line: &str| line.contains("configuration files");
+            let begun = lines.find(|line| line.as_ref().is_ok_and(|line| is_begun(line)));
+            assert!(begun.is_some(), "it is told");
+            send(server.id(), signal);
+            // What it still says must find a reader.
+            lines.for_each(drop);
+            let ended = server.wait_with_output().expect("ours");
+            let log = String::from_utf8_lossy(&ended.stderr).into_owned();
+            if directory.exists() {
+                assert!(!directory.join(UNFINISHED_FILE).exists(), "{log}");
+                fs::remove_dir_all(&directory).expect("it was made");
+                return false;
+            }
+            assert_eq!(ended.status.code(), Some(1), "{log}");
+            assert!(log.contains("interrupted"), "{log}");
+            true
+        };
+        assert!((0..100).any(|_| is_interrupted()), "it is too fast");
+    }
+}
+
 /// `rd_initdb` is killed at its work: server and tools say so of what it leaves, as long as that is
 /// there; and when it is gone, the same place will do.
 #[test]
