@@ -487,7 +487,8 @@ impl Wal {
     /// the others are removed. For the checkpointer.
     ///
     /// # Errors
-    /// When a file cannot be renamed or removed; what was done so far stays done.
+    /// When a file cannot be renamed or removed: that of the first such file. The others are given up
+    /// all the same.
     pub fn retire_segments(
         &self,
         storage: &dyn Storage,
@@ -502,29 +503,32 @@ impl Wal {
         let _latch = self.control().segments.latch.lock();
         let mut retired = Retired::default();
         let first_new = self.next_segment();
-        let result = numbers
-            .into_iter()
-            .filter(|number| *number < keep_from)
-            .try_for_each(|old| {
-                let from = path(timeline, old, bytes);
-                let new = first_new + retired.recycled;
-                // Only a file of the right length can be written without growing.
-                let recyclable = (new + 1) * bytes <= recycle_upto.get()
-                    && storage.open(&from, OpenMode::Read)?.len()? == bytes;
-                if recyclable {
-                    fault::point(Fault::WalSegment)?;
-                    storage.rename(&from, &path(timeline, new, bytes))?;
-                    retired.recycled += 1;
-                } else {
-                    storage.remove(&from)?;
-                    retired.removed += 1;
-                }
-                Ok(())
-            });
+        let mut failed = None;
+        for old in numbers.into_iter().filter(|number| *number < keep_from) {
+            let from = path(timeline, old, bytes);
+            let new = first_new + retired.recycled;
+            let has_length = || {
+                let file = storage.open(&from, OpenMode::Read);
+                file.and_then(|file| file.len())
+                    .is_ok_and(|len| len == bytes)
+            };
+            // Only a file of the right length can be written without growing.
+            let done = if (new + 1) * bytes <= recycle_upto.get() && has_length() {
+                fault::point(Fault::WalSegment)
+                    .and_then(|()| storage.rename(&from, &path(timeline, new, bytes)))
+                    .map(|()| retired.recycled += 1)
+            } else {
+                storage.remove(&from).map(|()| retired.removed += 1)
+            };
+            // The next time would come no further than to this one again, and keep all behind it.
+            if let Err(error) = done {
+                failed.get_or_insert(error);
+            }
+        }
         if retired != Retired::default() {
             self.finish_names(storage, retired.recycled);
         }
-        result.map(|()| retired)
+        failed.map_or(Ok(retired), Err)
     }
 }
 

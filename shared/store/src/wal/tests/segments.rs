@@ -181,6 +181,48 @@ fn old_segments_are_recycled_up_to_the_limit_and_else_removed() {
     insert_bytes(&rig, 4 * bytes);
 }
 
+/// What lies behind one that cannot be given up would else be kept for ever, and fill the disk.
+#[test]
+fn an_old_segment_that_cannot_be_given_up_keeps_no_other() {
+    for kind in [IoKind::Remove, IoKind::Rename] {
+        let rig = Rig::new(8, SEGMENT_PAGES);
+        let bytes = rig.wal.segment_bytes();
+        insert_bytes(&rig, 5 * bytes);
+        let current = wal_page::segment_of(rig.wal.durable_lsn(), bytes);
+        let prepared = wal_page::segment_of(rig.wal.prepared_lsn(), bytes);
+        let (path_contains, upto) = match kind {
+            IoKind::Remove => (files::path(TIMELINE, 1, bytes), 0),
+            _ => (String::new(), prepared + 2),
+        };
+        rig.disk.inject(Injection {
+            kind,
+            path_contains,
+            skip: 0,
+            times: 1,
+            errno: 5,
+        });
+        let upto = Lsn::new(upto * bytes);
+        let error = rig
+            .wal
+            .retire_segments(&rig.disk, rig.wal.durable_lsn(), upto)
+            .expect_err("the lowest one fails");
+        assert!(error.to_string().contains("os error 5"), "{error}");
+        let next = if kind == IoKind::Rename {
+            prepared + 2
+        } else {
+            prepared
+        };
+        let there: Vec<u64> = [1].into_iter().chain(current..next).collect();
+        assert_eq!(numbers(&rig), there, "{kind:?}");
+        let ready = wal_page::segment_start(next, bytes);
+        assert_eq!(rig.wal.prepared_lsn(), ready, "{kind:?}");
+        let again = rig
+            .wal
+            .retire_segments(&rig.disk, rig.wal.durable_lsn(), upto);
+        assert_eq!(again.expect("a good disk").removed, 1, "{kind:?}");
+    }
+}
+
 #[test]
 fn the_segment_of_the_last_byte_stays_for_the_heartbeat() {
     let rig = Rig::new(8, SEGMENT_PAGES);
