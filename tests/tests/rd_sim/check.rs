@@ -1,5 +1,5 @@
 //! A crash, and what the next start finds, held against the ledger: the log ends at or behind what was
-//! promised, the databases are what the commits up to that end make, all trees and lists of free
+//! promised, the namespaces are those, and hold that, which the commits up to that end make, all trees and lists of free
 //! blocks are whole, the keys are counted right, `pg_control` and the files that it names tell one story
 //! (`control`), and what is remembered of checkpoints is there (`history`).
 //!
@@ -7,15 +7,16 @@
 //! the start after that is held against the same ledger. And now and then the disk harms a start: that
 //! one may come to nothing, for the reason that the disk gave; the next one is held against the ledger.
 
+use crate::content::{Content, NAMES, Space, id_of, name_of};
 use crate::control;
 use crate::harm::Harm;
 use crate::history::{self, Memory};
-use crate::ledger::{Content, Ledger, database};
+use crate::ledger::Ledger;
 use crate::machine::{End, Failure, Machine, Manner, Orders, RefusedBecause};
 use crate::work::{ReadError, read_all};
 use rd_base::{Lsn, Role};
 use rd_engine::verify::{LivePages, verify};
-use rd_engine::{Engine, View};
+use rd_engine::{Engine, NamespaceId, View};
 use rd_format::catalog::CATALOG_FILE;
 use rd_store::{Store, control_file};
 use rd_sys::simdisk::{Rng, SimStorage, Unsynced};
@@ -88,7 +89,7 @@ pub struct Started {
     pub machine: Machine,
     /// Where its log ended.
     pub end: Lsn,
-    /// What is in the databases.
+    /// What is in which namespace.
     pub content: Content,
     /// What must be remembered from then on.
     pub memory: Memory,
@@ -354,40 +355,56 @@ impl Cuts {
     }
 }
 
-/// All databases; none, and a failure told, if a tree is not whole.
+/// All namespaces; none, and a failure told, if a tree is not whole.
 fn look_at_all(store: Store, orders: &Orders) -> Option<Content> {
+    match try_look_at_all(store) {
+        Ok(content) => Some(content),
+        Err(text) => {
+            orders.fail(text);
+            None
+        }
+    }
+}
+
+fn try_look_at_all(store: Store) -> Result<Content, String> {
     let engine = Engine::open(store);
     let mut all = Content::default();
     let store = engine.store();
+    let namespaces = &store.shared.namespaces;
     let mut files = vec![CATALOG_FILE];
-    for (number, content) in all.iter_mut().enumerate() {
-        match read_all(&engine, number, View::Newest) {
-            Ok(read) => *content = read,
-            Err(ReadError::Strange(text)) => {
-                orders.fail(text);
-                return None;
-            }
-            Err(ReadError::Engine(error)) => {
-                orders.fail(format!("database {number} cannot be read: {error}"));
-                return None;
-            }
-        }
-        let counted = engine.count(database(number)).map(|count| count.result);
-        let there = content.len() as u64;
+    for (number, space) in all.iter_mut().enumerate() {
+        let name = name_of(number);
+        let Some(id) = id_of(namespaces, number) else {
+            continue;
+        };
+        let keys = read_all(&engine, id, View::Newest).map_err(|error| match error {
+            ReadError::Strange(text) => text,
+            ReadError::Engine(error) => format!("namespace {name} cannot be read: {error}"),
+        })?;
+        let counted = engine.count(id).map(|count| count.result);
+        let there = keys.len() as u64;
         if !matches!(counted, Ok(count) if count == there) {
-            orders.fail(format!(
-                "database {number} has {there} keys, and {counted:?} are counted"
+            return Err(format!(
+                "namespace {name} has {there} keys, and {counted:?} are counted"
             ));
-            return None;
         }
-        files.extend(store.shared.namespaces.entry(database(number)).file());
+        files.extend(namespaces.entry(id).file());
+        *space = Space::of(keys);
+    }
+    let is_named = |id: &NamespaceId| id.database_number().is_none();
+    let named = namespaces
+        .list()
+        .into_iter()
+        .filter(|one| is_named(&one.id));
+    let mut others = named.filter(|one| !NAMES.iter().any(|name| name.as_bytes() == one.name));
+    if let Some(other) = others.next() {
+        return Err(format!("a namespace of nobody: {other:?}"));
     }
     for file in files {
         let report = verify(&LivePages { store, file });
         if !report.is_clean() {
-            orders.fail(format!("file {file}: {:#?}", report.problems));
-            return None;
+            return Err(format!("file {file}: {:#?}", report.problems));
         }
     }
-    Some(all)
+    Ok(all)
 }

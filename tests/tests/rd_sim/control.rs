@@ -2,14 +2,17 @@
 //! has the blocks that it needs, keys are counted as the ledger has them, and nothing lies in `base/`
 //! that nobody knows of.
 
+use crate::content::{id_of, name_of};
 use crate::harm::Harm;
-use crate::ledger::{Ledger, database};
+use crate::ledger::Ledger;
 use crate::machine::{Failure, Machine};
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{FileNo, Lsn};
+use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::ControlFile;
 use rd_store::control_file;
 use rd_store::files::FileState;
+use rd_store::namespaces::NAMESPACES_MAX;
 use rd_store::relation::{BASE_DIR, parse_name, path};
 use rd_sys::simdisk::SimStorage;
 use rd_sys::storage::{OpenMode, Storage};
@@ -37,6 +40,7 @@ pub fn check(machine: &Machine, ledger: &Ledger, end: Lsn, harm: &Harm) -> Resul
     has_its_files(machine, &chosen.control, &there)?;
     counts_keys(machine, &chosen.control, ledger, end)?;
     has_those_that_live(machine, &there)?;
+    leaks_no_file(machine)?;
     // What cannot be read may hold something: that waits for the next start.
     if harm.hides_pages() {
         return Ok(());
@@ -103,8 +107,8 @@ fn has_its_files(
     Ok(())
 }
 
-/// The keys of each database as of the place that the counts are of, as far as the ledger can tell which
-/// file that database had there: the one that it has, if none was emptied or swapped since.
+/// The keys of each namespace as of the place that the counts are of, as far as the ledger can tell which
+/// file that namespace had there: the one that it has, if none was emptied, swapped, made or dropped since.
 fn counts_keys(
     machine: &Machine,
     control: &ControlFile,
@@ -119,13 +123,15 @@ fn counts_keys(
         return Ok(());
     }
     let content = ledger.at(place);
-    for (number, keys) in content.iter().enumerate() {
-        let keys = keys.len() as u64;
-        let file = machine.shared.namespaces.entry(database(number)).file();
+    let namespaces = &machine.shared.namespaces;
+    for (number, space) in content.iter().enumerate() {
+        let keys = space.keys.len() as u64;
+        let file = id_of(namespaces, number).and_then(|id| namespaces.entry(id).file());
         let row = control.files.iter().find(|row| Some(row.file) == file);
         if row.is_some_and(|row| row.key_count != keys) {
             return Err(wrong(format!(
-                "database {number} had {keys} keys at {place}: {row:?}"
+                "namespace {} had {keys} keys at {place}: {row:?}",
+                name_of(number)
             )));
         }
     }
@@ -136,6 +142,24 @@ fn has_those_that_live(machine: &Machine, there: &BTreeMap<FileNo, u64>) -> Resu
     let mut live = machine.shared.files.live().into_iter();
     match live.find(|file| !there.contains_key(file)) {
         Some(file) => Err(wrong(format!("file {file} is live, and not there"))),
+        None => Ok(()),
+    }
+}
+
+/// Each file that is not to be unlinked is somebody's, or was made ahead for somebody; while no commit is
+/// under way.
+///
+/// # Errors
+/// When one is not.
+pub fn leaks_no_file(machine: &Machine) -> Result<(), Failure> {
+    let namespaces = &machine.shared.namespaces;
+    let entries = (0..NAMESPACES_MAX).map(|index| namespaces.entry(namespaces.id_at(index)));
+    let ahead: Vec<FileNo> = entries.filter_map(|entry| entry.next_file()).collect();
+    let is_of_nobody = |file: &FileNo| {
+        *file != CATALOG_FILE && namespaces.lying_in(*file).is_none() && !ahead.contains(file)
+    };
+    match machine.shared.files.live().into_iter().find(is_of_nobody) {
+        Some(file) => Err(wrong(format!("no namespace lies in file {file}"))),
         None => Ok(()),
     }
 }

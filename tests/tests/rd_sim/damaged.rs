@@ -2,8 +2,9 @@
 //! be refused for it, by name. Nothing is expected to be repaired.
 
 use crate::check::Checks;
+use crate::content::{Content, Key, SPACES, Space, Value, id_of, key_bytes, name_of};
 use crate::harm::Harm;
-use crate::ledger::{DATABASES, Key, Ledger, Value, database, key_bytes};
+use crate::ledger::Ledger;
 use crate::machine::{End, Failure, Machine, RefusedBecause};
 use crate::work::KEYS;
 use rd_base::{Lsn, Role};
@@ -14,8 +15,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// What each key of a database was found to be, unless that cannot be read.
-type Seen = [BTreeMap<Key, Option<Value>>; DATABASES];
+/// What each key of a namespace was found to be, unless that cannot be read; none if the namespace is not
+/// there.
+type Seen = [Option<BTreeMap<Key, Option<Value>>>; SPACES];
 
 impl Checks<'_> {
     /// Starts the server on `disk`, which has lied as `harm` says and crashed.
@@ -65,29 +67,37 @@ impl Checks<'_> {
             self.tally.named += 1;
             return Ok(());
         };
-        self.tally.named += u64::from(seen.iter().any(|one| one.len() < KEYS as usize));
+        self.tally.named += u64::from(seen.iter().flatten().any(|one| one.len() < KEYS as usize));
         self.tally.note(recovered.end.get());
         hold(&seen, ledger, recovered.end)
     }
 }
 
 fn hold(seen: &Seen, ledger: &Ledger, end: Lsn) -> Result<(), Failure> {
-    let is_it = |made: &crate::ledger::Content| {
-        let mut both = seen.iter().zip(made);
-        both.all(|(seen, made)| {
-            let mut all = seen.iter();
-            all.all(|(key, value)| made.get(key) == value.as_ref())
+    let is_it = |made: &Content| {
+        let mut both = seen.iter().zip(made.iter());
+        both.all(|(seen, made)| match seen {
+            None => !made.is_there,
+            Some(seen) => {
+                let mut all = seen.iter();
+                made.is_there && all.all(|(key, value)| made.keys.get(key) == value.as_ref())
+            }
         })
     };
     if ledger.may_be(end, &is_it) {
         return Ok(());
     }
     let mut all = ledger.at(end);
-    for (number, seen) in seen.iter().enumerate() {
+    for (space, seen) in all.iter_mut().zip(seen) {
+        let Some(seen) = seen else {
+            *space = Space::default();
+            continue;
+        };
+        space.is_there = true;
         for (key, value) in seen {
             match value {
-                Some(value) => all[number].insert(*key, *value),
-                None => all[number].remove(key),
+                Some(value) => space.keys.insert(*key, *value),
+                None => space.keys.remove(key),
             };
         }
     }
@@ -122,21 +132,26 @@ fn look_at_keys(store: Store, harm: &Harm) -> Result<Seen, String> {
     let engine = Engine::open(store);
     let mut all = Seen::default();
     for (number, seen) in all.iter_mut().enumerate() {
+        let name = name_of(number);
+        let Some(id) = id_of(&engine.store().shared.namespaces, number) else {
+            continue;
+        };
+        let seen = seen.insert(BTreeMap::new());
         for key in 0..KEYS as Key {
             let bytes = key_bytes(key);
             let read = |value: Option<rd_engine::Value<'_>>| {
                 value.map(|value| Value::read(value.bytes).ok_or(value.bytes.len()))
             };
-            let got = engine.get(database(number), &bytes, View::Newest, read);
+            let got = engine.get(id, &bytes, View::Newest, read);
             match got.map(|got| got.result.transpose()) {
                 Ok(Ok(value)) => drop(seen.insert(key, value)),
                 Ok(Err(len)) => {
                     return Err(format!(
-                        "database {number}, key {key}: {len} bytes of nobody"
+                        "namespace {name}, key {key}: {len} bytes of nobody"
                     ));
                 }
                 Err(EngineError::Page(error)) if harm.explains(&error.to_string()) => {}
-                Err(error) => return Err(format!("database {number}, key {key}: {error}")),
+                Err(error) => return Err(format!("namespace {name}, key {key}: {error}")),
             }
         }
     }

@@ -1,5 +1,5 @@
 //! What the server should hold: every commit, by the LSN that it was given, and what each of them
-//! changes.
+//! changes of what is in which namespace (`content`).
 //!
 //! Invariants:
 //! * Everything up to `promised` must be there after any crash.
@@ -8,102 +8,9 @@
 //! * A commit that was begun and has not returned is `under_way`: it has an LSN at or above the one
 //!   at which it began, or none; nobody knows which.
 
+use crate::content::{Change, Content, Space, apply, name_of};
 use crate::history::Memory;
 use rd_base::Lsn;
-use rd_engine::NamespaceId;
-use std::collections::BTreeMap;
-
-/// Databases that are used.
-pub const DATABASES: usize = 3;
-
-/// The number of a key.
-pub type Key = u16;
-
-/// A value: so many bytes, all of them this one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Value {
-    pub bytes: u32,
-    pub fill: u8,
-}
-
-impl Value {
-    pub fn to_vec(self) -> Vec<u8> {
-        vec![self.fill; self.bytes as usize]
-    }
-
-    /// What a read has found; none if these are no bytes that were ever written.
-    pub fn read(bytes: &[u8]) -> Option<Value> {
-        let fill = bytes.first().copied().unwrap_or(0);
-        let all = bytes.iter().all(|byte| *byte == fill);
-        all.then_some(Value {
-            bytes: bytes.len() as u32,
-            fill,
-        })
-    }
-}
-
-/// The bytes of a key: some are long, with a long part in common, so that trees get deep; and one is
-/// empty.
-pub fn key_bytes(key: Key) -> Vec<u8> {
-    let mut bytes = match key {
-        0 => return Vec::new(),
-        _ if key.is_multiple_of(3) => vec![b'k'; 700],
-        _ => vec![b'k'; 2],
-    };
-    bytes.extend_from_slice(format!("{key:04}").as_bytes());
-    bytes
-}
-
-/// The key of these bytes.
-pub fn key_of(bytes: &[u8]) -> Option<Key> {
-    let Some(digits) = bytes.len().checked_sub(4) else {
-        return bytes.is_empty().then_some(0);
-    };
-    let text = std::str::from_utf8(&bytes[digits..]).ok()?;
-    let key = text.parse().ok()?;
-    (key_bytes(key) == bytes).then_some(key)
-}
-
-/// The database that SELECT calls so.
-pub fn database(number: usize) -> NamespaceId {
-    NamespaceId::database(number).expect("there are so many")
-}
-
-/// What one commit does.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// To keys of some databases.
-    Put(Vec<(usize, Key, Option<Value>)>),
-    /// A key's value to another key, of the same database or another one; nothing, if it has none.
-    Move((usize, Key), (usize, Key)),
-    Empty(usize),
-    EmptyAll,
-    Swap(usize, usize),
-}
-
-/// What is in each database.
-pub type Content = [BTreeMap<Key, Value>; DATABASES];
-
-fn apply(content: &mut Content, change: &Change) {
-    match change {
-        Change::Empty(database) => content[*database].clear(),
-        Change::EmptyAll => *content = Content::default(),
-        Change::Swap(one, other) => content.swap(*one, *other),
-        Change::Move(from, to) => {
-            if let Some(value) = content[from.0].remove(&from.1) {
-                content[to.0].insert(to.1, value);
-            }
-        }
-        Change::Put(puts) => {
-            for (database, key, value) in puts {
-                match value {
-                    Some(value) => content[*database].insert(*key, *value),
-                    None => content[*database].remove(key),
-                };
-            }
-        }
-    }
-}
 
 #[derive(Clone, Debug)]
 struct UnderWay {
@@ -201,16 +108,15 @@ impl Ledger {
         self.promised = end;
     }
 
-    /// Whether it is known what was there at `place`, and each database had the file then that it has at
+    /// Whether it is known what was there at `place`, and each namespace had the file then that it has at
     /// `end`.
     pub fn can_tell_files_since(&self, place: Lsn, end: Lsn) -> bool {
-        let keeps_files = |change: &Change| matches!(change, Change::Put(_) | Change::Move(..));
         let since = self.changes.iter();
         let mut since = since.filter(|(lsn, _)| *lsn > place && *lsn <= end);
-        let is_later = |other: &UnderWay| other.from >= place && keeps_files(&other.change);
+        let is_later = |other: &UnderWay| other.from >= place && other.change.keeps_files();
         self.reaches_back_to(place)
             && self.under_way.iter().all(is_later)
-            && since.all(|(_, change)| keeps_files(change))
+            && since.all(|(_, change)| change.keeps_files())
     }
 
     /// What the commits up to `end` make, without those that are under way.
@@ -230,9 +136,33 @@ impl Ledger {
         self.may_be(end, &|made| made == content)
     }
 
-    /// As [`Ledger::allows`], for one database.
-    pub fn allows_one(&self, number: usize, content: &BTreeMap<Key, Value>, end: Lsn) -> bool {
-        self.may_be(end, &|made| made[number] == *content)
+    /// As [`Ledger::allows`], for one namespace.
+    pub fn allows_one(&self, number: usize, space: &Space, end: Lsn) -> bool {
+        self.may_be(end, &|made| made[number] == *space)
+    }
+
+    /// Whether `is_it` may have held of a namespace at some moment since `from`, as far as others than
+    /// `backend` have made it so.
+    pub fn may_have_been(
+        &self,
+        number: usize,
+        from: Lsn,
+        backend: usize,
+        is_it: &dyn Fn(&Space) -> bool,
+    ) -> bool {
+        let mut others = self.under_way.iter().filter(|one| one.backend != backend);
+        if others.any(|one| one.change.makes_or_ends(number)) {
+            return true;
+        }
+        let before = self.changes.partition_point(|(lsn, _)| *lsn <= from);
+        let mut made = self.settled.clone();
+        let mut changes = self.changes.iter().enumerate();
+        let was_it = changes.any(|(at, (_, change))| {
+            let was_it = at >= before && is_it(&made[number]);
+            apply(&mut made, change);
+            was_it
+        });
+        was_it || is_it(&made[number])
     }
 
     /// Whether `is_it` holds of what the commits up to `end` make, with or without those that are under
@@ -298,14 +228,21 @@ impl Ledger {
             self.changes.len(),
             self.under_way.len()
         )];
-        for number in 0..DATABASES {
-            let keys = made[number].keys().chain(content[number].keys());
+        for (number, (made, content)) in made.iter().zip(content.iter()).enumerate() {
+            let name = name_of(number);
+            if made.is_there != content.is_there {
+                let (should, is) = (made.is_there, content.is_there);
+                lines.push(format!(
+                    "  namespace {name} is there: {is} in place of {should}"
+                ));
+            }
+            let keys = made.keys.keys().chain(content.keys.keys());
             let keys: std::collections::BTreeSet<_> = keys.collect();
             for key in keys {
-                let (should, is) = (made[number].get(key), content[number].get(key));
+                let (should, is) = (made.keys.get(key), content.keys.get(key));
                 if should != is {
                     lines.push(format!(
-                        "  database {number}, key {key}: {is:?} in place of {should:?}"
+                        "  namespace {name}, key {key}: {is:?} in place of {should:?}"
                     ));
                 }
             }

@@ -15,6 +15,7 @@
 //! itself, and spends some seconds on fresh ones.
 
 mod check;
+mod content;
 mod control;
 mod damaged;
 mod harm;

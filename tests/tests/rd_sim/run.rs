@@ -2,6 +2,7 @@
 //! and then, and an end; and the crashes at every I/O of each.
 
 use crate::check::{Checks, Tally, crash};
+use crate::control;
 use crate::harm::{Harm, When};
 use crate::ledger::Ledger;
 use crate::machine::{End, Failure, Machine, Manner, SEGMENT_BYTES};
@@ -345,6 +346,7 @@ fn work(
             Err(end) => return Ok(Some(end)),
         }
     }
+    control::leaks_no_file(machine)?;
     if !life.stops {
         return Ok(None);
     }

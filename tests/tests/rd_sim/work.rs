@@ -1,12 +1,15 @@
-//! What a logical backend does: writes, transactions, changes of whole databases, reads that are held
+//! What a logical backend does: writes, transactions, changes of whole namespaces, reads that are held
 //! against the ledger, checkpoints that are asked for; and how its replies wait for the disk.
 
+use crate::content::{
+    Change, DATABASES, Key, NAMES, Space, Value, id_of, key_bytes, key_of, name_of,
+};
 use crate::harm::Harm;
-use crate::ledger::{Change, DATABASES, Key, Ledger, Value, database, key_bytes, key_of};
+use crate::ledger::Ledger;
 use crate::machine::Orders;
 use crate::parking::{unpark, wait_until_durable};
 use rd_base::Lsn;
-use rd_engine::{Chunk, Engine, EngineError, Isolation, View};
+use rd_engine::{Chunk, Engine, EngineError, Isolation, NamespaceId, View};
 use rd_store::Store;
 use rd_store::checkpoint::{Flags, Request};
 use rd_store::wal::Flusher;
@@ -16,7 +19,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Keys that there are in each database.
+/// Keys that there are in each namespace.
 pub const KEYS: u64 = 40;
 
 /// A logical backend.
@@ -35,6 +38,8 @@ enum Op {
     Empty(usize),
     EmptyAll,
     Swap(usize, usize),
+    Create(usize),
+    Drop(usize),
     Read(usize),
     Checkpoint,
     Tidy,
@@ -53,8 +58,21 @@ fn draw_value(rng: &mut Rng) -> Value {
     }
 }
 
+/// One of the databases that SELECT names.
+fn draw_database(rng: &mut Rng) -> usize {
+    rng.below(DATABASES as u64) as usize
+}
+
+/// One of the others.
+fn draw_named(rng: &mut Rng) -> usize {
+    DATABASES + rng.below(NAMES.len() as u64) as usize
+}
+
 fn draw(rng: &mut Rng) -> Op {
-    let some = |rng: &mut Rng| rng.below(DATABASES as u64) as usize;
+    let some = |rng: &mut Rng| match rng.below(6) {
+        0 => draw_named(rng),
+        _ => draw_database(rng),
+    };
     match rng.below(100) {
         0..8 => {
             let from = (some(rng), rng.below(KEYS) as Key);
@@ -85,8 +103,10 @@ fn draw(rng: &mut Rng) -> Op {
         66..80 => Op::Read(some(rng)),
         80..84 => Op::Empty(some(rng)),
         84 => Op::EmptyAll,
-        85..88 => Op::Swap(some(rng), some(rng)),
-        88..92 => Op::Checkpoint,
+        85..87 => Op::Swap(draw_database(rng), draw_database(rng)),
+        87 => Op::Create(draw_named(rng)),
+        88 => Op::Drop(draw_named(rng)),
+        89..92 => Op::Checkpoint,
         _ => Op::Tidy,
     }
 }
@@ -133,6 +153,10 @@ impl Backend {
     /// Gives the LSN of what was committed; zero if nothing was.
     fn carry_out(&self, engine: &mut Engine, op: Op) -> Result<Lsn, EngineError> {
         match op {
+            // Who finds it missing makes it first.
+            Op::Put(puts) if self.is_missing(puts[0].0) => {
+                self.carry_out(engine, Op::Create(puts[0].0))
+            }
             Op::Put(puts) => {
                 let is_one = puts.iter().all(|put| put.0 == puts[0].0);
                 self.commit(engine, Change::Put(puts.clone()), |engine| {
@@ -149,13 +173,21 @@ impl Backend {
                 })
             }
             Op::Empty(number) => self.commit(engine, Change::Empty(number), |engine| {
-                Ok(engine.flush_namespace(database(number))?.lsn)
+                let id = id(engine, number)?;
+                Ok(engine.flush_namespace(id)?.lsn)
             }),
             Op::EmptyAll => self.commit(engine, Change::EmptyAll, |engine| {
                 Ok(engine.flush_all()?.lsn)
             }),
             Op::Swap(one, other) => self.commit(engine, Change::Swap(one, other), |engine| {
-                Ok(engine.swap_namespaces(database(one), database(other))?.lsn)
+                let (one, other) = (id(engine, one)?, id(engine, other)?);
+                Ok(engine.swap_namespaces(one, other)?.lsn)
+            }),
+            Op::Create(number) => self.commit(engine, Change::Create(number), |engine| {
+                Ok(engine.create_namespace(name_of(number).as_bytes())?.lsn)
+            }),
+            Op::Drop(number) => self.commit(engine, Change::Drop(number), |engine| {
+                Ok(engine.drop_namespace(name_of(number).as_bytes())?.lsn)
             }),
             Op::Read(number) => self.read(engine, number).map(|()| Lsn::ZERO),
             Op::Checkpoint => {
@@ -173,30 +205,36 @@ impl Backend {
         }
     }
 
+    fn is_missing(&self, number: usize) -> bool {
+        id_of(&self.store.shared.namespaces, number).is_none()
+    }
+
     fn commit(
         &self,
         engine: &mut Engine,
         change: Change,
         mut operation: impl FnMut(&mut Engine) -> Result<Lsn, EngineError>,
     ) -> Result<Lsn, EngineError> {
-        let done = unpark(engine, |engine| {
+        unpark(engine, |engine| {
             let from = self.store.shared.wal.insert_lsn();
             self.ledger
                 .borrow_mut()
                 .begin(self.number, from, change.clone());
             let done = operation(engine);
             let mut ledger = self.ledger.borrow_mut();
-            match &done {
-                Ok(end) => ledger.done(self.number, *end),
-                Err(_) => ledger.give_up(self.number),
+            match done {
+                Ok(end) => ledger.done(self.number, end),
+                Err(ref error) => {
+                    // Others were faster; nothing has happened.
+                    let is_why = is_beaten(&ledger, error, &change, from, self.number);
+                    ledger.give_up(self.number);
+                    if is_why {
+                        return Ok(Lsn::ZERO);
+                    }
+                }
             }
             done
-        });
-        match done {
-            // Others were faster; nothing has happened.
-            Err(EngineError::Conflict { .. }) => Ok(Lsn::ZERO),
-            done => done,
-        }
+        })
     }
 
     /// As one transaction, which finds out what there is to write.
@@ -213,14 +251,12 @@ impl Backend {
         in_transaction(engine, isolation, |engine| {
             let value =
                 |value: Option<rd_engine::Value<'_>>| value.map(|value| Value::read(value.bytes));
-            let key = key_bytes(from.1);
-            match engine
-                .get(database(from.0), &key, View::Newest, value)?
-                .result
-            {
+            let (key, id) = (key_bytes(from.1), id(engine, from.0)?);
+            match engine.get(id, &key, View::Newest, value)?.result {
                 None => return Ok(()),
                 Some(None) => {
-                    let text = format!("database {}, key {}: bytes of nobody", from.0, from.1);
+                    let name = name_of(from.0);
+                    let text = format!("namespace {name}, key {}: bytes of nobody", from.1);
                     self.orders.fail(text);
                 }
                 Some(value) => {
@@ -232,28 +268,38 @@ impl Backend {
         })
     }
 
-    /// Reads a database at a snapshot, which is what was committed by then.
+    /// Reads a namespace at a snapshot, which is what was committed by then.
     fn read(&self, engine: &mut Engine, number: usize) -> Result<(), EngineError> {
         let snapshot = engine.snapshot()?;
-        let content = read_all(engine, number, View::At(&snapshot));
-        let content = match content {
-            Ok(content) => content,
-            // Databases were swapped or emptied too often since.
+        let Some(id) = id_of(&self.store.shared.namespaces, number) else {
+            return Ok(());
+        };
+        let keys = match read_all(engine, id, View::At(&snapshot)) {
+            Ok(keys) => Some(keys),
+            // It was swapped or emptied too often since.
             Err(ReadError::Engine(EngineError::Replaced | EngineError::Conflict { .. })) => {
                 return Ok(());
             }
+            Err(ReadError::Engine(EngineError::NoNamespace)) => None,
             Err(ReadError::Engine(error)) => return Err(error),
             Err(ReadError::Strange(text)) => {
                 self.orders.fail(text);
                 return Ok(());
             }
         };
-        let ledger = self.ledger.borrow();
-        let is_allowed = ledger.allows_one(number, &content, snapshot.lsn());
-        if ledger.reaches_back_to(snapshot.lsn()) && !is_allowed {
-            let mut all = ledger.at(snapshot.lsn());
-            all[number] = content;
-            let text = ledger.explain(&all, snapshot.lsn());
+        let (ledger, lsn) = (self.ledger.borrow(), snapshot.lsn());
+        // One that was made since is empty there, one that was dropped may be gone.
+        let is_gone = |space: &Space| !space.is_there;
+        let is_excused = keys.as_ref().is_none_or(BTreeMap::is_empty)
+            && ledger.may_have_been(number, lsn, self.number, &is_gone);
+        if is_excused || !ledger.reaches_back_to(lsn) {
+            return Ok(());
+        }
+        let space = keys.map_or_else(Space::default, Space::of);
+        if !ledger.allows_one(number, &space, lsn) {
+            let mut all = ledger.at(lsn);
+            all[number] = space;
+            let text = ledger.explain(&all, lsn);
             self.orders
                 .fail(format!("a snapshot shows what was never there: {text}"));
         }
@@ -261,12 +307,41 @@ impl Backend {
     }
 }
 
+/// Whether `error` says that the change which began at `from` came too late, and somebody was faster
+/// indeed.
+fn is_beaten(
+    ledger: &Ledger,
+    error: &EngineError,
+    change: &Change,
+    from: Lsn,
+    backend: usize,
+) -> bool {
+    match (error, change) {
+        (EngineError::Conflict { .. }, _) => true,
+        (EngineError::NoNamespace, _) => change
+            .needs()
+            .iter()
+            .any(|number| ledger.may_have_been(*number, from, backend, &|space| !space.is_there)),
+        (EngineError::NamespaceExists(_), Change::Create(number)) => {
+            ledger.may_have_been(*number, from, backend, &|space| space.is_there)
+        }
+        _ => false,
+    }
+}
+
+/// # Errors
+/// When there is no such namespace.
+fn id(engine: &Engine, number: usize) -> Result<NamespaceId, EngineError> {
+    id_of(&engine.store().shared.namespaces, number).ok_or(EngineError::NoNamespace)
+}
+
 type Puts = [(usize, Key, Option<Value>)];
 
 fn put_in_one(engine: &mut Engine, puts: &Puts) -> Result<Lsn, EngineError> {
     let keys: Vec<Vec<u8>> = puts.iter().map(|put| key_bytes(put.1)).collect();
     let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-    let done = engine.write(database(puts[0].0), &keys, &mut |access| {
+    let id = id(engine, puts[0].0)?;
+    let done = engine.write(id, &keys, &mut |access| {
         for (index, (_, _, value)) in puts.iter().enumerate() {
             match value {
                 Some(value) => access.put(index, &value.to_vec(), None)?,
@@ -307,10 +382,10 @@ pub enum ReadError {
     Strange(String),
 }
 
-/// All of a database.
+/// All of a namespace.
 pub fn read_all(
     engine: &Engine,
-    number: usize,
+    id: NamespaceId,
     view: View<'_>,
 ) -> Result<BTreeMap<Key, Value>, ReadError> {
     let mut content = BTreeMap::new();
@@ -320,15 +395,11 @@ pub fn read_all(
         bytes: usize::MAX,
     };
     let mut cursor = engine
-        .range(database(number), b"", None, u64::MAX, view)
+        .range(id, b"", None, u64::MAX, view)
         .map_err(ReadError::Engine)?;
     let visit = &mut |key: &[u8], value: &[u8]| match (key_of(key), Value::read(value)) {
         (Some(key), Some(value)) => drop(content.insert(key, value)),
-        _ => {
-            strange = Some(format!(
-                "database {number} has a key or value of nobody: {key:?}"
-            ))
-        }
+        _ => strange = Some(format!("{id:?} has a key or value of nobody: {key:?}")),
     };
     while engine
         .range_next(&mut cursor, chunk, visit)
