@@ -13,7 +13,7 @@ use crate::harm::Harm;
 use crate::history::{self, Memory};
 use crate::ledger::Ledger;
 use crate::machine::{End, Failure, Machine, Manner, Orders, RefusedBecause};
-use crate::work::{ReadError, read_all};
+use crate::work::{Backend, ReadError, read_all};
 use rd_base::{Lsn, Role};
 use rd_engine::verify::{LivePages, verify};
 use rd_engine::{Engine, NamespaceId, View};
@@ -24,6 +24,7 @@ use rd_sys::simproc::Pause;
 use rd_sys::simsched::Policy;
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// How deep recoveries are cut off: so many crashes in recoveries, each in the one after the crash
@@ -87,7 +88,9 @@ pub struct Checks<'t> {
 /// A server that has started.
 pub struct Started {
     pub machine: Machine,
-    /// Where its log ended.
+    /// Its walwriter was needed already.
+    pub has_walwriter: bool,
+    /// Where its log ended, or ends since something was written.
     pub end: Lsn,
     /// What is in which namespace.
     pub content: Content,
@@ -168,6 +171,10 @@ impl Checks<'_> {
         let slots = control_file::read(disk)
             .map_err(|error| Failure(format!("pg_control after a crash: {error}")))?;
         let before = slots.control;
+        if let Some(text) = ledger.find_stale_file(&before) {
+            let text = format!("after a checkpoint of one namespace: {text}");
+            return Err(Failure(text));
+        }
         let remembered = match rng.below(HISTORY_ODDS) {
             0 => Some(ledger.memory.check(disk, &before)?),
             _ => None,
@@ -257,8 +264,21 @@ impl Checks<'_> {
             history::check_shown(&machine, &found.memory, remembered, &before, end)?;
         }
         self.tally.note(end.get());
+        let mut has_walwriter = false;
+        let (mut end, mut content) = (end, content);
+        if content.iter().any(|space| space.is_unread) {
+            (end, content) = match bring_online(&mut machine, ledger, end, harm)? {
+                Ok(brought) => brought,
+                Err(End::Panic(text)) if harm.explains(&text) => {
+                    return Ok(Start::Refused(Some(end)));
+                }
+                Err(end) => return Err(Failure(format!("while coming online: {end:?}"))),
+            };
+            has_walwriter = true;
+        }
         Ok(Start::Done(Box::new(Started {
             machine,
+            has_walwriter,
             end,
             content,
             memory: found.memory,
@@ -322,6 +342,54 @@ impl Checks<'_> {
     }
 }
 
+/// Brings what is offline online, by which its file is held against `pg_control`, and looks whether it
+/// holds what it did when it was left. Gives where the log ends then, and what there is.
+fn bring_online(
+    machine: &mut Machine,
+    ledger: &Ledger,
+    end: Lsn,
+    harm: &Harm,
+) -> Result<Result<(Lsn, Content), End>, Failure> {
+    machine.add_walwriter();
+    let seen = Rc::new(RefCell::new(None));
+    let found = Rc::clone(&seen);
+    let mut own = ledger.clone();
+    own.truncate(end);
+    let backend = Backend {
+        number: 0,
+        store: machine.store(Role::Backend(0)),
+        ledger: Rc::new(RefCell::new(own)),
+        orders: Rc::clone(&machine.orders),
+        harm: harm.clone(),
+    };
+    machine.add("opener", false, move || {
+        let (store, orders) = (backend.store.clone(), Rc::clone(&backend.orders));
+        let end = backend.bring_online();
+        *found.borrow_mut() = end.zip(look_at_all(store, &orders));
+    });
+    while !machine.is_quiet() {
+        if let Err(end) = machine.step()? {
+            return Ok(Err(end));
+        }
+    }
+    let nothing = || Failure("coming online came to nothing".to_owned());
+    let (durable, (before, content)) = match seen.borrow_mut().take() {
+        Some(((durable, before), content)) => (durable, (before, content)),
+        None => return Err(nothing()),
+    };
+    let mut was = content.clone();
+    for (space, access) in was.iter_mut().zip(before) {
+        space.access = access;
+    }
+    match ledger.allows(&was, end) {
+        true => Ok(Ok((durable, content))),
+        false => Err(Failure(format!(
+            "what comes online is not what was there: {}",
+            ledger.explain(&was, end)
+        ))),
+    }
+}
+
 /// At which I/Os of a recovery it is crashed.
 struct Cuts {
     /// One I/O out of so many; 0 is none.
@@ -355,7 +423,8 @@ impl Cuts {
     }
 }
 
-/// All namespaces; none, and a failure told, if a tree is not whole.
+/// All namespaces, but for what is in those that are offline; none, and a failure told, if a tree is not
+/// whole.
 fn look_at_all(store: Store, orders: &Orders) -> Option<Content> {
     match try_look_at_all(store) {
         Ok(content) => Some(content),
@@ -377,6 +446,15 @@ fn try_look_at_all(store: Store) -> Result<Content, String> {
         let Some(id) = id_of(namespaces, number) else {
             continue;
         };
+        let access = namespaces.entry(id).access();
+        if access.is_offline() {
+            *space = Space {
+                access,
+                is_unread: true,
+                ..Space::of(BTreeMap::new())
+            };
+            continue;
+        }
         let keys = read_all(&engine, id, View::Newest).map_err(|error| match error {
             ReadError::Strange(text) => text,
             ReadError::Engine(error) => format!("namespace {name} cannot be read: {error}"),
@@ -389,7 +467,10 @@ fn try_look_at_all(store: Store) -> Result<Content, String> {
             ));
         }
         files.extend(namespaces.entry(id).file());
-        *space = Space::of(keys);
+        *space = Space {
+            access,
+            ..Space::of(keys)
+        };
     }
     let is_named = |id: &NamespaceId| id.database_number().is_none();
     let named = namespaces
@@ -406,5 +487,7 @@ fn try_look_at_all(store: Store) -> Result<Content, String> {
             return Err(format!("file {file}: {:#?}", report.problems));
         }
     }
+    // As the end of a process does; the slot is another's then.
+    engine.rest();
     Ok(all)
 }

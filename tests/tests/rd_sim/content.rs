@@ -2,7 +2,7 @@
 //! always there, and namespaces that are created and dropped.
 
 use rd_engine::NamespaceId;
-use rd_store::namespaces::Namespaces;
+use rd_store::namespaces::{Access, Namespaces};
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
@@ -89,17 +89,18 @@ pub enum Change {
     Swap(usize, usize),
     Create(usize),
     Drop(usize),
+    Access(usize, Access),
 }
 
 impl Change {
-    /// Whether the namespace is there only before it, or only afterwards.
+    /// Whether the namespace is there, or can be read and written, only before it, or only afterwards.
     pub fn makes_or_ends(&self, number: usize) -> bool {
-        matches!(self, Change::Create(it) | Change::Drop(it) if *it == number)
+        matches!(self, Change::Create(it) | Change::Drop(it) | Change::Access(it, _) if *it == number)
     }
 
     /// Whether each namespace has the file afterwards that it had before, if it had one.
     pub fn keeps_files(&self) -> bool {
-        matches!(self, Change::Put(_) | Change::Move(..))
+        matches!(self, Change::Put(_) | Change::Move(..) | Change::Access(..))
     }
 
     /// The namespaces that must be there for it.
@@ -107,10 +108,28 @@ impl Change {
         match self {
             Change::Put(puts) => puts.iter().map(|put| put.0).collect(),
             Change::Move(from, to) => vec![from.0, to.0],
-            Change::Empty(number) | Change::Drop(number) => vec![*number],
+            Change::Empty(number) | Change::Drop(number) | Change::Access(number, _) => {
+                vec![*number]
+            }
             Change::Swap(one, other) => vec![*one, *other],
             Change::EmptyAll | Change::Create(_) => Vec::new(),
         }
+    }
+
+    /// Whether those that it concerns must be writable.
+    fn writes(&self) -> bool {
+        !matches!(
+            self,
+            Change::Create(_) | Change::Drop(_) | Change::Access(..)
+        )
+    }
+
+    /// Whether it can be done there.
+    fn is_possible(&self, content: &Content) -> bool {
+        let is_good = |space: &Space| space.access.is_writable() || !self.writes();
+        let mut needs = self.needs().into_iter().map(|number| &content[number]);
+        needs.all(|space| space.is_there && is_good(space))
+            && (!matches!(self, Change::EmptyAll) || content.iter().all(is_good))
     }
 }
 
@@ -118,7 +137,10 @@ impl Change {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Space {
     pub is_there: bool,
+    pub access: Access,
     pub keys: BTreeMap<Key, Value>,
+    /// It could not be read, being offline: its keys are not known.
+    pub is_unread: bool,
 }
 
 impl Space {
@@ -127,7 +149,15 @@ impl Space {
         Space {
             is_there: true,
             keys,
+            ..Space::default()
         }
+    }
+
+    /// Whether who sees `made` sees this.
+    pub fn shows(&self, made: &Space) -> bool {
+        self.is_there == made.is_there
+            && self.access == made.access
+            && (self.is_unread || self.keys == made.keys)
     }
 }
 
@@ -160,7 +190,7 @@ impl DerefMut for Content {
 
 /// Carries a change out, unless it cannot have been done here: then somebody else was faster.
 pub fn apply(content: &mut Content, change: &Change) {
-    if change.needs().iter().any(|space| !content[*space].is_there) {
+    if !change.is_possible(content) {
         return;
     }
     match change {
@@ -169,6 +199,7 @@ pub fn apply(content: &mut Content, change: &Change) {
         Change::Swap(one, other) => content.swap(*one, *other),
         Change::Create(number) => content[*number].is_there = true,
         Change::Drop(number) => content[*number] = Space::default(),
+        Change::Access(number, access) => content[*number].access = *access,
         Change::Move(from, to) => {
             if let Some(value) = content[from.0].keys.remove(&from.1) {
                 content[to.0].keys.insert(to.1, value);

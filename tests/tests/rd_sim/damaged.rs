@@ -150,6 +150,8 @@ fn look_at_keys(store: Store, harm: &Harm) -> Result<Seen, String> {
                         "namespace {name}, key {key}: {len} bytes of nobody"
                     ));
                 }
+                // It was left so; its file is nobody's affair then.
+                Err(EngineError::NamespaceOffline(_)) => {}
                 Err(EngineError::Page(error)) if harm.explains(&error.to_string()) => {}
                 Err(error) => return Err(format!("namespace {name}, key {key}: {error}")),
             }

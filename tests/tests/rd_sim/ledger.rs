@@ -10,7 +10,9 @@
 
 use crate::content::{Change, Content, Space, apply, name_of};
 use crate::history::Memory;
-use rd_base::Lsn;
+use rd_base::{FileNo, Lsn};
+use rd_format::control::ControlFile;
+use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
 struct UnderWay {
@@ -29,6 +31,8 @@ pub struct Ledger {
     changes: Vec<(Lsn, Change)>,
     under_way: Vec<UnderWay>,
     promised: Lsn,
+    /// Up to where files are on disk by checkpoints of single namespaces.
+    files: BTreeMap<FileNo, Lsn>,
     /// What is remembered of checkpoints and recoveries.
     pub memory: Memory,
 }
@@ -43,6 +47,11 @@ impl Ledger {
             change,
         };
         self.under_way.push(under_way);
+    }
+
+    /// Where the first of the commits began that are under way.
+    pub fn oldest_under_way(&self) -> Option<Lsn> {
+        self.under_way.iter().map(|one| one.from).min()
     }
 
     /// The commit that this backend has tried has not happened.
@@ -77,6 +86,20 @@ impl Ledger {
                 self.settled_lsn = lsn;
             }
         }
+    }
+
+    /// All that was written to the file up to `lsn` is in it.
+    pub fn promise_file(&mut self, file: FileNo, lsn: Lsn) {
+        let promised = self.files.entry(file).or_default();
+        *promised = (*promised).max(lsn);
+    }
+
+    /// A file of which `control` does not say that it has what was promised to be in it, if there is one.
+    /// It need not say anything of one that is dropped.
+    pub fn find_stale_file(&self, control: &ControlFile) -> Option<String> {
+        let mut rows = control.files.iter();
+        let stale = rows.find(|row| self.files.get(&row.file).is_some_and(|lsn| row.scn < *lsn));
+        stale.map(|row| format!("{:?} was promised for {row:?}", self.files[&row.file]))
     }
 
     pub fn promised(&self) -> Lsn {
@@ -133,12 +156,17 @@ impl Ledger {
     /// Whether `content` is what the commits up to `end` make, with or without those that are under
     /// way.
     pub fn allows(&self, content: &Content, end: Lsn) -> bool {
-        self.may_be(end, &|made| made == content)
+        self.may_be(end, &|made| {
+            let mut both = content.iter().zip(made.iter());
+            both.all(|(seen, made)| seen.shows(made))
+        })
     }
 
     /// As [`Ledger::allows`], for one namespace.
     pub fn allows_one(&self, number: usize, space: &Space, end: Lsn) -> bool {
-        self.may_be(end, &|made| made[number] == *space)
+        self.may_be(end, &|made| {
+            made[number].is_there == space.is_there && made[number].keys == space.keys
+        })
     }
 
     /// Whether `is_it` may have held of a namespace at some moment since `from`, as far as others than
@@ -151,7 +179,7 @@ impl Ledger {
         is_it: &dyn Fn(&Space) -> bool,
     ) -> bool {
         let mut others = self.under_way.iter().filter(|one| one.backend != backend);
-        if others.any(|one| one.change.makes_or_ends(number)) {
+        if others.any(|one| one.change.makes_or_ends(number)) || !self.reaches_back_to(from) {
             return true;
         }
         let before = self.changes.partition_point(|(lsn, _)| *lsn <= from);
@@ -230,11 +258,15 @@ impl Ledger {
         )];
         for (number, (made, content)) in made.iter().zip(content.iter()).enumerate() {
             let name = name_of(number);
-            if made.is_there != content.is_there {
-                let (should, is) = (made.is_there, content.is_there);
+            let state = |space: &Space| (space.is_there, space.access);
+            if state(made) != state(content) {
+                let (should, is) = (state(made), state(content));
                 lines.push(format!(
-                    "  namespace {name} is there: {is} in place of {should}"
+                    "  namespace {name} is {is:?} in place of {should:?}"
                 ));
+            }
+            if content.is_unread {
+                continue;
             }
             let keys = made.keys.keys().chain(content.keys.keys());
             let keys: std::collections::BTreeSet<_> = keys.collect();

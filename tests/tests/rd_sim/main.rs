@@ -14,6 +14,7 @@
 //! Without arguments, as `cargo test` runs it, it runs a fixed set of seeds, sees that a seed repeats
 //! itself, and spends some seconds on fresh ones.
 
+mod access;
 mod check;
 mod content;
 mod control;

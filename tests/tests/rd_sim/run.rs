@@ -224,7 +224,9 @@ impl Plan {
         if self.size.interleaves {
             machine.interleave(Policy::draw(&mut seeds));
         }
-        machine.add_walwriter();
+        if !started.has_walwriter {
+            machine.add_walwriter();
+        }
         for (number, ops) in life.backends.iter().enumerate() {
             let backend = Backend {
                 number,

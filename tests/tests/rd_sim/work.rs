@@ -2,7 +2,7 @@
 //! against the ledger, checkpoints that are asked for; and how its replies wait for the disk.
 
 use crate::content::{
-    Change, DATABASES, Key, NAMES, Space, Value, id_of, key_bytes, key_of, name_of,
+    Change, DATABASES, Key, NAMES, SPACES, Space, Value, id_of, key_bytes, key_of, name_of,
 };
 use crate::harm::Harm;
 use crate::ledger::Ledger;
@@ -12,6 +12,7 @@ use rd_base::Lsn;
 use rd_engine::{Chunk, Engine, EngineError, Isolation, NamespaceId, View};
 use rd_store::Store;
 use rd_store::checkpoint::{Flags, Request};
+use rd_store::namespaces::Access;
 use rd_store::wal::Flusher;
 use rd_sys::simdisk::Rng;
 use rd_sys::simproc::{Pause, pause};
@@ -40,6 +41,9 @@ enum Op {
     Swap(usize, usize),
     Create(usize),
     Drop(usize),
+    /// Of a restriction: whether it is put on.
+    Access(usize, Access, bool),
+    CheckpointOf(usize),
     Read(usize),
     Checkpoint,
     Tidy,
@@ -107,7 +111,25 @@ fn draw(rng: &mut Rng) -> Op {
         87 => Op::Create(draw_named(rng)),
         88 => Op::Drop(draw_named(rng)),
         89..92 => Op::Checkpoint,
+        92..94 => draw_of_file(rng),
         _ => Op::Tidy,
+    }
+}
+
+/// What concerns the file of a namespace, mostly of one that is not a database of SELECT: while one of
+/// those is closed they cannot be emptied all together.
+fn draw_of_file(rng: &mut Rng) -> Op {
+    let number = match rng.below(4) {
+        0 => draw_database(rng),
+        _ => draw_named(rng),
+    };
+    let restriction = match rng.half() {
+        true => Access::READ_ONLY,
+        false => Access::OFFLINE,
+    };
+    match rng.below(3) {
+        0 => Op::CheckpointOf(number),
+        kind => Op::Access(number, restriction, kind == 1),
     }
 }
 
@@ -157,6 +179,13 @@ impl Backend {
             Op::Put(puts) if self.is_missing(puts[0].0) => {
                 self.carry_out(engine, Op::Create(puts[0].0))
             }
+            // Likewise, if it is closed; now and then.
+            Op::Put(puts)
+                if puts[0].1 % 2 == 0
+                    && let Some(restriction) = self.restriction(puts[0].0) =>
+            {
+                self.carry_out(engine, Op::Access(puts[0].0, restriction, false))
+            }
             Op::Put(puts) => {
                 let is_one = puts.iter().all(|put| put.0 == puts[0].0);
                 self.commit(engine, Change::Put(puts.clone()), |engine| {
@@ -189,6 +218,13 @@ impl Backend {
             Op::Drop(number) => self.commit(engine, Change::Drop(number), |engine| {
                 Ok(engine.drop_namespace(name_of(number).as_bytes())?.lsn)
             }),
+            Op::Access(number, restriction, closes) => {
+                self.change_access(engine, number, restriction, closes)
+            }
+            Op::CheckpointOf(number) => {
+                self.checkpoint_of(engine, number);
+                Ok(Lsn::ZERO)
+            }
             Op::Read(number) => self.read(engine, number).map(|()| Lsn::ZERO),
             Op::Checkpoint => {
                 let flags = Flags::CAUSE_MANUAL | Flags::IMMEDIATE | Flags::FORCE;
@@ -209,7 +245,20 @@ impl Backend {
         id_of(&self.store.shared.namespaces, number).is_none()
     }
 
-    fn commit(
+    /// What keeps the namespace from being written, if something does.
+    fn restriction(&self, number: usize) -> Option<Access> {
+        let namespaces = &self.store.shared.namespaces;
+        let access = namespaces.entry(id_of(namespaces, number)?).access();
+        let all = [Access::OFFLINE, Access::READ_ONLY];
+        all.into_iter().find(|one| access.without(*one) != access)
+    }
+
+    /// Carries out what may make `change`, and notes in the ledger what came of it. Gives the LSN of what
+    /// was committed.
+    ///
+    /// # Errors
+    /// Those of the engine, but for those that say that somebody else was faster.
+    pub fn commit(
         &self,
         engine: &mut Engine,
         change: Change,
@@ -217,6 +266,12 @@ impl Backend {
     ) -> Result<Lsn, EngineError> {
         unpark(engine, |engine| {
             let from = self.store.shared.wal.insert_lsn();
+            // What others have logged, and not made known yet, may still be seen to come.
+            let since = self
+                .ledger
+                .borrow()
+                .oldest_under_way()
+                .map_or(from, |lsn| lsn.min(from));
             self.ledger
                 .borrow_mut()
                 .begin(self.number, from, change.clone());
@@ -226,7 +281,7 @@ impl Backend {
                 Ok(end) => ledger.done(self.number, end),
                 Err(ref error) => {
                     // Others were faster; nothing has happened.
-                    let is_why = is_beaten(&ledger, error, &change, from, self.number);
+                    let is_why = is_beaten(&ledger, error, &change, since, self.number);
                     ledger.give_up(self.number);
                     if is_why {
                         return Ok(Lsn::ZERO);
@@ -280,7 +335,9 @@ impl Backend {
             Err(ReadError::Engine(EngineError::Replaced | EngineError::Conflict { .. })) => {
                 return Ok(());
             }
-            Err(ReadError::Engine(EngineError::NoNamespace)) => None,
+            Err(ReadError::Engine(EngineError::NoNamespace | EngineError::NamespaceOffline(_))) => {
+                None
+            }
             Err(ReadError::Engine(error)) => return Err(error),
             Err(ReadError::Strange(text)) => {
                 self.orders.fail(text);
@@ -288,8 +345,8 @@ impl Backend {
             }
         };
         let (ledger, lsn) = (self.ledger.borrow(), snapshot.lsn());
-        // One that was made since is empty there, one that was dropped may be gone.
-        let is_gone = |space: &Space| !space.is_there;
+        // One that was made since is empty there, one that was dropped may be gone, or offline.
+        let is_gone = |space: &Space| !space.is_there || space.access.is_offline();
         let is_excused = keys.as_ref().is_none_or(BTreeMap::is_empty)
             && ledger.may_have_been(number, lsn, self.number, &is_gone);
         if is_excused || !ledger.reaches_back_to(lsn) {
@@ -298,7 +355,7 @@ impl Backend {
         let space = keys.map_or_else(Space::default, Space::of);
         if !ledger.allows_one(number, &space, lsn) {
             let mut all = ledger.at(lsn);
-            all[number] = space;
+            all[number].keys = space.keys;
             let text = ledger.explain(&all, lsn);
             self.orders
                 .fail(format!("a snapshot shows what was never there: {text}"));
@@ -316,17 +373,23 @@ fn is_beaten(
     from: Lsn,
     backend: usize,
 ) -> bool {
-    match (error, change) {
-        (EngineError::Conflict { .. }, _) => true,
-        (EngineError::NoNamespace, _) => change
-            .needs()
-            .iter()
-            .any(|number| ledger.may_have_been(*number, from, backend, &|space| !space.is_there)),
-        (EngineError::NamespaceExists(_), Change::Create(number)) => {
-            ledger.may_have_been(*number, from, backend, &|space| space.is_there)
-        }
+    let is_it = |space: &Space| match error {
+        EngineError::NoNamespace => !space.is_there,
+        EngineError::NamespaceExists(_) => space.is_there,
+        EngineError::NamespaceReadOnly(_) => space.access.is_read_only(),
+        EngineError::NamespaceOffline(_) => space.access.is_offline(),
         _ => false,
-    }
+    };
+    let concerned = match change {
+        Change::Create(number) => vec![*number],
+        Change::EmptyAll => (0..SPACES).collect(),
+        change => change.needs(),
+    };
+    let may_be = |number: &usize| ledger.may_have_been(*number, from, backend, &is_it);
+    // Between looking a name up and using what it named more may happen than the ledger can tell.
+    let is_gone = matches!(error, EngineError::NoNamespace)
+        && concerned.iter().any(|number| *number >= DATABASES);
+    matches!(error, EngineError::Conflict { .. }) || is_gone || concerned.iter().any(may_be)
 }
 
 /// # Errors
