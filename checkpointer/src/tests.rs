@@ -9,6 +9,7 @@ mod syncing;
 mod world;
 
 use crate::full::Full;
+use crate::{Checkpointer, Workers};
 use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag, Role};
@@ -17,11 +18,13 @@ use rd_format::page;
 use rd_store::checkpoint::{Flags, TicketState};
 use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
 use rd_store::history::CheckpointRow;
+use rd_store::relation::RelationFiles;
 use rd_store::wal::segments;
 use rd_sys::crash::catch_panics;
 use rd_sys::simdisk::{Injection, IoKind, Rng, SimStorage};
 use rd_sys::storage::Storage;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -313,6 +316,21 @@ fn a_header_says_nothing_that_a_crash_takes_from_the_log() {
     let meta = world.backend.relations.read_meta(FIRST_FILE);
     let scn = meta.expect("readable").expect("a header").checkpoint_scn;
     assert!(scn <= durable, "{scn} is said of a log up to {durable}");
+}
+
+/// All of a server's life may be within one turn of its checkpointer.
+#[test]
+fn a_stop_that_comes_before_it_has_taken_over_is_one_in_order() {
+    let disk = new_disk(6);
+    let (mut world, _) = World::start(&disk, &mut History::default());
+    let store = world.checkpointer.store.clone();
+    let relations = Arc::new(RelationFiles::writer(Arc::clone(&store.storage)));
+    let workers = Workers::in_place(&store, &relations);
+    world.checkpointer = Checkpointer::new(store, relations, workers);
+    let stopped = world.checkpointer.shutdown_checkpoint();
+    stopped.expect("a good disk");
+    let control = control_file::read(&disk).expect("valid").control;
+    assert_eq!(control.state, DbState::ShutDown);
 }
 
 #[test]

@@ -315,7 +315,7 @@ impl Checkpointer {
     /// Writes the shutdown checkpoint and ends the process. If the server never got to serve the order
     /// is not the postmaster's, and there is nothing that a checkpoint could cover.
     fn stop(&mut self) -> ! {
-        if !self.log_is_written() || self.store.shared.phase() != Phase::Running {
+        if self.store.shared.phase() != Phase::Running {
             log::info!("stopping without a checkpoint: recovery was not finished");
             exit_process(0);
         }
@@ -333,6 +333,8 @@ impl Checkpointer {
     /// # Errors
     /// When it cannot be written; then the next start recovers.
     pub fn shutdown_checkpoint(&mut self) -> Result<(), Failure> {
+        // All of the server's life may have been within one turn of ours.
+        self.take_handover()?;
         self.absorb();
         let own = Flags::SHUTDOWN | Flags::IMMEDIATE;
         let shared = Arc::clone(&self.store.shared);

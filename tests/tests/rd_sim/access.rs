@@ -34,11 +34,13 @@ impl Backend {
         if before.is_offline() && !restriction.is_offline() {
             return Ok(Lsn::ZERO);
         }
+        self.ledger.borrow_mut().access_changes.begun += 1;
         let done = if closes {
             self.close(engine, (number, id), before.with(restriction))
         } else {
             self.open(engine, (number, id), (before, file), restriction)
         };
+        self.ledger.borrow_mut().access_changes.ended += 1;
         drop(change);
         done
     }
@@ -152,10 +154,18 @@ impl Backend {
             return;
         };
         let asked_at = shared.wal.insert_lsn();
+        let changes = self.ledger.borrow().access_changes;
         let was_closed = shared.files.closed(file).is_some();
         let is_done = self.ask_of_file(engine, file, None);
-        // One that was closed meanwhile has all that it will have.
-        if is_done && !was_closed && shared.files.closed(file).is_none() {
+        // One that is closed is left as it is, with all that it will have, also if it was so for a moment; and
+        // so is one that is dropped, which a crash may bring back.
+        let is_open = !was_closed && shared.files.closed(file).is_none();
+        let is_open = is_open && shared.files.live().contains(&file);
+        if is_done
+            && is_open
+            && changes == self.ledger.borrow().access_changes
+            && changes.are_over()
+        {
             self.ledger.borrow_mut().promise_file(file, asked_at);
         }
     }

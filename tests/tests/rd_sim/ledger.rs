@@ -21,6 +21,20 @@ struct UnderWay {
     change: Change,
 }
 
+/// Changes of what may be done with namespaces.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct AccessChanges {
+    pub begun: u64,
+    pub ended: u64,
+}
+
+impl AccessChanges {
+    /// Whether none is under way.
+    pub fn are_over(self) -> bool {
+        self.begun == self.ended
+    }
+}
+
 /// All that was committed.
 #[derive(Clone, Default)]
 pub struct Ledger {
@@ -33,6 +47,8 @@ pub struct Ledger {
     promised: Lsn,
     /// Up to where files are on disk by checkpoints of single namespaces.
     files: BTreeMap<FileNo, Lsn>,
+    /// In this life.
+    pub access_changes: AccessChanges,
     /// What is remembered of checkpoints and recoveries.
     pub memory: Memory,
 }
@@ -129,6 +145,7 @@ impl Ledger {
         self.settled = content;
         self.settled_lsn = end;
         self.promised = end;
+        self.access_changes = AccessChanges::default();
     }
 
     /// Whether it is known what was there at `place`, and each namespace had the file then that it has at
