@@ -1,14 +1,16 @@
 //! `rd_resetwal`, cut off at one after another of its I/Os by a loss of power, on the directories of
-//! real servers: afterwards each is as it was, or can be reset again with the same outcome.
+//! real servers: afterwards each is as it was, or can be reset again with the same outcome. And on disks
+//! that do not give back what is on them.
 
 use nix::sys::signal::Signal;
 use rd_base::FileNo;
 use rd_engine::verify::{FilePages, verify};
 use rd_format::control::ControlFile;
-use rd_store::control_file;
+use rd_store::control_file::{self, CONTROL_PATH};
+use rd_store::doublewrite::DOUBLEWRITE_PATH;
 use rd_store::relation::RelationFiles;
 use rd_sys::crash::catch_panics;
-use rd_sys::simdisk::SimStorage;
+use rd_sys::simdisk::{Injection, IoKind, SimStorage};
 use rd_sys::storage::{OpenMode, Storage};
 use rd_tests::support::cluster::Cluster;
 use rd_tools::resetwal::{self, Found};
@@ -19,6 +21,8 @@ const DIRECTORIES: [&str; 3] = ["base", "global", "wal"];
 const KEYS: usize = 400;
 /// Of the I/Os that mend pages so many are tried; of the others, all.
 const MENDING_MAX: u64 = 40;
+/// What the paths of the log's files begin with.
+const SEGMENTS: &str = "wal/0000";
 /// Servers that are started on what was cut off.
 const STARTS: u64 = 3;
 
@@ -31,14 +35,21 @@ struct Before {
 
 impl Before {
     fn new(stop: impl FnOnce(&mut Cluster)) -> Before {
-        let mut cluster = Cluster::started(&[
+        Before::with(&[], stop)
+    }
+
+    /// As [`Before::new`], with these settings too.
+    fn with(settings: &[(&str, &str)], stop: impl FnOnce(&mut Cluster)) -> Before {
+        let mut all = vec![
             ("wal_segment_size", "1MB"),
             ("min_wal_size", "2MB"),
             ("double_write_size", "8MB"),
             ("checkpoint_heartbeat", "1min"),
             ("checkpoint_timeout", "1h"),
             ("recovery_time_target", "0"),
-        ]);
+        ];
+        all.extend_from_slice(settings);
+        let mut cluster = Cluster::started(&all);
         let mut client = cluster.client();
         for words in [
             &["SELECT", "3"][..],
@@ -231,5 +242,107 @@ fn with_a_file_that_has_no_page_left() {
         };
         reset(&disk).unwrap_or_else(|error| panic!("cut off at {at}: {error:#}"));
         assert_eq!(files(&disk), outcome, "cut off at {at}");
+    }
+}
+
+/// Reads of a path fail as those of bad sectors do: `times` of them, after `skip` that do not.
+fn bad_sectors(disk: &SimStorage, path: &str, skip: u64, times: u64) {
+    disk.inject(Injection {
+        kind: IoKind::Read,
+        path_contains: path.to_owned(),
+        skip,
+        times,
+        errno: 5,
+    });
+}
+
+/// What cannot be read of the log is lost, and that is what the tool is for.
+#[test]
+fn a_bad_sector_in_the_log_ends_it() {
+    let before = Before::new(Cluster::kill_all);
+    let whole = before.disk.fork();
+    let all = look(&whole).expect("readable").loss.expect("not clean");
+    assert!(!all.to_string().contains("cannot be read"), "{all}");
+    reset(&whole).expect("a good disk");
+    let outcome = files(&whole);
+    // The whole file; all but its first pages, of which a chunk is made when it cannot be read at once.
+    for pages in [0, 3] {
+        let disk = before.disk.fork();
+        if pages > 0 {
+            bad_sectors(&disk, SEGMENTS, 1, 1);
+        }
+        bad_sectors(&disk, SEGMENTS, pages, u64::MAX);
+        let ios = disk.io_count();
+        let found = look(&disk).expect("it is for this");
+        let loss = found.loss.as_ref().expect("not clean");
+        assert_eq!(loss.records > 0, pages > 0);
+        assert!(loss.records < all.records && !loss.is_nothing(), "{loss}");
+        let text = loss.to_string();
+        assert!(text.contains("cannot be read"), "{text}");
+        assert!(text.contains("os error 5"), "{text}");
+        found.plan().expect("it is for this");
+        assert!(!found.is_clean());
+        assert_eq!(disk.io_count(), ios, "nothing was asked for yet");
+        reset(&disk).expect("it is for this");
+        disk.clear_injections();
+        assert_eq!(files(&disk), outcome);
+    }
+}
+
+#[test]
+fn a_control_file_that_the_disk_does_not_give_is_guessed() {
+    let before = Before::new(Cluster::kill_all);
+    let whole = before.disk.fork();
+    reset(&whole).expect("a good disk");
+    // With the log, and without.
+    for is_log_bad in [false, true] {
+        let disk = before.disk.fork();
+        bad_sectors(&disk, CONTROL_PATH, 1, 2);
+        if is_log_bad {
+            bad_sectors(&disk, SEGMENTS, 1, u64::MAX);
+        }
+        let ios = disk.io_count();
+        let found = look(&disk).expect("it is for this");
+        let why = found.guessed.clone().expect("nothing can be read");
+        assert!(why.contains("os error 5"), "{why}");
+        assert_eq!(found.loss.is_none(), is_log_bad);
+        assert_eq!(disk.io_count(), ios, "nothing was asked for yet");
+        found.mend().expect("it is for this");
+        let plan = found.plan().expect("it is for this");
+        let system = before.control.system_identifier;
+        assert_eq!(plan.control.system_identifier, system);
+        found.reset(&plan).expect("it is for this");
+        disk.clear_injections();
+        assert_eq!(files(&disk), files(&whole));
+    }
+}
+
+/// A double-write area that cannot be used mends nothing; nor may it keep the next start from making one.
+#[test]
+fn a_double_write_area_that_was_cut_off_is_made_anew() {
+    for is_clean in [false, true] {
+        let mut before = Before::new(|cluster| match is_clean {
+            true => assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0)),
+            false => cluster.kill_all(),
+        });
+        let disk = before.disk.fork();
+        let area = disk.open(DOUBLEWRITE_PATH, OpenMode::ReadWrite);
+        let area = area.expect("it is there");
+        area.truncate(5000)
+            .and_then(|()| area.sync_all())
+            .expect("cut");
+        let found = look(&disk).expect("readable");
+        let plan = found.plan().expect("it is not needed");
+        let is_told = plan
+            .notes
+            .iter()
+            .any(|note| note.contains(DOUBLEWRITE_PATH));
+        assert!(is_told, "{:?}", plan.notes);
+        assert!(disk.exists(DOUBLEWRITE_PATH).expect("a good disk"));
+        reset(&disk).expect("it is not needed");
+        let (whole, at_least) = (before.disk.fork(), if is_clean { KEYS } else { KEYS / 2 });
+        reset(&whole).expect("a good disk");
+        assert_eq!(files(&disk), files(&whole));
+        assert!(before.keys_of_server_on(&disk) >= at_least);
     }
 }

@@ -7,8 +7,9 @@ use rd_base::{Lsn, StartCount, Timeline};
 use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageHeader};
 use rd_format::wal_record::RecordKind;
 use rd_store::wal::{ReadFrom, WAL_DIR, WalReader, segments};
-use rd_sys::storage::{OpenMode, Storage};
+use rd_sys::storage::{OpenMode, Storage, is_bad_sector};
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,13 +34,15 @@ pub struct Loss {
     pub reason: String,
     /// Whether `from` is the redo point.
     pub is_from_redo: bool,
+    /// Whether the disk does not give what follows, so that nobody knows how much that is.
+    pub is_cut_off: bool,
 }
 
 /// The log that is there, from its oldest segment on, as far as its files tell: where no
 /// `pg_control` does. None if there is no log that can be read.
 ///
 /// # Errors
-/// When a file that is there cannot be read.
+/// When a file that is there cannot be read, but for bad sectors.
 pub fn oldest_log(storage: &dyn Storage) -> Result<Option<ReadFrom>> {
     if !storage.exists(WAL_DIR)? {
         return Ok(None);
@@ -47,10 +50,12 @@ pub fn oldest_log(storage: &dyn Storage) -> Result<Option<ReadFrom>> {
     let mut names = storage.list(WAL_DIR)?;
     names.retain(|name| super::is_segment_name(name));
     let open = |name: &str| storage.open(&format!("{WAL_DIR}/{name}"), OpenMode::Read);
-    let Some(first) = names.first() else {
+    let mut lengths = names
+        .iter()
+        .filter_map(|name| readable(open(name).and_then(|file| file.len())).transpose());
+    let Some(segment_bytes) = lengths.next().transpose()? else {
         return Ok(None);
     };
-    let segment_bytes = open(first)?.len()?;
     let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
     if !segment_bytes.is_power_of_two() || !sizes.contains(&segment_bytes) {
         return Ok(None);
@@ -60,12 +65,14 @@ pub fn oldest_log(storage: &dyn Storage) -> Result<Option<ReadFrom>> {
     let Some(oldest) = oldest.first() else {
         return Ok(None);
     };
-    // Its own first page says whose it is; if that is damaged, any other's does.
+    // Its own first page says whose it is; if that is damaged or cannot be read, any other's does.
     let own = wal_page::segment_name(timeline, *oldest, segment_bytes);
     for name in std::iter::once(&own).chain(&names) {
         let mut bytes = [0; WAL_HEADER_BYTES];
-        open(name)?.read_at(&mut bytes, 0)?;
-        if let Ok(header) = WalPageHeader::decode(&bytes) {
+        let read = readable(open(name).and_then(|file| file.read_at(&mut bytes, 0)))?;
+        if read.is_some()
+            && let Ok(header) = WalPageHeader::decode(&bytes)
+        {
             return Ok(Some(ReadFrom {
                 lsn: wal_page::segment_start(*oldest, segment_bytes),
                 timeline,
@@ -78,12 +85,21 @@ pub fn oldest_log(storage: &dyn Storage) -> Result<Option<ReadFrom>> {
     Ok(None)
 }
 
+/// What was read; none if it lies on a bad sector, which refuses nothing here.
+fn readable<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if is_bad_sector(&error) => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 impl Loss {
-    /// Reads the log from `from` to its end. `durable` is what `pg_control` says of that; none if it
-    /// cannot be read, and then `from` is just a place in the log.
+    /// Reads the log from `from` to its end, or to a bad sector: what lies behind that is as good as
+    /// gone. `durable` is what `pg_control` says of the end; none if it cannot be read, and then `from`
+    /// is just a place in the log.
     ///
     /// # Errors
-    /// When a file that is there cannot be read.
+    /// When a file that is there cannot be read for another reason.
     pub fn read(storage: &Arc<dyn Storage>, from: ReadFrom, durable: Option<Lsn>) -> Result<Loss> {
         let mut loss = Loss {
             from: from.lsn,
@@ -95,29 +111,45 @@ impl Loss {
             durable: durable.unwrap_or_default(),
             reason: String::new(),
             is_from_redo: durable.is_some(),
+            is_cut_off: false,
         };
-        let mut reader = match durable {
-            Some(_) => WalReader::new(Arc::clone(storage), from),
-            None => WalReader::first_from(Arc::clone(storage), from)?,
+        match loss.read_on(storage, from) {
+            Err(error) if is_bad_sector(&error) => {
+                loss.is_cut_off = true;
+                loss.reason = error.to_string();
+            }
+            read => read?,
+        }
+        Ok(loss)
+    }
+
+    fn read_on(&mut self, storage: &Arc<dyn Storage>, from: ReadFrom) -> io::Result<()> {
+        let mut reader = match self.is_from_redo {
+            true => WalReader::new(Arc::clone(storage), from),
+            false => WalReader::first_from(Arc::clone(storage), from)?,
         };
         while let Some(record) = reader.next()? {
-            loss.records += 1;
+            let header = record.view.header();
+            self.records += 1;
             if record.view.kind() == RecordKind::Commit {
-                loss.commits += 1;
-                loss.last_commit_us = record.view.header().time_us;
+                self.commits += 1;
+                self.last_commit_us = header.time_us;
             }
+            self.end = record.end;
+            self.start_count = header.start_count;
+            self.durable = self.durable.max(reader.durable_seen());
         }
         let end = reader.finish()?;
-        loss.end = end.lsn;
-        loss.start_count = end.start_count;
-        loss.durable = loss.durable.max(end.durable_seen);
-        loss.reason = end.to_string();
-        Ok(loss)
+        self.end = end.lsn;
+        self.start_count = end.start_count;
+        self.durable = self.durable.max(end.durable_seen);
+        self.reason = end.to_string();
+        Ok(())
     }
 
     /// Whether there is nothing to be lost.
     pub fn is_nothing(&self) -> bool {
-        self.records == 0 && self.durable <= self.end
+        self.records == 0 && self.durable <= self.end && !self.is_cut_off
     }
 }
 
@@ -149,6 +181,12 @@ impl fmt::Display for Loss {
                 f,
                 "It was durable up to {}; what lies behind cannot be read: {}.",
                 self.durable, self.reason
+            )?;
+        } else if self.is_cut_off {
+            writeln!(
+                f,
+                "What lies behind, however much that is, cannot be read: {}.",
+                self.reason
             )?;
         }
         write!(

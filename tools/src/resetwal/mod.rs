@@ -9,6 +9,8 @@
 //! - A file of another data directory in the place of one of this is left as it is, and so is all
 //!   else; likewise where a file with keys is not there. Either would lose a namespace for good that
 //!   may yet be put back.
+//! - What the disk does not give back ends the log, or has to be guessed, as what is damaged does: this is
+//!   the tool for such disks.
 //! - A file that is closed, as its namespace is read only or offline, keeps its stop SCN; that of an
 //!   offline namespace is not touched, and its row stays as it is: it may be away.
 //! - The new `pg_control` takes the place of the old one whole, and only then old log is removed.
@@ -34,13 +36,14 @@ use rd_format::control::{
 use rd_format::held::{self, Held};
 use rd_format::page::{self, PageBytes};
 use rd_format::{Access, meta, wal_page};
-use rd_store::control_file::{self, ControlFileError};
+use rd_store::control_file::{self, ControlFileError, GLOBAL_DIR};
 use rd_store::doublewrite::{DOUBLEWRITE_PATH, DoubleWrite};
 use rd_store::relation::{BASE_DIR, RelationFiles, parse_name, path};
 use rd_store::wal::{ReadFrom, WAL_DIR, segments};
 use rd_sys::clock::wall_us;
-use rd_sys::storage::{RealStorage, Storage};
+use rd_sys::storage::{RealStorage, Storage, is_bad_sector};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -71,6 +74,8 @@ pub struct Plan {
     /// The name of the first file of the new log.
     pub segment: String,
     number: u64,
+    /// The double-write area cannot be used: the next start makes another.
+    is_area_unusable: bool,
     /// What people should know of the files.
     pub notes: Vec<String>,
 }
@@ -78,7 +83,7 @@ pub struct Plan {
 /// Reads `pg_control`, and what of the log it does not need any more.
 ///
 /// # Errors
-/// When the directory is of another version, or something cannot be read.
+/// When the directory is of another version, or something cannot be read, but for bad sectors.
 pub fn look(dir: &Path) -> Result<Found> {
     let version = std::fs::read_to_string(dir.join(VERSION_FILE));
     let version = version.with_context(|| format!("could not read \"{VERSION_FILE}\""))?;
@@ -99,13 +104,16 @@ pub fn look(dir: &Path) -> Result<Found> {
 /// As [`look`], in a storage that holds a data directory of this version.
 ///
 /// # Errors
-/// When something cannot be read.
+/// When something cannot be read, but for bad sectors.
 pub fn look_in(storage: Arc<dyn Storage>) -> Result<Found> {
     let chosen = match control_file::read(&*storage) {
         Ok(chosen) => chosen,
         Err(ControlFileError::BothDamaged([first, second])) => {
             let why = format!("slot 0: {first}; slot 1: {second}");
             return guess(storage, why);
+        }
+        Err(ControlFileError::Io(error)) if is_bad_sector(&error) => {
+            return guess(storage, error.to_string());
         }
         Err(error) => return Err(error.into()),
     };
@@ -194,16 +202,22 @@ impl Found {
         self.guessed.is_none() && self.control.state == DbState::ShutDown
     }
 
-    fn area(&self) -> Result<Option<DoubleWrite>> {
+    /// The double-write area; none if there is none. The other error is why the one that is there cannot be
+    /// used, which is no reason to do nothing.
+    fn area(&self) -> Result<Result<Option<DoubleWrite>, io::Error>> {
         if !self.storage.exists(DOUBLEWRITE_PATH)? {
-            return Ok(None);
+            return Ok(Ok(None));
         }
         let (system, first) = (
             self.control.system_identifier,
             self.control.first_unsynced_batch,
         );
-        let area = DoubleWrite::open(&*self.storage, system, first);
-        Ok(Some(area?))
+        match DoubleWrite::open(&*self.storage, system, first) {
+            Err(error) if error.kind() == ErrorKind::InvalidData || is_bad_sector(&error) => {
+                Ok(Err(error))
+            }
+            area => Ok(Ok(Some(area?))),
+        }
     }
 
     /// Refuses files that are not this directory's, or not there, in the places of those that the
@@ -270,8 +284,9 @@ impl Found {
         self.check_files(&named(&reader).unwrap_or_default())?;
         let mut done = Vec::new();
         let relations = RelationFiles::writer(Arc::clone(&self.storage));
-        let area = self.area()?.filter(|_| self.control.is_double_written());
-        if let Some(area) = area {
+        // Why there is none that can be used is for the plan to say.
+        let area = self.area()?.ok().flatten();
+        if let Some(area) = area.filter(|_| self.control.is_double_written()) {
             let first = self.control.first_unsynced_batch;
             let replaced = self.replaced(&relations)?;
             let leave_alone = |file| self.control.is_offline(file) || replaced.contains(&file);
@@ -327,6 +342,14 @@ impl Found {
             highest.take(loss.durable);
         }
         let area = self.area()?;
+        let is_area_unusable = area.is_err();
+        let area = area.unwrap_or_else(|error| {
+            notes.push(format!(
+                "the double-write area cannot be used, and the next start makes another: {error}; pages \
+                 that are torn stay so (see rd_verify)"
+            ));
+            None
+        });
         if let Some(area) = &area {
             highest.take(area.newest_lsn()?);
         }
@@ -409,6 +432,7 @@ impl Found {
             control,
             segment: wal_page::segment_name(timeline, number, bytes),
             number,
+            is_area_unusable,
             notes,
         })
     }
@@ -480,6 +504,10 @@ impl Found {
         }
         segments::make(storage, plan.control.timeline, plan.number, bytes)?;
         control_file::replace(storage, &plan.control)?;
+        if plan.is_area_unusable {
+            storage.remove(DOUBLEWRITE_PATH)?;
+            storage.sync_dir(GLOBAL_DIR)?;
+        }
         for name in storage.list(WAL_DIR)? {
             if is_segment_name(&name) && name != plan.segment {
                 storage.remove(&format!("{WAL_DIR}/{name}"))?;
