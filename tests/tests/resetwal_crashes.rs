@@ -346,3 +346,28 @@ fn a_double_write_area_that_was_cut_off_is_made_anew() {
         assert!(before.keys_of_server_on(&disk) >= at_least);
     }
 }
+
+/// A server that writes pages without the double-write area was killed: they may be in the kernel's cache
+/// only. A start would redo them; after the reset it takes them as they are.
+#[test]
+fn what_was_counted_is_there_after_a_loss_of_power() {
+    let before = Before::with(&[("torn_page_protection", "off")], Cluster::kill_all);
+    for seed in 0..5 {
+        let disk = before.disk.fork();
+        for name in disk.list("base").expect("a good disk") {
+            let file = disk.open(&format!("base/{name}"), OpenMode::ReadWrite);
+            let file = file.expect("it is there");
+            let mut bytes = vec![0; file.len().expect("a good disk") as usize];
+            let zeros = bytes.clone();
+            file.read_at(&mut bytes, 0).expect("a good disk");
+            file.write_all_at(&zeros, 0).expect("room");
+            file.sync_all().expect("a good disk");
+            file.write_all_at(&bytes, 0).expect("room");
+        }
+        disk.kill(seed);
+        reset(&disk).expect("a good disk");
+        let counted = files(&disk);
+        disk.crash(seed);
+        assert_eq!(files(&disk), counted, "seed {seed}");
+    }
+}

@@ -5,7 +5,8 @@
 //!   slots of `pg_control`, the segments that are there, the double-write area, the relation files.
 //!   So no page is newer than the log, and no old record passes for one of the new log.
 //! - After anything but a clean stop, torn pages are mended from the double-write area first, as a
-//!   start would do it; keys are counted anew, since nobody knows which commits the files hold.
+//!   start would do it; keys are counted anew, since nobody knows which commits the files hold. What the
+//!   files hold is durable before `pg_control` says that there is nothing to be redone.
 //! - A file of another data directory in the place of one of this is left as it is, and so is all
 //!   else; likewise where a file with keys is not there. Either would lose a namespace for good that
 //!   may yet be put back.
@@ -41,7 +42,7 @@ use rd_store::doublewrite::{DOUBLEWRITE_PATH, DoubleWrite};
 use rd_store::relation::{BASE_DIR, RelationFiles, parse_name, path};
 use rd_store::wal::{ReadFrom, WAL_DIR, segments};
 use rd_sys::clock::wall_us;
-use rd_sys::storage::{RealStorage, Storage, is_bad_sector};
+use rd_sys::storage::{OpenMode, RealStorage, Storage, is_bad_sector};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -503,6 +504,9 @@ impl Found {
             storage.sync_dir("")?;
         }
         segments::make(storage, plan.control.timeline, plan.number, bytes)?;
+        if !self.is_clean() {
+            self.sync_files()?;
+        }
         control_file::replace(storage, &plan.control)?;
         if plan.is_area_unusable {
             storage.remove(DOUBLEWRITE_PATH)?;
@@ -515,6 +519,20 @@ impl Found {
         }
         storage.sync_dir(WAL_DIR)?;
         Ok(())
+    }
+
+    /// Makes durable what is in the relation files: pages that the last server wrote without the
+    /// double-write area may be in the kernel's cache only, and no start will redo them.
+    fn sync_files(&self) -> Result<()> {
+        for name in self.storage.list(BASE_DIR)? {
+            if parse_name(&name).is_some() {
+                let file = self
+                    .storage
+                    .open(&format!("{BASE_DIR}/{name}"), OpenMode::Read)?;
+                file.sync_all()?;
+            }
+        }
+        Ok(self.storage.sync_dir(BASE_DIR)?)
     }
 
     /// The timeline, for people.
