@@ -222,6 +222,7 @@ impl Checkpointer {
             while !rest.is_empty() {
                 self.supply_beside();
                 self.serve_files();
+                self.absorb();
                 self.incremental();
                 self.heartbeat();
                 self.serve_namespaces();

@@ -413,6 +413,7 @@ impl Checkpointer {
             while !rest.is_empty() {
                 self.supply_beside();
                 self.serve_files();
+                self.absorb();
                 self.incremental();
                 self.heartbeat();
                 let outcome = self.write_frames(rest, CAUSE)?;

@@ -96,6 +96,8 @@ impl Checkpointer {
             while !rest.is_empty() {
                 self.supply_beside();
                 self.serve_files();
+                // While all that is left is latched, no batch does so.
+                self.absorb();
                 if !self.is_redoing() || self.must_stop() {
                     return Ok(());
                 }

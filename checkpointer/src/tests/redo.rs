@@ -1,13 +1,19 @@
 //! Writing beside redo: when it begins, by the clock; and what it must not do.
 
-use super::world::{History, World, new_disk};
+use super::world::{FIRST_FILE, History, World, new_disk};
 use super::{control, end, manual, tag};
+use crate::requests;
+use crate::worker::Worker;
 use rd_base::counters::Counter;
 use rd_base::{BlockNo, FileNo, PageTag};
 use rd_store::checkpoint::TicketState;
+use rd_store::files::Growth;
+use rd_store::relation::RelationFiles;
 use rd_sys::crash::catch_panics;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_first_attempt_is_left_alone_for_ten_seconds_and_later_ones_are_not() {
@@ -102,4 +108,50 @@ fn no_commit_is_among_what_redo_has_counted() {
     assert_eq!(world.checkpointer.cut_keys_in_redo(redo), None);
     let (rows, _) = world.checkpointer.cut_keys(redo);
     assert_eq!(rows[0].key_count, 7);
+}
+
+/// A page on which redo has failed stays latched; its reader comes to know of that when the file has grown
+/// that it waits for.
+#[test]
+fn a_page_that_stays_latched_keeps_no_file_from_growing() {
+    let disk = new_disk(7);
+    let mut history = History::default();
+    let (mut world, _) = World::start(&disk, &mut history);
+    for block in 1..=20 {
+        world.write_page(&mut history, tag(block), 1, 1000);
+    }
+    world.flush(&mut history);
+    drop(world);
+    disk.kill(7);
+    let mut world = World::in_redo(&disk, 2);
+    let shared = Arc::clone(&world.backend.shared);
+    let event = shared.procs.event(world.checkpointer.store.slot).clone();
+    let relations = Arc::new(RelationFiles::writer(Arc::clone(&world.backend.storage)));
+    let growth = Worker::on_thread("growth", event, requests::work(relations));
+    world.checkpointer.growth = growth.expect("a thread");
+    let comes_to = |done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !done() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        done()
+    };
+    let (latched, is_latched) = mpsc::channel();
+    thread::scope(|scope| {
+        let has_grown = scope.spawn(move || {
+            let pin = shared.pool.get_resident(tag(5)).expect("it was redone");
+            let _latch = pin.write();
+            latched.send(()).expect("the other end waits");
+            // They fill no batch, so that nothing is left but this one.
+            let written = || shared.stats.get(Counter::PagesWrittenRecovery) > 0;
+            assert!(comes_to(&written), "the others were not written");
+            let blocks = shared.files.blocks(FIRST_FILE) + 100;
+            let ticket = shared.files.request_growth(FIRST_FILE, blocks);
+            comes_to(&|| matches!(shared.files.growth(&ticket), Growth::Ready))
+        });
+        is_latched.recv().expect("it is sent");
+        world.pass(Duration::from_millis(200));
+        world.checkpointer.turn();
+        assert!(has_grown.join().expect("no panic"));
+    });
 }
