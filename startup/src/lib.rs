@@ -36,10 +36,6 @@ pub fn main(context: ChildContext) -> ! {
             teller.progress();
             rd_sys::fork::exit_process(exit::OK)
         }
-        Err(RecoveryError::Stopped) => {
-            log::info!("{}", RecoveryError::Stopped);
-            rd_sys::fork::exit_process(exit::FATAL)
-        }
         // Another start reads the log anew.
         Err(error @ RecoveryError::LogReceded { .. }) => {
             rd_sys::crash::panic_abort(&error.to_string())
@@ -79,7 +75,13 @@ impl Watcher for Teller {
         if signals.contains(Signal::Hup) {
             self.context.reload();
         }
-        signals.contains(Signal::Term) && self.context.is_told_to_leave()
-            || self.context.death_watch.is_over()
+        let is_told = signals.contains(Signal::Term) && self.context.is_told_to_leave();
+        if is_told || self.context.death_watch.is_over() {
+            // Here and now: who goes on waits for redo's threads, and these for frames, for as long as no
+            // page can be written.
+            log::info!("{}", RecoveryError::Stopped);
+            rd_sys::fork::exit_process(exit::FATAL)
+        }
+        false
     }
 }

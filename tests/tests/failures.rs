@@ -143,6 +143,38 @@ fn a_stop_does_not_wait_for_the_checkpoint_before_the_server_opens() {
     assert_eq!(reply.as_str(), Some("value"));
 }
 
+/// Redo's threads wait for frames for as long as no page can be written; a stop does not.
+#[test]
+fn a_stop_does_not_wait_for_pages_that_cannot_be_written_in_recovery() {
+    let mut cluster = Cluster::started(&[
+        ("shared_buffers", "16MB"),
+        ("checkpoint_timeout", "1h"),
+        ("recovery_time_target", "0"),
+        ("log_startup_progress_interval", "100ms"),
+    ]);
+    cluster.announce("does its action");
+    cluster.announce("starts before this one did not finish");
+    let mut client = cluster.client();
+    // Twice what the buffers hold.
+    let value = "v".repeat(100_000);
+    for number in 0..320 {
+        ok(&mut client, &["SET", &format!("key:{number}"), &value]);
+    }
+    drop(client);
+    cluster.kill_all();
+    cluster.set(FAULT_POINTS, "page_write=pause");
+    cluster.spawn();
+    cluster.wait_log("fault point page_write does its action");
+    // The reader waits for the threads.
+    cluster.wait_log_times("redo in progress", 10);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    assert!(cluster.log_since_start().contains("request to stop"));
+    cluster.set(FAULT_POINTS, "");
+    cluster.start();
+    let reply = call(&mut cluster.client(), &["GET", "key:319"]);
+    assert_eq!(reply.as_str(), Some(&*value));
+}
+
 /// A sync that fails is not tried again: whoever made it ends, the server starts anew, and what was
 /// acknowledged is recovered.
 #[test]

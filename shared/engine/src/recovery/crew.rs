@@ -221,21 +221,17 @@ impl Crew {
         Some(Arc::into_inner(flight.batch).expect("all jobs of the batch are answered"))
     }
 
+    /// Whether something stopped a worker, and others have not yet done what was under way then.
+    pub fn is_failing(&self) -> bool {
+        self.failed.is_some() && self.flights.iter().any(|flight| flight.parts_left > 0)
+    }
+
     /// What stopped a worker. The others have done then what was under way, so it is the first in
-    /// the log of all that they met.
+    /// the log of all that they met: see [`Crew::is_failing`].
     ///
     /// # Errors
     /// That.
     pub fn check(&mut self) -> Result<(), RecoveryError> {
-        if self.failed.is_none() {
-            return Ok(());
-        }
-        while self.flights.iter().any(|flight| flight.parts_left > 0) {
-            match self.answers.recv() {
-                Ok(answer) => self.note(answer),
-                Err(mpsc::RecvError) => break,
-            }
-        }
         self.failed
             .take()
             .map_or(Ok(()), |failed| Err(failed.error))

@@ -64,7 +64,8 @@ pub const STOP_LOOK: Duration = Duration::from_millis(100);
 pub trait Watcher {
     /// The phase or the progress in shared memory has changed.
     fn progress(&mut self);
-    /// Whether the server is to stop.
+    /// Whether the server is to stop. A process ends in here if it is: on the way back redo's threads are
+    /// waited for, which may wait for frames that the checkpointer cannot clean.
     fn must_stop(&mut self) -> bool;
     /// How many threads redo pages beside the one that reads the log; with none, that one does.
     fn redo_threads(&self) -> usize {

@@ -308,6 +308,10 @@ impl<'s, 'w> Redo<'s, 'w> {
     /// Takes note of the batches that are done.
     fn settle(&mut self) -> Result<(), RecoveryError> {
         self.crew.look();
+        while self.crew.is_failing() {
+            self.crew.wait(LOOK_EVERY);
+            self.look()?;
+        }
         self.crew.check()?;
         while let Some(batch) = self.crew.next_done() {
             let files = &self.store.shared.files;
