@@ -5,8 +5,8 @@
 //! came to commit, or its making was never ended: that is dropped like any other file, so that it is
 //! removed when the redo point has passed this start's end, and found again by the next start if this one
 //! is cut off. No page of such a file was ever written, because none is before its record is durable. So
-//! one that holds anything but zeros is something else, and is left alone: nobody knows whether it is
-//! needed.
+//! one that holds anything but zeros is something else, and is left alone, and its number is used up:
+//! nobody knows whether it is needed.
 
 use super::RecoveryError;
 use rd_base::limits::FILES_MAX;
@@ -231,7 +231,13 @@ pub(super) fn drop_unborn(store: &Store, named: &[FileNo], end: Lsn) -> Result<(
     // Each takes a row until it is removed. More than half of them are never live; some stay for files to
     // come, and what is left here for a later start costs nobody his.
     let mut rows = (FILES_MAX / 4 * 3).saturating_sub(known.len());
-    for (file, pieces) in pieces_on_disk(store)? {
+    let on_disk = pieces_on_disk(store)?;
+    // Whatever becomes of them: what is left alone is not to be taken for the next database's file.
+    let given_out = on_disk.keys().filter(|file| file.get() < limit);
+    if let Some(last) = given_out.max() {
+        files.raise_next_number(FileNo::new(last.get() + 1));
+    }
+    for (file, pieces) in on_disk {
         if known.contains(&file) || named.contains(&file) {
             continue;
         }
@@ -368,7 +374,7 @@ mod tests {
         let zeros = vec![0; 3 * READ_BYTES + 5];
         let mut used = zeros.clone();
         *used.last_mut().expect("not empty") = 1;
-        let contents: [(String, &[u8]); 8] = [
+        let contents: [(String, &[u8]); 9] = [
             (format!("{next}"), &zeros),
             (format!("{}", next + 7), &[]),
             (format!("{}", next + 1), &used),
@@ -376,6 +382,8 @@ mod tests {
             (format!("{}.1", next + 2), &used),
             // Named by the catalog, whatever else may be wrong.
             (format!("{}", next + 3), &zeros),
+            // Left alone, and no file to come may be made in its place.
+            (format!("{}", next + 9), &used),
             (format!("{far}"), &zeros),
             ("0".to_owned(), &zeros),
         ];
@@ -395,7 +403,11 @@ mod tests {
         assert_eq!(drops, expected);
         assert_eq!(store.shared.files.live(), live);
         let given = store.shared.files.allocate_number().get();
-        assert!(given > next + 7, "{given} is about to be removed");
+        assert!(
+            given > next + 9,
+            "{given} is another's, or about to be removed"
+        );
+        assert!(given < far, "{given} is as far off as what nobody gave out");
         // Once more, as by the next start: it is known now.
         drop_unborn(&store, &[], end).expect("a good disk");
     }
