@@ -184,7 +184,7 @@ impl Checks<'_> {
             machine.interleave(Policy::draw(rng));
         }
         if !harm.is_none() {
-            machine.harm();
+            machine.harm(harm.hides_pages());
             harm.inject(disk, rng);
             harm.fill(disk);
         }

@@ -35,7 +35,7 @@ impl Checks<'_> {
         self.tally.lied += 1;
         let manner = &self.manners[rng.below(self.manners.len() as u64) as usize];
         let mut machine = Machine::boot(disk, manner, rng.next_u64());
-        machine.harm();
+        machine.harm(harm.hides_pages());
         machine.expect_damage();
         let recovered = loop {
             if let Some(recovered) = machine.recovered() {

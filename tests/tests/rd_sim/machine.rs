@@ -155,7 +155,7 @@ pub struct Machine {
     waits: usize,
     /// I/Os fail, and are tried again after some time.
     is_harmed: bool,
-    /// Pages may be damaged, and the scrub may find that.
+    /// Pages may be damaged, or cannot be read, and the scrub may find that.
     is_damaged: bool,
 }
 
@@ -277,9 +277,11 @@ impl Machine {
         self.scheduler = Some(Scheduler::new(policy, seed));
     }
 
-    /// From now on I/Os may fail, and who waits for what is tried again may sleep for long.
-    pub fn harm(&mut self) {
+    /// From now on I/Os may fail, and who waits for what is tried again may sleep for long. `hides_pages`:
+    /// reads of pages do, which the scrub cannot tell from damage.
+    pub fn harm(&mut self, hides_pages: bool) {
         self.is_harmed = true;
+        self.is_damaged |= hides_pages;
     }
 
     /// The disk may have lied: what the scrub finds is no mistake of its.

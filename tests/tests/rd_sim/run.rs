@@ -239,7 +239,7 @@ impl Plan {
             machine.add("backend", false, move || backend.run(ops));
         }
         if !life.harm.is_none() {
-            machine.harm();
+            machine.harm(harm.hides_pages());
         }
         if life.harm.lies() {
             machine.expect_damage();
