@@ -335,6 +335,7 @@ impl Checkpointer {
     pub fn shutdown_checkpoint(&mut self) -> Result<(), Failure> {
         // All of the server's life may have been within one turn of ours.
         self.take_handover()?;
+        self.learn_of_recovery();
         self.absorb();
         let own = Flags::SHUTDOWN | Flags::IMMEDIATE;
         let shared = Arc::clone(&self.store.shared);

@@ -345,9 +345,12 @@ impl Found {
         let area = self.area()?;
         let is_area_unusable = area.is_err();
         let area = area.unwrap_or_else(|error| {
+            let torn = match self.is_clean() {
+                true => "",
+                false => "; pages that are torn stay so (see rd_verify)",
+            };
             notes.push(format!(
-                "the double-write area cannot be used, and the next start makes another: {error}; pages \
-                 that are torn stay so (see rd_verify)"
+                "the double-write area cannot be used, and the next start makes another: {error}{torn}"
             ));
             None
         });
@@ -503,10 +506,10 @@ impl Found {
             storage.create_dir(WAL_DIR)?;
             storage.sync_dir("")?;
         }
-        segments::make(storage, plan.control.timeline, plan.number, bytes)?;
         if !self.is_clean() {
-            self.sync_files()?;
+            self.sync_files(plan)?;
         }
+        segments::make(storage, plan.control.timeline, plan.number, bytes)?;
         control_file::replace(storage, &plan.control)?;
         if plan.is_area_unusable {
             storage.remove(DOUBLEWRITE_PATH)?;
@@ -521,11 +524,18 @@ impl Found {
         Ok(())
     }
 
-    /// Makes durable what is in the relation files: pages that the last server wrote without the
-    /// double-write area may be in the kernel's cache only, and no start will redo them.
-    fn sync_files(&self) -> Result<()> {
+    /// Makes durable what is in the relation files that were counted: pages that the last server wrote
+    /// without the double-write area may be in the kernel's cache only, and no start will redo them. What
+    /// the kernel has given up after a sync that failed is not there any more, whatever it says now.
+    fn sync_files(&self, plan: &Plan) -> Result<()> {
+        let counted = plan
+            .control
+            .files
+            .iter()
+            .filter(|row| !row.access.is_offline());
+        let counted: BTreeSet<FileNo> = counted.map(|row| row.file).collect();
         for name in self.storage.list(BASE_DIR)? {
-            if parse_name(&name).is_some() {
+            if parse_name(&name).is_some_and(|(file, _)| counted.contains(&file)) {
                 let file = self
                     .storage
                     .open(&format!("{BASE_DIR}/{name}"), OpenMode::Read)?;

@@ -221,9 +221,14 @@ impl Crew {
         Some(Arc::into_inner(flight.batch).expect("all jobs of the batch are answered"))
     }
 
+    /// Whether something that was given is not done.
+    pub fn is_at_work(&self) -> bool {
+        self.flights.iter().any(|flight| flight.parts_left > 0)
+    }
+
     /// Whether something stopped a worker, and others have not yet done what was under way then.
     pub fn is_failing(&self) -> bool {
-        self.failed.is_some() && self.flights.iter().any(|flight| flight.parts_left > 0)
+        self.failed.is_some() && self.is_at_work()
     }
 
     /// What stopped a worker. The others have done then what was under way, so it is the first in

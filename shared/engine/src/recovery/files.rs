@@ -5,8 +5,8 @@
 //! came to commit, or its making was never ended: that is dropped like any other file, so that it is
 //! removed when the redo point has passed this start's end, and found again by the next start if this one
 //! is cut off. No page of such a file was ever written, because none is before its record is durable. So
-//! one that holds anything but zeros is something else, and is left alone, and its number is used up:
-//! nobody knows whether it is needed.
+//! one that holds anything but zeros is something else, and is left alone: nobody knows whether it is
+//! needed. Its number is used up, if it is among the next [`FILES_MAX`]: else a stray one would use up all.
 
 use super::RecoveryError;
 use rd_base::limits::FILES_MAX;

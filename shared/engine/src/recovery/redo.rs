@@ -88,10 +88,11 @@ pub(super) fn redo(
     thread::scope(|scope| {
         let crew = Crew::new(scope, store, pages, watcher.redo_threads());
         let mut redo = Redo::new(store, from, known, crew, watcher)?;
-        let end = redo.first_reading(known)?;
-        redo.tail(known, &end)?;
-        redo.finish(&end)?;
-        Ok((end, redo.summary()))
+        let done = redo.run(known);
+        if let Err(error) = &done {
+            redo.await_crew(error);
+        }
+        done
     })
 }
 
@@ -189,6 +190,25 @@ impl<'s, 'w> Redo<'s, 'w> {
             told_ns: now_ns,
             logged_ns: now_ns,
         })
+    }
+
+    fn run(&mut self, known: &Known<'_>) -> Result<(LogEnd, RedoSummary), RecoveryError> {
+        let end = self.first_reading(known)?;
+        self.tail(known, &end)?;
+        self.finish(&end)?;
+        Ok((end, self.summary()))
+    }
+
+    /// Before a start is refused its threads have to be joined, and these may wait for as long as no page
+    /// can be written: it is said why, and a stop ends that.
+    fn await_crew(&mut self, error: &RecoveryError) {
+        self.crew.look();
+        if self.crew.is_at_work() {
+            log::error!("{error}; waiting for what is being redone");
+        }
+        while self.crew.is_at_work() && !self.watcher.must_stop() {
+            self.crew.wait(LOOK_EVERY);
+        }
     }
 
     /// Reads the log to its end, and redoes what is proved to be durable.
