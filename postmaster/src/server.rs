@@ -26,6 +26,7 @@ use crate::state::{Action, Admission, Event, Outcome, Phase, Shutdown, State, St
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
 use rd_base::config::Reloaded;
 use rd_base::handover::Handover;
 use rd_base::{Config, Overrides, Role, logline};
@@ -53,6 +54,8 @@ const SHORTAGE_PAUSE_NS: u64 = 1_000_000_000;
 const PLACE_LOOK_NS: u64 = 10_000_000_000;
 /// Pause of the listening sockets when even refusing takes more than there is.
 const EXHAUSTED_PAUSE_NS: u64 = 100_000_000;
+/// For how long it polls what it may, while that is not all.
+const POLL_SHORT_MS: u64 = 100;
 
 /// What the boot has made ready.
 pub struct Boot {
@@ -523,10 +526,20 @@ impl Server {
             .flatten()
             .fold(self.look_at_place_at_ns, u64::min);
         let left_ms = deadline_ns.saturating_sub(now_ns).div_ceil(1_000_000);
-        poll(
-            &mut polled,
-            PollTimeout::try_from(left_ms).unwrap_or(PollTimeout::MAX),
-        )?;
+        let timeout = |ms: u64| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
+        match poll(&mut polled, timeout(left_ms)) {
+            // Somebody has lowered the limit below what is open: signals and backends come first, and it
+            // may be higher in a moment.
+            Err(Errno::EINVAL) => {
+                let limit = getrlimit(Resource::RLIMIT_NOFILE)?.0;
+                let count =
+                    usize::try_from(limit).map_or(polled.len(), |limit| limit.min(polled.len()));
+                poll(&mut polled[..count], timeout(left_ms.min(POLL_SHORT_MS)))?;
+            }
+            done => {
+                done?;
+            }
+        }
         let ready = polled.iter().map(|polled| polled.any().unwrap_or(true));
         Ok(sources
             .into_iter()

@@ -152,6 +152,8 @@ fn a_stop_does_not_wait_for_pages_that_cannot_be_written_in_recovery() {
         ("recovery_time_target", "0"),
         ("log_startup_progress_interval", "100ms"),
     ]);
+    // It may be killed while it writes a page.
+    cluster.announce("was torn");
     cluster.announce("does its action");
     cluster.announce("starts before this one did not finish");
     let mut client = cluster.client();
@@ -337,7 +339,7 @@ fn a_full_disk_refuses_writes_serves_reads_and_mends() {
                 .for_each(|key| client.send(&["SET", key, &value]));
             let replies = client.receive_many(keys.len()).expect("answered");
             let is_written = |(_, reply): &(_, &Reply)| reply.error().is_none();
-            let written = keys.iter().zip(&replies).filter(is_written).last();
+            let written = keys.iter().zip(&replies).rfind(is_written);
             last = written.map(|(key, _)| key.clone()).or(last);
             if let Some(error) = replies.iter().find_map(Reply::error) {
                 return (last, error.to_owned());

@@ -136,6 +136,26 @@ fn a_restart_for_which_descriptors_are_short_is_tried_again_and_a_first_start_re
     assert_order(&log, &[SHORT, "the server cannot start"]);
 }
 
+/// No more descriptors may be polled than a process may have, those that it has included.
+#[test]
+fn a_postmaster_that_may_have_fewer_descriptors_than_it_has_goes_on() {
+    let mut cluster = Cluster::started(&[("backends", "4")]);
+    // That the configuration cannot be read.
+    cluster.announce("");
+    let postmaster = cluster.pid().expect("it runs");
+    if !allow_descriptors(postmaster, 3) {
+        skip("there is no prlimit");
+        return;
+    }
+    for times in 1..3 {
+        send(postmaster, Signal::SIGHUP);
+        cluster.wait_log_times("received SIGHUP", times);
+    }
+    assert!(allow_descriptors(postmaster, 1000));
+    assert!(call(&mut cluster.client(), &["SET", "key", "value"]).is_ok());
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+}
+
 /// The postmaster makes the segment anew before any child is there that could lack something.
 #[test]
 fn a_restart_for_which_there_is_no_segment_is_tried_again() {

@@ -363,6 +363,8 @@ impl World {
     }
 
     fn checkpoint(&mut self) {
+        // As a backend that sleeps: in none of the files that are to be unlinked.
+        self.engine.rest();
         let flags = Flags::CAUSE_MANUAL | Flags::IMMEDIATE | Flags::FORCE;
         let target = self.shared.wal.insert_lsn();
         let request = Request::of_process(flags, target, Role::Backend(0), "test");
