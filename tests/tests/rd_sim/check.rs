@@ -134,13 +134,14 @@ impl Checks<'_> {
                 ledger.to_mut().memory.may_have_gaps();
             }
         }
+        let hid_a_slot = harm.hides_a_slot();
         for _ in 0..STARTS_MAX {
-            let start = self.try_start(disk, &ledger, depth, &harm, rng).map_err(
-                |Failure(text)| match harm.is_none() {
+            let start = self
+                .try_start(disk, &ledger, depth, (&harm, hid_a_slot), rng)
+                .map_err(|Failure(text)| match harm.is_none() {
                     true => Failure(text),
                     false => Failure(format!("{text}\n  in a start with {harm:?}")),
-                },
-            )?;
+                })?;
             match start {
                 Start::Done(started) => return Ok(*started),
                 Start::Receded => {}
@@ -164,7 +165,7 @@ impl Checks<'_> {
         disk: &SimStorage,
         ledger: &Ledger,
         depth: usize,
-        harm: &Harm,
+        (harm, hid_a_slot): (&Harm, bool),
         rng: &mut Rng,
     ) -> Result<Start, Failure> {
         let manner = &self.manners[rng.below(self.manners.len() as u64) as usize];
@@ -248,10 +249,9 @@ impl Checks<'_> {
         }
         // Records that a crash has cut off must not pass for those of this start.
         let (count, mut last) = (machine.shared.wal.start_count(), before.start_count);
-        if harm.hides_a_slot()
-            && let Ok(other) = &slots.other
-        {
-            // Its count was raised in one slot alone by a start that has written nothing else.
+        if hid_a_slot && let Ok(other) = &slots.other {
+            // Its count was raised in one slot alone by a start, this one's first attempt maybe, that has
+            // written nothing else.
             last = last.min(other.start_count);
         }
         if count <= last {
