@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Bytes of a page of the simulated cache.
 pub(super) const CACHE_PAGE_BYTES: usize = 4096;
 /// Bytes that a disk writes whole or not at all.
-const SECTOR_BYTES: usize = 512;
+pub(super) const SECTOR_BYTES: usize = 512;
 /// Versions of a dirty page that are remembered beside the durable and the live one.
 const VERSIONS_MAX: usize = 6;
 

@@ -26,7 +26,7 @@ mod names;
 
 use crate::simproc::{Pause, pause};
 use crate::storage::{OpenMode, Storage, StorageFile, failed, is_inside};
-use image::{CACHE_PAGE_BYTES, Contents, Fate};
+use image::{CACHE_PAGE_BYTES, Contents, Fate, SECTOR_BYTES};
 use names::{Inode, Names, Node};
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
@@ -117,7 +117,8 @@ pub struct Injection {
     /// so many of them
     pub times: u64,
     /// fail with this error of the system (`EIO`, `ENOSPC`). A failing sync leaves some pages
-    /// unwritten that the cache takes for clean from then on; a failing write may be a short one.
+    /// unwritten that the cache takes for clean from then on; a failing write may be a short one, which ends
+    /// between two sectors.
     pub errno: i32,
 }
 
@@ -749,6 +750,9 @@ impl SimFile {
                 let mut part = disk.rng.below(2 * len + 1).min(len);
                 if disk.block_pages > 1 {
                     part -= part % (disk.block_pages * CACHE_PAGE_BYTES) as u64;
+                } else if part < len {
+                    // The kernel stops between pages of its cache, or sectors of the disk.
+                    part = part.saturating_sub((offset + part) % SECTOR_BYTES as u64);
                 }
                 part_of(disk.contents(self.inode)?, part);
                 disk.used_pages = None;

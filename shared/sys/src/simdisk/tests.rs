@@ -219,11 +219,12 @@ fn after_a_failed_sync_the_cache_lies() {
 
 #[test]
 fn a_write_that_fails_may_be_a_short_one() {
+    const BYTES: usize = 40 * SECTOR_BYTES;
     let mut lens = BTreeSet::new();
     for seed in 0..60 {
         let disk = SimStorage::new(seed);
         let a = new_file(&disk, "a");
-        a.write_all_at(&[1; 1000], 0).expect("written");
+        a.write_all_at(&[1; BYTES], 0).expect("written");
         disk.inject(Injection {
             kind: IoKind::Write,
             path_contains: String::new(),
@@ -231,13 +232,17 @@ fn a_write_that_fails_may_be_a_short_one() {
             times: 1,
             errno: libc::EIO,
         });
-        a.write_all_at(&[2; 1000], 0).expect_err("a bad disk");
+        a.write_all_at(&[2; BYTES], 0).expect_err("a bad disk");
         let bytes = contents(&disk, "a");
         let new = bytes.iter().take_while(|byte| **byte == 2).count();
-        assert!(bytes.len() == 1000 && bytes[new..].iter().all(|byte| *byte == 1));
+        assert!(bytes.len() == BYTES && bytes[new..].iter().all(|byte| *byte == 1));
+        assert!(
+            new.is_multiple_of(SECTOR_BYTES),
+            "{new} bytes: a torn sector"
+        );
         lens.insert(new);
     }
-    assert!(lens.contains(&1000) && lens.len() > 10, "{lens:?}");
+    assert!(lens.contains(&BYTES) && lens.len() > 10, "{lens:?}");
 }
 
 #[test]
