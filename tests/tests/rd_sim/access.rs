@@ -159,14 +159,13 @@ impl Backend {
         let is_done = self.ask_of_file(engine, file, None);
         // One that is closed is left as it is, with all that it will have, also if it was so for a moment; and
         // so is one that is dropped, which a crash may bring back.
-        let is_open = !was_closed && shared.files.closed(file).is_none();
-        let is_open = is_open && shared.files.live().contains(&file);
-        if is_done
-            && is_open
-            && changes == self.ledger.borrow().access_changes
-            && changes.are_over()
-        {
-            self.ledger.borrow_mut().promise_file(file, asked_at);
+        let is_closed = was_closed || shared.files.closed(file).is_some();
+        let is_there = shared.files.live().contains(&file);
+        // Others go on at each look at shared memory, so there is none while the ledger is held.
+        let mut ledger = self.ledger.borrow_mut();
+        let was_left_alone = changes.are_over() && changes == ledger.access_changes;
+        if is_done && is_there && !is_closed && was_left_alone {
+            ledger.promise_file(file, asked_at);
         }
     }
 

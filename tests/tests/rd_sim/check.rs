@@ -134,10 +134,10 @@ impl Checks<'_> {
                 ledger.to_mut().memory.may_have_gaps();
             }
         }
-        let hid_a_slot = harm.hides_a_slot();
+        let was_harmed = !harm.is_none();
         for _ in 0..STARTS_MAX {
             let start = self
-                .try_start(disk, &ledger, depth, (&harm, hid_a_slot), rng)
+                .try_start(disk, &ledger, depth, (&harm, was_harmed), rng)
                 .map_err(|Failure(text)| match harm.is_none() {
                     true => Failure(text),
                     false => Failure(format!("{text}\n  in a start with {harm:?}")),
@@ -165,7 +165,7 @@ impl Checks<'_> {
         disk: &SimStorage,
         ledger: &Ledger,
         depth: usize,
-        (harm, hid_a_slot): (&Harm, bool),
+        (harm, was_harmed): (&Harm, bool),
         rng: &mut Rng,
     ) -> Result<Start, Failure> {
         let manner = &self.manners[rng.below(self.manners.len() as u64) as usize];
@@ -249,9 +249,9 @@ impl Checks<'_> {
         }
         // Records that a crash has cut off must not pass for those of this start.
         let (count, mut last) = (machine.shared.wal.start_count(), before.start_count);
-        if hid_a_slot && let Ok(other) = &slots.other {
-            // Its count was raised in one slot alone by a start, this one's first attempt maybe, that has
-            // written nothing else.
+        if was_harmed && let Ok(other) = &slots.other {
+            // A start that was cut off before its second slot has written nothing else. The first one cannot
+            // be read now; or a sync of it failed, and the cache has let go of it since.
             last = last.min(other.start_count);
         }
         if count <= last {

@@ -249,13 +249,6 @@ impl Harm {
         self.faults.iter().any(names) || is_full || is_torn || is_lied_about
     }
 
-    /// Whether a slot of `pg_control` may be there and cannot be read.
-    pub fn hides_a_slot(&self) -> bool {
-        let hides =
-            |fault: &Fault| fault.kind == IoKind::Read && "global/pg_control".contains(fault.path);
-        self.faults.iter().any(hides)
-    }
-
     /// Whether pages may be there and cannot be read.
     pub fn hides_pages(&self) -> bool {
         let hides = |fault: &Fault| fault.kind == IoKind::Read && fault.path.starts_with("base");

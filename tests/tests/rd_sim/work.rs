@@ -386,10 +386,15 @@ fn is_beaten(
         change => change.needs(),
     };
     let may_be = |number: &usize| ledger.may_have_been(*number, from, backend, &is_it);
-    // Between looking a name up and using what it named more may happen than the ledger can tell.
-    let is_gone = matches!(error, EngineError::NoNamespace)
-        && concerned.iter().any(|number| *number >= DATABASES);
-    matches!(error, EngineError::Conflict { .. }) || is_gone || concerned.iter().any(may_be)
+    // Between looking at a namespace and using what was seen more may happen than the ledger can tell.
+    let may_change = match error {
+        EngineError::NoNamespace => concerned.iter().any(|number| *number >= DATABASES),
+        EngineError::NamespaceReadOnly(_) | EngineError::NamespaceOffline(_) => {
+            ledger.access_changes.begun > 0
+        }
+        _ => false,
+    };
+    matches!(error, EngineError::Conflict { .. }) || may_change || concerned.iter().any(may_be)
 }
 
 /// # Errors
