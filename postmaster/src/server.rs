@@ -46,8 +46,8 @@ use std::sync::Arc;
 
 /// Connections accepted from one socket before signals are looked at again.
 const ACCEPTS_PER_TURN: usize = 64;
-/// From a crash for want of a process, or of what one needs, to the restart, so that not all tries that the restart policy
-/// allows come at the same moment.
+/// From a crash for want of a process, or of what one needs, to the restart, so that not all tries that
+/// the restart policy allows come at the same moment.
 const SHORTAGE_PAUSE_NS: u64 = 1_000_000_000;
 /// Between two looks at whether the data directory is where it was. Whatever is done to it meanwhile,
 /// all files are reached from within.

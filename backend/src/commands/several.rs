@@ -137,9 +137,8 @@ impl Reader {
         snapshot: &Snapshot,
     ) -> Result<(), EngineError> {
         let (namespace, mark) = (call.namespace(), call.output.mark());
-        let before = *self;
+        let (before, view) = (*self, View::AtTime(snapshot, self.now_ms));
         for key in keys.skip(self.done).iter().take(PIECE_KEYS) {
-            let view = View::AtTime(snapshot, self.now_ms);
             let engine = &call.server.engine;
             let (is_there, depends_on) = match self.what {
                 What::Values => {

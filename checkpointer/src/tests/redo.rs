@@ -10,24 +10,30 @@ use rd_store::checkpoint::TicketState;
 use rd_store::files::Growth;
 use rd_store::relation::RelationFiles;
 use rd_sys::crash::catch_panics;
+use rd_sys::simdisk::SimStorage;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// The start with this number after a crash, in redo of twenty pages; those before it unfinished.
+fn in_redo_of_pages(disk: &SimStorage, attempt: u32) -> World {
+    let mut history = History::default();
+    let (mut world, _) = World::start(disk, &mut history);
+    for block in 1..=20 {
+        world.write_page(&mut history, tag(block), 1, 1000);
+    }
+    world.flush(&mut history);
+    drop(world);
+    disk.kill(u64::from(attempt));
+    World::in_redo(disk, attempt)
+}
+
 #[test]
 fn a_first_attempt_is_left_alone_for_ten_seconds_and_later_ones_are_not() {
     for (attempt, left_alone_ms) in [(1, 10_000), (2, 200), (3, 200)] {
         let disk = new_disk(u64::from(attempt));
-        let mut history = History::default();
-        let (mut world, _) = World::start(&disk, &mut history);
-        for block in 1..=20 {
-            world.write_page(&mut history, tag(block), 1, 1000);
-        }
-        world.flush(&mut history);
-        drop(world);
-        disk.kill(u64::from(attempt));
-        let mut world = World::in_redo(&disk, attempt);
+        let mut world = in_redo_of_pages(&disk, attempt);
         let before = control(&disk).redo_lsn;
         let stats = world.backend.shared.stats.clone();
         let mut written_after = |ms| {
@@ -114,16 +120,7 @@ fn no_commit_is_among_what_redo_has_counted() {
 /// that it waits for.
 #[test]
 fn a_page_that_stays_latched_keeps_no_file_from_growing() {
-    let disk = new_disk(7);
-    let mut history = History::default();
-    let (mut world, _) = World::start(&disk, &mut history);
-    for block in 1..=20 {
-        world.write_page(&mut history, tag(block), 1, 1000);
-    }
-    world.flush(&mut history);
-    drop(world);
-    disk.kill(7);
-    let mut world = World::in_redo(&disk, 2);
+    let mut world = in_redo_of_pages(&new_disk(7), 2);
     let shared = Arc::clone(&world.backend.shared);
     let event = shared.procs.event(world.checkpointer.store.slot).clone();
     let relations = Arc::new(RelationFiles::writer(Arc::clone(&world.backend.storage)));

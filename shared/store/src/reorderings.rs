@@ -234,9 +234,9 @@ fn join(threads: impl IntoIterator<Item = thread::JoinHandle<()>>) {
     threads.for_each(|thread| thread.join().expect("no panic"));
 }
 
-fn a_reader_beside_updates_and_pruning(from: From) {
+fn beside_updates_and_pruning(reader: impl FnOnce(&Server) + 'static) {
     let server = Server::new();
-    let reader = server.spawn(move |server| server.read(0, from));
+    let reader = server.spawn(reader);
     let pruner = server.spawn(Server::prune);
     server.update();
     server.log.flush();
@@ -246,12 +246,16 @@ fn a_reader_beside_updates_and_pruning(from: From) {
 
 #[test]
 fn what_a_snapshot_of_the_durable_lsn_sees_is_not_pruned() {
-    run(3, || a_reader_beside_updates_and_pruning(From::Durable));
+    run(3, || {
+        beside_updates_and_pruning(|server| server.read(0, From::Durable));
+    });
 }
 
 #[test]
 fn what_a_snapshot_of_the_insert_position_sees_is_not_pruned() {
-    run(3, || a_reader_beside_updates_and_pruning(From::Insert));
+    run(3, || {
+        beside_updates_and_pruning(|server| server.read(0, From::Insert));
+    });
 }
 
 #[test]
@@ -292,31 +296,19 @@ fn what_a_flush_under_way_makes_durable_is_not_pruned() {
 #[test]
 fn a_place_that_is_taken_again_hides_no_snapshot() {
     run(2, || {
-        let server = Server::new();
-        let reader = server.spawn(|server| {
+        beside_updates_and_pruning(|server| {
             server.read(0, From::Insert);
             server.read(0, From::Durable);
         });
-        let pruner = server.spawn(Server::prune);
-        server.update();
-        server.log.flush();
-        join([reader, pruner]);
-        server.assert_nothing_else_is_left();
     });
 }
 
 #[test]
 fn what_is_durable_can_be_read_without_a_snapshot() {
     run(3, || {
-        let server = Server::new();
-        let reader = server.spawn(|server| {
+        beside_updates_and_pruning(|server| {
             server.leaf(|versions| versions.read(server.log.durable_lsn()));
         });
-        let pruner = server.spawn(Server::prune);
-        server.update();
-        server.log.flush();
-        join([reader, pruner]);
-        server.assert_nothing_else_is_left();
     });
 }
 

@@ -23,13 +23,13 @@ pub use stepping::{AtomicI64, AtomicU32, AtomicU64};
 
 /// An atomic number, as protocols see it that the model checker runs too, on numbers of its own.
 pub trait Number {
-    /// As of an `AtomicU64`, like the next three.
+    /// The number.
     fn load(&self, order: Ordering) -> u64;
-    #[allow(missing_docs)]
+    /// Makes it `value`.
     fn store(&self, value: u64, order: Ordering);
-    #[allow(missing_docs)]
+    /// Adds `value`; gives what it was.
     fn fetch_add(&self, value: u64, order: Ordering) -> u64;
-    #[allow(missing_docs)]
+    /// Raises it to `value`, if it is less; gives what it was.
     fn fetch_max(&self, value: u64, order: Ordering) -> u64;
     /// Orders all before it against all after it, stores against loads too.
     fn full_fence();
