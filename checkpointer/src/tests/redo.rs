@@ -6,11 +6,13 @@ use crate::requests;
 use crate::worker::Worker;
 use rd_base::counters::Counter;
 use rd_base::{BlockNo, FileNo, PageTag};
+use rd_format::Access;
+use rd_format::held::{self, Held};
 use rd_store::checkpoint::TicketState;
 use rd_store::files::Growth;
 use rd_store::relation::RelationFiles;
 use rd_sys::crash::catch_panics;
-use rd_sys::simdisk::SimStorage;
+use rd_sys::simdisk::{SimStorage, Unsynced};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -93,6 +95,70 @@ fn headers_of_dropped_files_are_brought_together_with_pg_control_again() {
         disk.crash(at);
         World::start(&disk, &mut history);
     }
+}
+
+/// An opening that a crash cuts off may have written the header. Redo makes the page anew, and is cut off when
+/// it has written it.
+#[test]
+fn a_closed_file_whose_opening_was_cut_off_survives_a_crash_in_redo() {
+    let closed = FileNo::new(2);
+    let prepare = || {
+        let disk = new_disk(8);
+        let mut history = History::default();
+        let (mut world, _) = World::start(&disk, &mut history);
+        world.make_dirty_file(&mut history, 2);
+        for block in 1..=20 {
+            world.write_page(&mut history, tag(block), 1, 1000);
+        }
+        world.flush(&mut history);
+        let done = world.checkpoint_file(closed, Some(Access::READ_ONLY));
+        assert_eq!(done, TicketState::Done);
+        (disk, history, world)
+    };
+    let redo = |disk: &SimStorage| {
+        let mut world = World::in_redo(disk, 2);
+        world.pass(Duration::from_millis(200));
+        world.checkpointer.turn();
+    };
+    let in_vain = |work: &mut dyn FnMut()| {
+        let _ = catch_unwind(AssertUnwindSafe(|| catch_panics(work)));
+    };
+    let (disk, _, mut world) = prepare();
+    let before = disk.io_count();
+    let done = world.checkpoint_file(closed, Some(Access::READ_WRITE));
+    assert_eq!(done, TicketState::Done);
+    let ios = disk.io_count() - before;
+    let mut were_ahead = 0;
+    for at in 1..=ios {
+        let (disk, history, mut world) = prepare();
+        disk.crash_at(Some(before + at));
+        in_vain(&mut || _ = world.checkpoint_file(closed, Some(Access::READ_WRITE)));
+        assert!(disk.has_crashed(), "I/O {at} of {ios}");
+        drop(world);
+        disk.crash_as(Unsynced::Kept);
+        were_ahead += u32::from(is_closed_and_ahead(&disk, closed));
+        let whole = disk.fork();
+        let first = whole.io_count();
+        redo(&whole);
+        for io in first + 1..=whole.io_count() {
+            let disk = disk.fork();
+            disk.crash_at(Some(io));
+            in_vain(&mut || redo(&disk));
+            end(&disk, io, io % 3 > 0);
+            World::start(&disk, &mut history.clone());
+        }
+    }
+    assert!(were_ahead > 0, "no crash left a header that is ahead");
+}
+
+/// Whether the header of the file, which `pg_control` says is closed, is ahead.
+fn is_closed_and_ahead(disk: &SimStorage, file: FileNo) -> bool {
+    let control = control(disk);
+    let row = control.files.iter().find(|row| row.file == file);
+    let row = row.expect("it is named");
+    let header = RelationFiles::writer(Arc::new(disk.clone())).read_meta(file);
+    let header = header.expect("whole").expect("it is there");
+    row.is_closed() && held::hold(&header, row, &control) == Held::Ahead
 }
 
 /// The checkpointer looks whether redo goes on, and then it takes a while to sync.

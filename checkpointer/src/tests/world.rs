@@ -259,15 +259,10 @@ impl World {
                 .load(row, blocks.expect("the file is there"), control.keys_lsn)
                 .expect("a free row");
             let ahead = control.checkpoint_count + 1;
-            let is_ahead = || {
-                let header = backend.relations.read_meta(row.file);
-                let header = header.expect("it was mended");
-                header.is_some_and(|header| header.checkpoint_count == ahead)
-            };
-            if row.is_closed() && is_ahead() {
-                shared
-                    .files
-                    .set_closed(row.file, Access::READ_WRITE, Lsn::ZERO);
+            let header = backend.relations.read_meta(row.file);
+            let header = header.expect("it was mended").expect("it is there");
+            if row.is_closed() && header.checkpoint_count == ahead {
+                shared.files.reopen(&header);
             }
         }
         for pending in &control.pending_drops {

@@ -11,11 +11,11 @@
 use super::RecoveryError;
 use rd_base::limits::FILES_MAX;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag};
-use rd_format::Access;
 use rd_format::bitmap::META_BLOCK;
 use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::{ControlFile, FileRow, PendingDrop};
 use rd_format::held::{self, Held};
+use rd_format::meta::Meta;
 use rd_store::Store;
 use rd_store::buffer::PageReadError;
 use rd_store::files::FileState;
@@ -88,7 +88,12 @@ pub(super) fn check(store: &Store, control: &ControlFile, torn: Torn) -> Result<
     Ok(())
 }
 
-fn hold(store: &Store, control: &ControlFile, row: &FileRow) -> Result<Held, RecoveryError> {
+/// Gives the header, and what it turns out to be, if that is good.
+fn hold(
+    store: &Store,
+    control: &ControlFile,
+    row: &FileRow,
+) -> Result<(Held, Meta), RecoveryError> {
     let Some(meta) = store.relations.read_meta(row.file)? else {
         let path = path_of(meta_tag(row.file));
         return Err(RecoveryError::FileMissing { path });
@@ -107,7 +112,7 @@ fn hold(store: &Store, control: &ControlFile, row: &FileRow) -> Result<Held, Rec
             expected: row.blocks,
         });
     }
-    Ok(held)
+    Ok((held, meta))
 }
 
 /// Enters the files that `control` names in the shared table.
@@ -133,11 +138,12 @@ pub(super) fn load(store: &Store, control: &ControlFile) -> Result<(), RecoveryE
             relations.sync_growth(row.file, row.blocks, blocks)?;
         }
         files.load(row, blocks, control.keys_lsn)?;
-        if row.is_closed() && matches!(hold(store, control, row), Ok(Held::Ahead)) {
-            // It was to be closed for something else, or opened, when the server went down. Its pages
-            // are on disk whatever became of that; its header is brought in order when it is closed
-            // again.
-            files.set_closed(row.file, Access::READ_WRITE, Lsn::ZERO);
+        if row.is_closed()
+            && let Ok((Held::Ahead, header)) = hold(store, control, row)
+        {
+            // It was to be opened when the server went down. Its pages are on disk whatever became of that;
+            // its header is brought in order when it is closed again.
+            files.reopen(&header);
         }
     }
     let on_disk = pieces_on_disk(store)?;
