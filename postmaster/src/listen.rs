@@ -11,6 +11,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use rd_base::Config;
+use rd_base::error::with_causes;
 use rd_base::handover::Peer;
 use rd_sys::lockfile::{LockError, LockFile};
 use std::fs::{self, File, Permissions};
@@ -103,12 +104,13 @@ impl Listeners {
             if opened.tcp_addresses.is_empty() && !failed.is_empty() {
                 let why: Vec<String> = failed
                     .iter()
-                    .map(|(_, error)| format!("{error:#}"))
+                    .map(|(_, error)| with_causes(&**error))
                     .collect();
                 bail!("could not create any TCP/IP socket: {}", why.join("; "));
             }
             for (name, error) in failed {
-                log::warn!("could not create listen socket for \"{name}\": {error:#}");
+                let error = with_causes(&*error);
+                log::warn!("could not create listen socket for \"{name}\": {error}");
             }
         }
         let directory = match config.unix_socket_directory() {

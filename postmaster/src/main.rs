@@ -28,6 +28,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use pidfile::{Identity, PidFile};
 use place::{HERE, Place};
+use rd_base::error::with_causes;
 use rd_base::words::LogMinMessages;
 use rd_base::{Config, Role, logline};
 use rd_engine::init::{InitOptions, init_data_directory_unless};
@@ -157,7 +158,7 @@ fn main() {
     let code = match booted {
         Ok(server) => server.run(),
         Err(error) => {
-            rd_base::fatal!("{error:#}");
+            rd_base::fatal!("{}", with_causes(&*error));
             1
         }
     };

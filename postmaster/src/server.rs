@@ -28,6 +28,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
 use rd_base::config::Reloaded;
+use rd_base::error::with_causes;
 use rd_base::handover::Handover;
 use rd_base::{Config, Overrides, Role, logline};
 use rd_store::checkpoint::StopOrder;
@@ -203,9 +204,10 @@ impl Server {
                 let event = match self.reset_shared_memory() {
                     Ok(()) => Event::MemoryReady,
                     Err(error) => {
+                        let error = with_causes(&*error);
                         match self.state.has_crashed() {
-                            true => log::error!("{error:#}"),
-                            false => rd_base::fatal!("{error:#}"),
+                            true => log::error!("{error}"),
+                            false => rd_base::fatal!("{error}"),
                         }
                         Event::MemoryFailed { now_ms: now_ms() }
                     }
@@ -324,7 +326,7 @@ impl Server {
 
     fn write_status(&mut self, status: Status) {
         if let Err(error) = self.pid_file.set_status(status) {
-            log::warn!("{error:#}");
+            log::warn!("{}", with_causes(&*error));
         }
     }
 
@@ -429,7 +431,7 @@ impl Server {
             log::warn!("{error}");
         }
         if let Err(error) = self.pid_file.remove() {
-            log::warn!("{error:#}");
+            log::warn!("{}", with_causes(&*error));
         }
         match outcome.status() {
             0 => log::info!("{outcome}"),
@@ -495,7 +497,7 @@ impl Server {
     fn has_moved(&self) -> bool {
         let moved = self.place.check();
         moved
-            .inspect_err(|error| rd_base::fatal!("{error:#}"))
+            .inspect_err(|error| rd_base::fatal!("{}", with_causes(&**error)))
             .is_err()
     }
 

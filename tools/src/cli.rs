@@ -2,6 +2,7 @@
 
 use anyhow::Error;
 use clap::Parser;
+use rd_base::error::with_causes;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
@@ -51,7 +52,7 @@ pub fn with_hint(what: impl Display, hint: impl Display) -> Error {
 
 /// Prints an error with its causes, and its details and hints on lines of their own.
 pub fn print_error(tool: &str, error: &Error) {
-    print_message(tool, "error", &format!("{error:#}"));
+    print_message(tool, "error", &with_causes(&**error));
 }
 
 /// Prints a warning in the same way.
@@ -150,7 +151,7 @@ mod tests {
             .context("could not write")
             .expect_err("it is one");
         assert_eq!(
-            render("rd_x", "error", &format!("{error:#}")),
+            render("rd_x", "error", &with_causes(&*error)),
             "rd_x: error: could not write: the disk is full\n\
              rd_x: detail: 0 bytes are left\n\
              rd_x: hint: Make room.\n"

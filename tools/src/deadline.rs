@@ -12,6 +12,7 @@ use crate::ctl::{self, Waiting};
 use crate::pidfile::PidFile;
 use crate::{cli, control, probe};
 use anyhow::{Result, bail};
+use rd_base::error::with_causes;
 use rd_base::limits::PAGE_BYTES;
 use rd_format::control::{ControlFile, DbState};
 use rd_store::recovery_time::{RedoWork, Speeds};
@@ -236,7 +237,7 @@ pub fn stop(dir: &Path, server: &PidFile, deadline: Duration, waiting: Waiting) 
     let then = match control::read(dir).and_then(control::Reading::chosen) {
         Ok(chosen) => forecast(&chosen.control),
         Err(error) => {
-            cli::print_warning("rd_ctl", &format!("{error:#}"));
+            cli::print_warning("rd_ctl", &with_causes(&*error));
             "what the next start has to do is not known".to_owned()
         }
     };

@@ -3,6 +3,7 @@
 
 use crate::cli::with_hint;
 use anyhow::{Context, Result};
+use rd_base::error::with_causes;
 use rd_base::{FileNo, PageTag};
 use rd_engine::namespace::names_of_files;
 use rd_engine::verify::{FilePages, Report, verify};
@@ -97,7 +98,7 @@ fn check(relations: &RelationFiles, control: &ControlFile, row: &FileRow) -> Rep
             .push(format!("{found} keys, and pg_control says {said}"));
     }
     if let Err(problem) = check_meta(relations, control, row) {
-        report.problems.push(format!("{problem:#}"));
+        report.problems.push(with_causes(&*problem));
     }
     report
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Parser, ValueEnum};
+use rd_base::error::with_causes;
 use rd_base::units::{self, Measure};
 use rd_tools::cli::with_hint;
 use rd_tools::ctl::{self, Mode, OPTIONS_FILE, Prepared, Start, Waiting};
@@ -216,7 +217,7 @@ fn restart(dir: PathBuf, arguments: &Arguments, waiting: Waiting) -> Result<()> 
             ctl::stop(&dir, &server, arguments.mode, waiting)?;
         }
         Err(error) => {
-            cli::print_warning(NAME, &format!("{error:#}"));
+            cli::print_warning(NAME, &with_causes(&*error));
             ctl::say(waiting, "trying to start server anyway");
         }
     }
@@ -233,7 +234,7 @@ fn restart_options(dir: &Path, arguments: &Arguments, is_running: bool) -> Resul
         Ok(Some(options)) => return Ok(options),
         Ok(None) if !is_running => return Ok(Vec::new()),
         Ok(None) => format!("there is no \"{}\"", dir.join(OPTIONS_FILE).display()),
-        Err(error) => format!("{error:#}"),
+        Err(error) => with_causes(&*error),
     };
     Err(with_hint(
         format!("the options that the server was started with are not known: {why}"),

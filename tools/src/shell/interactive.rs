@@ -5,6 +5,7 @@ use super::{help, line, reply};
 use crate::cli::{print, print_note};
 use crate::probe::Target;
 use anyhow::{Context as _, Result};
+use rd_base::error::with_causes;
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -44,7 +45,7 @@ pub fn run(session: &mut Session, raw: bool) -> Result<()> {
         let _ = editor.load_history(path);
     }
     if let Err(error) = session.connect() {
-        print_note(&format!("{error:#}"));
+        print_note(&with_causes(&*error));
     }
     loop {
         let typed = match editor.readline(&session.prompt()) {
@@ -95,7 +96,7 @@ fn obey(session: &mut Session, typed: &str, raw: bool) -> bool {
         [word, host, port] if is_any(word, &["connect"]) => match port.parse() {
             Ok(port) => {
                 if let Err(error) = session.connect_to(Target::new(host, port)) {
-                    print(&format!("{error:#}\n"));
+                    print(&(with_causes(&*error) + "\n"));
                 }
             }
             Err(_) => print(&format!("Invalid port: {port}\n")),
@@ -139,7 +140,7 @@ fn show(session: &mut Session, words: &[Vec<u8>], raw: bool) -> bool {
         }
         Ok(None) => false,
         Err(error) => {
-            print(&format!("{error:#}\n"));
+            print(&(with_causes(&*error) + "\n"));
             false
         }
     }
