@@ -408,6 +408,7 @@ impl Checkpointer {
                     checkpoint_count: count,
                     checkpoint_scn: meta.checkpoint_scn.max(redo),
                     stop_scn: Lsn::ZERO,
+                    opened_from: Lsn::ZERO,
                     ..meta
                 },
             };
@@ -462,6 +463,7 @@ impl Checkpointer {
             checkpoint_count,
             checkpoint_scn,
             stop_scn,
+            opened_from: Lsn::ZERO,
             ..*meta
         }
     }

@@ -18,7 +18,10 @@
 //! Such checkpoints are made between two batches of a full one under way as well, so nobody waits
 //! for that. A crash or failure before 5 leaves a header that is ahead by one, as any advance of the
 //! redo point does. Since 5 takes that number, every other header that may be ahead by it is
-//! stamped anew before ([`Checkpointer::settle_headers`]).
+//! stamped anew before ([`Checkpointer::settle_headers`]). Not that of a closed file: as it was to be
+//! opened, it says from what, and is known by that for as long as the file is closed
+//! ([`rd_format::held`]). No start touches it, which might find in the kernel's cache alone what is
+//! not on disk.
 
 use crate::history::Beginning;
 use crate::report::Seconds;
@@ -446,17 +449,20 @@ impl Checkpointer {
         let tag = PageTag::new(file, META_BLOCK);
         let mut header = [0; PAGE_BYTES];
         self.relations.read_page(tag, &mut header)?;
+        let closed = self.store.shared.files.closed(file);
         let meta = meta::Meta {
             checkpoint_count: count,
             checkpoint_scn: scn,
             stop_scn,
+            // So that, whatever becomes of this, it is known for the file that was closed.
+            opened_from: closed.map_or(Lsn::ZERO, |(_, since)| since),
             ..meta::read(&header)
         };
         meta::write(&mut header, &meta);
         self.touched.insert(file);
         self.may_be_ahead.insert(file);
         self.headers_are_settled = false;
-        if self.store.shared.files.closed(file).is_some() {
+        if closed.is_some() {
             self.half_opened.insert(file, meta);
         }
         self.write_pages(&[(tag, header)], CAUSE)?;

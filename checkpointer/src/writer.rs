@@ -43,6 +43,7 @@ pub(crate) fn complete_header(files: &Files, tag: PageTag, copy: &mut PageBytes)
             checkpoint_count,
             checkpoint_scn,
             stop_scn,
+            opened_from: Lsn::ZERO,
             ..meta::read(copy)
         };
         meta::write(copy, &meta);

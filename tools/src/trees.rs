@@ -110,7 +110,7 @@ fn check_meta(relations: &RelationFiles, control: &ControlFile, row: &FileRow) -
     relations.read_page(tag, &mut page).context("meta page")?;
     let meta = meta::read(&page);
     let wrong = match held::hold(&meta, row, control) {
-        Held::Same => return Ok(()),
+        Held::Same | Held::HalfOpened => return Ok(()),
         Held::Foreign(found) => format!("the meta page is of the data directory {found}"),
         Held::OtherFile(found) => format!("the meta page is of file {found}"),
         Held::Ahead | Held::TooOld | Held::TooNew => format!(

@@ -145,6 +145,7 @@ pub fn meta_page(file: FileNo, checkpoint_count: u64, scn: Lsn) -> (PageTag, Pag
         checkpoint_count,
         checkpoint_scn: scn,
         stop_scn: Lsn::ZERO,
+        opened_from: Lsn::ZERO,
     };
     meta::init(&mut page, &meta);
     (PageTag::new(file, META_BLOCK), page)
@@ -258,12 +259,6 @@ impl World {
                 .files
                 .load(row, blocks.expect("the file is there"), control.keys_lsn)
                 .expect("a free row");
-            let ahead = control.checkpoint_count + 1;
-            let header = backend.relations.read_meta(row.file);
-            let header = header.expect("it was mended").expect("it is there");
-            if row.is_closed() && header.checkpoint_count == ahead {
-                shared.files.reopen(&header);
-            }
         }
         for pending in &control.pending_drops {
             shared.files.load_pending_drop(pending).expect("a free row");
@@ -347,6 +342,10 @@ impl World {
             self.backend.shared.files.exists(tag.file),
             "{tag} at {start} is needed"
         );
+        let closed = self.backend.shared.files.closed(tag.file);
+        if closed.is_some_and(|(_, since)| end <= since) {
+            return;
+        }
         if self.backend.shared.files.state(tag.file) == FileState::Live {
             self.make_room(tag);
         }

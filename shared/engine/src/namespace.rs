@@ -82,6 +82,7 @@ pub(crate) fn first_pages(system_identifier: u64, file: FileNo) -> [Box<PageByte
         checkpoint_count: 0,
         checkpoint_scn: Lsn::ZERO,
         stop_scn: Lsn::ZERO,
+        opened_from: Lsn::ZERO,
     };
     meta::init(meta_page, &meta);
     bitmap::init(bitmap_page, FIRST_BITMAP_BLOCK);

@@ -13,6 +13,9 @@ pub enum Held {
     /// Ahead by the one checkpoint that was under way when the server went down: a header is written
     /// first, and carries the number that `pg_control` is to have next.
     Ahead,
+    /// That of a closed file which was to be opened, by an attempt that failed or was cut off: `pg_control`
+    /// would say that it is open. Nobody has written to it since it was closed.
+    HalfOpened,
     /// Of another data directory, which has this system identifier.
     Foreign(u64),
     /// Of another relation file.
@@ -26,7 +29,7 @@ pub enum Held {
 impl Held {
     /// Whether the server can go on with the file.
     pub fn is_good(self) -> bool {
-        matches!(self, Held::Same | Held::Ahead)
+        matches!(self, Held::Same | Held::Ahead | Held::HalfOpened)
     }
 }
 
@@ -34,7 +37,7 @@ impl Held {
 pub fn complaint(held: Held, meta: &Meta, row: &FileRow, control: &ControlFile) -> String {
     let path = format!("relation file \"base/{}\"", row.file);
     let (what, advice) = match held {
-        Held::Same | Held::Ahead => return format!("{path} is as it should be"),
+        Held::Same | Held::Ahead | Held::HalfOpened => return format!("{path} is as it should be"),
         Held::Foreign(found) => {
             let expected = control.system_identifier;
             return format!(
@@ -74,7 +77,8 @@ pub fn complaint(held: Held, meta: &Meta, row: &FileRow, control: &ControlFile) 
     )
 }
 
-/// Holds a header against the row of its file. After a clean stop no header is ahead.
+/// Holds a header against the row of its file. After a clean stop no header is ahead. That of a closed file
+/// never is: it is not written but to open the file, which may be tried in vain any number of times.
 pub fn hold(meta: &Meta, row: &FileRow, control: &ControlFile) -> Held {
     if meta.system_identifier != control.system_identifier {
         return Held::Foreign(meta.system_identifier);
@@ -84,13 +88,21 @@ pub fn hold(meta: &Meta, row: &FileRow, control: &ControlFile) -> Held {
     }
     let found = (meta.checkpoint_count, meta.checkpoint_scn, meta.stop_scn);
     let expected = (row.checkpoint_count, row.scn, row.header_stop_scn());
-    let is_ahead = control.state != DbState::ShutDown
-        && meta.checkpoint_count == control.checkpoint_count + 1
+    let next_count = control.checkpoint_count + 1;
+    let is_ahead = !row.is_closed()
+        && control.state != DbState::ShutDown
+        && meta.checkpoint_count == next_count
         && meta.checkpoint_scn >= control.redo_lsn;
+    let is_half_opened = row.is_closed()
+        && meta.stop_scn == Lsn::ZERO
+        && meta.opened_from == row.stop_scn
+        && (row.checkpoint_count + 1..=next_count).contains(&meta.checkpoint_count);
     if found == expected {
         Held::Same
     } else if is_ahead {
         Held::Ahead
+    } else if is_half_opened {
+        Held::HalfOpened
     } else if found < expected {
         Held::TooOld
     } else {
@@ -125,6 +137,7 @@ mod tests {
             checkpoint_count: 5,
             checkpoint_scn: lsn(500),
             stop_scn: lsn(500),
+            opened_from: Lsn::ZERO,
         };
         let held = |change: fn(&mut Meta)| {
             let mut changed = meta;
@@ -142,20 +155,33 @@ mod tests {
         );
         assert_eq!(held(|meta| meta.stop_scn = Lsn::ZERO), Held::TooOld);
         assert_eq!(held(|meta| meta.checkpoint_count = 6), Held::TooNew);
-        // By the one checkpoint that was under way, and not below the redo point.
         assert_eq!(held(|meta| meta.checkpoint_count = 10), Held::TooNew);
-        let ahead = Meta {
-            checkpoint_count: 10,
-            checkpoint_scn: control.redo_lsn,
-            stop_scn: Lsn::ZERO,
-            ..meta
-        };
-        assert_eq!(hold(&ahead, &row, &control), Held::Ahead);
         let stopped = ControlFile {
             state: DbState::ShutDown,
             ..control.clone()
         };
-        assert_eq!(hold(&ahead, &row, &stopped), Held::TooNew);
+        // One that was to be opened, now or earlier; but not one that went on elsewhere from there.
+        let half_opened = |checkpoint_count| Meta {
+            checkpoint_count,
+            checkpoint_scn: lsn(700),
+            stop_scn: Lsn::ZERO,
+            opened_from: lsn(500),
+            ..meta
+        };
+        for count in [6, 9, 10] {
+            for control in [&control, &stopped] {
+                assert_eq!(hold(&half_opened(count), &row, control), Held::HalfOpened);
+            }
+        }
+        assert_eq!(hold(&half_opened(5), &row, &control), Held::TooNew);
+        assert_eq!(hold(&half_opened(11), &row, &control), Held::TooNew);
+        for opened_from in [Lsn::ZERO, lsn(499)] {
+            let other = Meta {
+                opened_from,
+                ..half_opened(9)
+            };
+            assert_eq!(hold(&other, &row, &control), Held::TooNew);
+        }
         // The stop SCN of a clean stop is in no header.
         let open = FileRow {
             access: Access::READ_WRITE,
@@ -166,6 +192,22 @@ mod tests {
             ..meta
         };
         assert_eq!(hold(&written, &open, &stopped), Held::Same);
+        // Ahead by the one checkpoint that was under way, and not below the redo point.
+        let ahead = Meta {
+            checkpoint_count: 10,
+            checkpoint_scn: control.redo_lsn,
+            ..written
+        };
+        assert_eq!(hold(&ahead, &open, &control), Held::Ahead);
+        assert_eq!(hold(&ahead, &open, &stopped), Held::TooNew);
+        for (count, scn) in [(11, ahead.checkpoint_scn), (10, lsn(700))] {
+            let other = Meta {
+                checkpoint_count: count,
+                checkpoint_scn: scn,
+                ..written
+            };
+            assert_eq!(hold(&other, &open, &control), Held::TooNew);
+        }
         let text = complaint(Held::TooOld, &written, &row, &control);
         assert!(
             text.contains("base/3") && text.contains("too old"),

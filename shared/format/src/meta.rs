@@ -28,8 +28,11 @@ on_disk! {
         /// Where the log ended when the namespace was made read only or taken offline: the file is
         /// unchanged since. 0 while it can be written.
         40 stop_scn: U64,
+        /// While a closed file is being opened, and until the next checkpoint covers it: the stop SCN that
+        /// it had. Else 0.
+        48 opened_from: U64,
         /// Zero.
-        48 reserved: [u8; 16],
+        56 reserved: [u8; 8],
     }
 }
 
@@ -48,6 +51,8 @@ pub struct Meta {
     pub checkpoint_scn: Lsn,
     /// Since when the file is closed; zero while it can be written.
     pub stop_scn: Lsn,
+    /// The stop SCN that it had until it was opened, if no checkpoint has covered it since; else zero.
+    pub opened_from: Lsn,
 }
 
 const BODY: std::ops::Range<usize> = PageHeader::BYTES..PageHeader::BYTES + MetaBody::BYTES;
@@ -68,6 +73,7 @@ pub fn write(page: &mut PageBytes, meta: &Meta) {
     body.checkpoint_count.set(meta.checkpoint_count);
     body.checkpoint_scn.set(meta.checkpoint_scn.get());
     body.stop_scn.set(meta.stop_scn.get());
+    body.opened_from.set(meta.opened_from.get());
     page[BODY].copy_from_slice(body.as_bytes());
 }
 
@@ -81,6 +87,7 @@ pub fn read(page: &PageBytes) -> Meta {
         checkpoint_count: body.checkpoint_count.get(),
         checkpoint_scn: Lsn::new(body.checkpoint_scn.get()),
         stop_scn: Lsn::new(body.stop_scn.get()),
+        opened_from: Lsn::new(body.opened_from.get()),
     }
 }
 

@@ -267,6 +267,7 @@ fn a_meta_page_speaks_of_its_own_file_only() {
         checkpoint_count: 2,
         checkpoint_scn: Lsn::new(3),
         stop_scn: Lsn::new(3),
+        opened_from: Lsn::new(4),
     };
     let mut page = [0; PAGE_BYTES];
     meta::init(&mut page, &meta);

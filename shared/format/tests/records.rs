@@ -255,6 +255,7 @@ fn sample_meta() -> meta::Meta {
         checkpoint_count: 3,
         checkpoint_scn: Lsn::new(4),
         stop_scn: Lsn::new(4),
+        opened_from: Lsn::new(5),
     }
 }
 

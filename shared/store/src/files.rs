@@ -22,7 +22,6 @@ use rd_base::limits::{FILES_MAX, PAGE_BYTES};
 use rd_base::{FileNo, Lsn, Role};
 use rd_format::Access;
 use rd_format::control::{FileRow as ControlRow, PendingDrop};
-use rd_format::meta::Meta;
 use rd_sys::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 use rd_sys::futex::Condition;
 use rd_sys::latch::Latch;
@@ -482,14 +481,6 @@ impl Files {
         let row = self.known(file);
         row.stop_scn.store(stop_scn.get(), Ordering::Relaxed);
         row.closed_for.store(access.bits(), Ordering::Relaxed);
-    }
-
-    /// Takes up that the header of a closed file was found ahead of `pg_control`: its opening was cut off. It is
-    /// one that is written, and what writes its meta page from now on goes on saying what the header
-    /// does, until a checkpoint says something newer. For startup.
-    pub fn reopen(&self, found: &Meta) {
-        self.set_covered(found.file, found.checkpoint_count, found.checkpoint_scn);
-        self.set_closed(found.file, Access::READ_WRITE, Lsn::ZERO);
     }
 
     /// Notes that `file` may be another one than it was, under the same name: descriptors of it are

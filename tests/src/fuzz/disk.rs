@@ -249,6 +249,7 @@ fn sound_pages() -> Vec<PageBytes> {
         checkpoint_count: 1,
         checkpoint_scn: Lsn::new(1),
         stop_scn: Lsn::new(1),
+        opened_from: Lsn::ZERO,
     };
     meta::init(&mut bytes, &meta);
     pages.push(bytes);

@@ -34,7 +34,6 @@ use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::{
     ControlFile, DbState, FileRow, PROTECTION_DOUBLE_WRITE, checkpoint_flags,
 };
-use rd_format::held::{self, Held};
 use rd_format::page::{self, PageBytes};
 use rd_format::{Access, meta, wal_page};
 use rd_store::control_file::{self, ControlFileError, GLOBAL_DIR};
@@ -442,7 +441,7 @@ impl Found {
     }
 
     /// The rows of files that are closed because their namespaces are offline, which stay as they are
-    /// whatever lies in the files' places; taken out of `headers`.
+    /// whatever lies in the files' places; these are taken out of `headers`.
     ///
     /// # Errors
     /// When there is neither such a row nor the file.
@@ -451,20 +450,13 @@ impl Found {
         headers: &mut BTreeMap<FileNo, meta::Meta>,
         named: &BTreeMap<FileNo, Access>,
     ) -> Result<Vec<FileRow>> {
-        let mut kept = Vec::new();
-        for row in self
-            .control
-            .files
-            .iter()
+        let rows = self.control.files.iter();
+        let kept: Vec<FileRow> = rows
             .filter(|row| row.access.is_offline())
-        {
-            let header = headers.get(&row.file);
-            let is_ahead = |header| held::hold(header, row, &self.control) == Held::Ahead;
-            // One that was about to come back is there, and changed already.
-            if !header.is_some_and(is_ahead) {
-                headers.remove(&row.file);
-                kept.push(*row);
-            }
+            .copied()
+            .collect();
+        for row in &kept {
+            headers.remove(&row.file);
         }
         for (file, access) in named {
             let is_known = headers.contains_key(file) || kept.iter().any(|row| row.file == *file);

@@ -14,8 +14,7 @@ use rd_base::{BlockNo, FileNo, Lsn, PageTag};
 use rd_format::bitmap::META_BLOCK;
 use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::{ControlFile, FileRow, PendingDrop};
-use rd_format::held::{self, Held};
-use rd_format::meta::Meta;
+use rd_format::held;
 use rd_store::Store;
 use rd_store::buffer::PageReadError;
 use rd_store::files::FileState;
@@ -82,18 +81,13 @@ pub(super) fn check(store: &Store, control: &ControlFile, torn: Torn) -> Result<
                 }
             }
             Err(error) => return Err(error),
-            Ok(_) => {}
+            Ok(()) => {}
         }
     }
     Ok(())
 }
 
-/// Gives the header, and what it turns out to be, if that is good.
-fn hold(
-    store: &Store,
-    control: &ControlFile,
-    row: &FileRow,
-) -> Result<(Held, Meta), RecoveryError> {
+fn hold(store: &Store, control: &ControlFile, row: &FileRow) -> Result<(), RecoveryError> {
     let Some(meta) = store.relations.read_meta(row.file)? else {
         let path = path_of(meta_tag(row.file));
         return Err(RecoveryError::FileMissing { path });
@@ -112,7 +106,7 @@ fn hold(
             expected: row.blocks,
         });
     }
-    Ok((held, meta))
+    Ok(())
 }
 
 /// Enters the files that `control` names in the shared table.
@@ -138,13 +132,6 @@ pub(super) fn load(store: &Store, control: &ControlFile) -> Result<(), RecoveryE
             relations.sync_growth(row.file, row.blocks, blocks)?;
         }
         files.load(row, blocks, control.keys_lsn)?;
-        if row.is_closed()
-            && let Ok((Held::Ahead, header)) = hold(store, control, row)
-        {
-            // It was to be opened when the server went down. Its pages are on disk whatever became of that;
-            // its header is brought in order when it is closed again.
-            files.reopen(&header);
-        }
     }
     let on_disk = pieces_on_disk(store)?;
     for pending in &control.pending_drops {
