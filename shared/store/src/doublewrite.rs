@@ -332,8 +332,8 @@ impl DoubleWrite {
     }
 
     /// Puts copies from batch `first` on back in their places: wherever the page there is torn,
-    /// missing, or not newer than the copy (it may be in the kernel's cache only, after a sync
-    /// that failed). Then syncs those files. Files that `is_offline` names are left alone: they were synced
+    /// missing, on a sector that cannot be read (a disk gives another one for it when it is written), or not
+    /// newer than the copy (it may be in the kernel's cache only, after a sync that failed). Then syncs those files. Files that `is_offline` names are left alone: they were synced
     /// before `pg_control` said so, and may be away. To be called before anything else is written.
     ///
     /// # Errors
@@ -359,7 +359,10 @@ impl DoubleWrite {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            let there = relations.read_block(tag, &mut in_place)?;
+            let there = match relations.read_block(tag, &mut in_place) {
+                Err(error) if is_bad_sector(&error) => false,
+                there => there?,
+            };
             let good = there && page::check(&in_place, tag).is_ok();
             repair.newest_lsn = repair.newest_lsn.max(copy.lsn);
             if good && page::page_lsn(&in_place) > copy.lsn {
@@ -622,6 +625,36 @@ mod tests {
             lost += u64::from(BLOCKS) - repair.written;
         }
         assert!(lost > 0, "some reads are of copies");
+    }
+
+    /// A sector of a relation file that the disk does not give is written from the copy of its page.
+    #[test]
+    fn a_bad_sector_is_mended_where_there_is_a_copy() {
+        let storage = disk(6);
+        let first = BatchNo::new(0);
+        let mut area = DoubleWrite::open(&storage, 7, first).expect("readable");
+        let pages: Vec<_> = (0..BLOCKS)
+            .map(|block| (tag(block), sealed(tag(block), 9)))
+            .collect();
+        let refs: Vec<_> = pages.iter().map(|(tag, page)| (*tag, page)).collect();
+        area.write_batch(&refs).expect("room");
+        let relations = RelationFiles::writer(Arc::new(storage.clone()));
+        area.repair(&relations, first, |_| false).expect("repaired");
+        for block in 0..BLOCKS {
+            let disk = storage.fork();
+            disk.inject(rd_sys::simdisk::Injection {
+                kind: rd_sys::simdisk::IoKind::Read,
+                path_contains: BASE_DIR.to_owned(),
+                // The first is its opening.
+                skip: 1 + u64::from(block),
+                times: 1,
+                errno: 5,
+            });
+            let relations = RelationFiles::writer(Arc::new(disk.clone()));
+            let area = DoubleWrite::open(&disk, 7, first).expect("readable");
+            let repair = area.repair(&relations, first, |_| false).expect("repaired");
+            assert_eq!(repair.torn, [tag(block)]);
+        }
     }
 
     /// What could not be made, or was being made when the server died, takes no room.

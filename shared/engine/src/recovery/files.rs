@@ -19,6 +19,7 @@ use rd_store::Store;
 use rd_store::buffer::PageReadError;
 use rd_store::files::FileState;
 use rd_store::relation::{BASE_DIR, RelationFiles, parse_name, path_of};
+use rd_sys::storage::is_bad_sector;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
@@ -35,8 +36,8 @@ fn meta_tag(file: FileNo) -> PageTag {
 /// When headers are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Torn {
-    /// Before torn pages are mended: a header that is torn is passed over. One that is whole must not
-    /// be mended into what it is not.
+    /// Before torn pages are mended: a header that is torn, or lies on a bad sector, is passed over. One that
+    /// is whole must not be mended into what it is not.
     IsPassedOver,
     /// Afterwards.
     IsDamage,
@@ -67,8 +68,8 @@ pub(super) fn check(store: &Store, control: &ControlFile, torn: Torn) -> Result<
     };
     for row in &control.files {
         match hold(store, control, row) {
-            Err(RecoveryError::Page(PageReadError::Damaged { .. }))
-                if torn == Torn::IsPassedOver => {}
+            Err(RecoveryError::Page(error))
+                if torn == Torn::IsPassedOver && may_be_mended(&error) => {}
             Err(error) if row.access.is_offline() => {
                 if torn == Torn::IsDamage {
                     warn_of_offline(&error);
@@ -85,6 +86,15 @@ pub(super) fn check(store: &Store, control: &ControlFile, torn: Torn) -> Result<
         }
     }
     Ok(())
+}
+
+/// Whether a page of which that is said may be mended from a copy.
+fn may_be_mended(error: &PageReadError) -> bool {
+    match error {
+        PageReadError::Damaged { .. } => true,
+        PageReadError::Io { error, .. } => is_bad_sector(error),
+        _ => false,
+    }
 }
 
 fn hold(store: &Store, control: &ControlFile, row: &FileRow) -> Result<(), RecoveryError> {
@@ -317,6 +327,7 @@ mod tests {
                 false => disk.damage(&path, 700, b"rotten").expect("it is there"),
                 true => refuse(5),
             }
+            check(&store, &control, Torn::IsPassedOver).expect("it may be mended");
             let error = check(&store, &control, Torn::IsDamage).expect_err("it is needed");
             assert!(error.to_string().contains("file 1 block 0"), "{error}");
             control.pending_drops.push(PendingDrop {
@@ -329,8 +340,10 @@ mod tests {
             disk.clear_injections();
             store.relations.forget(file);
             refuse(24);
-            let error = check(&store, &control, Torn::IsDamage).expect_err("it says nothing");
-            assert!(error.shortage().is_some(), "{error}");
+            for torn in [Torn::IsPassedOver, Torn::IsDamage] {
+                let error = check(&store, &control, torn).expect_err("it says nothing");
+                assert!(error.shortage().is_some(), "{error}");
+            }
         }
     }
 
