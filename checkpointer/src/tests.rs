@@ -17,6 +17,7 @@ use rd_format::control::{ControlFile, DbState, SLOT_BYTES};
 use rd_format::page;
 use rd_store::checkpoint::{Flags, TicketState};
 use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
+use rd_store::files::Growth;
 use rd_store::history::CheckpointRow;
 use rd_store::relation::RelationFiles;
 use rd_store::wal::segments;
@@ -480,21 +481,19 @@ fn a_full_disk_fails_a_growth_and_room_ahead_of_need_is_given_up_first() {
     disk.set_capacity(Some(disk.used_bytes() + (64 << 10)));
     let ticket = world.backend.request_growth(FIRST_FILE, has + 4);
     world.checkpointer.turn();
-    files
-        .wait_for_growth(&ticket)
-        .expect("there is room for as much as that");
+    assert!(matches!(files.growth(&ticket), Growth::Ready));
     assert!(files.blocks(FIRST_FILE) < has + 16);
     disk.set_capacity(Some(disk.used_bytes()));
     let ticket = world.backend.request_growth(FIRST_FILE, has + 5);
     world.checkpointer.turn();
-    let error = files
-        .wait_for_growth(&ticket)
-        .expect_err("there is no room");
-    assert_eq!(error.error.raw_os_error(), Some(ENOSPC));
+    let Growth::Failed(failed) = files.growth(&ticket) else {
+        panic!("there is no room");
+    };
+    assert_eq!(failed.error.raw_os_error(), Some(ENOSPC));
     disk.set_capacity(None);
     let ticket = world.backend.request_growth(FIRST_FILE, has + 5);
     world.checkpointer.turn();
-    files.wait_for_growth(&ticket).expect("there is room again");
+    assert!(matches!(files.growth(&ticket), Growth::Ready));
 }
 
 /// Runs `turn` while the clock goes on by itself, by a `tick` each time something happens.

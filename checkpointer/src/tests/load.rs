@@ -11,6 +11,7 @@ use rd_format::page;
 use rd_format::wal_record::{FileDelta, RecordBuilder, RecordKind};
 use rd_store::checkpoint::{EndOfLog, Flags, TicketState};
 use rd_store::control_file;
+use rd_store::files::{Growth, GrowthTicket};
 use rd_store::relation::RelationFiles;
 use rd_store::shared::Phase;
 use rd_store::wal::{Flusher, NoCredit, Preparer, WalStart, credit_for, segments};
@@ -63,13 +64,23 @@ impl Server {
         checkpointer.shutdown_checkpoint().expect("a good disk");
     }
 
+    fn wait_for_room(&self, ticket: &GrowthTicket) {
+        loop {
+            match self.shared.files.wait_for_growth(ticket, HOUR) {
+                Growth::Ready => return,
+                Growth::Pending => {}
+                Growth::Failed(error) => panic!("no room: {error}"),
+            }
+        }
+    }
+
     /// Writes pages of a file of its own, far more of them than frames; returns their versions.
     fn write(&self, number: u16) -> BTreeMap<PageTag, u32> {
         let store = self.store(Role::Backend(number));
         let mut flusher = self.flusher(&store);
         let file = FileNo::new(2 + u32::from(number));
         let created = store.request_create(file, 4).expect("a free row");
-        self.shared.files.wait_for_growth(&created).expect("room");
+        self.wait_for_room(&created);
         let (tag, image) = meta_page(file, 0, Lsn::ZERO);
         let mut record = RecordBuilder::new();
         record.start(RecordKind::FileCreate, 1);
@@ -83,7 +94,7 @@ impl Server {
             let tag = PageTag::new(file, BlockNo::new(block));
             if self.shared.files.blocks(file) <= block {
                 let growth = store.request_growth(file, block + 1);
-                self.shared.files.wait_for_growth(&growth).expect("room");
+                self.wait_for_room(&growth);
             }
             let version = versions.entry(tag).or_insert(0u32);
             if *version > 0 {

@@ -28,6 +28,7 @@ use rd_sys::latch::Latch;
 use rd_sys::shm::{Area, One, Plan, Region, Segment};
 use rd_sys::storage;
 use std::io;
+use std::time::Duration;
 use zerocopy::{FromBytes, KnownLayout};
 
 mod keys;
@@ -592,18 +593,16 @@ impl Files {
         })
     }
 
-    /// Waits for what `ticket` asked for; for processes that may block.
-    ///
-    /// # Errors
-    /// When it could not be done.
-    pub fn wait_for_growth(&self, ticket: &GrowthTicket) -> Result<(), GrowthError> {
-        loop {
-            let moved = self.words.grown.ticket();
-            match self.growth(ticket) {
-                Growth::Ready => return Ok(()),
-                Growth::Failed(error) => return Err(error),
-                Growth::Pending => self.words.grown.wait(moved, None),
+    /// What has become of what `ticket` asked for, when that is known or the time is over; for processes that
+    /// may block.
+    pub fn wait_for_growth(&self, ticket: &GrowthTicket, time: Duration) -> Growth {
+        let moved = self.words.grown.ticket();
+        match self.growth(ticket) {
+            Growth::Pending => {
+                self.words.grown.wait(moved, Some(time));
+                self.growth(ticket)
             }
+            known => known,
         }
     }
 

@@ -8,7 +8,7 @@
 //! one that holds anything but zeros is something else, and is left alone: nobody knows whether it is
 //! needed. Its number is used up, if it is among the next [`FILES_MAX`]: else a stray one would use up all.
 
-use super::RecoveryError;
+use super::{RecoveryError, STOP_LOOK, Watcher};
 use rd_base::limits::FILES_MAX;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag};
 use rd_format::bitmap::META_BLOCK;
@@ -17,7 +17,7 @@ use rd_format::control::{ControlFile, FileRow, PendingDrop};
 use rd_format::held;
 use rd_store::Store;
 use rd_store::buffer::PageReadError;
-use rd_store::files::FileState;
+use rd_store::files::{FileState, Growth, GrowthTicket};
 use rd_store::relation::{BASE_DIR, RelationFiles, parse_name, path_of};
 use rd_sys::storage::is_bad_sector;
 use std::collections::{BTreeMap, BTreeSet};
@@ -161,11 +161,15 @@ pub(super) fn load(store: &Store, control: &ControlFile) -> Result<(), RecoveryE
 /// and filled by the records that follow.
 ///
 /// # Errors
-/// When it cannot be made.
-pub(super) fn adopt(store: &Store, file: FileNo) -> Result<(), RecoveryError> {
+/// When it cannot be made, or the start is to stop.
+pub(super) fn adopt(
+    store: &Store,
+    file: FileNo,
+    watcher: &mut dyn Watcher,
+) -> Result<(), RecoveryError> {
     if !store.shared.files.exists(file) {
         let ticket = store.request_create(file, NEW_FILE_BLOCKS)?;
-        store.shared.files.wait_for_growth(&ticket)?;
+        await_growth(store, &ticket, watcher)?;
         store
             .shared
             .files
@@ -177,16 +181,36 @@ pub(super) fn adopt(store: &Store, file: FileNo) -> Result<(), RecoveryError> {
 /// Sees to it that `tag` lies within its file.
 ///
 /// # Errors
-/// When there is no room on disk.
-pub(super) fn make_room(store: &Store, tag: PageTag) -> Result<(), RecoveryError> {
+/// When there is no room on disk, or the start is to stop.
+pub(super) fn make_room(
+    store: &Store,
+    tag: PageTag,
+    watcher: &mut dyn Watcher,
+) -> Result<(), RecoveryError> {
     let files = &store.shared.files;
     let blocks = tag.block.get() + 1;
     // A file that waits to be unlinked no longer grows; what the log says of it was there.
     if files.blocks(tag.file) < blocks && files.state(tag.file) == FileState::Live {
         let ticket = store.request_growth(tag.file, blocks);
-        files.wait_for_growth(&ticket)?;
+        await_growth(store, &ticket, watcher)?;
     }
     Ok(())
+}
+
+/// The checkpointer does it, and the disk may let it wait.
+fn await_growth(
+    store: &Store,
+    ticket: &GrowthTicket,
+    watcher: &mut dyn Watcher,
+) -> Result<(), RecoveryError> {
+    loop {
+        match store.shared.files.wait_for_growth(ticket, STOP_LOOK) {
+            Growth::Ready => return Ok(()),
+            Growth::Failed(error) => return Err(error.into()),
+            Growth::Pending if watcher.must_stop() => return Err(RecoveryError::Stopped),
+            Growth::Pending => {}
+        }
+    }
 }
 
 fn blocks_on_disk(store: &Store, file: FileNo) -> Result<u32, RecoveryError> {
@@ -344,6 +368,33 @@ mod tests {
                 let error = check(&store, &control, torn).expect_err("it says nothing");
                 assert!(error.shortage().is_some(), "{error}");
             }
+        }
+    }
+
+    struct MustStop;
+
+    impl Watcher for MustStop {
+        fn progress(&mut self) {}
+        fn must_stop(&mut self) -> bool {
+            true
+        }
+    }
+
+    /// A disk, or a checkpointer, that stands still keeps nobody from stopping the start.
+    #[test]
+    fn a_stop_does_not_wait_for_room_in_a_file() {
+        let (store, _disk) = startup();
+        let control = rd_store::control_file::read(&*store.storage).expect("valid");
+        load(&store, &control.control).expect("the files are there");
+        let new = store.shared.files.next_number();
+        let file = store.shared.files.live()[0];
+        let far = PageTag::new(file, BlockNo::new(1 << 20));
+        for stopped in [
+            adopt(&store, new, &mut MustStop),
+            make_room(&store, far, &mut MustStop),
+        ] {
+            let is_it = matches!(stopped, Err(RecoveryError::Stopped));
+            assert!(is_it, "{stopped:?}");
         }
     }
 

@@ -268,8 +268,8 @@ impl<'s, 'w> Redo<'s, 'w> {
     fn give(&mut self, batch: Batch) -> Result<(), RecoveryError> {
         for need in &batch.needs {
             match *need {
-                Need::File(file) => files::adopt(self.store, file)?,
-                Need::Room(tag) => files::make_room(self.store, tag)?,
+                Need::File(file) => files::adopt(self.store, file, self.watcher)?,
+                Need::Room(tag) => files::make_room(self.store, tag, self.watcher)?,
             }
         }
         self.given = Position {
