@@ -31,7 +31,7 @@ use place::{HERE, Place};
 use rd_base::error::with_causes;
 use rd_base::words::LogMinMessages;
 use rd_base::{Config, Role, logline};
-use rd_engine::init::{InitOptions, init_data_directory_unless};
+use rd_engine::init::{InitError, InitOptions, init_data_directory_unless};
 use rd_store::control_file;
 use rd_sys::fault;
 use rd_sys::process::Signal;
@@ -157,6 +157,11 @@ fn main() {
     let booted = command_line.and_then(|line| boot(&arguments, line));
     let code = match booted {
         Ok(server) => server.run(),
+        // It has ended as it was told to.
+        Err(error) if matches!(error.downcast_ref(), Some(InitError::Interrupted(_))) => {
+            log::info!("{error}");
+            0
+        }
         Err(error) => {
             rd_base::fatal!("{}", with_causes(&*error));
             1
@@ -263,8 +268,11 @@ fn initialise(dir: &Path, settings: &[(String, String)], signals: &Signals) -> R
         let came = signals.take();
         STOPPING.iter().any(|signal| came.contains(*signal))
     };
-    init_data_directory_unless(dir, &options, &mut report, &must_stop)
-        .with_context(|| format!("could not initialise data directory \"{}\"", dir.display()))
+    match init_data_directory_unless(dir, &options, &mut report, &must_stop) {
+        Err(error @ InitError::Interrupted(_)) => Err(error.into()),
+        made => made
+            .with_context(|| format!("could not initialise data directory \"{}\"", dir.display())),
+    }
 }
 
 /// The size of a log file, as `pg_control` says it.

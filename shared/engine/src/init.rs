@@ -33,6 +33,7 @@ use rd_store::history;
 use rd_store::relation::{BASE_DIR, RelationFiles};
 use rd_store::wal::{WAL_DIR, segments};
 use rd_sys::storage::{OpenMode, RealStorage, Storage};
+use std::cell::Cell;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -83,6 +84,9 @@ pub enum InitError {
     /// Something else has its name.
     #[error("\"{0}\" exists but is not a directory")]
     NotADirectory(String),
+    /// It was told to stop.
+    #[error("interrupted: what was made of data directory \"{0}\" is removed")]
+    Interrupted(String),
     /// The system said so; the message names operation and file.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -117,11 +121,10 @@ pub fn init_data_directory(
     init_data_directory_unless(path, options, report, &|| false)
 }
 
-/// The same, as long as `must_stop` is false: it is asked before each step, and that it is true is an
-/// error like others.
+/// The same, as long as `must_stop` is false, which is asked before each step.
 ///
 /// # Errors
-/// As [`init_data_directory`].
+/// As [`init_data_directory`]; and [`InitError::Interrupted`].
 pub fn init_data_directory_unless(
     path: &Path,
     options: &InitOptions<'_>,
@@ -176,9 +179,17 @@ pub fn init_data_directory_unless(
     };
     sync_parent(path).map_err(on_path("sync the parent directory of"))?;
     let storage: Arc<dyn Storage> = Arc::new(RealStorage::new(path.to_owned()));
+    let was_stopped = Cell::new(false);
+    let must_stop = || {
+        was_stopped.set(was_stopped.get() || must_stop());
+        was_stopped.get()
+    };
     let done = match begin(&*storage) {
         Ok(true) => {
-            let mut steps = Steps { report, must_stop };
+            let mut steps = Steps {
+                report,
+                must_stop: &must_stop,
+            };
             fill(&storage, options, &mut steps).inspect_err(|_| remove_content(path))
         }
         Ok(false) => return Err(InitError::NotEmpty(shown)),
@@ -192,7 +203,11 @@ pub fn init_data_directory_unless(
         // Only if there is nothing in it.
         let _ = fs::remove_dir(path);
     }
-    Ok(done?)
+    match done {
+        // Unless there is no removing it: then that is to be told.
+        Err(_) if was_stopped.get() && !is_unfinished(path) => Err(InitError::Interrupted(shown)),
+        done => Ok(done?),
+    }
 }
 
 /// Makes [`UNFINISHED_FILE`]: from then on the directory is this process's own. False, and the file
