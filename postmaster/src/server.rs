@@ -40,7 +40,7 @@ use rd_sys::shm::Segment;
 use rd_sys::signals::Signals;
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -365,6 +365,7 @@ impl Server {
                 self.place.path(),
                 self.listeners.tcp_addresses(),
                 self.listeners.unix_path(),
+                io::stdout().is_terminal(),
             );
             // If nobody reads it, nobody misses it.
             let _ = writeln!(io::stdout(), "{text}");

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// The text, without a line end.
-pub fn text(data_dir: &Path, tcp: &[SocketAddr], unix: Option<&Path>) -> String {
+/// The text, without a line end; `is_terminal`: for somebody who sits in front of it.
+pub fn text(data_dir: &Path, tcp: &[SocketAddr], unix: Option<&Path>, is_terminal: bool) -> String {
     let mut text = format!(
         "\nRedoubt {} is ready; its data is in {}\n\n",
         rd_base::VERSION,
@@ -24,9 +24,10 @@ pub fn text(data_dir: &Path, tcp: &[SocketAddr], unix: Option<&Path>) -> String 
         let path = path.display().to_string();
         push(&mut text, "unix socket", &format!("redis-cli -s {path}"));
     }
+    let here = if is_terminal { "Ctrl-C here, or " } else { "" };
     write!(
         text,
-        "\n  to stop: Ctrl-C here, or rd_ctl stop -D {}\n",
+        "\n  to stop: {here}rd_ctl stop -D {}\n",
         data_dir.display()
     )
     .expect("a string takes all");
@@ -46,7 +47,9 @@ mod tests {
         let tcp = ["127.0.0.1:7432", "0.0.0.0:7433", "[fd00::1]:7432"]
             .map(|address| address.parse().expect("an address"));
         let unix = Path::new("/srv/data/.s.REDOUBT.7432");
-        let text = text(Path::new("/srv/data"), &tcp, Some(unix));
+        let [text, to_file] = [true, false]
+            .map(|is_terminal| text(Path::new("/srv/data"), &tcp, Some(unix), is_terminal));
+        assert!(text.contains("Ctrl-C") && !to_file.contains("Ctrl-C"));
         for line in [
             "redis-cli -p 7432",
             "redis-cli -p 7433",

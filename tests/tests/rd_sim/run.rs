@@ -40,6 +40,8 @@ const INTERLEAVED_RECOVERY_ODDS: u64 = 16;
 
 /// Of plans, one out of so many ends with a life whose disk lies.
 const LIAR_ODDS: u64 = 6;
+/// One plan of so many is for the most part about the files of namespaces: closing, opening, checkpoints.
+const FILES_ODDS: u64 = 5;
 
 /// One life of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,7 +238,8 @@ impl Plan {
                 harm: harm.clone(),
             };
             let ops = ops.clone();
-            machine.add("backend", false, move || backend.run(ops));
+            let is_about_files = self.seed % FILES_ODDS == 0;
+            machine.add("backend", false, move || backend.run(ops, is_about_files));
         }
         if !life.harm.is_none() {
             machine.harm(harm.hides_pages());

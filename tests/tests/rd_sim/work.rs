@@ -72,7 +72,11 @@ fn draw_named(rng: &mut Rng) -> usize {
     DATABASES + rng.below(NAMES.len() as u64) as usize
 }
 
-fn draw(rng: &mut Rng) -> Op {
+/// `is_about_files`: mostly what concerns the files of namespaces.
+fn draw(rng: &mut Rng, is_about_files: bool) -> Op {
+    if is_about_files && rng.half() {
+        return draw_of_file(rng);
+    }
     let some = |rng: &mut Rng| match rng.below(6) {
         0 => draw_named(rng),
         _ => draw_database(rng),
@@ -135,12 +139,12 @@ fn draw_of_file(rng: &mut Rng) -> Op {
 
 impl Backend {
     /// Carries out the operations of these seeds, one after the other.
-    pub fn run(self, ops: Vec<u64>) {
+    pub fn run(self, ops: Vec<u64>, is_about_files: bool) {
         let mut engine = Engine::open(self.store.clone());
         let mut flusher = Flusher::for_store(&self.store);
         for seed in ops {
             let mut rng = Rng::new(seed);
-            let op = draw(&mut rng);
+            let op = draw(&mut rng, is_about_files);
             let done = self.carry_out(&mut engine, op);
             engine.rest();
             match done {
