@@ -551,6 +551,39 @@ fn a_file_that_could_not_be_opened_may_be_taken_away() {
 }
 
 #[test]
+fn a_file_whose_coming_back_was_cut_off_is_known_however_long_it_was_away() {
+    let mut cluster = with_orders(QUIET);
+    cluster.announce("");
+    let mut client = in_orders(&cluster);
+    assert_eq!(ask(&mut client, "NAMESPACE OFFLINE orders"), "OK");
+    cluster.arm("namespace_stamped=kill");
+    let _ = client.call(&["NAMESPACE", "ONLINE", "orders"]);
+    cluster.wait_log_times("server is ready to accept connections", 2);
+    assert_offline(&cluster);
+    let mut other = cluster.client();
+    for _ in 0..2 {
+        assert_eq!(ask(&mut other, "SET other value"), "OK");
+        assert_eq!(ask(&mut other, "CHECKPOINT"), "OK");
+    }
+    assert_eq!(stop_scn_on_disk(&cluster), Lsn::ZERO, "it was to be opened");
+    let (there, away) = (path(&cluster, "orders"), cluster.path("away"));
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    fs::rename(&there, &away).expect("nobody needs it");
+    cluster.start();
+    assert_offline(&cluster);
+    assert_eq!(ask(&mut cluster.client(), "CHECKPOINT"), "OK");
+    fs::rename(&away, &there).expect("put back");
+    let mut client = in_orders(&cluster);
+    assert_eq!(ask(&mut client, "NAMESPACE ONLINE orders"), "OK");
+    assert_eq!(ask(&mut client, "SET new value"), "OK");
+    cluster.kill_all();
+    cluster.start();
+    let mut client = in_orders(&cluster);
+    assert_eq!(ask(&mut client, "STRLEN key1"), "300");
+    assert_eq!(ask(&mut client, "GET new"), "value");
+}
+
+#[test]
 fn one_who_goes_away_meanwhile_leaves_no_file_open_under_a_closed_namespace() {
     let mut cluster = with_orders(QUIET);
     cluster.announce("fault point");
