@@ -324,7 +324,7 @@ impl Checkpointer {
     /// Step 4. A file whose creation is not below the redo point, and that `pg_control` does not
     /// name, has no header yet that would last: redo would make it anew. Its meta page's LSN says so.
     /// A file that a checkpoint of its own has brought further than the redo point keeps that SCN.
-    /// One that is closed is left alone, unless an attempt to open it has left another header there.
+    /// One that is closed is left alone.
     ///
     /// A header that is damaged, or that the disk does not give, stops nothing: what is behind it is
     /// written and synced, and its row goes on saying what it said. Else one bad sector would end all
@@ -345,25 +345,12 @@ impl Checkpointer {
         let now_ns = self.now_ns();
         let touched: Vec<FileNo> = self.touched.iter().copied().collect();
         for file in touched {
-            let closed = shared.files.closed(file);
             // What is closed says its own, and may be away.
-            let is_to_be_stamped = match closed {
-                _ if !shared.files.exists(file) => Some(false),
-                Some(_) => self.is_half_opened(file)?,
-                None => Some(true),
-            };
-            match is_to_be_stamped {
-                Some(true) => {}
-                Some(false) => {
-                    self.touched.remove(&file);
-                    self.unreadable.remove(&file);
-                    self.may_be_ahead.remove(&file);
-                    continue;
-                }
-                None => {
-                    self.unreadable.entry(file).or_insert(now_ns);
-                    continue;
-                }
+            if !shared.files.exists(file) || shared.files.closed(file).is_some() {
+                self.touched.remove(&file);
+                self.unreadable.remove(&file);
+                self.may_be_ahead.remove(&file);
+                continue;
             }
             let is_dropped = shared.files.state(file) == FileState::Dropped;
             let is_needed = !is_dropped && (unnamed(&file) || self.may_be_ahead.contains(&file));
@@ -402,15 +389,12 @@ impl Checkpointer {
                 continue;
             }
             let meta = meta::read(&header);
-            let meta = match closed {
-                Some(_) => self.as_closed(&meta),
-                None => Meta {
-                    checkpoint_count: count,
-                    checkpoint_scn: meta.checkpoint_scn.max(redo),
-                    stop_scn: Lsn::ZERO,
-                    opened_from: Lsn::ZERO,
-                    ..meta
-                },
+            let meta = Meta {
+                checkpoint_count: count,
+                checkpoint_scn: meta.checkpoint_scn.max(redo),
+                stop_scn: Lsn::ZERO,
+                opened_from: Lsn::ZERO,
+                ..meta
             };
             meta::write(&mut header, &meta);
             stamped.push((tag, header));
@@ -425,53 +409,10 @@ impl Checkpointer {
                 shared.files.set_covered(tag.file, count, scn);
                 self.touched.remove(&tag.file);
                 self.may_be_ahead.remove(&tag.file);
-                self.half_opened.remove(&tag.file);
             }
         }
         self.headers_are_settled = self.unreadable.is_empty();
         Ok(())
-    }
-
-    /// Whether the header of a closed file is to be made again what it was, because an attempt to open
-    /// it has failed: only if the file is there, and says what the attempt or the closing has left. One
-    /// that was put in its place meanwhile must not pass for it. None if that cannot be told, because the
-    /// header cannot be read.
-    fn is_half_opened(&self, file: FileNo) -> Result<Option<bool>, Failure> {
-        let Some(attempted) = self.half_opened.get(&file) else {
-            return Ok(Some(false));
-        };
-        if self.is_offline(file) {
-            self.relations.forget(file);
-        }
-        match self.relations.read_meta(file) {
-            Ok(Some(found)) => Ok(Some(
-                found == *attempted || found == self.as_closed(attempted),
-            )),
-            Ok(None) => Ok(Some(false)),
-            // Whoever brings the namespace back is told.
-            Err(_) if self.is_offline(file) => Ok(Some(false)),
-            Err(error) if error.shortage().is_none() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The header of a closed file as its closing has left it; `meta` says whose it is.
-    fn as_closed(&self, meta: &Meta) -> Meta {
-        let covered = self.store.shared.files.covered(meta.file);
-        let (checkpoint_count, checkpoint_scn, stop_scn) = covered.expect("it is closed");
-        Meta {
-            checkpoint_count,
-            checkpoint_scn,
-            stop_scn,
-            opened_from: Lsn::ZERO,
-            ..*meta
-        }
-    }
-
-    /// Whether the file is that of an offline namespace, so that it may be away.
-    fn is_offline(&self, file: FileNo) -> bool {
-        let closed = self.store.shared.files.closed(file);
-        closed.is_some_and(|(access, _)| access.is_offline())
     }
 
     /// Step 5.

@@ -69,7 +69,6 @@ use pacing::Pace;
 use rd_base::words::TornPageProtection;
 use rd_base::{FileNo, Lsn};
 use rd_format::control::DbState;
-use rd_format::meta::Meta;
 use rd_store::checkpoint::Flags;
 use rd_store::control_file::{ControlFileError, GLOBAL_DIR};
 use rd_store::doublewrite::{self, DOUBLEWRITE_PATH, DoubleWrite};
@@ -219,8 +218,6 @@ pub struct Checkpointer {
     writeback: Writeback,
     /// Files of which a page was written since their header was.
     touched: BTreeSet<FileNo>,
-    /// Files that are closed, and what their headers may say instead: opening them has failed.
-    half_opened: BTreeMap<FileNo, Meta>,
     /// Files whose headers cannot be read, and when that was last tried, monotonic nanoseconds.
     unreadable: BTreeMap<FileNo, u64>,
     /// Files whose headers may say a number that `pg_control` is yet to have, by an attempt that failed or
@@ -293,7 +290,6 @@ impl Checkpointer {
             unsynced: Unsynced::default(),
             writeback: Writeback::default(),
             touched: BTreeSet::new(),
-            half_opened: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             may_be_ahead: BTreeSet::new(),
             headers_are_settled: false,

@@ -13,15 +13,16 @@
 //! SCN is its stop SCN, too. Nobody changes the file after that, since all commits in the namespace
 //! that had their LSN before are complete, and no other is let in. While it is offline nobody reads
 //! it either, when every process has passed the epoch and no page of it is left in memory; then it
-//! may be taken away. It is *opened*, or comes online, when its header is what was left there.
+//! may be taken away. It is *opened*, or comes online, when its header is what was left there: what the
+//! closing has written, or an opening that came to nothing. Such a header says from which stop SCN the file
+//! was to be opened, and by that it is known for as long as the file is closed ([`rd_format::held`]). No
+//! start touches it, which might find in the kernel's cache alone what is not on disk. When the file is open,
+//! and before anybody writes to it, that is taken out of the header again.
 //!
 //! Such checkpoints are made between two batches of a full one under way as well, so nobody waits
 //! for that. A crash or failure before 5 leaves a header that is ahead by one, as any advance of the
 //! redo point does. Since 5 takes that number, every other header that may be ahead by it is
-//! stamped anew before ([`Checkpointer::settle_headers`]). Not that of a closed file: as it was to be
-//! opened, it says from what, and is known by that for as long as the file is closed
-//! ([`rd_format::held`]). No start touches it, which might find in the kernel's cache alone what is
-//! not on disk.
+//! stamped anew before ([`Checkpointer::settle_headers`]).
 
 use crate::history::Beginning;
 use crate::report::Seconds;
@@ -31,7 +32,8 @@ use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{FileNo, Lsn, PageTag};
 use rd_format::bitmap::META_BLOCK;
-use rd_format::control::{ControlFile, DbState, FileRow};
+use rd_format::control::FileRow;
+use rd_format::page::PageBytes;
 use rd_format::{Access, held, meta};
 use rd_store::buffer::{DirtyFrame, PageReadError};
 use rd_store::checkpoint::{Begun, FileRequest, Flags};
@@ -148,13 +150,6 @@ impl Checkpointer {
             (Some(access), Some(now)) if access == now => {}
             (Some(access), Some(now)) => {
                 if !access.is_offline() {
-                    // An attempt that failed may have left another header.
-                    if self.half_opened.contains_key(&file) {
-                        self.touched.insert(file);
-                        self.headers_are_settled = false;
-                    }
-                    self.settle_headers()
-                        .map_err(|failure| text(failure.into()))?;
                     self.check_closed(file, now).map_err(text)?;
                 }
                 if now.is_offline() {
@@ -196,12 +191,7 @@ impl Checkpointer {
             key_count: files.keys(file),
             blocks: files.blocks(file),
         };
-        // Nothing is under way that the header could be ahead by.
-        let at_rest = ControlFile {
-            state: DbState::ShutDown,
-            ..control.clone()
-        };
-        let found = held::hold(&meta, row, &at_rest);
+        let found = held::hold(&meta, row, control);
         if !found.is_good() {
             return Err(Refusal::NotTheFile(held::complaint(
                 found, &meta, row, control,
@@ -333,11 +323,9 @@ impl Checkpointer {
                     ..Covered::default()
                 };
                 self.remember_namespace(&beginning, &name, &none, Some(&failure));
-                // Its file may be taken away as soon as it is known that it stays closed.
-                if self.half_opened.contains_key(&file)
-                    && let Err(failure) = self.settle_headers()
-                {
-                    log::error!("could not make \"{path}\" as it was when closed: {failure}");
+                // A header on its way is not to meet somebody who takes the file away.
+                if let Err(failure) = self.finish_batch(CAUSE) {
+                    log::error!("pages wait for the disk: {failure}");
                 }
                 Err(failure.to_string())
             }
@@ -370,11 +358,16 @@ impl Checkpointer {
         self.may_be_ahead.remove(&file);
         self.headers_are_settled = self.unreadable.is_empty();
         self.touched.remove(&file);
-        self.half_opened.remove(&file);
+        let is_opened = access.is_writable() && shared.files.closed(file).is_some();
         shared.files.set_covered(file, count, scn);
         shared.files.set_closed(file, access, stop_scn);
         self.write_rows();
         fault::point(Fault::NamespaceCovered)?;
+        if is_opened {
+            // Before anybody writes to it: it is not to pass for what was closed any more, wherever it
+            // comes to lie.
+            self.forget_closing(file)?;
+        }
         let micros = |from, to| (to - from) / 1000;
         Ok(Covered {
             count,
@@ -446,9 +439,7 @@ impl Checkpointer {
     fn stamp_file(&mut self, file: FileNo, scn: Lsn, stop_scn: Lsn) -> Result<u64, Failure> {
         let count = self.control.as_ref().expect("the log is written");
         let count = count.next_count();
-        let tag = PageTag::new(file, META_BLOCK);
-        let mut header = [0; PAGE_BYTES];
-        self.relations.read_page(tag, &mut header)?;
+        let header = self.read_header(file)?;
         let closed = self.store.shared.files.closed(file);
         let meta = meta::Meta {
             checkpoint_count: count,
@@ -458,15 +449,36 @@ impl Checkpointer {
             opened_from: closed.map_or(Lsn::ZERO, |(_, since)| since),
             ..meta::read(&header)
         };
-        meta::write(&mut header, &meta);
         self.touched.insert(file);
         self.may_be_ahead.insert(file);
         self.headers_are_settled = false;
-        if closed.is_some() {
-            self.half_opened.insert(file, meta);
-        }
-        self.write_pages(&[(tag, header)], CAUSE)?;
+        self.write_header(header, &meta)?;
         Ok(count)
+    }
+
+    /// Takes it out of the header of an open file that it was closed.
+    fn forget_closing(&mut self, file: FileNo) -> Result<(), Failure> {
+        let header = self.read_header(file)?;
+        let meta = meta::Meta {
+            opened_from: Lsn::ZERO,
+            ..meta::read(&header)
+        };
+        self.write_header(header, &meta)?;
+        self.sync_file(file);
+        Ok(())
+    }
+
+    fn read_header(&self, file: FileNo) -> Result<PageBytes, Failure> {
+        let mut header = [0; PAGE_BYTES];
+        self.relations
+            .read_page(PageTag::new(file, META_BLOCK), &mut header)?;
+        Ok(header)
+    }
+
+    fn write_header(&mut self, mut header: PageBytes, meta: &meta::Meta) -> Result<(), Failure> {
+        meta::write(&mut header, meta);
+        let tag = PageTag::new(meta.file, META_BLOCK);
+        self.write_pages(&[(tag, header)], CAUSE)
     }
 
     fn remember_namespace(

@@ -123,7 +123,6 @@ impl Checkpointer {
                     self.scrub.forget(file);
                     self.unsynced.forget(file);
                     self.touched.remove(&file);
-                    self.half_opened.remove(&file);
                     self.unreadable.remove(&file);
                     shared.files.unlinked(file);
                     log::debug!("relation file {file} was dropped and is removed");

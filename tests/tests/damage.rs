@@ -181,7 +181,7 @@ fn a_torn_tail_ends_the_log_without_complaint() {
     let (mut cluster, acknowledged, redo, _) = killed_with_log();
     // Each server is killed as soon as it serves; pages that it was writing may be torn.
     cluster.announce("starts before this one did not finish");
-    cluster.announce("was torn; mended from the double-write area");
+    cluster.announce("was torn or damaged; mended from the double-write area");
     // Its record comes before the service, so that nothing is logged behind our backs.
     cluster.set("end_of_recovery_checkpoint", "before_open");
     let mut end = redo;

@@ -495,7 +495,9 @@ fn a_change_that_fails_leaves_file_and_control_file_in_agreement() {
                         let row = row(&cluster, "orders");
                         (row["access"] == access(&mut client).as_str()).then_some(())
                     });
-                    assert_ne!(stop_scn_on_disk(&cluster), Lsn::ZERO);
+                    if change == close {
+                        assert_ne!(stop_scn_on_disk(&cluster), Lsn::ZERO);
+                    }
                 }
                 assert_eq!(
                     ask(&mut client, &format!("NAMESPACE {change} orders")),
@@ -528,9 +530,6 @@ fn a_file_that_could_not_be_opened_may_be_taken_away() {
         let reply = ask(&mut client, "NAMESPACE ONLINE orders");
         let words = "-ERR the namespace stays as it is: ";
         assert!(reply.starts_with(words), "{points}: {reply}");
-        if points == "page_write=eio" {
-            assert_ne!(stop_scn_on_disk(&cluster), Lsn::ZERO, "it was closed again");
-        }
         fs::rename(&there, &away).expect("nobody needs it");
         for request in ["NAMESPACE ONLINE orders", "NAMESPACE ONLINE orders"] {
             let missing = ask(&mut client, request);

@@ -39,7 +39,7 @@ fn dirty_server() -> (Cluster, rd_tests::support::load::Acknowledged) {
     ]);
     cluster.announce(PAUSED);
     // Pages that were on their way when the server was stopped for good.
-    cluster.announce("was torn; mended from the double-write area");
+    cluster.announce("was torn or damaged; mended from the double-write area");
     let load = Load::start(&cluster.socket(), 4, 1500);
     load.wait_for(8_000);
     (cluster, load.stop())

@@ -759,7 +759,7 @@ fn before_redo(storage: &Arc<dyn Storage>, mut slots: ControlStore) -> (ControlF
     }
     if control.is_double_written() {
         let area = DoubleWrite::open(&**storage, SYSTEM_ID, first).expect("a good disk");
-        let repair = area.repair(&relations, first, |file| control.is_offline(file));
+        let repair = area.repair(&relations, first, |file| control.closed_for(file));
         let repair = repair.expect("a good disk");
         start.torn = repair.torn.len();
     }

@@ -708,6 +708,12 @@ impl ControlFile {
         row.is_some_and(|row| row.access.is_offline())
     }
 
+    /// For which access `file` is closed; none if it is open, or not named.
+    pub fn closed_for(&self, file: FileNo) -> Option<Access> {
+        let mut closed = self.files.iter().filter(|row| row.is_closed());
+        closed.find(|row| row.file == file).map(|row| row.access)
+    }
+
     /// Whether pages are written by way of the double-write area, from the first unsynced batch on.
     pub fn is_double_written(&self) -> bool {
         self.protection & PROTECTION_DOUBLE_WRITE != 0

@@ -160,7 +160,7 @@ mod tests {
             state: DbState::ShutDown,
             ..control.clone()
         };
-        // One that was to be opened, now or earlier; but not one that went on elsewhere from there.
+        // One that was to be opened, now or earlier; but not one that was opened, here or elsewhere.
         let half_opened = |checkpoint_count| Meta {
             checkpoint_count,
             checkpoint_scn: lsn(700),

@@ -28,8 +28,7 @@ on_disk! {
         /// Where the log ended when the namespace was made read only or taken offline: the file is
         /// unchanged since. 0 while it can be written.
         40 stop_scn: U64,
-        /// While a closed file is being opened, and until the next checkpoint covers it: the stop SCN that
-        /// it had. Else 0.
+        /// While a closed file is being opened: the stop SCN that it had. 0 before anybody writes to it.
         48 opened_from: U64,
         /// Zero.
         56 reserved: [u8; 8],
@@ -51,7 +50,7 @@ pub struct Meta {
     pub checkpoint_scn: Lsn,
     /// Since when the file is closed; zero while it can be written.
     pub stop_scn: Lsn,
-    /// The stop SCN that it had until it was opened, if no checkpoint has covered it since; else zero.
+    /// The stop SCN of a closed file that was to be opened; zero when it is open.
     pub opened_from: Lsn,
 }
 

@@ -16,6 +16,7 @@ use crate::control_file::GLOBAL_DIR;
 use crate::relation::{RelationFiles, path_of};
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BatchNo, FileNo, Lsn, PageTag};
+use rd_format::Access;
 use rd_format::doublewrite::{
     DW_BATCH_PAGES_MAX, DW_SLOT_BYTES, DwBatch, DwEntry, decode_header, encode_header, page_offset,
     slot_offset,
@@ -333,8 +334,15 @@ impl DoubleWrite {
 
     /// Puts copies from batch `first` on back in their places: wherever the page there is torn,
     /// missing, on a sector that cannot be read (a disk gives another one for it when it is written), or not
-    /// newer than the copy (it may be in the kernel's cache only, after a sync that failed). Then syncs those files. Files that `is_offline` names are left alone: they were synced
-    /// before `pg_control` said so, and may be away. To be called before anything else is written.
+    /// newer than the copy (it may be in the kernel's cache only, after a sync that failed). Then syncs those
+    /// files. To be called before anything else is written.
+    ///
+    /// `closed` says for which access a file is closed, if it is. Those of offline namespaces are left alone:
+    /// they were synced before `pg_control` said so, and may be away.
+    ///
+    /// If the area cannot be read everywhere, a copy that was found may not be the last. Then what is whole in
+    /// its place stays, and so does what is not in a file that is closed: an old page is as good as
+    /// its last copy where all that is in the log is done again from the redo point on, which is not so there.
     ///
     /// # Errors
     /// When something cannot be read or written.
@@ -342,15 +350,18 @@ impl DoubleWrite {
         &self,
         relations: &RelationFiles,
         first: BatchNo,
-        is_offline: impl Fn(FileNo) -> bool,
+        closed: impl Fn(FileNo) -> Option<Access>,
     ) -> io::Result<Repair> {
         let mut repair = Repair::default();
         let (mut in_place, mut page) = ([0; PAGE_BYTES], [0; PAGE_BYTES]);
         let mut touched: BTreeMap<String, Arc<dyn StorageFile>> = BTreeMap::new();
         self.secure(first)?;
-        for (tag, copy) in self.newest_copies(first)? {
+        let copies = self.newest_copies(first)?;
+        let has_all = self.bad_reads.get() == 0;
+        for (tag, copy) in copies {
             repair.copies += 1;
-            if is_offline(tag.file) {
+            let closed = closed(tag.file);
+            if closed.is_some_and(Access::is_offline) {
                 continue;
             }
             let file = match relations.piece_of(tag) {
@@ -365,7 +376,11 @@ impl DoubleWrite {
             };
             let good = there && page::check(&in_place, tag).is_ok();
             repair.newest_lsn = repair.newest_lsn.max(copy.lsn);
-            if good && page::page_lsn(&in_place) > copy.lsn {
+            let stays = match good {
+                true => !has_all || page::page_lsn(&in_place) > copy.lsn,
+                false => !has_all && closed.is_some(),
+            };
+            if stays {
                 continue;
             }
             let offset = page_offset(slot_offset(copy.batch, self.slots), copy.index);
@@ -503,7 +518,7 @@ mod tests {
                 let first = BatchNo::new(first);
                 let area = DoubleWrite::open(&storage, 7, first).expect("readable");
                 let repair = area
-                    .repair(&relations, first, |_| false)
+                    .repair(&relations, first, |_| None)
                     .expect("a good disk");
                 torn += repair.torn.len();
                 let mut page = [0; PAGE_BYTES];
@@ -517,7 +532,7 @@ mod tests {
                     assert!(found >= known, "block {block}: {found} < {known}, I/O {at}");
                 }
                 let again = area
-                    .repair(&relations, first, |_| false)
+                    .repair(&relations, first, |_| None)
                     .expect("a good disk");
                 assert_eq!(again.torn, []);
             }
@@ -547,7 +562,7 @@ mod tests {
                 let repair = || {
                     let area = DoubleWrite::open(&storage, 7, first).expect("readable");
                     let relations = RelationFiles::writer(Arc::new(storage.clone()));
-                    area.repair(&relations, first, |_| false)
+                    area.repair(&relations, first, |_| None)
                 };
                 storage.crash_at(Some(storage.io_count() + at));
                 let repaired = rd_sys::crash::catch_panics(|| repair().is_ok());
@@ -577,7 +592,7 @@ mod tests {
             let refs: Vec<_> = pages.iter().map(|(tag, page)| (*tag, page)).collect();
             area.write_batch(&refs).expect("room");
             // The server died before it had written them to their places.
-            let repair = area.repair(&relations, BatchNo::new(0), |_| false);
+            let repair = area.repair(&relations, BatchNo::new(0), |_| None);
             assert_eq!(repair.expect("a good disk").written, u64::from(BLOCKS));
             storage.crash(seed);
             let relations = RelationFiles::writer(Arc::new(storage.clone()));
@@ -616,7 +631,7 @@ mod tests {
             });
             let relations = RelationFiles::writer(Arc::new(disk.clone()));
             let area = DoubleWrite::open(&disk, 7, first).expect("readable but for a sector");
-            let repair = area.repair(&relations, first, |_| false).expect("repaired");
+            let repair = area.repair(&relations, first, |_| None).expect("repaired");
             if repair.bad_reads == 0 {
                 assert_eq!(repair.written, u64::from(BLOCKS), "read {skip}");
                 break;
@@ -639,7 +654,7 @@ mod tests {
         let refs: Vec<_> = pages.iter().map(|(tag, page)| (*tag, page)).collect();
         area.write_batch(&refs).expect("room");
         let relations = RelationFiles::writer(Arc::new(storage.clone()));
-        area.repair(&relations, first, |_| false).expect("repaired");
+        area.repair(&relations, first, |_| None).expect("repaired");
         for block in 0..BLOCKS {
             let disk = storage.fork();
             disk.inject(rd_sys::simdisk::Injection {
@@ -652,8 +667,48 @@ mod tests {
             });
             let relations = RelationFiles::writer(Arc::new(disk.clone()));
             let area = DoubleWrite::open(&disk, 7, first).expect("readable");
-            let repair = area.repair(&relations, first, |_| false).expect("repaired");
+            let repair = area.repair(&relations, first, |_| None).expect("repaired");
             assert_eq!(repair.torn, [tag(block)]);
+        }
+    }
+
+    /// An older copy is not put over a page because the last one cannot be read.
+    #[test]
+    fn a_copy_that_may_not_be_the_last_replaces_no_page_that_is_whole_or_will_not_be_redone() {
+        let copies = [9, 10].map(|filler| {
+            let mut page = sealed(tag(0), 9);
+            page[PAGE_BYTES - 1] = filler;
+            page::seal(&mut page, tag(0));
+            page
+        });
+        for (is_torn, closed, expected) in [
+            (false, None, Some(10)),
+            (false, Some(Access::READ_ONLY), Some(10)),
+            (true, None, Some(9)),
+            (true, Some(Access::READ_ONLY), None),
+        ] {
+            let disk = disk(7);
+            let first = BatchNo::new(0);
+            let relations = RelationFiles::writer(Arc::new(disk.clone()));
+            let mut area = DoubleWrite::open(&disk, 7, first).expect("readable");
+            for copy in &copies {
+                area.write_batch(&[(tag(0), copy)]).expect("room");
+            }
+            relations.write_page(tag(0), &copies[1]).expect("room");
+            if is_torn {
+                disk.damage(&path_of(tag(0)), 700, b"rotten")
+                    .expect("it is there");
+            }
+            let last = page_offset(slot_offset(BatchNo::new(1), area.slots), 0);
+            disk.damage(DOUBLEWRITE_PATH, last, &[0; PAGE_BYTES])
+                .expect("it is there");
+            area.bad_reads.set(1);
+            area.repair(&relations, first, |_| closed)
+                .expect("repaired");
+            let mut page = [0; PAGE_BYTES];
+            relations.read_block(tag(0), &mut page).expect("readable");
+            let is_whole = page::check(&page, tag(0)).is_ok();
+            assert_eq!(is_whole.then_some(page[PAGE_BYTES - 1]), expected);
         }
     }
 
@@ -684,12 +739,12 @@ mod tests {
             .expect("room");
         area.release_before(area.next());
         let repair = area
-            .repair(&relations, area.next(), |_| false)
+            .repair(&relations, area.next(), |_| None)
             .expect("readable");
         assert_eq!(repair, Repair::default());
         let other = DoubleWrite::open(&storage, 8, BatchNo::new(0)).expect("readable");
         let repair = other
-            .repair(&relations, BatchNo::new(0), |_| false)
+            .repair(&relations, BatchNo::new(0), |_| None)
             .expect("readable");
         assert_eq!(
             repair.copies, 0,

@@ -5,6 +5,7 @@ use super::disk::{SYSTEM, tag};
 use super::{patch, sealed};
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BatchNo, Lsn, PageTag};
+use rd_format::Access;
 use rd_format::doublewrite::{DW_SLOT_BYTES, DwEntry, decode_header, encode_header};
 use rd_format::page::{self, PageBytes, PageKind};
 use rd_store::control_file::GLOBAL_DIR;
@@ -165,7 +166,8 @@ fn repair(storage: &SimStorage, first: BatchNo, is_offline: bool) -> Option<Repa
         }
     };
     let relations = RelationFiles::writer(Arc::new(storage.clone()));
-    let offline = |file| is_offline && file == tag(2, 0).file;
+    let is_away = |file| is_offline && file == tag(2, 0).file;
+    let offline = |file| is_away(file).then_some(Access::OFFLINE);
     area.newest_lsn().expect("a good disk");
     for block in 0..=BLOCKS as u32 {
         let copy = area.last_copy(tag(2, block), first).expect("a good disk");

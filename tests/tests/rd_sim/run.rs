@@ -238,7 +238,7 @@ impl Plan {
                 harm: harm.clone(),
             };
             let ops = ops.clone();
-            let is_about_files = self.seed % FILES_ODDS == 0;
+            let is_about_files = self.seed.is_multiple_of(FILES_ODDS);
             machine.add("backend", false, move || backend.run(ops, is_about_files));
         }
         if !life.harm.is_none() {

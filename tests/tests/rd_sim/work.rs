@@ -5,7 +5,7 @@ use crate::content::{
     Change, DATABASES, Key, NAMES, SPACES, Space, Value, id_of, key_bytes, key_of, name_of,
 };
 use crate::harm::Harm;
-use crate::ledger::Ledger;
+use crate::ledger::{AccessChanges, Ledger};
 use crate::machine::Orders;
 use crate::parking::{unpark, wait_until_durable};
 use rd_base::Lsn;
@@ -279,13 +279,14 @@ impl Backend {
             self.ledger
                 .borrow_mut()
                 .begin(self.number, from, change.clone());
+            let changes = self.ledger.borrow().access_changes;
             let done = operation(engine);
             let mut ledger = self.ledger.borrow_mut();
             match done {
                 Ok(end) => ledger.done(self.number, end),
                 Err(ref error) => {
                     // Others were faster; nothing has happened.
-                    let is_why = is_beaten(&ledger, error, &change, since, self.number);
+                    let is_why = is_beaten(&ledger, error, &change, (since, changes), self.number);
                     ledger.give_up(self.number);
                     if is_why {
                         return Ok(Lsn::ZERO);
@@ -368,13 +369,13 @@ impl Backend {
     }
 }
 
-/// Whether `error` says that the change which began at `from` came too late, and somebody was faster
-/// indeed.
+/// Whether `error` says that the change which began at `from`, after those `changes` of access, came too late,
+/// and somebody was faster indeed.
 fn is_beaten(
     ledger: &Ledger,
     error: &EngineError,
     change: &Change,
-    from: Lsn,
+    (from, changes): (Lsn, AccessChanges),
     backend: usize,
 ) -> bool {
     let is_it = |space: &Space| match error {
@@ -394,7 +395,7 @@ fn is_beaten(
     let may_change = match error {
         EngineError::NoNamespace => concerned.iter().any(|number| *number >= DATABASES),
         EngineError::NamespaceReadOnly(_) | EngineError::NamespaceOffline(_) => {
-            ledger.access_changes.begun > 0
+            !changes.are_over() || changes != ledger.access_changes
         }
         _ => false,
     };

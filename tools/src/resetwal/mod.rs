@@ -289,8 +289,11 @@ impl Found {
         if let Some(area) = area.filter(|_| self.control.is_double_written()) {
             let first = self.control.first_unsynced_batch;
             let replaced = self.replaced(&relations)?;
-            let leave_alone = |file| self.control.is_offline(file) || replaced.contains(&file);
-            let repair = area.repair(&relations, first, leave_alone)?;
+            let closed = |file| match replaced.contains(&file) {
+                true => Some(Access::OFFLINE),
+                false => self.control.closed_for(file),
+            };
+            let repair = area.repair(&relations, first, closed)?;
             if repair.bad_reads > 0 {
                 done.push(format!(
                     "{} reads of the double-write area met a bad sector: pages whose copies lay there \

@@ -268,14 +268,14 @@ fn repair(store: &Store, control: &ControlFile) -> Result<Repaired, RecoveryErro
     let area = DoubleWrite::open(&*store.storage, control.system_identifier, first)?;
     // For this step alone the startup process writes relation files: nobody else does yet.
     let relations = RelationFiles::writer(Arc::clone(&store.storage));
-    let repair = area.repair(&relations, first, |file| control.is_offline(file))?;
+    let repair = area.repair(&relations, first, |file| control.closed_for(file))?;
     for tag in &repair.torn {
-        log::warn!("{tag} was torn; mended from the double-write area");
+        log::warn!("{tag} was torn or damaged; mended from the double-write area");
     }
     if repair.bad_reads > 0 {
         log::warn!(
             "{} reads of \"{DOUBLEWRITE_PATH}\" met a bad sector: no copies are taken from there, and \
-             a page that is torn will be named",
+             a torn page that cannot be redone will be named",
             repair.bad_reads
         );
     }
