@@ -340,9 +340,10 @@ impl DoubleWrite {
     /// `closed` says for which access a file is closed, if it is. Those of offline namespaces are left alone:
     /// they were synced before `pg_control` said so, and may be away.
     ///
-    /// If the area cannot be read everywhere, a copy that was found may not be the last. Then what is whole in
-    /// its place stays, and so does what is not in a file that is closed: an old page is as good as
-    /// its last copy where all that is in the log is done again from the redo point on, which is not so there.
+    /// If the area cannot be read everywhere, a copy that was found may not be the last, and pages may lie in
+    /// the kernel's cache only of which none was found. Then what is whole in its place stays, and so
+    /// does what is not in a file that is closed: an old page is as good as its last copy where all that is in
+    /// the log is done again from the redo point on, which is not so there. The caller is to sync all files.
     ///
     /// # Errors
     /// When something cannot be read or written.
@@ -376,11 +377,16 @@ impl DoubleWrite {
             };
             let good = there && page::check(&in_place, tag).is_ok();
             repair.newest_lsn = repair.newest_lsn.max(copy.lsn);
-            let stays = match good {
-                true => !has_all || page::page_lsn(&in_place) > copy.lsn,
-                false => !has_all && closed.is_some(),
-            };
-            if stays {
+            if good && has_all && page::page_lsn(&in_place) > copy.lsn {
+                continue;
+            }
+            if good && !has_all {
+                // As it is; but it may be in the kernel's cache only, and its copies are given up.
+                relations.write_page(tag, &in_place)?;
+                touched.insert(path_of(tag), file);
+                continue;
+            }
+            if !has_all && closed.is_some() {
                 continue;
             }
             let offset = page_offset(slot_offset(copy.batch, self.slots), copy.index);

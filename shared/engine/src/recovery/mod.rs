@@ -273,6 +273,13 @@ fn repair(store: &Store, control: &ControlFile) -> Result<Repaired, RecoveryErro
         log::warn!("{tag} was torn or damaged; mended from the double-write area");
     }
     if repair.bad_reads > 0 {
+        // Pages whose copies cannot be read may be in the kernel's cache only, and no copy will be left of
+        // them for a loss of power.
+        for row in control.files.iter().filter(|row| !row.access.is_offline()) {
+            if let Some(blocks) = relations.blocks_on_disk(row.file)? {
+                relations.sync_growth(row.file, 0, blocks)?;
+            }
+        }
         log::warn!(
             "{} reads of \"{DOUBLEWRITE_PATH}\" met a bad sector: no copies are taken from there, and \
              a torn page that cannot be redone will be named",
