@@ -347,3 +347,71 @@ fn a_file_with_a_number_that_no_server_comes_to_is_in_nobodys_way() {
         assert!(reply.is_ok(), "{reply:?}");
     }
 }
+
+/// A server whose databases 1 to 3 got their files, numbers 3 to 5, after the last checkpoint, and which
+/// was killed: those of the first two are on disk whole, and the catalog's page there knows of none.
+fn with_files_younger_than_the_catalog() -> Cluster {
+    let mut cluster = Cluster::started(&[
+        ("torn_page_protection", "off"),
+        ("recovery_time_target", "0"),
+        ("checkpoint_heartbeat", "1min"),
+        ("checkpoint_timeout", "1h"),
+    ]);
+    let mut client = cluster.client();
+    for number in 1..4 {
+        let number = number.to_string();
+        assert!(client.call(&["SELECT", &number]).expect("answered").is_ok());
+        for key in 0..500 {
+            let reply = client.call(&["SET", &format!("key:{key}"), "durable"]);
+            assert!(reply.expect("answered").is_ok());
+        }
+    }
+    for name in ["db1", "db2"] {
+        let reply = client.call(&["CHECKPOINT", "NAMESPACE", name]);
+        assert!(reply.expect("answered").is_ok());
+    }
+    cluster.kill_all();
+    cluster
+}
+
+/// Nobody knows whose they are; but their keys were acknowledged, and a hand may get them out yet.
+#[test]
+fn a_file_that_the_catalog_does_not_name_is_kept_and_not_used() {
+    let mut cluster = with_files_younger_than_the_catalog();
+    let paths = [cluster.path("base/3"), cluster.path("base/4")];
+    let content = paths.each_ref().map(|path| fs::read(path).expect("there"));
+    for _ in 0..2 {
+        let (code, said) = resetwal(&cluster, &["-f"]);
+        assert_eq!(code, 0, "{said}");
+        for file in ["base/3", "base/4"] {
+            let words = format!("\"{file}\" holds 500 keys, and the catalog names no namespace");
+            assert!(said.contains(&words), "no {words:?} in: {said}");
+        }
+        assert_sound(&cluster);
+        for _ in 0..2 {
+            cluster.start();
+            let mut client = cluster.client();
+            for round in 1..4 {
+                // Whatever gets a file now gets another one.
+                let number = round.to_string();
+                assert!(client.call(&["SELECT", &number]).expect("answered").is_ok());
+                assert!(
+                    client
+                        .call(&["SET", "key", "new"])
+                        .expect("answered")
+                        .is_ok()
+                );
+                assert!(client.call(&["CHECKPOINT"]).expect("answered").is_ok());
+            }
+            cluster.stop(Signal::SIGINT);
+            assert_sound(&cluster);
+            for (path, content) in paths.iter().zip(&content) {
+                let found = fs::read(path).expect("it is kept");
+                assert!(found == *content, "{} was written to", path.display());
+            }
+        }
+        // The second time the catalog names other files for these databases.
+        cluster.start();
+        cluster.kill_all();
+    }
+}

@@ -14,6 +14,9 @@
 //!   the tool for such disks.
 //! - A file that is closed, as its namespace is read only or offline, keeps its stop SCN; that of an
 //!   offline namespace is not touched, and its row stays as it is: it may be away.
+//! - A file that the catalog does not name gets no row, unless it waits to be removed: the catalog on disk
+//!   may be older than the file, and the next start drops what has a row and no name. What has no row
+//!   stays where it is.
 //! - The new `pg_control` takes the place of the old one whole, and only then old log is removed.
 //!   Cut off anywhere, the tool can be run again.
 
@@ -76,6 +79,8 @@ pub struct Plan {
     number: u64,
     /// The double-write area cannot be used: the next start makes another.
     is_area_unusable: bool,
+    /// Files that stay where they are, without a row.
+    unused: BTreeSet<FileNo>,
     /// What people should know of the files.
     pub notes: Vec<String>,
 }
@@ -200,6 +205,12 @@ impl Found {
     /// Whether the server was stopped in order, and says so.
     pub fn is_clean(&self) -> bool {
         self.guessed.is_none() && self.control.state == DbState::ShutDown
+    }
+
+    /// Whether a file waits to be removed.
+    fn is_dropped(&self, file: FileNo) -> bool {
+        let mut pending = self.control.pending_drops.iter();
+        pending.any(|pending| pending.file == file)
     }
 
     /// The double-write area; none if there is none. The other error is why the one that is there cannot be
@@ -377,15 +388,16 @@ impl Found {
             checkpoint_count = checkpoint_count.max(header.checkpoint_count);
             headers.insert(*file, header);
         }
+        let mut unused = BTreeSet::new();
         let mut files = if self.is_clean() {
             self.check_files(&BTreeMap::new())?;
             self.control.files.clone()
         } else {
-            let named = match named(&relations) {
-                Ok(named) => named,
+            let (is_catalog_read, named) = match named(&relations) {
+                Ok(named) => (true, named),
                 Err(error) => {
                     notes.push(format!("the catalog of namespaces cannot be read: {error}"));
-                    BTreeMap::new()
+                    (false, BTreeMap::new())
                 }
             };
             self.check_files(&named)?;
@@ -393,6 +405,18 @@ impl Found {
             let mut files = count_files(&relations, &headers, &named, &mut highest, &mut notes)?;
             files.extend(kept);
             files.sort_unstable_by_key(|row| row.file);
+            let is_used = |row: &FileRow| {
+                !is_catalog_read || named.contains_key(&row.file) || self.is_dropped(row.file)
+            };
+            for row in files.extract_if(.., |row| !is_used(row)) {
+                unused.insert(row.file);
+                notes.push(format!(
+                    "\"{}\" holds {} keys, and the catalog names no namespace for it: it is kept, and \
+                     not used",
+                    path(row.file, 0),
+                    row.key_count
+                ));
+            }
             files
         };
         files.truncate(FILES_MAX);
@@ -439,6 +463,7 @@ impl Found {
             segment: wal_page::segment_name(timeline, number, bytes),
             number,
             is_area_unusable,
+            unused,
             notes,
         })
     }
@@ -519,18 +544,19 @@ impl Found {
         Ok(())
     }
 
-    /// Makes durable what is in the relation files that were counted: pages that the last server wrote
+    /// Makes durable what is in the relation files that were read: pages that the last server wrote
     /// without the double-write area may be in the kernel's cache only, and no start will redo them. What
     /// the kernel has given up after a sync that failed is not there any more, whatever it says now.
     fn sync_files(&self, plan: &Plan) -> Result<()> {
-        let counted = plan
+        let with_rows = plan
             .control
             .files
             .iter()
             .filter(|row| !row.access.is_offline());
-        let counted: BTreeSet<FileNo> = counted.map(|row| row.file).collect();
+        let mut read: BTreeSet<FileNo> = with_rows.map(|row| row.file).collect();
+        read.extend(&plan.unused);
         for name in self.storage.list(BASE_DIR)? {
-            if parse_name(&name).is_some_and(|(file, _)| counted.contains(&file)) {
+            if parse_name(&name).is_some_and(|(file, _)| read.contains(&file)) {
                 let file = self
                     .storage
                     .open(&format!("{BASE_DIR}/{name}"), OpenMode::Read)?;
@@ -586,10 +612,6 @@ fn count_files(
     }
     let mut rows = Vec::new();
     for (file, header) in headers {
-        // Without a catalog nobody knows; and more than the server has room for cannot be kept.
-        if headers.len() > FILES_MAX && !named.contains_key(file) {
-            continue;
-        }
         let blocks = relations.blocks_on_disk(*file)?.unwrap_or(0);
         let mut page: PageBytes = [0; PAGE_BYTES];
         for block in 0..blocks {
