@@ -2,6 +2,9 @@
 //! server starts afterwards, with what is left.
 
 use nix::sys::signal::Signal;
+use rd_base::FileNo;
+use rd_store::control_file;
+use rd_sys::storage::RealStorage;
 use rd_tests::support::cluster::{Cluster, run};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -414,4 +417,116 @@ fn a_file_that_the_catalog_does_not_name_is_kept_and_not_used() {
         cluster.start();
         cluster.kill_all();
     }
+}
+
+/// No server starts without the catalog, and nobody knows then which files are used: what there is stays as
+/// it is, so that all can be put back.
+#[test]
+fn without_the_catalog_nothing_is_reset() {
+    let mut cluster = with_keys(&[("torn_page_protection", "off")]);
+    let client = &mut cluster.client();
+    assert!(client.call(&["CHECKPOINT"]).expect("answered").is_ok());
+    set(&cluster, 0..KEYS, "two");
+    cluster.kill_all();
+    let catalog = cluster.path("base/1");
+    let (relation, away) = (cluster.path("base/2"), cluster.path("away"));
+    let control = cluster.path("global/pg_control");
+    let (whole, known) = (
+        fs::read(&catalog).expect("it is there"),
+        fs::read(&control).expect("it is there"),
+    );
+    let before = segments(&cluster);
+    let damaged = vec![0x77; whole.len()];
+    let states = [None, Some(&[][..]), Some(&damaged)];
+    for (content, is_away, is_guessed) in states.iter().flat_map(|content| {
+        [(false, false), (true, false), (false, true), (true, true)]
+            .map(|(is_away, is_guessed)| (content, is_away, is_guessed))
+    }) {
+        match content {
+            Some(content) => fs::write(&catalog, content).expect("written"),
+            None => fs::remove_file(&catalog).expect("it is there"),
+        }
+        if is_away {
+            fs::rename(&relation, &away).expect("moved");
+        }
+        let now = match is_guessed {
+            true => vec![0; known.len()],
+            false => known.clone(),
+        };
+        fs::write(&control, &now).expect("written");
+        for options in [&["-f"][..], &["-f", "-n"]] {
+            let (code, said) = resetwal(&cluster, options);
+            // Nobody knows then that the double-write area has no copy of it.
+            let may_be_mended = is_guessed && content.is_some() && options.contains(&"-n");
+            assert_eq!(code, i32::from(!may_be_mended), "{said}");
+            let words = match is_away && !is_guessed {
+                true => "\"base/2\" is not there",
+                false if may_be_mended => "or nothing is reset",
+                false => "the catalog of namespaces, \"base/1\", cannot be read",
+            };
+            assert!(said.contains(words), "no {words:?} in: {said}");
+        }
+        assert_eq!(segments(&cluster), before);
+        assert!(fs::read(&control).expect("it is there") == now);
+        if is_away {
+            fs::rename(&away, &relation).expect("put back");
+        }
+        fs::write(&catalog, &whole).expect("put back");
+    }
+    fs::write(&control, &known).expect("put back");
+    let (code, said) = resetwal(&cluster, &["-f"]);
+    assert_eq!(code, 0, "{said}");
+    assert_sound(&cluster);
+    cluster.start();
+    assert_eq!(keys(&cluster), (KEYS, KEYS));
+}
+
+/// A catalog and a pg_control of different moments, however they came together.
+#[test]
+fn a_file_that_pg_control_does_not_name_is_named_by_the_start_and_by_rd_verify() {
+    let mut cluster = with_keys(&[]);
+    cluster.stop(Signal::SIGINT);
+    let path = cluster.path("global/pg_control");
+    let whole = fs::read(&path).expect("it is there");
+    cluster.announce("global/pg_control");
+    cluster.announce("cannot start");
+    cluster.announce("does not start");
+    let cases = [
+        (
+            1,
+            "pg_control does not name the catalog's file",
+            "the catalog of namespaces",
+        ),
+        (2, "which pg_control does not name", "namespace db0"),
+    ];
+    for (file, by_verify, by_start) in cases {
+        fs::write(&path, &whole).expect("written");
+        let storage = RealStorage::new(cluster.data_dir());
+        let mut control = control_file::read(&storage).expect("valid").control;
+        control.files.retain(|row| row.file != FileNo::new(file));
+        control_file::replace(&storage, &control).expect("written");
+        let directory = cluster.data_dir();
+        for (tool, options) in [
+            ("rd_verify", &[][..]),
+            ("rd_checksums", &["--verify-trees"]),
+        ] {
+            let directory = directory.to_string_lossy();
+            let arguments = [options, &["-D", &directory]].concat();
+            let (status, out, errors) = run(tool, &arguments);
+            assert_eq!(status.code(), Some(1), "{tool}: {out}{errors}");
+            assert!(
+                out.contains(by_verify),
+                "{tool}: no {by_verify:?} in: {out}"
+            );
+        }
+        let (log, code) = cluster.start_refused();
+        assert_eq!(code, Some(1), "{log}");
+        let words = format!("{by_start} lies in relation file \"base/{file}\"");
+        assert!(log.contains(&words), "no {words:?} in: {log}");
+    }
+    // The files have it all.
+    let (code, said) = resetwal(&cluster, &["-f"]);
+    assert_eq!(code, 0, "{said}");
+    cluster.start();
+    assert_eq!(keys(&cluster), (KEYS, KEYS));
 }

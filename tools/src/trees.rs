@@ -193,6 +193,14 @@ pub fn check_files(
 ) -> Result<u64> {
     let mut problems = 0;
     let names = names(relations, control);
+    if !control.files.iter().any(|row| row.file == CATALOG_FILE) {
+        problems += 1;
+        let name = shown(&names, CATALOG_FILE);
+        writeln!(
+            out,
+            "{name}: PROBLEM: pg_control does not name the catalog's file"
+        )?;
+    }
     for row in rows {
         if is_away(relations, row) {
             if !quiet {

@@ -186,6 +186,14 @@ pub fn load_namespaces(store: &Store) -> Result<Vec<FileNo>> {
     Ok(files)
 }
 
+/// What people call the namespace that lies in `file`; for after [`load_namespaces`].
+pub(crate) fn name_of(store: &Store, file: FileNo) -> Option<Vec<u8>> {
+    let ids = (0..NAMESPACES_MAX).filter_map(NamespaceId::new);
+    let mut entries = ids.map(|id| store.shared.namespaces.entry(id));
+    let entry = entries.find(|entry| entry.lies() == Lies::In(file))?;
+    Some(shown_name(&entry.name()))
+}
+
 fn is_name(name: &[u8]) -> bool {
     (1..=NAMESPACE_NAME_BYTES_MAX).contains(&name.len())
 }
@@ -242,6 +250,9 @@ pub struct NamedFile {
 pub fn names_of_files(
     pages: &dyn Pages,
 ) -> std::result::Result<BTreeMap<FileNo, NamedFile>, String> {
+    if pages.blocks() == 0 {
+        return Err("it has no pages".to_owned());
+    }
     let mut names = BTreeMap::new();
     let mut block = ROOT_BLOCK;
     let mut before: Option<Vec<u8>> = None;

@@ -26,7 +26,7 @@ pub use loss::Loss;
 
 use crate::datadir::CONTROL_FILE;
 use crate::reading;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rd_base::limits::{FILES_MAX, LOG_BYTES_MAX, PAGE_BYTES};
 use rd_base::{BatchNo, BlockNo, FileNo, Lsn, PageTag, Timeline};
 use rd_engine::init::{self, FIRST_FILE_BLOCKS, VERSION, VERSION_FILE};
@@ -253,9 +253,12 @@ impl Found {
                 );
             }
             let row = self.control.files.iter().find(|row| row.file == file);
-            // One that was dropped since is gone, and the catalog does not name it.
-            if named.contains_key(&file)
-                && let Some(row) = row.filter(|row| has_data(row))
+            // After a clean stop no row is lost with its file: the start says that this is not there. That
+            // of the catalog cannot be made anew.
+            let is_needed = |row: &&FileRow| {
+                has_data(row) && !self.is_clean() && !self.is_dropped(file) && file != CATALOG_FILE
+            };
+            if let Some(row) = row.filter(is_needed)
                 && !self.storage.exists(&path(file, 0))?
             {
                 bail!(
@@ -288,7 +291,8 @@ impl Found {
     /// catalog names a header, if they have none. Says what was done.
     ///
     /// # Errors
-    /// When something cannot be read or written, or a file is another's or not there.
+    /// When something cannot be read or written, the catalog above all, or a file is another's or not
+    /// there.
     pub fn mend(&self) -> Result<Vec<String>> {
         let reader = RelationFiles::reader(Arc::clone(&self.storage));
         // Before anything is written into one of another directory.
@@ -297,7 +301,8 @@ impl Found {
         let relations = RelationFiles::writer(Arc::clone(&self.storage));
         // Why there is none that can be used is for the plan to say.
         let area = self.area()?.ok().flatten();
-        if let Some(area) = area.filter(|_| self.control.is_double_written()) {
+        let area = area.filter(|_| self.control.is_double_written());
+        if let Some(area) = area {
             let first = self.control.first_unsynced_batch;
             let replaced = self.replaced(&relations)?;
             let closed = |file| match replaced.contains(&file) {
@@ -322,8 +327,8 @@ impl Found {
             }));
         }
         let lsn = segments::first_lsn(segment_bytes(&self.control));
-        let named = named(&relations).unwrap_or_default();
-        // The catalog may have been torn.
+        // It may have been torn.
+        let named = named(&relations).map_err(unreadable_catalog)?;
         self.check_files(&named)?;
         for (file, access) in named {
             if access.is_offline() || self.control.is_offline(file) {
@@ -393,14 +398,23 @@ impl Found {
             self.check_files(&BTreeMap::new())?;
             self.control.files.clone()
         } else {
-            let (is_catalog_read, named) = match named(&relations) {
-                Ok(named) => (true, named),
-                Err(error) => {
-                    notes.push(format!("the catalog of namespaces cannot be read: {error}"));
-                    (false, BTreeMap::new())
+            let catalog = named(&relations);
+            let is_catalog_read = catalog.is_ok();
+            let may_be_mended = area.is_some()
+                && self.control.is_double_written()
+                && self.storage.exists(&path(CATALOG_FILE, 0))?;
+            self.check_files(catalog.as_ref().unwrap_or(&BTreeMap::new()))?;
+            let named = match catalog {
+                // Before the mending: what is torn may be whole then.
+                Err(error) if may_be_mended => {
+                    notes.push(format!(
+                        "the catalog of namespaces cannot be read: {error}; with -f it is mended from \
+                         the double-write area, or nothing is reset"
+                    ));
+                    BTreeMap::new()
                 }
+                catalog => catalog.map_err(unreadable_catalog)?,
             };
-            self.check_files(&named)?;
             let kept = self.kept(&mut headers, &named)?;
             let mut files = count_files(&relations, &headers, &named, &mut highest, &mut notes)?;
             files.extend(kept);
@@ -590,10 +604,21 @@ fn named(relations: &RelationFiles) -> Result<BTreeMap<FileNo, Access>, String> 
     let names = names_of_files(&FilePages {
         relations,
         file: CATALOG_FILE,
-        blocks: blocks.unwrap_or(0),
+        blocks: blocks.ok_or("it is not there")?,
     })?;
     let named = names.into_iter().map(|(file, named)| (file, named.access));
     Ok(named.chain([(CATALOG_FILE, Access::READ_WRITE)]).collect())
+}
+
+/// Why nothing is reset where the catalog cannot be read: nobody knows then which files are used, and to
+/// throw the log away would only take what may be mended yet.
+fn unreadable_catalog(error: String) -> anyhow::Error {
+    anyhow!(
+        "the catalog of namespaces, \"{}\", cannot be read: {error}\nDETAIL: No server starts without \
+         it, whatever becomes of the log.\nHINT: Put the file back, if it is elsewhere, or restore the \
+         data directory from a backup.",
+        path(CATALOG_FILE, 0)
+    )
 }
 
 /// Reads every page of every file with a header, and counts its keys.

@@ -33,6 +33,18 @@ pub enum RecoveryError {
         /// Where it should be.
         path: String,
     },
+    /// A file that is used is not in `pg_control`, and the log does not make it.
+    #[error(
+        "{whose} lies in relation file \"{path}\", which neither \"global/pg_control\" nor the \
+         write-ahead log names: they are from another time; restore the data directory as a whole from \
+         one backup"
+    )]
+    FileUnknown {
+        /// What lies in it.
+        whose: String,
+        /// The file.
+        path: String,
+    },
     /// A file has lost its end, or a piece.
     #[error(
         "relation file \"{path}\" ends too soon: from its first piece on there are {found} blocks on \

@@ -41,6 +41,7 @@ use rd_base::civil::Utc;
 use rd_base::counters::Counter;
 use rd_base::words::EndOfRecoveryCheckpoint;
 use rd_base::{Lsn, Role, StartCount};
+use rd_format::catalog::CATALOG_FILE;
 use rd_format::control::{ControlFile, DbState, PROTECTION_BYPASSED};
 use rd_store::Store;
 use rd_store::checkpoint::{EndOfLog, Flags, Request, Ticket, TicketState};
@@ -48,7 +49,7 @@ use rd_store::control_file::{ControlStore, GLOBAL_DIR};
 use rd_store::doublewrite::{DOUBLEWRITE_PATH, DoubleWrite};
 use rd_store::history::RecoveryRow;
 use rd_store::recovery_time::{RedoWork, Speeds, start_us};
-use rd_store::relation::RelationFiles;
+use rd_store::relation::{RelationFiles, path};
 use rd_store::shared::Phase;
 use rd_store::wal::WalStart;
 use rd_store::wal::read::ReadFrom;
@@ -395,7 +396,22 @@ fn report(store: &Store, row: &RecoveryRow) {
 
 /// Step 7's second half. What was never used is removed when the redo point has come to `settled`.
 fn finish(store: &Store, end: Lsn, settled: Lsn) -> Result<(), RecoveryError> {
+    let files = &store.shared.files;
+    let unknown = |whose, file| {
+        Err(RecoveryError::FileUnknown {
+            whose,
+            path: path(file, 0),
+        })
+    };
+    if !files.exists(CATALOG_FILE) {
+        return unknown("the catalog of namespaces".to_owned(), CATALOG_FILE);
+    }
     let named = namespace::load_namespaces(store)?;
+    // Before anything is dropped, and before a client writes to it.
+    if let Some(file) = named.iter().find(|file| !files.exists(**file)) {
+        let name = namespace::name_of(store, *file).unwrap_or_default();
+        return unknown(format!("namespace {}", name.escape_ascii()), *file);
+    }
     files::drop_unnamed(store, &named, end);
     files::drop_unborn(store, &named, settled)?;
     namespace::access::settle_files(store);
