@@ -141,7 +141,9 @@ fn reset(disk: &SimStorage) -> anyhow::Result<()> {
     if !found.is_clean() {
         found.mend()?;
     }
-    found.reset(&found.plan()?)
+    let left = found.reset(&found.plan()?)?;
+    anyhow::ensure!(left.is_empty(), "{left:?}");
+    Ok(())
 }
 
 /// The files that `pg_control` names and the keys that it counts there; every tree must be whole and
@@ -369,5 +371,53 @@ fn what_was_counted_is_there_after_a_loss_of_power() {
         let counted = files(&disk);
         disk.crash(seed);
         assert_eq!(files(&disk), counted, "seed {seed}");
+    }
+}
+
+/// What is to be removed is needed by nobody once the new `pg_control` is there: that it stays is worth a
+/// warning, and nothing more.
+#[test]
+fn what_cannot_be_removed_stops_no_reset() {
+    let mut before = Before::new(Cluster::kill_all);
+    let listed = |disk: &SimStorage| disk.list("wal").expect("a good disk");
+    let old = listed(&before.disk);
+    assert!(old.len() > 2, "{old:?}");
+    for (kind, path, times) in [
+        (IoKind::Remove, format!("wal/{}", old[1]), 1),
+        (IoKind::Remove, DOUBLEWRITE_PATH.to_owned(), 1),
+        (IoKind::SyncDir, "wal".to_owned(), 1),
+    ] {
+        let disk = before.disk.fork();
+        let area = disk.open(DOUBLEWRITE_PATH, OpenMode::ReadWrite);
+        let area = area.expect("it is there");
+        area.truncate(5000)
+            .and_then(|()| area.sync_all())
+            .expect("cut");
+        let found = look(&disk).expect("readable");
+        let plan = found.plan().expect("readable");
+        disk.inject(Injection {
+            kind,
+            path_contains: path.clone(),
+            // The new segment's name is made durable before.
+            skip: u64::from(kind == IoKind::SyncDir),
+            times,
+            errno: 1,
+        });
+        let warnings = found.reset(&plan).expect("the log is reset");
+        let [warning] = &warnings[..] else {
+            panic!("{path}: {warnings:?}");
+        };
+        assert!(warning.contains(&format!("\"{path}\"")), "{warning}");
+        assert!(warning.contains("os error 1"), "{warning}");
+        let mut expected = vec![plan.segment.clone()];
+        expected.extend(old.iter().filter(|name| path.ends_with(*name)).cloned());
+        expected.sort_unstable();
+        let mut left = listed(&disk);
+        left.sort_unstable();
+        assert_eq!(left, expected);
+        assert!(look(&disk).expect("readable").is_clean());
+        if path.starts_with("wal") {
+            assert!(before.keys_of_server_on(&disk) >= KEYS / 2);
+        }
     }
 }

@@ -98,7 +98,9 @@ fn reset(arguments: Arguments, out: &mut Verdict) -> Result<ExitCode> {
     for note in &plan.notes {
         cli::print_warning(NAME, note);
     }
-    found.reset(&plan)?;
+    for warning in found.reset(&plan)? {
+        cli::print_warning(NAME, &warning);
+    }
     writeln!(out, "Write-ahead log reset")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -529,11 +529,12 @@ impl Found {
         Ok(last + 1)
     }
 
-    /// Writes the new log and the new `pg_control`, and removes the old log.
+    /// Writes the new log and the new `pg_control`, and removes the old log. Gives what could not be
+    /// removed, in words: once the new `pg_control` is there, that is in nobody's way.
     ///
     /// # Errors
-    /// When the disk refuses; then the old ones may be there still.
-    pub fn reset(&self, plan: &Plan) -> Result<()> {
+    /// When the disk refuses before that.
+    pub fn reset(&self, plan: &Plan) -> Result<Vec<String>> {
         let storage = &*self.storage;
         let bytes = segment_bytes(&plan.control);
         if !storage.exists(WAL_DIR)? {
@@ -545,17 +546,22 @@ impl Found {
         }
         segments::make(storage, plan.control.timeline, plan.number, bytes)?;
         control_file::replace(storage, &plan.control)?;
+        let mut done = Vec::new();
         if plan.is_area_unusable {
-            storage.remove(DOUBLEWRITE_PATH)?;
-            storage.sync_dir(GLOBAL_DIR)?;
+            done.push(storage.remove(DOUBLEWRITE_PATH));
+            done.push(storage.sync_dir(GLOBAL_DIR));
         }
-        for name in storage.list(WAL_DIR)? {
-            if is_segment_name(&name) && name != plan.segment {
-                storage.remove(&format!("{WAL_DIR}/{name}"))?;
-            }
-        }
-        storage.sync_dir(WAL_DIR)?;
-        Ok(())
+        let names = storage.list(WAL_DIR).unwrap_or_else(|error| {
+            done.push(Err(error));
+            Vec::new()
+        });
+        let old = names
+            .iter()
+            .filter(|name| is_segment_name(name) && **name != plan.segment);
+        done.extend(old.map(|name| storage.remove(&format!("{WAL_DIR}/{name}"))));
+        done.push(storage.sync_dir(WAL_DIR));
+        let failed = done.into_iter().filter_map(Result::err);
+        Ok(failed.map(|error| error.to_string()).collect())
     }
 
     /// Makes durable what is in the relation files that were read: pages that the last server wrote
