@@ -3,15 +3,15 @@
 //! that do not give back what is on them.
 
 use nix::sys::signal::Signal;
-use rd_base::FileNo;
+use rd_base::{FileNo, StartCount};
 use rd_engine::verify::{FilePages, verify};
-use rd_format::control::ControlFile;
-use rd_store::control_file::{self, CONTROL_PATH};
+use rd_format::control::{ControlFile, DbState};
+use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
 use rd_store::doublewrite::DOUBLEWRITE_PATH;
 use rd_store::relation::RelationFiles;
 use rd_sys::crash::catch_panics;
 use rd_sys::simdisk::{Injection, IoKind, SimStorage};
-use rd_sys::storage::{OpenMode, Storage};
+use rd_sys::storage::{OpenMode, RealStorage, Storage};
 use rd_tests::support::cluster::Cluster;
 use rd_tools::resetwal::{self, Found};
 use std::fs;
@@ -345,7 +345,21 @@ fn a_double_write_area_that_was_cut_off_is_made_anew() {
         let (whole, at_least) = (before.disk.fork(), if is_clean { KEYS } else { KEYS / 2 });
         reset(&whole).expect("a good disk");
         assert_eq!(files(&disk), files(&whole));
+        // A start that is killed when it has said that it has begun: the checkpointer, which makes the
+        // area, has not come to that.
+        let begun = disk.fork();
+        let mut slots = ControlStore::open(&begun).expect("valid");
+        let newest = slots.newest().clone();
+        let started = ControlFile {
+            state: DbState::InProduction,
+            start_count: StartCount::new(newest.start_count.get() + 1),
+            ..newest
+        };
+        slots.write_both(started, 1).expect("a good disk");
+        assert!(before.keys_of_server_on(&begun) >= at_least);
         assert!(before.keys_of_server_on(&disk) >= at_least);
+        let control = control_file::read(&RealStorage::new(before.cluster.data_dir()));
+        assert!(control.expect("valid").control.has_all_copies());
     }
 }
 

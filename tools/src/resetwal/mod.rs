@@ -362,6 +362,12 @@ impl Found {
         }
         let area = self.area()?;
         let is_area_unusable = area.is_err();
+        // Until the checkpointer has made the next one: a start that is cut off before that has no copies,
+        // and needs none.
+        let protection = match &area {
+            Ok(Some(_)) => self.control.protection,
+            Ok(None) | Err(_) => 0,
+        };
         let area = area.unwrap_or_else(|error| {
             let torn = match self.is_clean() {
                 true => "",
@@ -463,6 +469,7 @@ impl Found {
             next_file: self.control.next_file.max(FileNo::new(after_files)),
             backup_start_lsn: Lsn::ZERO,
             backup_end_lsn: Lsn::ZERO,
+            protection,
             keys_lsn: start,
             pending_drops: match self.is_clean() {
                 true => self.control.pending_drops.clone(),

@@ -111,11 +111,18 @@ pub fn recover(store: &Store, watcher: &mut dyn Watcher) -> Result<Recovered, Re
 
 /// Step 2.
 fn open_clean(store: &Store, mut slots: ControlStore) -> Result<Recovered, RecoveryError> {
-    let control = slots.newest().clone();
+    let mut control = slots.newest().clone();
     let shut_down_at = utc(control.written_us);
     log::info!("the server was shut down at {shut_down_at:#}");
     files::check(store, &control, Torn::IsDamage)?;
     let end = control.durable_lsn;
+    if control.is_double_written() && !store.storage.exists(DOUBLEWRITE_PATH)? {
+        log::warn!(
+            "\"{DOUBLEWRITE_PATH}\" is not there; nothing needs what it held, and it is made anew"
+        );
+        // By the same write: a start after this one, should it be cut off, has no copies to look for.
+        control.protection = 0;
+    }
     let control = begin_start(store, &mut slots, control, DbState::InProduction)?;
     files::load(store, &control)?;
     found_end(store, end, control.durable_predecessor_count);
@@ -425,6 +432,7 @@ mod tests {
     use super::*;
     use rd_store::control_file;
     use rd_sys::simdisk::{Injection, IoKind};
+    use rd_sys::storage::Storage;
 
     /// Whose copy of a page lay on a bad sector is not known, nor whether it was needed: until the redo
     /// point of this start's end, no start takes pages for proved.
@@ -450,6 +458,31 @@ mod tests {
             recover(&store, &mut Unwatched).expect("nothing was lost");
             let control = control_file::read(&disk).expect("valid").control;
             assert_eq!(control.has_all_copies(), !is_bad);
+        }
+    }
+
+    /// The area was lost while the server was stopped, and the start is cut off wherever that can be.
+    #[test]
+    fn an_area_that_is_lost_after_a_clean_stop_is_looked_for_by_no_start() {
+        for crash_at in 1.. {
+            let (store, disk) = startup();
+            disk.remove(DOUBLEWRITE_PATH)
+                .and_then(|()| disk.sync_dir(GLOBAL_DIR))
+                .expect("a good disk");
+            disk.crash_at(Some(disk.io_count() + crash_at));
+            let start = || recover(&store, &mut Unwatched).is_ok();
+            let is_done = rd_sys::crash::catch_panics(start) == Ok(true);
+            disk.crash(crash_at);
+            let (again, _) = startup();
+            let again = Store {
+                storage: Arc::new(disk.mount()),
+                ..again
+            };
+            recover(&again, &mut Unwatched).unwrap_or_else(|error| panic!("{crash_at}: {error}"));
+            if is_done {
+                assert!(crash_at > 4);
+                break;
+            }
         }
     }
 }
