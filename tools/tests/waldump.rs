@@ -3,8 +3,8 @@
 mod support;
 
 use rd_base::limits::WAL_PAGE_BYTES;
-use rd_base::{Lsn, Timeline};
-use rd_format::wal_page::{WAL_HEADER_BYTES, WalPageHeader};
+use rd_base::{Lsn, StartCount, Timeline};
+use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageHeader};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
@@ -232,6 +232,102 @@ fn damage_is_located_and_a_torn_tail_is_an_end() {
         "{}",
         lost.err
     );
+}
+
+/// Lines of commits; not the one that says what of a record was skipped.
+fn commits(out: &str) -> usize {
+    out.lines()
+        .filter(|line| line.starts_with("commit "))
+        .count()
+}
+
+fn segment(number: u64) -> String {
+    wal_page::segment_name(Timeline::new(1), number, SEGMENT)
+}
+
+/// Of a log from which old segments were removed, and one could not be.
+#[test]
+fn a_segment_that_is_left_over_is_no_damage() {
+    let dir = private_dir();
+    let wal = dir.path().join("wal");
+    let mut maker = LogMaker::new();
+    let mut starts = Vec::new();
+    while maker.end_lsn().get() < 12 * SEGMENT + SEGMENT / 2 {
+        starts.push(maker.set(b"key", &[b'v'; 7000]));
+    }
+    maker.write(&wal);
+    let is_there = |number: u64| number == 3 || (9..=12).contains(&number);
+    for number in (1..13).filter(|number| !is_there(*number)) {
+        fs::remove_file(wal.join(segment(number))).expect("it is there");
+    }
+    let redo = |number: u64| {
+        let behind = starts.iter().find(|start| start.get() > number * SEGMENT);
+        *behind.expect("there are more")
+    };
+    let mut known = control(2);
+    (known.durable_lsn, known.redo_lsn) = (maker.end_lsn(), redo(10));
+    known.redo_predecessor_count = StartCount::new(1);
+    let newer = known.encode();
+    (known.sequence, known.redo_lsn) = (1, redo(9));
+    write_control(dir.path(), &newer, &known.encode());
+    let all = run("rd_waldump", &["-p", text(&wal)]);
+    assert_eq!(all.code, 0, "{}", all.err);
+    let last_whole = starts
+        .iter()
+        .rev()
+        .filter(|start| start.get() < 4 * SEGMENT);
+    let cut = *last_whole.clone().next().expect("there is one");
+    let shown = starts
+        .iter()
+        .filter(|start| **start >= redo(9) || start.get() > 3 * SEGMENT && **start < cut);
+    assert_eq!(commits(&all.out), shown.count());
+    let words = format!(
+        "is left over and not needed; going on there, at {}",
+        redo(9)
+    );
+    assert!(all.err.contains(&words), "no {words:?} in: {}", all.err);
+    assert!(all.err.contains("the file is not there"), "{}", all.err);
+    let end = format!("the log ends at {}", maker.end_lsn());
+    assert!(all.err.contains(&end), "{}", all.err);
+    // Who asks for a place gets what is there.
+    let there = run("rd_waldump", &["-p", text(&wal), &segment(3)]);
+    assert_eq!(there.code, 1, "{}", there.err);
+    // And what is needed must be there.
+    fs::remove_file(wal.join(segment(11))).expect("it is there");
+    let lost = run("rd_waldump", &["-p", text(&wal)]);
+    assert_eq!(lost.code, 1, "{}", lost.err);
+    assert!(lost.err.contains("was durable up to"), "{}", lost.err);
+}
+
+/// Of a log that was reset, by a reset that was cut off before it had removed the old one.
+#[test]
+fn a_log_that_was_reset_is_no_damage_to_the_old_one() {
+    let dir = private_dir();
+    let wal = dir.path().join("wal");
+    let mut maker = LogMaker::new();
+    let mut old = 0;
+    while maker.end_lsn().get() < 5 * SEGMENT + SEGMENT / 2 {
+        old += usize::from(maker.set(b"key", &[b'v'; 7000]).get() > 3 * SEGMENT);
+    }
+    maker.write(&wal);
+    fs::write(wal.join(segment(6)), vec![0; SEGMENT as usize]).expect("written");
+    for number in 1..3 {
+        fs::remove_file(wal.join(segment(number))).expect("it is there");
+    }
+    let mut maker = LogMaker::in_segment(7);
+    for _ in 0..10 {
+        maker.set_in_start(2, b"key", b"value");
+    }
+    maker.write(&wal);
+    let mut known = control(1);
+    (known.durable_lsn, known.redo_lsn) = (maker.end_lsn(), Lsn::new(7 * SEGMENT));
+    known.redo_predecessor_count = StartCount::new(1);
+    write_control(dir.path(), &known.encode(), &known.encode());
+    let all = run("rd_waldump", &["-p", text(&wal)]);
+    assert_eq!(all.code, 0, "{}", all.err);
+    assert_eq!(commits(&all.out), old + 10);
+    let words = "is left over and not needed; going on there, at 0/700000";
+    assert!(all.err.contains(words), "no {words:?} in: {}", all.err);
 }
 
 #[test]

@@ -260,7 +260,7 @@ fn dumped(input: &[u8]) -> Option<(String, bool)> {
     let lists_kinds = arguments.kind.as_deref() == Some("list");
     let has_lines = arguments.stats.is_none() && !lists_kinds;
     let mut out = Vec::new();
-    let outcome = dump::run(arguments, &mut out);
+    let outcome = dump::run(arguments, &mut out, &mut |text| assert!(!text.is_empty()));
     let is_well = outcome.is_ok();
     match outcome {
         Ok(end) => assert!(end.is_none_or(|end| !end.reason.to_string().is_empty())),

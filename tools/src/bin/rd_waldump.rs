@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     cli::main(NAME, cli::FAILURE, |arguments: Arguments| {
-        if let Some(end) = run(arguments, BufWriter::new(io::stdout().lock()))? {
+        let out = BufWriter::new(io::stdout().lock());
+        let mut say = |text: &str| cli::print_warning(NAME, text);
+        if let Some(end) = run(arguments, out, &mut say)? {
             cli::print_note(&format!(
                 "{NAME}: the log ends at {}: {}",
                 end.lsn, end.reason

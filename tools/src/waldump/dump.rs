@@ -1,7 +1,8 @@
 //! All that `rd_waldump` does between its command line and what it says last: the records that are
 //! wanted, as lines or as counts, and what the end of the log means.
 //!
-//! Invariant: it writes to whatever it is given and to nothing else, so that hostile files can be fed
+//! Invariant: it writes to whatever it is given, and says what is to be said to whoever that is, and writes
+//! to nothing else, so that hostile files can be fed
 //! to it by the thousand.
 
 use super::source::{Log, Wanted};
@@ -83,11 +84,16 @@ pub enum Detail {
     Record,
 }
 
-/// Dumps the log to `out`. Gives its end, if that was come to and is to be told.
+/// Dumps the log to `out`; `say` takes what people should know of it. Gives its end, if that was come to
+/// and is to be told.
 ///
 /// # Errors
 /// When the log cannot be found or read, or ends where it must not.
-pub fn run(arguments: Arguments, mut out: impl Write) -> Result<Option<LogEnd>> {
+pub fn run(
+    arguments: Arguments,
+    mut out: impl Write,
+    say: &mut dyn FnMut(&str),
+) -> Result<Option<LogEnd>> {
     if arguments.kind.as_deref() == Some("list") {
         for kind in RecordKind::ALL {
             writeln!(out, "{}", kind.name())?;
@@ -117,7 +123,7 @@ pub fn run(arguments: Arguments, mut out: impl Write) -> Result<Option<LogEnd>> 
         reached: Lsn::ZERO,
         start_count: StartCount::new(0),
     };
-    let outcome = dump.run(arguments.follow);
+    let outcome = dump.run(arguments.follow, say);
     let finished = dump.finish();
     // Damage that was found is told, whoever reads the rest.
     let end = outcome?;
@@ -151,8 +157,7 @@ struct Dump<W> {
 
 impl<W: Write> Dump<W> {
     /// Until the wanted end (none), or that of the log.
-    fn run(&mut self, follow: bool) -> Result<Option<LogEnd>> {
-        let wanted = self.log.from.lsn;
+    fn run(&mut self, follow: bool, say: &mut dyn FnMut(&str)) -> Result<Option<LogEnd>> {
         let storage = Arc::clone(&self.log.storage);
         let mut reader = WalReader::first_from(storage, self.log.from)?;
         let mut idle = 0;
@@ -161,6 +166,23 @@ impl<W: Write> Dump<W> {
             if self.records(&mut reader)? {
                 return Ok(None);
             }
+            if let Some(redo) = self.needed_behind(reader.lsn()) {
+                // Once: what no server has written may be no place of a record.
+                self.log.redo = None;
+                self.log.from = redo;
+                self.start_count = redo.start_count;
+                let end = reader.finish()?;
+                if !self.quiet {
+                    say(&format!(
+                        "the log before the redo point is left over and not needed; going on there, at \
+                         {}: {end}",
+                        redo.lsn
+                    ));
+                }
+                reader = WalReader::new(Arc::clone(&self.log.storage), redo);
+                continue;
+            }
+            let wanted = self.log.from.lsn;
             idle = if self.reached == before { idle + 1 } else { 0 };
             if self.first.is_none() && self.log.start_is_wanted && !follow {
                 let end = reader.finish()?;
@@ -193,6 +215,20 @@ impl<W: Write> Dump<W> {
             }
             reader = self.reader_at(here)?;
         }
+    }
+
+    /// Where to go on if the log cannot be read on at `lsn`, below the redo point, and nobody has asked for
+    /// that: what is left of segments that were to be removed may have gaps, or have been replaced by a
+    /// log that was begun anew.
+    fn needed_behind(&self, lsn: Lsn) -> Option<ReadFrom> {
+        let (redo, start_count) = self.log.redo?;
+        let is_needed =
+            self.log.start_is_wanted || self.is_beyond(redo) || start_after(lsn) >= redo;
+        (!is_needed).then_some(ReadFrom {
+            lsn: redo,
+            start_count,
+            ..self.log.from
+        })
     }
 
     /// Prints records until there is none (false), or no more is wanted (true).

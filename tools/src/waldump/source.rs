@@ -113,6 +113,9 @@ pub struct Log {
     pub end: Option<Lsn>,
     /// Up to where the log was durable, as `pg_control` says, if there is one.
     pub durable: Lsn,
+    /// The redo point there, and the start count of the record before it: what lies before is not needed.
+    /// The lower one of both slots, as both may count.
+    pub redo: Option<(Lsn, StartCount)>,
 }
 
 /// What a data directory's `pg_control` says of its log.
@@ -121,6 +124,7 @@ struct Known {
     system_id: u64,
     timeline: Timeline,
     durable: Lsn,
+    redo: Option<(Lsn, StartCount)>,
 }
 
 impl Log {
@@ -177,8 +181,9 @@ impl Log {
             system_id,
             start_count,
         };
-        let durable = known.filter(|known| known.timeline == timeline);
-        let durable = durable.map_or(Lsn::ZERO, |known| known.durable);
+        let known = known.filter(|known| known.timeline == timeline);
+        let durable = known.as_ref().map_or(Lsn::ZERO, |known| known.durable);
+        let redo = known.and_then(|known| known.redo);
         Ok(Log {
             dir,
             storage,
@@ -186,6 +191,7 @@ impl Log {
             start_is_wanted,
             end,
             durable,
+            redo,
         })
     }
 
@@ -247,14 +253,21 @@ fn known(dir: &Path) -> Option<Known> {
         _ => dir.join(".."),
     };
     let reading = control::read(&data_dir).ok()?;
-    let control = reading.outcome.ok()?.control;
+    let chosen = reading.outcome.ok()?;
+    let control = chosen.control;
     control.compatible().ok()?;
+    let slots = [Some(&control), chosen.other.as_ref().ok()];
+    let redo = slots.into_iter().flatten();
+    let redo = redo.map(|slot| (slot.redo_lsn, slot.redo_predecessor_count));
+    // One behind the log that was durable is none that a server has written.
+    let redo = redo.min().filter(|(lsn, _)| *lsn <= control.durable_lsn);
     let segment_bytes = u64::from(control.wal_segment_bytes);
     (segment_bytes <= SEGMENT_BYTES_MAX).then_some(Known {
         segment_bytes,
         system_id: control.system_identifier,
         timeline: control.timeline,
         durable: control.durable_lsn,
+        redo,
     })
 }
 

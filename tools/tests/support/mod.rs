@@ -136,7 +136,12 @@ pub const SYSTEM: u64 = 0xFEED_0000_0000_0001;
 impl LogMaker {
     /// An empty log that begins with segment 1.
     pub fn new() -> LogMaker {
-        let first = wal_page::lsn_to_pos(Lsn::new(SEGMENT));
+        LogMaker::in_segment(1)
+    }
+
+    /// An empty log that begins with this segment.
+    pub fn in_segment(number: u64) -> LogMaker {
+        let first = wal_page::lsn_to_pos(Lsn::new(number * SEGMENT));
         LogMaker {
             bytes: Vec::new(),
             first,
@@ -187,7 +192,8 @@ impl LogMaker {
         let page_bytes = WAL_PAGE_BYTES as u64;
         let end = self.end_lsn().get();
         let last = end.div_ceil(self.segment_bytes);
-        for segment in 1..=last {
+        let first = wal_page::pos_to_start_lsn(self.first).get() / self.segment_bytes;
+        for segment in first..=last {
             let mut file = vec![0; self.segment_bytes as usize];
             for (index, page) in file.chunks_mut(WAL_PAGE_BYTES).enumerate() {
                 let address = segment * self.segment_bytes + index as u64 * page_bytes;
