@@ -530,3 +530,27 @@ fn a_file_that_pg_control_does_not_name_is_named_by_the_start_and_by_rd_verify()
     cluster.start();
     assert_eq!(keys(&cluster), (KEYS, KEYS));
 }
+
+/// No segment has a page yet that says whose it is; how long they are is seen.
+#[test]
+fn the_length_of_segments_is_guessed_where_none_has_a_page() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let text = data.to_string_lossy();
+    let (status, _, errors) = run("rd_initdb", &["-D", &text, "--wal-segsize", "1"]);
+    assert!(status.success(), "{errors}");
+    let control = data.join("global/pg_control");
+    let bytes = fs::read(&control).expect("it is there");
+    fs::write(&control, vec![0; bytes.len()]).expect("written");
+    for expected in [" 1048576", " 16777216"] {
+        let (status, out, errors) = run("rd_resetwal", &["-f", "-n", "-D", &text]);
+        assert!(status.success(), "{out}{errors}");
+        let of_segments = out
+            .lines()
+            .find(|line| line.starts_with("Bytes per WAL segment:"));
+        let of_segments = of_segments.unwrap_or_else(|| panic!("it is not said: {out}"));
+        assert!(of_segments.ends_with(expected), "{of_segments}");
+        // Without any, those of old.
+        let _ = fs::remove_dir_all(data.join("wal"));
+    }
+}

@@ -7,7 +7,7 @@ use rd_base::{Lsn, StartCount, Timeline};
 use rd_format::wal_page::{self, WAL_HEADER_BYTES, WalPageHeader};
 use rd_format::wal_record::RecordKind;
 use rd_store::wal::{ReadFrom, WAL_DIR, WalReader, segments};
-use rd_sys::storage::{OpenMode, Storage, is_bad_sector};
+use rd_sys::storage::{OpenMode, Storage, StorageFile, is_bad_sector};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -38,28 +38,42 @@ pub struct Loss {
     pub is_cut_off: bool,
 }
 
+fn segment_names(storage: &dyn Storage) -> io::Result<Vec<String>> {
+    if !storage.exists(WAL_DIR)? {
+        return Ok(Vec::new());
+    }
+    let mut names = storage.list(WAL_DIR)?;
+    names.retain(|name| super::is_segment_name(name));
+    Ok(names)
+}
+
+fn open(storage: &dyn Storage, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+    storage.open(&format!("{WAL_DIR}/{name}"), OpenMode::Read)
+}
+
+/// The size of the log's files, whatever they hold; none if there is no file that could be one.
+///
+/// # Errors
+/// When a file that is there cannot be read, but for bad sectors.
+pub fn segment_bytes(storage: &dyn Storage) -> io::Result<Option<u64>> {
+    for name in segment_names(storage)? {
+        let bytes = readable(open(storage, &name).and_then(|file| file.len()))?;
+        let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        if let Some(bytes) = bytes.filter(|bytes| bytes.is_power_of_two() && sizes.contains(bytes))
+        {
+            return Ok(Some(bytes));
+        }
+    }
+    Ok(None)
+}
+
 /// The log that is there, from its oldest segment on, as far as its files tell: where no
 /// `pg_control` does. None if there is no log that can be read.
 ///
 /// # Errors
 /// When a file that is there cannot be read, but for bad sectors.
-pub fn oldest_log(storage: &dyn Storage) -> Result<Option<ReadFrom>> {
-    if !storage.exists(WAL_DIR)? {
-        return Ok(None);
-    }
-    let mut names = storage.list(WAL_DIR)?;
-    names.retain(|name| super::is_segment_name(name));
-    let open = |name: &str| storage.open(&format!("{WAL_DIR}/{name}"), OpenMode::Read);
-    let mut lengths = names
-        .iter()
-        .filter_map(|name| readable(open(name).and_then(|file| file.len())).transpose());
-    let Some(segment_bytes) = lengths.next().transpose()? else {
-        return Ok(None);
-    };
-    let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
-    if !segment_bytes.is_power_of_two() || !sizes.contains(&segment_bytes) {
-        return Ok(None);
-    }
+pub fn oldest_log(storage: &dyn Storage, segment_bytes: u64) -> Result<Option<ReadFrom>> {
+    let names = segment_names(storage)?;
     let timeline = Timeline::new(1);
     let oldest = segments::list(storage, timeline, segment_bytes)?;
     let Some(oldest) = oldest.first() else {
@@ -69,7 +83,7 @@ pub fn oldest_log(storage: &dyn Storage) -> Result<Option<ReadFrom>> {
     let own = wal_page::segment_name(timeline, *oldest, segment_bytes);
     for name in std::iter::once(&own).chain(&names) {
         let mut bytes = [0; WAL_HEADER_BYTES];
-        let read = readable(open(name).and_then(|file| file.read_at(&mut bytes, 0)))?;
+        let read = readable(open(storage, name).and_then(|file| file.read_at(&mut bytes, 0)))?;
         if read.is_some()
             && let Ok(header) = WalPageHeader::decode(&bytes)
         {

@@ -143,7 +143,13 @@ pub fn look_in(storage: Arc<dyn Storage>) -> Result<Found> {
 
 /// Makes values up from what else there is, as `pg_control` cannot be read.
 fn guess(storage: Arc<dyn Storage>, why: String) -> Result<Found> {
-    let log = loss::oldest_log(&*storage)?;
+    // Seen where no segment has a page yet, too.
+    let found_bytes = loss::segment_bytes(&*storage)?;
+    let log = match found_bytes {
+        Some(bytes) => loss::oldest_log(&*storage, bytes)?,
+        None => None,
+    };
+    let segment_bytes = found_bytes.unwrap_or(SEGMENT_BYTES_USUAL);
     let relations = RelationFiles::reader(Arc::clone(&storage));
     let mut systems: BTreeMap<u64, usize> = BTreeMap::new();
     for file in files_on_disk(&*storage)? {
@@ -157,8 +163,6 @@ fn guess(storage: Arc<dyn Storage>, why: String) -> Result<Found> {
         .map(|(system, _)| system)
         .or(of_log)
         .unwrap_or_else(rd_sys::random::u64);
-    let of_log = log.as_ref().map(|from| from.segment_bytes);
-    let segment_bytes = of_log.unwrap_or(SEGMENT_BYTES_USUAL);
     let first = segments::first_lsn(segment_bytes);
     let mut control = ControlFile::initial(system_identifier, segment_bytes as u32, first);
     if storage.exists(DOUBLEWRITE_PATH)? {
