@@ -3,7 +3,9 @@
 //! that do not give back what is on them.
 
 use nix::sys::signal::Signal;
-use rd_base::{FileNo, StartCount};
+use rd_base::limits::PAGE_BYTES;
+use rd_base::{BlockNo, FileNo, PageTag, StartCount};
+use rd_engine::init;
 use rd_engine::verify::{FilePages, verify};
 use rd_format::control::{ControlFile, DbState};
 use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
@@ -433,5 +435,38 @@ fn what_cannot_be_removed_stops_no_reset() {
         if path.starts_with("wal") {
             assert!(before.keys_of_server_on(&disk) >= KEYS / 2);
         }
+    }
+}
+
+/// A bad sector in a file's first pages is damage like any other: it refuses nothing, and where only the
+/// disk does not give a root, no empty one is put in its place.
+#[test]
+fn a_bad_sector_in_a_files_first_pages_refuses_nothing() {
+    let before = Before::new(Cluster::kill_all);
+    let file = before.control.files.last().expect("there are three").file;
+    let system = before.control.system_identifier;
+    let pages = |disk: &SimStorage| {
+        let relations = RelationFiles::reader(Arc::new(disk.clone()));
+        [0, 1, 2].map(|block| {
+            let mut page = [0; PAGE_BYTES];
+            let tag = PageTag::new(file, BlockNo::new(block));
+            assert!(relations.read_block(tag, &mut page).expect("a good disk"));
+            page
+        })
+    };
+    let [header, rest @ ..] = pages(&before.disk);
+    for (skip, times) in [(0, 1), (0, 3), (1, 2), (2, 1)] {
+        let disk = before.disk.fork();
+        let relations = RelationFiles::writer(Arc::new(disk.clone()));
+        // It is opened by that.
+        relations.blocks_on_disk(file).expect("a good disk");
+        bad_sectors(&disk, &format!("base/{file}"), skip, times);
+        let lsn = before.control.durable_lsn;
+        let is_restored = init::restore_first_pages(&relations, system, file, lsn);
+        assert_eq!(is_restored.expect("it is damage"), skip == 0);
+        disk.clear_injections();
+        let [now, others @ ..] = pages(&disk);
+        assert_eq!(now == header, skip > 0);
+        assert!(others == rest, "the tree is another");
     }
 }

@@ -32,7 +32,7 @@ use rd_store::doublewrite;
 use rd_store::history;
 use rd_store::relation::{BASE_DIR, RelationFiles};
 use rd_store::wal::{WAL_DIR, segments};
-use rd_sys::storage::{OpenMode, RealStorage, Storage};
+use rd_sys::storage::{OpenMode, RealStorage, Storage, is_bad_sector};
 use std::cell::Cell;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -400,8 +400,16 @@ pub fn restore_first_pages(
 ) -> io::Result<bool> {
     let tags = FIRST_BLOCKS.map(|block| PageTag::new(file, block));
     let mut found = [(); 3].map(|()| Box::new([0; PAGE_BYTES]));
+    let mut is_all_read = true;
     for (tag, page) in tags.iter().zip(&mut found) {
-        if !relations.read_block(*tag, page)? {
+        let is_there = match relations.read_block(*tag, page) {
+            Err(error) if is_bad_sector(&error) => {
+                is_all_read = false;
+                false
+            }
+            read => read?,
+        };
+        if !is_there {
             page.fill(0);
         }
     }
@@ -425,12 +433,14 @@ pub fn restore_first_pages(
         page::set_page_lsn(page, lsn);
         page::seal(page, *tag);
     }
-    // What it holds may come from an earlier attempt that was cut off, sector by sector.
-    let is_new = (1..3).all(|place| {
-        let sectors = found[place].chunks(SECTOR_BYTES);
-        let mut pairs = sectors.zip(pages[place].chunks(SECTOR_BYTES));
-        pairs.all(|(found, own)| found == own || found.iter().all(|byte| *byte == 0))
-    });
+    // What it holds may come from an earlier attempt that was cut off, sector by sector; what the disk does
+    // not give may be the root of all there is.
+    let is_new = is_all_read
+        && (1..3).all(|place| {
+            let sectors = found[place].chunks(SECTOR_BYTES);
+            let mut pairs = sectors.zip(pages[place].chunks(SECTOR_BYTES));
+            pairs.all(|(found, own)| found == own || found.iter().all(|byte| *byte == 0))
+        });
     for place in (0..if is_new { 3 } else { 1 }).rev() {
         relations
             .write_page(tags[place], &pages[place])?
