@@ -4,10 +4,11 @@
 
 use nix::sys::signal::Signal;
 use rd_base::limits::PAGE_BYTES;
-use rd_base::{BlockNo, FileNo, PageTag, StartCount};
+use rd_base::{BlockNo, FileNo, PageTag, StartCount, Timeline};
 use rd_engine::init;
 use rd_engine::verify::{FilePages, verify};
 use rd_format::control::{ControlFile, DbState};
+use rd_format::wal_page;
 use rd_store::control_file::{self, CONTROL_PATH, ControlStore};
 use rd_store::doublewrite::DOUBLEWRITE_PATH;
 use rd_store::relation::RelationFiles;
@@ -291,6 +292,40 @@ fn a_bad_sector_in_the_log_ends_it() {
         disk.clear_injections();
         assert_eq!(files(&disk), outcome);
     }
+}
+
+/// Of a log whose old segments could not all be removed, or were before a reset that was cut off: without
+/// `pg_control` nobody knows where what counts begins, and what follows a gap is summed up, too.
+#[test]
+fn a_log_with_a_gap_is_read_to_its_end() {
+    let before = Before::with(&[("min_wal_size", "16MB")], |cluster| {
+        let mut client = cluster.client();
+        for number in 0..400 {
+            let reply = client.call(&["SET", &key(number), &"w".repeat(8_000)]);
+            assert!(reply.expect("answered").is_ok());
+        }
+        cluster.kill_all();
+    });
+    let loss_of = |gap: Option<u64>| {
+        let disk = before.disk.fork();
+        bad_sectors(&disk, CONTROL_PATH, 1, 2);
+        if let Some(number) = gap {
+            let name = wal_page::segment_name(Timeline::new(1), number, 1 << 20);
+            disk.remove(&format!("wal/{name}")).expect("it is there");
+        }
+        let found = look(&disk).expect("it is for this");
+        assert!(found.guessed.is_some());
+        let plan = found.plan().expect("it is for this");
+        (found.loss.expect("there is log"), plan)
+    };
+    let (whole, plan) = loss_of(None);
+    assert_eq!(whole.gaps, 0, "{whole}");
+    assert!(wal_page::segment_of(whole.end, 1 << 20) > 3, "{whole}");
+    let (parted, plan_of_parted) = loss_of(Some(2));
+    assert_eq!((parted.gaps, parted.end), (1, whole.end), "{parted}");
+    assert!(parted.records < whole.records && parted.commits > 100);
+    assert!(parted.to_string().contains("Gaps in it: 1;"), "{parted}");
+    assert_eq!(plan_of_parted.control.start_count, plan.control.start_count);
 }
 
 #[test]

@@ -36,6 +36,9 @@ pub struct Loss {
     pub is_from_redo: bool,
     /// Whether the disk does not give what follows, so that nobody knows how much that is.
     pub is_cut_off: bool,
+    /// How often the log goes on behind an end of it, if `from` is not the redo point: segments that are
+    /// left over may have a gap behind them, or another log.
+    pub gaps: u64,
 }
 
 fn segment_names(storage: &dyn Storage) -> io::Result<Vec<String>> {
@@ -99,6 +102,24 @@ pub fn oldest_log(storage: &dyn Storage, segment_bytes: u64) -> Result<Option<Re
     Ok(None)
 }
 
+/// Where the log that `from` is of goes on behind its end: the first segment there whose first page is what
+/// it should be.
+fn behind(storage: &dyn Storage, from: ReadFrom, end: Lsn) -> io::Result<Option<Lsn>> {
+    // Of the last segment that was begun some pages were looked at.
+    let looked_at = wal_page::segment_of(end.max(from.lsn), from.segment_bytes);
+    let numbers = segments::list(storage, from.timeline, from.segment_bytes)?;
+    for number in numbers.into_iter().filter(|number| *number > looked_at) {
+        let name = wal_page::segment_name(from.timeline, number, from.segment_bytes);
+        let start = wal_page::segment_start(number, from.segment_bytes);
+        let mut bytes = [0; WAL_HEADER_BYTES];
+        let read = readable(open(storage, &name).and_then(|file| file.read_at(&mut bytes, 0)))?;
+        if read.is_some() && WalPageHeader::decode_at(&bytes, start, from.system_id).is_ok() {
+            return Ok(Some(start));
+        }
+    }
+    Ok(None)
+}
+
 /// What was read; none if it lies on a bad sector, which refuses nothing here.
 fn readable<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
@@ -126,6 +147,7 @@ impl Loss {
             reason: String::new(),
             is_from_redo: durable.is_some(),
             is_cut_off: false,
+            gaps: 0,
         };
         match loss.read_on(storage, from) {
             Err(error) if is_bad_sector(&error) => {
@@ -138,10 +160,23 @@ impl Loss {
     }
 
     fn read_on(&mut self, storage: &Arc<dyn Storage>, from: ReadFrom) -> io::Result<()> {
-        let mut reader = match self.is_from_redo {
-            true => WalReader::new(Arc::clone(storage), from),
-            false => WalReader::first_from(Arc::clone(storage), from)?,
-        };
+        if self.is_from_redo {
+            return self.sum_up(WalReader::new(Arc::clone(storage), from));
+        }
+        let mut next = Some(from);
+        while let Some(from) = next {
+            self.gaps += u64::from(from.lsn > self.from);
+            self.sum_up(WalReader::first_from(Arc::clone(storage), from)?)?;
+            next = behind(&**storage, from, self.end)?.map(|lsn| ReadFrom {
+                lsn,
+                start_count: self.start_count,
+                ..from
+            });
+        }
+        Ok(())
+    }
+
+    fn sum_up(&mut self, mut reader: WalReader) -> io::Result<()> {
         while let Some(record) = reader.next()? {
             let header = record.view.header();
             self.records += 1;
@@ -190,6 +225,13 @@ impl fmt::Display for Loss {
             write!(f, ", the last made at {last:#}")?;
         }
         writeln!(f, ".")?;
+        if self.gaps > 0 {
+            writeln!(
+                f,
+                "Gaps in it: {}; segments are missing or damaged there, or the log was begun anew.",
+                self.gaps
+            )?;
+        }
         if self.durable > self.end {
             writeln!(
                 f,
