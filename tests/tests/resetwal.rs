@@ -554,3 +554,28 @@ fn the_length_of_segments_is_guessed_where_none_has_a_page() {
         let _ = fs::remove_dir_all(data.join("wal"));
     }
 }
+
+/// Nobody knows then what was in it, and each file that the catalog names was made before that.
+#[test]
+fn without_pg_control_a_file_that_is_not_there_is_named_and_left_alone() {
+    let mut cluster = with_keys(&[]);
+    cluster.stop(Signal::SIGINT);
+    let control = cluster.path("global/pg_control");
+    let zeros = vec![0; fs::read(&control).expect("it is there").len()];
+    fs::write(&control, zeros).expect("written");
+    let (path, away) = (cluster.path("base/2"), cluster.path("away"));
+    fs::rename(&path, &away).expect("moved");
+    for options in [&["-f"][..], &["-f", "-n"]] {
+        let (code, said) = resetwal(&cluster, options);
+        assert_eq!(code, 1, "{said}");
+        for words in ["\"base/2\" is not there", "Put it back first"] {
+            assert!(said.contains(words), "no {words:?} in: {said}");
+        }
+        assert!(!path.exists());
+    }
+    fs::rename(&away, &path).expect("put back");
+    let (code, said) = resetwal(&cluster, &["-f"]);
+    assert_eq!(code, 0, "{said}");
+    cluster.start();
+    assert_eq!(keys(&cluster), (KEYS, KEYS));
+}

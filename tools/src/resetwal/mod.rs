@@ -257,21 +257,24 @@ impl Found {
                 );
             }
             let row = self.control.files.iter().find(|row| row.file == file);
-            // After a clean stop no row is lost with its file: the start says that this is not there. That
-            // of the catalog cannot be made anew.
-            let is_needed = |row: &&FileRow| {
-                has_data(row) && !self.is_clean() && !self.is_dropped(file) && file != CATALOG_FILE
-            };
-            if let Some(row) = row.filter(is_needed)
-                && !self.storage.exists(&path(file, 0))?
-            {
+            // Each was made before anything named it. After a clean stop no row is lost with its file: the
+            // start says that this is not there. That of the catalog cannot be made anew.
+            let is_needed = (named.contains_key(&file) || row.is_some_and(has_data))
+                && !self.is_clean()
+                && !self.is_dropped(file)
+                && file != CATALOG_FILE;
+            if is_needed && !self.storage.exists(&path(file, 0))? {
+                let what = match row {
+                    Some(row) => format!(
+                        "and has {} keys in {} blocks by pg_control",
+                        row.key_count, row.blocks
+                    ),
+                    None => "and the catalog names it".to_owned(),
+                };
                 bail!(
-                    "\"{}\" is not there, and has {} keys in {} blocks by pg_control\nHINT: Put it \
-                     back first; or, if it is lost for good, make an empty file there: its namespace \
-                     is then empty.",
-                    path(file, 0),
-                    row.key_count,
-                    row.blocks
+                    "\"{}\" is not there, {what}\nHINT: Put it back first; or, if it is lost for good, \
+                     make an empty file there: its namespace is then empty.",
+                    path(file, 0)
                 );
             }
         }
