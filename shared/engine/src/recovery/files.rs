@@ -56,8 +56,8 @@ fn warn_of_offline(error: &RecoveryError) {
 
 /// Holds every file that `control` names against its row: its header and its length, which is only
 /// ever written down when the room is on disk. After a crash a header may be ahead by the one checkpoint
-/// that was under way, and that of a closed file may say that it was to be opened. A file of an offline namespace is its owner's affair until it is brought online;
-/// what there is to say of it is said in the log.
+/// that was under way, and that of a closed file may say that it was to be opened. A file of an offline
+/// namespace is its owner's affair until it is brought online; what there is to say of it is said in the log.
 ///
 /// # Errors
 /// Names the first file that is missing, foreign, or from another time.
