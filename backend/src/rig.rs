@@ -50,6 +50,13 @@ impl Rig {
         (Rig::with_clock(settings, clock), time)
     }
 
+    /// The same, by a clock that each look at it moves on.
+    pub fn in_haste(settings: &[(&str, &str)], start_ns: u64) -> (Rig, Arc<AtomicU64>) {
+        let time = Arc::new(AtomicU64::new(start_ns));
+        let clock = Clock::Hasty(Arc::clone(&time));
+        (Rig::with_clock(settings, clock), time)
+    }
+
     fn with_clock(settings: &[(&str, &str)], clock: Clock) -> Rig {
         let storage: Arc<dyn Storage> = Arc::new(SimStorage::new(1));
         let mut pairs = vec![("double_write_size", "8MB")];

@@ -113,9 +113,9 @@ impl<'a> Call<'a> {
     }
 
     /// Wall clock, in milliseconds since 1970, also within a transaction: from now on count the times
-    /// that clients give.
+    /// that clients give. It stands still while EXEC runs.
     pub fn now_ms(&self) -> u64 {
-        self.server.wall_us() / 1000
+        self.server.engine.clock_ms()
     }
 
     /// Runs `program` on `keys` of the session's namespace, as one commit; the reply shows what

@@ -201,3 +201,53 @@ fn no_key_ends_between_the_pieces_of_a_reply() {
         alone.time.fetch_sub(SECOND_NS, Ordering::SeqCst);
     }
 }
+
+/// The commands of an EXEC are of one moment. Else a counter that ends between two of them would begin
+/// anew, and never end.
+#[test]
+fn time_stands_still_within_exec() {
+    let (rig, time) = Rig::in_haste(&[], 1_700_000_000 * SECOND_NS);
+    let mut server = rig.server(0);
+    let mut client = Client::new(&mut server);
+    let mut ask = |line: &str| {
+        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        client.send(&rig, &mut server, &words);
+        rig.flush();
+        String::from_utf8_lossy(&client.received(&server)).into_owned()
+    };
+    let mut exec = |lines: &[&str], end_ms: &mut dyn FnMut() -> Option<u64>| {
+        assert_eq!(ask("FLUSHDB"), "+OK\r\n");
+        let end_ms = end_ms();
+        if let Some(end_ms) = end_ms {
+            assert_eq!(ask(&format!("SET k 5 PXAT {end_ms}")), "+OK\r\n");
+        }
+        assert_eq!(ask("MULTI"), "+OK\r\n");
+        for line in lines {
+            assert_eq!(ask(line), "+QUEUED\r\n");
+        }
+        ask("EXEC")
+    };
+    // For each moment at which the key could end while EXEC looks at the clock.
+    let mut replies = std::collections::BTreeSet::new();
+    for after_ms in 0..80 {
+        let mut end_ms = 0;
+        let reply = exec(&["INCR k", "INCR k", "PEXPIRETIME k"], &mut || {
+            end_ms = time.load(Ordering::SeqCst) / MS_NS + after_ms;
+            Some(end_ms)
+        });
+        let reply = reply.replace(&end_ms.to_string(), "end");
+        replies.insert(reply);
+    }
+    let ended = "*3\r\n:1\r\n:2\r\n:-1\r\n".to_owned();
+    let there = "*3\r\n:6\r\n:7\r\n:end\r\n".to_owned();
+    assert_eq!(replies, [ended, there].into());
+    let none = &mut || None;
+    let own = exec(&["SET k v PX 1", "GET k", "MGET k", "KEYS *"], none);
+    assert_eq!(
+        own,
+        "*4\r\n+OK\r\n$1\r\nv\r\n*1\r\n$1\r\nv\r\n*1\r\n$1\r\nk\r\n"
+    );
+    // What is to end now has ended.
+    let gone = exec(&["SET k v", "PEXPIRE k 0", "GET k"], none);
+    assert_eq!(gone, "*3\r\n+OK\r\n:1\r\n$-1\r\n");
+}

@@ -25,7 +25,7 @@ use crate::namespace::access::{check_file, check_readable};
 use crate::overflow;
 use crate::txn::access::WriteSet;
 use crate::txn::routed_range::Merge;
-use crate::txn::transaction::Transaction;
+use crate::txn::transaction::{Isolation, Transaction};
 use crate::txn::visible::{Meta, Seen, visible};
 use crate::txn::write::{self, Committed, Program};
 use crate::work::Work;
@@ -238,9 +238,15 @@ impl Engine {
         }
     }
 
-    /// The clock, in milliseconds since 1970.
-    pub(crate) fn clock_ms(&self) -> u64 {
-        self.store.clock.wall_us() / 1000
+    /// The clock by which a command runs, in milliseconds since 1970: what clients give counts from it,
+    /// and what a transaction has written itself ends by it. For EXEC it stands still: its commands are
+    /// one, and a key that the first of them has found does not end before the last.
+    pub fn clock_ms(&self) -> u64 {
+        let current = self.current.as_ref().map(RefCell::borrow);
+        match current.filter(|current| current.isolation() == Isolation::Exec) {
+            Some(current) => current.now_ms,
+            None => self.store.clock.wall_us() / 1000,
+        }
     }
 
     /// The time by which versions expire: a transaction sees one moment.
