@@ -184,7 +184,7 @@ fn conclude(
             return Flow::Park;
         }
         Err(Failure::Engine(error)) => {
-            if error.shows_namespaces() {
+            if error.shows_what_was_found() {
                 wait = wait.max(server.store.shared.wal.insert_lsn());
             }
             (Flow::Done, Some(server.error_reply(&error)))

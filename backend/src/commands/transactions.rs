@@ -377,6 +377,8 @@ fn run_all(call: &mut Call<'_>, queue: &Queue, watches: &Watches) -> Result<bool
         let text = match outcome {
             Ok(()) => None,
             Err(Failure::Engine(error)) if error.is_of_command() => {
+                // How long a value is that was found, or that there was one.
+                call.depends_on_all();
                 Some(call.server.error_reply(&error))
             }
             // Redis goes on behind a command that was wrong, and has no other errors. To go on without

@@ -29,7 +29,7 @@ fn numbers_of_keys_wait_for_what_is_counted() {
 /// A crash may bring back what was dropped, and take back what a refusal is for.
 #[test]
 fn refusals_wait_for_what_they_show() {
-    let mut pair = Pair::new(&[]);
+    let mut pair = Pair::new(&[("max_value_size", "1MB")]);
     pair.write(&["NAMESPACE", "CREATE", "old"]);
     pair.rig.flush();
     for (change, command, shown) in [
@@ -49,6 +49,31 @@ fn refusals_wait_for_what_they_show() {
         pair.rig.flush();
         let received = pair.received();
         assert!(received.contains(shown), "{command:?}: {received}");
+    }
+    let (value, long) = ("v".repeat(1 << 20), "k".repeat(4096));
+    // Each of these is refused because of what is there, and would be done, or refused otherwise, if it
+    // were not.
+    for (refused, shown) in [
+        (
+            &["APPEND", "key", "more"][..],
+            "-ERR a value of 1048580 bytes",
+        ),
+        (&["RENAME", "key", &long], "-ERR a key of 4096 bytes"),
+        (&["COPY", "key", &long], "-ERR a key of 4096 bytes"),
+    ] {
+        for is_queued in [false, true] {
+            pair.write(&["SET", "key", &value]);
+            if is_queued {
+                assert_eq!(pair.ask(&["MULTI"]), "+OK\r\n");
+                assert_eq!(pair.ask(refused), "+QUEUED\r\n");
+            }
+            let command = if is_queued { &["EXEC"][..] } else { refused };
+            assert_eq!(pair.ask(command), "", "{refused:?}, queued: {is_queued}");
+            pair.rig.flush();
+            let received = pair.received();
+            let received = received.strip_prefix("*1\r\n").unwrap_or(&received);
+            assert!(received.starts_with(shown), "{refused:?}: {received}");
+        }
     }
     pair.write(&["NAMESPACE", "READONLY", "db0"]);
     assert_eq!(pair.ask(&["SET", "key", "value"]), "");

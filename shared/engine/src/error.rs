@@ -201,12 +201,16 @@ impl EngineError {
         )
     }
 
-    /// Whether it shows which namespaces there are, or what may be done with one: that may be from a
-    /// commit which a crash can take back yet.
-    pub fn shows_namespaces(&self) -> bool {
+    /// Whether it shows what was found: which namespaces there are, what may be done with one, that a key
+    /// is there, or how long its value is. That may be from a commit which a crash can take back yet.
+    pub fn shows_what_was_found(&self) -> bool {
         matches!(
             self,
-            EngineError::NamespaceReadOnly(_)
+            EngineError::KeyTooLong { .. }
+                | EngineError::ValueTooLarge { .. }
+                | EngineError::TransactionTooLarge { .. }
+                | EngineError::TooManyPages { .. }
+                | EngineError::NamespaceReadOnly(_)
                 | EngineError::NamespaceOffline(_)
                 | EngineError::NoNamespace
                 | EngineError::NamespaceExists(_)
