@@ -111,7 +111,8 @@ impl Rig {
         rd_engine::namespace::load_namespaces(&self.store(Role::Startup)).expect("a catalog");
     }
 
-    fn store(&self, role: Role) -> Store {
+    /// What a process of this role works on.
+    pub fn store(&self, role: Role) -> Store {
         let slot = SlotNo::of(role).expect("a role with a slot");
         let (storage, config) = (Arc::clone(&self.storage), Arc::clone(&self.config));
         let clock = self.clock.clone();

@@ -1,6 +1,7 @@
 //! What clients of two backends see of each other before the log is flushed, and of commands that
 //! take several turns.
 
+mod latches;
 mod time;
 mod waits;
 

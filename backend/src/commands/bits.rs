@@ -5,6 +5,7 @@ use super::Call;
 use super::expiry::expiry_of;
 use super::substrings::clamp;
 use crate::dispatch::{Failure, Flow, Outcome};
+use rd_engine::{Access, EngineError, ProgramError, View};
 use rd_wire::num::{is_word, parse_i64};
 use rd_wire::texts;
 use std::collections::BTreeMap;
@@ -290,35 +291,92 @@ fn combine(result: &mut [u8], source: &[u8], operation: impl Fn(u8, u8) -> u8) {
     }
 }
 
+/// So many large values the engine reads before it latches the leaves of their keys.
+const READ_BY_ENGINE_MAX: usize = 3;
+/// So often the sources are read beforehand. If others keep changing them, they are read under the
+/// latches of their leaves, where nobody can.
+const READS_BEFOREHAND: usize = 3;
+
+/// The sources of a BITOP, by their keys: where they are named first, and how often.
+type Sources<'k> = BTreeMap<&'k [u8], (usize, usize)>;
+
 /// BITOP AND|OR|XOR|NOT destkey key [key …]: shorter strings go on with zeros. One source is looked
 /// at at a time, and one that is named again is not looked at again: however many there are, it takes
-/// memory for the result and one of them.
+/// memory for the result and a few of them at most.
 pub fn bitop(call: &mut Call<'_>) -> Outcome {
     let operation = Operation::parse(call.arg(1)).ok_or(texts::SYNTAX)?;
     if operation == Operation::Not && call.args.len() != 4 {
         return Err(texts::BITOP_NOT.into());
     }
     let keys: Vec<&[u8]> = call.args.skip(2).iter().collect();
-    // By their keys: where they are named first, and how often.
-    let mut sources = BTreeMap::new();
+    let mut sources = Sources::new();
     for (index, key) in keys.iter().enumerate().skip(1) {
         sources.entry(*key).or_insert((index, 0)).1 += 1;
     }
-    let length = call.write(&keys, &mut |access| {
-        let mut result = Vec::new();
-        for (seen, &(index, times)) in sources.values().enumerate() {
-            let source = access.newest(index)?.unwrap_or(&[]);
-            operation.apply(&mut result, source, times, seen == 0);
+    let mut length = None;
+    // In a transaction nothing is latched before its commit.
+    if sources.len() > READ_BY_ENGINE_MAX && !call.server.engine.is_in_transaction() {
+        for _ in 0..READS_BEFOREHAND {
+            length = combine_beforehand(call, operation, &keys, &sources)?;
+            if length.is_some() {
+                break;
+            }
         }
-        if result.is_empty() {
-            access.delete(0)?;
-        } else {
-            access.put(0, &result, None)?;
-        }
-        Ok(result.len())
-    })?;
+    }
+    let length = match length {
+        Some(length) => length,
+        None => call.write(&keys, &mut |access| {
+            let mut result = Vec::new();
+            for (seen, &(index, times)) in sources.values().enumerate() {
+                let source = access.newest(index)?.unwrap_or(&[]);
+                operation.apply(&mut result, source, times, seen == 0);
+            }
+            put_or_delete(access, &result)
+        })?,
+    };
     call.reply().integer(length as i64);
     Ok(Flow::Done)
+}
+
+/// Carries out BITOP with sources that are read before anything is latched: large ones may have to come
+/// from disk. `None` if one of them was changed before the result could be written.
+fn combine_beforehand(
+    call: &mut Call<'_>,
+    operation: Operation,
+    keys: &[&[u8]],
+    sources: &Sources<'_>,
+) -> Result<Option<usize>, EngineError> {
+    let namespace = call.namespace();
+    let mut result = Vec::new();
+    let mut stamps = Vec::with_capacity(sources.len());
+    for (key, (_, times)) in sources {
+        let is_first = stamps.is_empty();
+        let engine = &call.server.engine;
+        let read = engine.get(namespace, key, View::Newest, |value| {
+            let source = value.map_or(&[][..], |value| value.bytes);
+            operation.apply(&mut result, source, *times, is_first);
+            value.map(|value| value.stamp)
+        })?;
+        stamps.push(read.result);
+    }
+    call.write(keys, &mut |access| {
+        for ((index, _), stamp) in sources.values().zip(&stamps) {
+            if access.meta(*index)?.map(|meta| meta.stamp) != *stamp {
+                return Ok(None);
+            }
+        }
+        put_or_delete(access, &result).map(Some)
+    })
+}
+
+/// Makes `result` the value of key 0: one without bytes is none. Says how many it has.
+fn put_or_delete(access: &mut Access<'_>, result: &[u8]) -> Result<usize, ProgramError> {
+    if result.is_empty() {
+        access.delete(0)?;
+    } else {
+        access.put(0, result, None)?;
+    }
+    Ok(result.len())
 }
 
 #[cfg(test)]

@@ -33,7 +33,8 @@ const CLAIM_STEP: u64 = 32;
 const ARENA_BYTES_KEPT: usize = 1 << 20;
 /// Vectors with room for more than so many entries are given back after use.
 const ENTRIES_KEPT: usize = 4096;
-/// After so many attempts a large value is read under the latches.
+/// After so many attempts a large value is read under the latches: it may change again and again. Who needs
+/// more than so many of them reads them before (`BITOP`).
 const LOADS_MAX: usize = 3;
 
 /// What became of a program.
