@@ -9,7 +9,8 @@
 //! An open transaction sees the keys that were there when it began, whatever ends meanwhile; but a time
 //! that a client gives counts from the command, and what a transaction has written itself ends when
 //! its time has come. Else a key would end sooner than its client was told, by the transaction's age.
-//! For EXEC time stands still, as in Redis.
+//! For EXEC time stands still, as in Redis. A key that has ended since it began cannot be given a value by
+//! it: others may have seen that it is gone, and its commit conflicts as if the key had been removed.
 //!
 //! Invariant: a key that is given an expiry which has passed is deleted; unless that is a time of the wall
 //! clock, which may be wrong: then it is hidden, and stays until what removes keys trusts the clock

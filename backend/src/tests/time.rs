@@ -202,6 +202,47 @@ fn no_key_ends_between_the_pieces_of_a_reply() {
     }
 }
 
+/// A transaction sees the keys that were there when it began. What others have seen end since does not come
+/// back by it, whether or not it was removed meanwhile.
+#[test]
+fn a_key_that_ends_while_a_transaction_is_open_is_not_brought_back() {
+    let mut alone = Alone::new();
+    let mut other = Client::new(&mut alone.server);
+    let conflict = "-CONFLICT key \"k\" was changed";
+    for (writes, begin) in [
+        ("PERSIST k", "BEGIN"),
+        ("EXPIRE k 100", "BEGIN"),
+        ("GETEX k EX 100", "BEGIN"),
+        ("SET k new XX", "BEGIN"),
+        ("SET other v", "BEGIN SERIALIZABLE"),
+    ] {
+        for ends in [false, true] {
+            let mut ask = |line: &str| {
+                let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+                String::from_utf8_lossy(&alone.ask(&words)).into_owned()
+            };
+            assert_eq!(ask("SET k v PX 1000"), "+OK\r\n");
+            assert_eq!(ask(begin), "+OK\r\n");
+            assert_eq!(ask("GET k"), "$1\r\nv\r\n");
+            alone.after(if ends { 2 * SECOND_NS } else { SECOND_NS / 2 });
+            let Alone { rig, server, .. } = &mut alone;
+            let seen = other.call(rig, server, &[b"GET", b"k"]);
+            assert_eq!(seen, if ends { "$-1\r\n" } else { "$1\r\nv\r\n" });
+            let mut ask = |line: &str| {
+                let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+                String::from_utf8_lossy(&alone.ask(&words)).into_owned()
+            };
+            assert!(!ask(writes).starts_with('-'), "{writes}");
+            let committed = ask("COMMIT");
+            let expected = if ends { conflict } else { "+OK\r\n" };
+            assert!(committed.starts_with(expected), "{writes}: {committed}");
+            let Alone { rig, server, .. } = &mut alone;
+            let seen = other.call(rig, server, &[b"EXISTS", b"k"]);
+            assert_eq!(seen, if ends { ":0\r\n" } else { ":1\r\n" }, "{writes}");
+        }
+    }
+}
+
 /// The commands of an EXEC are of one moment. Else a counter that ends between two of them would begin
 /// anew, and never end.
 #[test]

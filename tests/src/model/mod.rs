@@ -241,7 +241,7 @@ impl Model {
                 let State::Open(open) = std::mem::take(state) else {
                     unreachable!("it was just open");
                 };
-                self.commit(*open, &send())
+                self.commit(*open, clock_ms, &send())
             }
             (b"SAVEPOINT", State::Open(open)) => {
                 open.savepoints
@@ -275,7 +275,14 @@ impl Model {
         (surely, of_key.maybe.max(space.since.maybe) > at)
     }
 
-    fn commit(&mut self, open: Open, reply: &Reply) -> Result<(), String> {
+    /// Whether a place holds what has ended since `began_ms`.
+    fn has_ended(&self, (space, key): &Place, began_ms: u64, clock_ms: u64) -> bool {
+        let space = self.spaces.get(space);
+        let entry = space.and_then(|space| space.entries.get(key));
+        entry.is_some_and(|entry| entry.is_live(began_ms) && !entry.is_live(clock_ms))
+    }
+
+    fn commit(&mut self, open: Open, clock_ms: u64, reply: &Reply) -> Result<(), String> {
         let is_sure = |place: &&Place| {
             let was_there = |(space, key): &Place| {
                 let space = open.spaces.get(space);
@@ -288,10 +295,18 @@ impl Model {
         let sure: Vec<&Place> = open.writes.keys().filter(is_sure).collect();
         let mut checked: BTreeSet<&Place> = open.writes.keys().chain(&open.touched).collect();
         let mut surely = sure.iter().any(|place| self.changed(place, open.at).0);
-        let mut maybe = false;
+        let has_ended = |place: &Place| self.has_ended(place, open.began_ms, clock_ms);
+        let puts = |place: &&&Place| open.writes.get(**place).is_some_and(Option::is_some);
+        surely |= sure.iter().filter(puts).any(|place| has_ended(place));
+        let mut maybe = open.touched.iter().any(has_ended);
         if open.is_serializable {
             let read = |place: &Place| self.changed(place, open.at).0;
             surely |= !sure.is_empty() && open.reads.keys.iter().any(read);
+            // One that was read as part of a range is not held against the time.
+            let is_by_itself = |place: &&Place| !open.reads.spaces.contains(&place.0);
+            let mut by_themselves = open.reads.keys.iter().filter(is_by_itself);
+            surely |= !sure.is_empty() && by_themselves.any(has_ended);
+            maybe |= open.reads.keys.iter().any(has_ended);
             checked.extend(&open.reads.keys);
             for space in open
                 .reads

@@ -277,6 +277,7 @@ struct Step<'t, 's> {
     keys: Vec<&'t [u8]>,
     isolation: Isolation,
     at: Lsn,
+    at_ms: u64,
     /// Nobody else could commit in the namespace since the transaction began: nothing that it has
     /// read can have changed.
     is_alone: bool,
@@ -297,6 +298,7 @@ impl<'t, 's> Step<'t, 's> {
             keys: space.writes.keys().map(|key| &**key).collect(),
             isolation: transaction.isolation(),
             at: transaction.lsn(),
+            at_ms: transaction.now_ms,
             is_alone,
         }
     }
@@ -305,9 +307,11 @@ impl<'t, 's> Step<'t, 's> {
         let checks_reads = self.isolation.checks_reads() && !self.is_alone;
         Checks {
             keys: &self.keys,
+            writes: &self.space.writes,
             checks_writes: self.isolation.checks_writes(),
             reads: checks_reads.then_some(&self.space.reads),
             at: self.at,
+            at_ms: self.at_ms,
         }
     }
 }

@@ -12,9 +12,12 @@
 //! - The rightmost leaf that is held is the only one that later intervals can meet.
 //! - Whether a leaf is written to is found out under a shared latch, which is let go of if it is:
 //!   latches are not upgraded.
+//! - A key that has ended since counts as changed, but not in a range: a leaf on which nothing was written
+//!   is passed by without a look at its keys.
 
 use super::access::{Leaves, WriteSet, newest_on};
 use super::reads::Reads;
+use super::transaction::{Write, Writes};
 use super::write::{PageClaim, unknown_sibling};
 use crate::btree::Tree;
 use crate::btree::search::MarksMet;
@@ -22,6 +25,7 @@ use crate::error::{EngineError, Result};
 use crate::work::Work;
 use rd_base::{BlockNo, Lsn};
 use rd_format::NodeRef;
+use rd_format::node::LeafEntry;
 use rd_format::page::{self, PageBytes};
 use rd_store::buffer::{Pin, PinnedRead, PinnedWrite};
 
@@ -29,12 +33,16 @@ use rd_store::buffer::{Pin, PinnedRead, PinnedWrite};
 pub(crate) struct Checks<'k> {
     /// The keys that it writes, ascending.
     pub(crate) keys: &'k [&'k [u8]],
+    /// What it writes to them.
+    pub(crate) writes: &'k Writes,
     /// Whether these must not have changed.
     pub(crate) checks_writes: bool,
     /// What it has read, and must not have changed.
     pub(crate) reads: Option<&'k Reads>,
     /// Since when.
     pub(crate) at: Lsn,
+    /// The same by the clock, in milliseconds since 1970.
+    pub(crate) at_ms: u64,
 }
 
 /// Where an interval ends.
@@ -309,7 +317,9 @@ impl<'s> Pass<'_, 's, '_> {
         while self.writes_on(leaf.page()) {
             let key = self.checks.keys[self.next_write];
             if self.checks.checks_writes {
-                self.check_key(leaf.page(), key)?;
+                // To delete what has ended brings nothing back.
+                let puts = || matches!(self.checks.writes.get(key), Some(Write::Put { .. }));
+                self.check_key(leaf.page(), key, puts)?;
             }
             self.set.keys[self.next_write].leaf = index;
             self.next_write += 1;
@@ -317,7 +327,7 @@ impl<'s> Pass<'_, 's, '_> {
         while let Some(key) = self.read_keys.get(self.next_key).copied()
             && covers(leaf.page(), key)
         {
-            self.check_key(leaf.page(), key)?;
+            self.check_key(leaf.page(), key, || true)?;
             self.next_key += 1;
         }
         while let Some((start, end)) = self.read_ranges.get(self.next_range).copied()
@@ -338,13 +348,26 @@ impl<'s> Pass<'_, 's, '_> {
         Ok(())
     }
 
-    fn check_key(&self, page: &PageBytes, key: &[u8]) -> Result<()> {
+    /// A key must be what the transaction saw; to be there still only if that `matters`.
+    fn check_key(&self, page: &PageBytes, key: &[u8], matters: impl Fn() -> bool) -> Result<()> {
         match newest_on(page, key) {
-            Some(entry) if entry.stamp > self.checks.at => {
+            Some(entry)
+                if entry.stamp > self.checks.at || self.has_ended_since(&entry) && matters() =>
+            {
                 Err(EngineError::conflict(key, entry.stamp))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a version that the transaction saw has ended since, or is there again since the clock was
+    /// set back: others have seen that, whether or not the key was removed yet. The clock is asked under
+    /// the latch, so that it is no earlier than theirs was.
+    fn has_ended_since(&self, entry: &LeafEntry<'_>) -> bool {
+        entry.expiry_ms.is_some_and(|expiry| {
+            let now_ms = self.tree.store.clock.wall_us() / 1000;
+            (expiry <= self.checks.at_ms) != (expiry <= now_ms)
+        })
     }
 
     fn check_range(&self, page: &PageBytes, range: &Interval<'_>) -> Result<()> {
