@@ -22,13 +22,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const SEGMENT_BYTES: u64 = 4 << 20;
 const RING_BYTES: u64 = 4 << 20;
 const FRAMES: usize = 2048;
 /// A command that is parked so often in a row waits for what no test will do.
 const PARKED_MAX: usize = 100;
+
+/// The number that the next client gets.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
 /// Memory and disk of a server.
 pub struct Rig {
@@ -178,7 +181,7 @@ impl Client {
         ours.set_nonblocking(true).expect("a socket");
         peer.set_nonblocking(true).expect("a socket");
         let handover = Handover {
-            connection: 1,
+            connection: CONNECTIONS.fetch_add(1, Ordering::SeqCst),
             peer: Peer::Tcp("127.0.0.1:1".to_owned()),
             settings: None,
         };

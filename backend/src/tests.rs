@@ -736,6 +736,22 @@ fn randomkey_lets_others_have_their_turn() {
     }
 }
 
+#[test]
+fn a_scan_goes_on_whoever_begins_others() {
+    let mut pair = Pair::new(&[]);
+    pair.ask(&["MSET", "a", "1", "b", "2", "c", "3"]);
+    pair.rig.flush();
+    assert_eq!(pair.received(), "+OK\r\n");
+    let first = pair.ask(&["SCAN", "0", "COUNT", "1"]);
+    pair.writer.0.begin_turn();
+    for _ in 0..600 {
+        pair.write(&["SCAN", "0", "COUNT", "1"]);
+    }
+    let cursor = first.split("\r\n").nth(2).expect("a cursor");
+    let next = pair.ask(&["SCAN", cursor, "COUNT", "2"]);
+    assert_eq!(next, "*2\r\n$1\r\n0\r\n*2\r\n$1\r\nb\r\n$1\r\nc\r\n");
+}
+
 /// What its snapshot shows is there to the transaction, whatever the time is by now.
 #[test]
 fn delrange_counts_what_range_shows() {

@@ -172,7 +172,9 @@ pub fn scan(call: &mut Call<'_>) -> Outcome {
             key,
         };
         let (now_ns, wall_us) = (call.server.now_ns, call.server.wall_us());
-        shared.cursors.advance(cursor, &resume, now_ns, wall_us)
+        let connection = call.session.id;
+        let cursors = &shared.cursors;
+        cursors.advance(cursor, &resume, connection, now_ns, wall_us)
     };
     let mut reply = call.reply();
     reply.array(2);

@@ -4,7 +4,8 @@
 //! A cursor is a number: the low bits name a row, the others are the row's nonce. A row keeps the
 //! last two steps of one scan, the last so that it goes on, and the one before so that a client
 //! whose reply was lost may ask again. When all rows are taken the scan that was not heard of for
-//! the longest is dropped. A nonce begins at the clock's milliseconds, times eight, so that a cursor
+//! the longest is dropped: of a connection that has many, if there is one, so that nobody ends the
+//! scans of all others by beginning more and more. A nonce begins at the clock's milliseconds, times eight, so that a cursor
 //! of before a restart names no row; and it stays below 2^44, so that a cursor stays below 2^53,
 //! which a client may keep in a double.
 //!
@@ -20,6 +21,8 @@ use zerocopy::{FromBytes, KnownLayout};
 const ROW_BITS: u32 = 9;
 /// Scans that can be under way.
 const ROWS: usize = 1 << ROW_BITS;
+/// A connection with so many scans under way loses the first when there are too many.
+const ROWS_OF_ONE_MAX: usize = 16;
 /// Words of a key: one byte more than a key has, for what lies right behind one.
 const KEY_WORDS: usize = KEY_BYTES_MAX / 8 + 1;
 
@@ -40,6 +43,8 @@ struct Row {
     namespace: AtomicU64,
     /// Monotonic clock of the last step; 0: the row is free, or its scan has ended.
     used_at_ns: AtomicU64,
+    /// Number of the connection that has asked for the last step.
+    connection: AtomicU64,
     last: Step,
     before: Step,
 }
@@ -144,12 +149,19 @@ impl Cursors {
         })
     }
 
-    /// Keeps where a scan goes on, and returns its next cursor. `cursor` is the one it came with, 0
-    /// for a new scan; `now_ns` and `wall_us` are the clocks.
-    pub fn advance(&self, cursor: u64, resume: &Resume, now_ns: u64, wall_us: u64) -> u64 {
+    /// Keeps where a scan of a connection goes on, and returns its next cursor. `cursor` is the one it
+    /// came with, 0 for a new scan; `now_ns` and `wall_us` are the clocks.
+    pub fn advance(
+        &self,
+        cursor: u64,
+        resume: &Resume,
+        connection: u64,
+        now_ns: u64,
+        wall_us: u64,
+    ) -> u64 {
         let _guard = self.head.latch.lock();
         let known = parts(cursor).filter(|(row, nonce)| self.rows[*row].step(*nonce).is_some());
-        let index = known.map_or_else(|| self.oldest(), |(row, _)| row);
+        let index = known.map_or_else(|| self.next_free(), |(row, _)| row);
         let row = &self.rows[index];
         let newest = row.last.nonce();
         let next = if newest == 0 {
@@ -166,6 +178,7 @@ impl Cursors {
         row.last.set(next, &resume.key);
         row.namespace.store(resume.namespace, Ordering::Relaxed);
         row.used_at_ns.store(now_ns, Ordering::Relaxed);
+        row.connection.store(connection, Ordering::Relaxed);
         next << ROW_BITS | index as u64
     }
 
@@ -180,10 +193,22 @@ impl Cursors {
         }
     }
 
-    /// The row that was not used for the longest.
-    fn oldest(&self) -> usize {
+    /// The row that the next scan takes. The latch is held.
+    fn next_free(&self) -> usize {
         let used = |index: &usize| self.rows[*index].used_at_ns.load(Ordering::Relaxed);
-        (0..ROWS).min_by_key(used).unwrap_or(0)
+        let oldest = (0..ROWS).min_by_key(used).unwrap_or(0);
+        if used(&oldest) == 0 {
+            return oldest;
+        }
+        let of = |index: usize| self.rows[index].connection.load(Ordering::Relaxed);
+        let mut sorted: [u64; ROWS] = std::array::from_fn(of);
+        sorted.sort_unstable();
+        let has_many = |index: &usize| {
+            let first = sorted.partition_point(|each| *each < of(*index));
+            sorted.get(first + ROWS_OF_ONE_MAX - 1) == Some(&of(*index))
+        };
+        let of_many = (0..ROWS).filter(has_many).min_by_key(used);
+        of_many.unwrap_or(oldest)
     }
 }
 
@@ -208,12 +233,12 @@ mod tests {
     #[test]
     fn a_scan_goes_on_where_it_was_and_one_step_before() {
         let cursors = cursors();
-        let first = cursors.advance(0, &at(b"a"), 1, 1_700_000_000_000_000);
-        let second = cursors.advance(first, &at(&[b'k'; KEY_BYTES_MAX + 1]), 2, 0);
+        let first = cursors.advance(0, &at(b"a"), 1, 1, 1_700_000_000_000_000);
+        let second = cursors.advance(first, &at(&[b'k'; KEY_BYTES_MAX + 1]), 1, 2, 0);
         assert_eq!(cursors.resume(first), Some(at(b"a")));
         assert_eq!(cursors.resume(second), Some(at(&[b'k'; KEY_BYTES_MAX + 1])));
         // The reply was lost: asked again, the second step is another one.
-        let again = cursors.advance(first, &at(b"kk"), 3, 0);
+        let again = cursors.advance(first, &at(b"kk"), 1, 3, 0);
         assert_eq!(cursors.resume(second), None);
         assert_eq!(cursors.resume(again), Some(at(b"kk")));
         assert_eq!(cursors.resume(first), Some(at(b"a")));
@@ -233,9 +258,9 @@ mod tests {
         for cursor in [0, 1, 511, 512, u64::MAX, 1 << 52] {
             assert_eq!(cursors.resume(cursor), None, "{cursor}");
         }
-        let before = cursors.advance(0, &at(b"a"), 1, 1_700_000_000_000_000);
+        let before = cursors.advance(0, &at(b"a"), 1, 1, 1_700_000_000_000_000);
         let restarted = self::cursors();
-        let after = restarted.advance(0, &at(b"b"), 1, 1_700_000_001_000_000);
+        let after = restarted.advance(0, &at(b"b"), 1, 1, 1_700_000_001_000_000);
         assert_eq!(before % 512, after % 512);
         assert_eq!(restarted.resume(before), None);
     }
@@ -244,18 +269,42 @@ mod tests {
     fn the_scan_not_heard_of_for_the_longest_is_dropped() {
         let cursors = cursors();
         let wall_us = 1_700_000_000_000_000;
-        let open = |index: u64| cursors.advance(0, &at(b"a"), index + 1, wall_us);
+        // Each by a connection of its own.
+        let open = |index: u64| cursors.advance(0, &at(b"a"), index, index + 1, wall_us);
         let mut all: Vec<u64> = (0..ROWS as u64).map(open).collect();
         assert!(all.iter().all(|cursor| cursors.resume(*cursor).is_some()));
-        all[0] = cursors.advance(all[0], &at(b"b"), 10_000, wall_us);
-        let new = cursors.advance(0, &at(b"c"), 10_001, wall_us);
+        all[0] = cursors.advance(all[0], &at(b"b"), 0, 10_000, wall_us);
+        let new = cursors.advance(0, &at(b"c"), 1000, 10_001, wall_us);
         assert_eq!(cursors.resume(all[1]), None);
         assert!(cursors.resume(all[0]).is_some() && cursors.resume(new).is_some());
         // What was dropped does not come back as a step of the one that took its row.
-        let other = cursors.advance(all[1], &at(b"d"), 10_002, wall_us);
+        let other = cursors.advance(all[1], &at(b"d"), 1000, 10_002, wall_us);
         assert_ne!(other % 512, new % 512);
         cursors.end(new);
-        let next = cursors.advance(0, &at(b"e"), 10_003, wall_us);
+        let next = cursors.advance(0, &at(b"e"), 1000, 10_003, wall_us);
         assert_eq!(next % 512, new % 512);
+    }
+
+    #[test]
+    fn who_begins_many_scans_ends_no_others() {
+        let cursors = cursors();
+        let wall_us = 1_700_000_000_000_000;
+        let open = |connection, at_ns| cursors.advance(0, &at(b"a"), connection, at_ns, wall_us);
+        let slow = open(1, 1);
+        let few: Vec<u64> = (2..2 + ROWS_OF_ONE_MAX as u64 - 1)
+            .map(|at_ns| open(2, at_ns))
+            .collect();
+        // As many as there are, while nobody else needs one.
+        let many: Vec<u64> = (100..100 + (ROWS - ROWS_OF_ONE_MAX) as u64)
+            .map(|at_ns| open(3, at_ns))
+            .collect();
+        let is_there = |cursor: &u64| cursors.resume(*cursor).is_some();
+        assert!(is_there(&slow) && few.iter().all(is_there) && many.iter().all(is_there));
+        let more: Vec<u64> = (1000..1600).map(|at_ns| open(3, at_ns)).collect();
+        assert!(is_there(&slow) && few.iter().all(is_there));
+        assert!(is_there(&more[599]) && !is_there(&more[0]));
+        // Nor is it others who pay for another one.
+        let other = open(4, 2000);
+        assert!(is_there(&other) && is_there(&slow) && few.iter().all(is_there));
     }
 }
