@@ -737,6 +737,28 @@ fn randomkey_lets_others_have_their_turn() {
 }
 
 #[test]
+fn dbsize_in_a_transaction_lets_others_have_their_turn() {
+    const KEYS: usize = 30_000;
+    let mut pair = Pair::new(&[]);
+    for thousand in 0..KEYS / 1000 {
+        let keys: Vec<String> = (0..1000).map(|key| format!("{thousand}:{key}")).collect();
+        let mut words = vec!["MSET"];
+        words.extend(keys.iter().flat_map(|key| [&key[..], "v"]));
+        pair.write(&words);
+        pair.rig.flush();
+    }
+    assert_eq!(pair.ask(&["BEGIN"]), "+OK\r\n");
+    pair.ask(&["SET", "own", "v"]);
+    pair.ask(&["DEL", "0:0", "0:1"]);
+    let (server, client) = &mut pair.other;
+    client.send(&pair.rig, server, &[b"DBSIZE"]);
+    assert!(client.go_on(server), "it takes several turns");
+    while client.go_on(server) {}
+    assert_eq!(pair.received(), format!(":{}\r\n", KEYS - 1));
+    assert_eq!(pair.ask(&["COMMIT"]), "");
+}
+
+#[test]
 fn a_scan_goes_on_whoever_begins_others() {
     let mut pair = Pair::new(&[]);
     pair.ask(&["MSET", "a", "1", "b", "2", "c", "3"]);

@@ -1,6 +1,6 @@
 //! Keys, whatever their values: DEL, TYPE, DBSIZE, FLUSHDB.
 
-use super::Call;
+use super::{Call, ranges};
 use crate::dispatch::{Flow, Outcome};
 use rd_wire::num::is_word;
 use rd_wire::texts;
@@ -33,8 +33,11 @@ pub fn kind(call: &mut Call<'_>) -> Outcome {
     Ok(Flow::Done)
 }
 
-/// DBSIZE.
+/// DBSIZE. What a transaction sees is not counted by anybody else.
 pub fn dbsize(call: &mut Call<'_>) -> Outcome {
+    if call.server.engine.is_in_transaction() {
+        return ranges::count_all(call);
+    }
     let count = call.server.engine.count(call.namespace())?;
     call.depends_on(count.depends_on);
     call.reply().integer(count.result as i64);

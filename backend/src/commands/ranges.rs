@@ -165,7 +165,16 @@ pub fn range(call: &mut Call<'_>, order: Order) -> Outcome {
 
 /// COUNTRANGE start end | PREFIX p.
 pub fn countrange(call: &mut Call<'_>) -> Outcome {
-    let (cursor, snapshot) = begin(call, &bounds(call), u64::MAX, Order::Ascending)?;
+    count(call, &bounds(call))
+}
+
+/// Counts all keys, as COUNTRANGE does.
+pub fn count_all(call: &mut Call<'_>) -> Outcome {
+    count(call, &(b"", None))
+}
+
+fn count(call: &mut Call<'_>, bounds: &Bounds<'_>) -> Outcome {
+    let (cursor, snapshot) = begin(call, bounds, u64::MAX, Order::Ascending)?;
     let mut stream = Box::new(RangeStream {
         shape: Shape::Count,
         counter: Some(cursor.clone()),

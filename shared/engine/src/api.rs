@@ -736,14 +736,13 @@ impl Engine {
     }
 
     /// How many keys the namespace has, commits included that are not durable yet: so the reply
-    /// depends on all there are. A key whose time has come counts until it is deleted.
+    /// depends on all there are. A key whose time has come counts until it is deleted. Not for
+    /// transactions: what one of them sees can only be gone through.
     ///
     /// # Errors
     /// When there is no such namespace.
     pub fn count(&self, namespace: NamespaceId) -> Result<Read<u64>> {
-        if self.current.is_some() {
-            return self.count_in_transaction(namespace);
-        }
+        assert!(self.current.is_none(), "a transaction goes through a range");
         let entry = self.store.shared.namespaces.entry(namespace);
         let place = entry.place().ok_or(EngineError::NoNamespace)?;
         check_readable(&entry)?;

@@ -166,8 +166,20 @@ impl World {
             6 if self.rng.one_in(8) => {
                 let mut content = open.seen.clone();
                 overlay(&mut content, &open.writes);
-                let count = self.engines[at].count(DB0).expect("a count").result;
-                assert_eq!(count, content.len() as u64);
+                let engine = &self.engines[at];
+                let cursor = engine.range(DB0, &[], None, u64::MAX, View::Durable);
+                let mut cursor = cursor.expect("a cursor");
+                let all = Chunk {
+                    entries: u64::MAX,
+                    bytes: usize::MAX,
+                };
+                let mut count = 0;
+                let visit: &mut dyn FnMut(&[u8], &_) = &mut |_, _| count += 1;
+                while engine
+                    .range_next_keys(&mut cursor, all, visit)
+                    .expect("a chunk")
+                {}
+                assert_eq!(count, content.len());
                 open.read_ranges.push((Vec::new(), None));
             }
             _ => {

@@ -1,7 +1,7 @@
 //! Walks through a range within a transaction: its own writes, merged with what its snapshot shows.
 
 use super::transaction::{Transaction, Write};
-use crate::api::{Engine, RangeCursor, Read, View};
+use crate::api::{Engine, RangeCursor, View};
 use crate::btree::Tree;
 use crate::btree::course::Course;
 use crate::btree::scan::{Chunk, Visit};
@@ -96,19 +96,6 @@ impl Engine {
             snapshot,
         };
         Ok(self.cursor(fixed, course, limit, Some(Box::new(merge))))
-    }
-
-    /// [`Engine::count`] in a transaction: what it sees, one by one.
-    pub(crate) fn count_in_transaction(&self, namespace: NamespaceId) -> Result<Read<u64>> {
-        let mut cursor = self.range(namespace, &[], None, u64::MAX, View::Newest)?;
-        let chunk = Chunk {
-            entries: u64::MAX,
-            bytes: usize::MAX,
-        };
-        let mut result = 0;
-        while self.range_next_keys(&mut cursor, chunk, &mut |_, _| result += 1)? {}
-        let depends_on = cursor.depends_on();
-        Ok(Read { result, depends_on })
     }
 
     /// The file of the namespace as the transaction sees it.
