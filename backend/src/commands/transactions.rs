@@ -312,7 +312,7 @@ pub fn run_until_committed(
     let shared = Arc::clone(&call.server.store.shared);
     let mut runs = Runs::default();
     loop {
-        let held = shared.namespaces.hold_all(runs.alone());
+        let held = runs.hold(&shared)?;
         let begun = call
             .server
             .engine

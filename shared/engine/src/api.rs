@@ -3,7 +3,7 @@
 //! One [`Engine`] per process. Its operations wait for latches, for pages that are read from disk
 //! and for clean frames; a record that is larger than what is free in the ring waits, latches held,
 //! for the flusher, who needs none; and what changes a namespace as a whole waits for the commits
-//! under way in it. What would wait for longer says [`EngineError::Park`] and is to be run again
+//! under way in it. What would wait for longer, as for operations that have a namespace alone, says [`EngineError::Park`] and is to be run again
 //! later.
 //!
 //! # Epochs
@@ -21,7 +21,7 @@ use crate::btree::scan::{At, Chunk, Visit};
 use crate::chores::finish_splits;
 use crate::error::{EngineError, Result};
 use crate::namespace;
-use crate::namespace::access::{check_file, check_readable};
+use crate::namespace::access::{check_file, check_readable, share};
 use crate::overflow;
 use crate::txn::access::WriteSet;
 use crate::txn::routed_range::Merge;
@@ -774,7 +774,7 @@ impl Engine {
         } = self;
         let entry = store.shared.namespaces.entry(namespace);
         let committed = loop {
-            let held = entry.share();
+            let held = share(&entry)?;
             check_readable(&entry)?;
             let file = match entry.lies() {
                 Lies::In(file) => file,

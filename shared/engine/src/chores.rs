@@ -7,6 +7,7 @@
 use crate::api::Engine;
 use crate::btree::{Tree, merge, parent};
 use crate::error::{EngineError, ParkReason};
+use crate::namespace::access::share;
 use crate::work::{Chore, Work};
 use rd_store::Store;
 
@@ -49,7 +50,10 @@ impl Engine {
             }
         }
         let entry = namespaces.entry(namespace);
-        let _held = entry.share();
+        let Ok(_held) = share(&entry) else {
+            work.put_back(chore);
+            return false;
+        };
         // One whose file is closed is forgotten, as by a crash.
         if entry.file() != Some(chore.file) || !entry.access().is_writable() {
             return true;

@@ -24,6 +24,8 @@ pub enum ParkReason {
     FileCreation(FileNo),
     /// Pages from the budget that large commits share.
     Pages,
+    /// A namespace that operations have alone as long as they run.
+    Namespace,
     /// This LSN to be durable: the wait is as for a reply that depends on it.
     Durable(Lsn),
 }

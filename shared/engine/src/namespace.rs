@@ -317,7 +317,10 @@ pub(crate) fn give_file(
 ) -> Result<()> {
     let entry = store.shared.namespaces.entry(namespace);
     refuse_if_read_only(store)?;
-    let _held = (!is_held).then(|| entry.hold());
+    let _held = match is_held {
+        true => None,
+        false => Some(access::hold(&entry)?),
+    };
     access::check_writable(&entry)?;
     match entry.lies() {
         Lies::Empty => {}

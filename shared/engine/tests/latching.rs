@@ -4,7 +4,7 @@
 mod support;
 
 use rd_base::{BlockNo, PageTag};
-use rd_engine::{Engine, EngineError, Isolation, NamespaceId, View};
+use rd_engine::{Engine, EngineError, Isolation, NamespaceId, ParkReason, View};
 use rd_format::bitmap::ROOT_BLOCK;
 use rd_format::page::flags;
 use rd_format::{NodeMut, NodeRef};
@@ -241,6 +241,64 @@ fn who_looks_where_a_namespace_lies_waits_for_its_change_alone() {
         drop(alone);
         assert!(goes_on, "it waits although nothing changes any more");
     });
+}
+
+/// An EXEC that others were faster than too often has its namespaces alone for as long as its commands
+/// take. Whoever comes meanwhile parks, so that his process serves others; and is woken.
+#[test]
+fn nobody_waits_for_operations_that_have_a_namespace_alone() {
+    let rig = Rig::new(200, 1 << 20);
+    let _watchdog = Watchdog::start(Duration::from_secs(60));
+    let mut engine = rig.engine(1);
+    let put = |engine: &mut Engine, bytes: usize| {
+        let value = vec![b'v'; bytes];
+        engine.write(DB0, &[FIRST], &mut |access| access.put(0, &value, None))
+    };
+    // A large value that is replaced leaves pages to be given back.
+    for bytes in [20_000, 1] {
+        rig.run(|| put(&mut engine, bytes));
+        rig.flush();
+    }
+    let begun = engine.begin(Isolation::Snapshot, false, View::Newest);
+    engine.attach(Box::new(begun.expect("a transaction")));
+    put(&mut engine, 2).expect("a write");
+    let transaction = engine.detach().expect("it was attached");
+    let (procs, namespaces) = (&rig.shared.procs, &rig.shared.namespaces);
+    let event = procs.event(engine.store().slot);
+    let held = namespaces.hold_for_operations(procs, &[DB0, DB0]);
+    let held = held.expect("nobody has it");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let parks = |done: Result<(), EngineError>| {
+                let is_parked = matches!(done, Err(EngineError::Park(ParkReason::Namespace)));
+                assert!(is_parked, "{done:?}");
+            };
+            procs.set_parked(engine.store().slot, true);
+            event.take();
+            parks(put(&mut engine, 3).map(drop));
+            parks(engine.commit(&transaction, &[]).map(drop));
+            parks(engine.flush_namespace(DB0).map(drop));
+            parks(engine.flush_all().map(drop));
+            let other = NamespaceId::database(1).expect("one of 16");
+            parks(engine.swap_namespaces(DB0, other).map(drop));
+            assert!(!engine.tidy(20), "it is for later");
+            for ids in [&[DB0][..], &[other, DB0]] {
+                let second = namespaces.hold_for_operations(procs, ids);
+                assert!(second.is_none());
+            }
+            assert!(!event.take(), "it has not woken itself");
+            assert!(is_there(&engine, FIRST), "readers wait for nothing");
+        });
+    });
+    drop(held);
+    assert!(event.take(), "it is woken");
+    rig.run(|| engine.commit(&transaction, &[]));
+    rig.run(|| put(&mut engine, 3));
+    rig.flush();
+    while engine.tidy(20) {
+        rig.flush();
+    }
+    rig.verify();
 }
 
 /// Entries are held in the order of their indices. Who has some alone, because others were faster too

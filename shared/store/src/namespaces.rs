@@ -124,6 +124,14 @@ pub struct Named {
     pub place: Place,
 }
 
+/// The indices of `ids`, ascending, each once.
+fn indices_of(ids: &[NamespaceId]) -> Vec<usize> {
+    let mut indices: Vec<usize> = ids.iter().map(|id| id.index()).collect();
+    indices.sort_unstable();
+    indices.dedup();
+    indices
+}
+
 /// In place of an epoch: the place belongs to somebody, whose block is not out of its tree yet.
 const AT_REST: u64 = u64::MAX;
 
@@ -196,6 +204,33 @@ pub struct PageBudget {
     totals: One<Totals>,
     procs: Procs,
     pages: u64,
+}
+
+/// Entries that somebody has alone as long as operations of his run, which may take long: others do not
+/// wait for their latches meanwhile, but park, and are woken when it is dropped.
+///
+/// 1. He says so in each entry, and then takes its latch, for which he waits for commits that are under
+///    way and for changes of the entry.
+/// 2. Who comes meanwhile sees it, and parks.
+/// 3. He lets the latches go, takes it back, and wakes whoever is parked. Who says that he is parked
+///    looks once more afterwards (`Procs::set_parked`), so none of them sleeps on.
+#[must_use = "the entries are let go of at once"]
+pub struct Alone<'a> {
+    procs: &'a Procs,
+    rows: Vec<&'a Row>,
+    held: Vec<WriteGuard<'a>>,
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.held.clear();
+        for row in &self.rows {
+            row.end_operations();
+        }
+        if !self.rows.is_empty() {
+            self.procs.wake_parked();
+        }
+    }
 }
 
 /// A change of a namespace's access, which takes several steps: no other one is begun before this is
@@ -284,11 +319,37 @@ impl Namespaces {
 
     /// Has the entries of `ids` alone; the same one may be named twice.
     pub fn hold_all(&self, ids: &[NamespaceId]) -> Vec<WriteGuard<'_>> {
-        let mut indices: Vec<usize> = ids.iter().map(|id| id.index()).collect();
-        indices.sort_unstable();
-        indices.dedup();
         let hold = |index| self.entry(self.id_at(index)).hold();
-        indices.into_iter().map(hold).collect()
+        indices_of(ids).into_iter().map(hold).collect()
+    }
+
+    /// [`Namespaces::hold_all`] for as long as operations run; none while others have one of them so.
+    pub fn hold_for_operations<'a>(
+        &'a self,
+        procs: &'a Procs,
+        ids: &[NamespaceId],
+    ) -> Option<Alone<'a>> {
+        let rows = indices_of(ids)
+            .into_iter()
+            .map(|index| &self.entries[index]);
+        let rows: Vec<&Row> = rows.collect();
+        let mut alone = Alone {
+            procs,
+            rows: Vec::with_capacity(rows.len()),
+            held: Vec::new(),
+        };
+        // First a look at all: who takes some and gives them back wakes himself.
+        if rows.iter().any(|row| row.has_operations()) {
+            return None;
+        }
+        for row in rows {
+            if !row.begin_operations() {
+                return None;
+            }
+            alone.rows.push(row);
+        }
+        alone.held = self.hold_all(ids);
+        Some(alone)
     }
 
     /// Keeps others from changing the access of `namespace` until the change is dropped; none while

@@ -15,17 +15,50 @@
 use super::changes::{CatalogChange, Edit, Step, committed, unchanged};
 use super::{shown_name, value_of};
 use crate::api::Engine;
-use crate::error::{EngineError, Result};
+use crate::error::{EngineError, ParkReason, Result};
 use crate::txn::write::Committed;
 use rd_base::{FileNo, Role};
 use rd_format::Access;
 use rd_store::Store;
 use rd_store::checkpoint::{FileRequest, Requester};
 use rd_store::namespaces::{AccessChange, Lies, NamespaceEntry, NamespaceId};
+use rd_sys::latch::{ReadGuard, WriteGuard};
 
 /// A namespace's name for a message.
 fn name_of(entry: &NamespaceEntry<'_>) -> String {
     String::from_utf8_lossy(&shown_name(&entry.name())).into_owned()
+}
+
+/// Whether an entry can be had without waiting for operations that have it alone. One that says so right
+/// behind this look is waited for.
+///
+/// # Errors
+/// That whoever wants it is to park.
+#[inline]
+pub(crate) fn check_free(entry: &NamespaceEntry<'_>) -> Result<()> {
+    match entry.has_operations() {
+        true => Err(EngineError::Park(ParkReason::Namespace)),
+        false => Ok(()),
+    }
+}
+
+/// Shares an entry.
+///
+/// # Errors
+/// As for [`check_free`].
+#[inline]
+pub(crate) fn share<'a>(entry: &NamespaceEntry<'a>) -> Result<ReadGuard<'a>> {
+    check_free(entry)?;
+    Ok(entry.share())
+}
+
+/// Has an entry alone, to change it.
+///
+/// # Errors
+/// As for [`check_free`].
+pub(crate) fn hold<'a>(entry: &NamespaceEntry<'a>) -> Result<WriteGuard<'a>> {
+    check_free(entry)?;
+    Ok(entry.hold())
 }
 
 /// Whether the namespace can be read.

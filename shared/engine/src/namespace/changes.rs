@@ -1,7 +1,7 @@
 //! What changes namespaces by the catalog alone: one record, whatever the number of namespaces and
 //! their size.
 
-use super::access::check_writable;
+use super::access::{check_free, check_writable, hold};
 use super::{catalog, catalog_name, check_change, free_name, shown_name, text_of, value_of};
 use crate::api::{Engine, Read};
 use crate::chores::finish_splits;
@@ -293,7 +293,7 @@ impl Engine {
         let _names = namespaces.hold_names();
         let id = namespaces.find(&name).ok_or(EngineError::NoNamespace)?;
         let entry = namespaces.entry(id);
-        let _held = entry.hold();
+        let _held = hold(&entry)?;
         check_change(store, &entry)?;
         let mut change = CatalogChange::new(store);
         change.changes_names = true;
@@ -322,7 +322,7 @@ impl Engine {
             return Err(EngineError::NamespaceExists(text_of(shown)));
         }
         let entry = namespaces.entry(id);
-        let _held = entry.hold();
+        let _held = hold(&entry)?;
         let value = value_of(id, &entry, entry.lies(), None);
         let mut change = CatalogChange::new(store);
         change.changes_names = true;
@@ -355,8 +355,9 @@ impl Engine {
             store, work, set, ..
         } = self;
         let namespaces = &store.shared.namespaces;
-        let _held = namespaces.hold_all(&[one, other]);
         let entries = [one, other].map(|id| namespaces.entry(id));
+        entries.iter().try_for_each(check_free)?;
+        let _held = namespaces.hold_all(&[one, other]);
         for entry in &entries {
             check_writable(entry)?;
         }
@@ -396,7 +397,7 @@ impl Engine {
             store, work, set, ..
         } = self;
         let entry = store.shared.namespaces.entry(namespace);
-        let _held = entry.hold();
+        let _held = hold(&entry)?;
         let place = entry.place().ok_or(EngineError::NoNamespace)?;
         check_writable(&entry)?;
         let Lies::In(file) = place.lies else {
@@ -425,6 +426,8 @@ impl Engine {
         let namespaces = &store.shared.namespaces;
         let _names = namespaces.hold_names();
         let ids: Vec<NamespaceId> = namespaces.list().iter().map(|named| named.id).collect();
+        let mut entries = ids.iter().map(|id| namespaces.entry(*id));
+        entries.try_for_each(|entry| check_free(&entry))?;
         let _held = namespaces.hold_all(&ids);
         let mut change = CatalogChange::new(store);
         let mut since = Lsn::ZERO;

@@ -5,10 +5,11 @@ use super::routed::is_held;
 use super::transaction::Isolation;
 use super::write::Committed;
 use crate::api::{Engine, View};
-use crate::error::{EngineError, GREATEST_RECORD, MAX_TRANSACTION_SIZE, Result};
+use crate::error::{EngineError, GREATEST_RECORD, MAX_TRANSACTION_SIZE, ParkReason, Result};
 use rd_base::Lsn;
 use rd_base::counters::Counter;
-use rd_store::namespaces::NamespaceId;
+use rd_store::Shared;
+use rd_store::namespaces::{Alone, NamespaceId};
 use std::sync::Arc;
 
 /// Name of the savepoint that several operations go back to, within a transaction, if one fails. They
@@ -30,6 +31,17 @@ impl Runs {
     /// commit.
     pub fn alone(&self) -> &[NamespaceId] {
         &self.alone
+    }
+
+    /// Holds them, for the next run.
+    ///
+    /// # Errors
+    /// [`EngineError::Park`] while others hold one of them so: all is to be done anew then.
+    pub fn hold<'a>(&self, shared: &'a Shared) -> Result<Alone<'a>> {
+        let held = shared
+            .namespaces
+            .hold_for_operations(&shared.procs, &self.alone);
+        held.ok_or(EngineError::Park(ParkReason::Namespace))
     }
 
     /// Whether the operations are to run again after `error`, which has ended a run that had used
@@ -87,7 +99,7 @@ impl Engine {
         let shared = Arc::clone(&self.store.shared);
         let mut runs = Runs::default();
         loop {
-            let held = shared.namespaces.hold_all(runs.alone());
+            let held = runs.hold(&shared)?;
             self.attach(Box::new(self.begin(
                 Isolation::Exec,
                 false,

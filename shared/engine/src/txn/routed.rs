@@ -16,7 +16,7 @@ use crate::api::{Engine, Value, View};
 use crate::btree::Tree;
 use crate::error::{EngineError, Result};
 use crate::namespace;
-use crate::namespace::access::{check_readable, check_writable};
+use crate::namespace::access::{check_readable, check_writable, share};
 use crate::work::Work;
 use rd_base::Lsn;
 use rd_format::catalog::CATALOG_FILE;
@@ -116,11 +116,18 @@ impl Engine {
             // below.
             let is_other =
                 |nth: usize, id: NamespaceId| nth == 0 || spaces[nth - 1].0.index() != id.index();
-            let share = |(nth, (id, _)): (usize, &(NamespaceId, &Space))| {
-                let is_free = !is_held(alone, *id) && is_other(nth, *id);
-                is_free.then(|| namespaces.entry(*id).share())
-            };
-            let held: Vec<_> = spaces.iter().enumerate().map(share).collect();
+            let mut held = Vec::with_capacity(spaces.len());
+            for (nth, (id, _)) in spaces.iter().enumerate() {
+                if is_held(alone, *id) || !is_other(nth, *id) {
+                    continue;
+                }
+                let entry = namespaces.entry(*id);
+                held.push(match alone.is_empty() {
+                    true => share(&entry)?,
+                    // Others wait for him: he goes on as soon as he can.
+                    false => entry.share(),
+                });
+            }
             let needs_file = |(id, space): &&(NamespaceId, &Space)| {
                 let puts = |write: &Write| matches!(write, Write::Put { .. });
                 namespaces.entry(*id).lies() == Lies::Empty && space.writes.values().any(puts)

@@ -163,7 +163,7 @@ impl Rig {
         match reason {
             ParkReason::WalRing | ParkReason::WalSegments | ParkReason::Durable(_) => self.flush(),
             ParkReason::FileGrowth(_) | ParkReason::FileCreation(_) => self.grow_files(),
-            ParkReason::Pages => panic!("nobody else holds pages"),
+            ParkReason::Pages | ParkReason::Namespace => panic!("nobody else holds any"),
         }
     }
 

@@ -125,6 +125,9 @@ pub(super) struct Past {
 pub(super) struct Row {
     /// guard: itself.
     latch: RwLatch,
+    /// Not 0 while somebody has the entry alone, or is about to, as long as operations of his run
+    /// ([`super::Alone`]). atomic: SeqCst; changed by whom it belongs to.
+    operations: AtomicU32,
     /// Odd while the words below change. atomic: SeqCst; written under `latch`, exclusively.
     version: AtomicU32,
     /// How often the index was given to another namespace. guard: `latch`, or `version`.
@@ -303,6 +306,20 @@ impl Row {
             .store(u32::from(in_catalog), Ordering::Release);
     }
 
+    /// Says that operations are to have the entry alone; false if others do.
+    pub(super) fn begin_operations(&self) -> bool {
+        self.operations.swap(1, Ordering::SeqCst) == 0
+    }
+
+    /// They are over, and the entry was let go of.
+    pub(super) fn end_operations(&self) {
+        self.operations.store(0, Ordering::SeqCst);
+    }
+
+    pub(super) fn has_operations(&self) -> bool {
+        self.operations.load(Ordering::SeqCst) != 0
+    }
+
     /// Begins a change of the access that takes several steps; false if one is under way.
     pub(super) fn begin_changing(&self) -> bool {
         self.changing.swap(1, Ordering::AcqRel) == 0
@@ -327,6 +344,12 @@ impl<'a> NamespaceEntry<'a> {
     pub fn share(&self) -> ReadGuard<'a> {
         frame::assert_none_held("a namespace's entry");
         self.row.latch.read()
+    }
+
+    /// Whether operations have the entry alone, or are about to: to share or to hold it takes long.
+    #[inline]
+    pub fn has_operations(&self) -> bool {
+        self.row.has_operations()
     }
 
     /// Has the entry alone, to change it.
