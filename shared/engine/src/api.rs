@@ -3,8 +3,8 @@
 //! One [`Engine`] per process. Its operations wait for latches, for pages that are read from disk
 //! and for clean frames; a record that is larger than what is free in the ring waits, latches held,
 //! for the flusher, who needs none; and what changes a namespace as a whole waits for the commits
-//! under way in it. What would wait for longer, as for operations that have a namespace alone, says [`EngineError::Park`] and is to be run again
-//! later.
+//! under way in it. What would wait for longer, as for operations that have a namespace alone, says
+//! [`EngineError::Park`] and is to be run again later.
 //!
 //! # Epochs
 //!
