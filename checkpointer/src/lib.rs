@@ -71,7 +71,7 @@ use rd_base::{FileNo, Lsn};
 use rd_format::control::DbState;
 use rd_store::checkpoint::Flags;
 use rd_store::control_file::{ControlFileError, GLOBAL_DIR};
-use rd_store::doublewrite::{self, DOUBLEWRITE_PATH, DoubleWrite};
+use rd_store::doublewrite::{self, DoubleWrite};
 use rd_store::files::FileWork;
 use rd_store::history::HistoryFile;
 use rd_store::relation::RelationFiles;
@@ -378,8 +378,9 @@ impl Checkpointer {
         self.idle_lsn = log_end.map_or(redo_lsn, |end| end.lsn);
         let (has_area, had_area) = (self.area.is_some(), newest.is_double_written());
         self.scrub.copies_since = self.area.as_ref().map(|area| {
-            // Without the area until now, it holds old copies that count for nothing.
-            if had_area {
+            // Without the area until now, it holds old copies that count for nothing; and where startup could
+            // not read all of it, nobody knows which of them are the last.
+            if newest.has_all_copies() {
                 newest.first_unsynced_batch
             } else {
                 area.next()
@@ -397,7 +398,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Opens the double-write area; one of another size than is asked for is made anew.
+    /// Opens the double-write area; one of another size than is asked for, or that cannot be used, is made anew.
     ///
     /// None of its batches is needed any more: before the handover startup has put all that
     /// `pg_control` counts as unsynced back in their places and synced those files. If pages were
@@ -410,22 +411,23 @@ impl Checkpointer {
         let open = |first| DoubleWrite::open(storage, newest.system_identifier, first);
         doublewrite::remove_unfinished(storage)?;
         let mut first = newest.first_unsynced_batch;
-        if storage.exists(DOUBLEWRITE_PATH)? {
-            let mut area = open(first)?;
-            first = area.next();
-            area.release_before(first);
-            if area.is_sized_for(bytes) {
-                return Ok(area);
+        match open(first) {
+            Ok(mut area) => {
+                first = area.next();
+                area.release_before(first);
+                if area.is_sized_for(bytes) {
+                    return Ok(area);
+                }
+                if let Err(error) = doublewrite::replace(storage, bytes) {
+                    log::warn!("the double-write area keeps its size: {error}");
+                    return Ok(area);
+                }
             }
-            if let Err(error) = doublewrite::replace(storage, bytes) {
-                log::warn!("the double-write area keeps its size: {error}");
-                return Ok(area);
-            }
-            // From here on the old one has no name, and nobody would find what it holds.
-            storage.sync_dir(GLOBAL_DIR)?;
-        } else {
-            doublewrite::create(storage, bytes)?;
+            Err(error) if doublewrite::is_lost(&error) => doublewrite::replace(storage, bytes)?,
+            Err(error) => return Err(error.into()),
         }
+        // From here on the old one has no name, and nobody would find what it holds.
+        storage.sync_dir(GLOBAL_DIR)?;
         Ok(open(first)?)
     }
 }

@@ -124,7 +124,7 @@ fn a_file_that_could_not_be_opened_can_be_opened_later_and_is_no_longer_what_was
 fn a_file_that_could_not_be_opened_may_be_taken_away_and_put_back() {
     for is_forgotten in [false, true] {
         let (disk, mut history, mut world) = with_closed_file(4);
-        // Neither opened nor closed again.
+        // The header is on its way when the file is taken.
         refuse(&disk, PLACE, 2);
         assert!(matches!(open(&mut world), TicketState::Failed(_)));
         disk.rename(PLACE, AWAY).expect("nobody needs it");

@@ -106,6 +106,14 @@ pub struct DoubleWrite {
     bad_reads: Cell<u64>,
 }
 
+/// Whether that is why there is no area to open: it is not there, or cut off. What it held is lost then.
+pub fn is_lost(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+    )
+}
+
 impl DoubleWrite {
     /// Opens the area. `first_unsynced` is what `pg_control` says; batches go on after the highest
     /// one that is there.
@@ -341,9 +349,9 @@ impl DoubleWrite {
     /// they were synced before `pg_control` said so, and may be away.
     ///
     /// If the area cannot be read everywhere, a copy that was found may not be the last, and pages may lie in
-    /// the kernel's cache only of which none was found. Then what is whole in its place stays, and so
-    /// does what is not in a file that is closed: an old page is as good as its last copy where all that is in
-    /// the log is done again from the redo point on, which is not so there. The caller is to sync all files.
+    /// the kernel's cache only of which none was found. Then what is whole in its place stays. So does a torn
+    /// page of a closed file: an old page is as good as its last copy only where all that is in the log is done
+    /// again from the redo point on. The caller is to sync all files.
     ///
     /// # Errors
     /// When something cannot be read or written.

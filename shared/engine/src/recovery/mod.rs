@@ -46,7 +46,7 @@ use rd_format::control::{ControlFile, DbState, PROTECTION_BYPASSED};
 use rd_store::Store;
 use rd_store::checkpoint::{EndOfLog, Flags, Request, Ticket, TicketState};
 use rd_store::control_file::{ControlStore, GLOBAL_DIR};
-use rd_store::doublewrite::{DOUBLEWRITE_PATH, DoubleWrite};
+use rd_store::doublewrite::{self, DOUBLEWRITE_PATH, DoubleWrite};
 use rd_store::history::RecoveryRow;
 use rd_store::recovery_time::{RedoWork, Speeds, start_us};
 use rd_store::relation::{RelationFiles, path};
@@ -116,12 +116,17 @@ fn open_clean(store: &Store, mut slots: ControlStore) -> Result<Recovered, Recov
     log::info!("the server was shut down at {shut_down_at:#}");
     files::check(store, &control, Torn::IsDamage)?;
     let end = control.durable_lsn;
-    if control.is_double_written() && !store.storage.exists(DOUBLEWRITE_PATH)? {
-        log::warn!(
-            "\"{DOUBLEWRITE_PATH}\" is not there; nothing needs what it held, and it is made anew"
-        );
-        // By the same write: a start after this one, should it be cut off, has no copies to look for.
-        control.protection = 0;
+    if control.is_double_written() {
+        let first = control.first_unsynced_batch;
+        match DoubleWrite::open(&*store.storage, control.system_identifier, first) {
+            Ok(_) => {}
+            Err(error) if doublewrite::is_lost(&error) => {
+                log::warn!("the double-write area cannot be used, and nothing needs it: {error}");
+                // By the same write: a start after this one, should it be cut off, has no copies to look for.
+                control.protection = 0;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     let control = begin_start(store, &mut slots, control, DbState::InProduction)?;
     files::load(store, &control)?;
@@ -432,7 +437,7 @@ mod tests {
     use super::*;
     use rd_store::control_file;
     use rd_sys::simdisk::{Injection, IoKind};
-    use rd_sys::storage::Storage;
+    use rd_sys::storage::{OpenMode, Storage};
 
     /// Whose copy of a page lay on a bad sector is not known, nor whether it was needed: until the redo
     /// point of this start's end, no start takes pages for proved.
@@ -461,14 +466,19 @@ mod tests {
         }
     }
 
-    /// The area was lost while the server was stopped, and the start is cut off wherever that can be.
+    /// The area was lost, or all but its beginning, while the server was stopped, and the start is cut off
+    /// wherever that can be.
     #[test]
     fn an_area_that_is_lost_after_a_clean_stop_is_looked_for_by_no_start() {
-        for crash_at in 1.. {
+        for (crash_at, leaves) in (1..).flat_map(|at| [(at, None), (at, Some(5000))]) {
             let (store, disk) = startup();
             disk.remove(DOUBLEWRITE_PATH)
                 .and_then(|()| disk.sync_dir(GLOBAL_DIR))
                 .expect("a good disk");
+            if let Some(bytes) = leaves {
+                let rest = disk.open(DOUBLEWRITE_PATH, OpenMode::CreateNew);
+                rest.and_then(|rest| rest.allocate(0, bytes)).expect("room");
+            }
             disk.crash_at(Some(disk.io_count() + crash_at));
             let start = || recover(&store, &mut Unwatched).is_ok();
             let is_done = rd_sys::crash::catch_panics(start) == Ok(true);
