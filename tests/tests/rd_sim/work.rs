@@ -334,13 +334,17 @@ impl Backend {
         let Some(id) = id_of(&self.store.shared.namespaces, number) else {
             return Ok(());
         };
+        let mut refusal = None;
         let keys = match read_all(engine, id, View::At(&snapshot)) {
             Ok(keys) => Some(keys),
             // It was swapped or emptied too often since.
             Err(ReadError::Engine(EngineError::Replaced | EngineError::Conflict { .. })) => {
                 return Ok(());
             }
-            Err(ReadError::Engine(EngineError::NoNamespace | EngineError::NamespaceOffline(_))) => {
+            Err(ReadError::Engine(
+                error @ (EngineError::NoNamespace | EngineError::NamespaceOffline(_)),
+            )) => {
+                refusal = Some(error);
                 None
             }
             Err(ReadError::Engine(error)) => return Err(error),
@@ -352,8 +356,12 @@ impl Backend {
         let (ledger, lsn) = (self.ledger.borrow(), snapshot.lsn());
         // One that was made since is empty there, one that was dropped may be gone, or offline.
         let is_gone = |space: &Space| !space.is_there || space.access.is_offline();
-        let is_excused = keys.as_ref().is_none_or(BTreeMap::is_empty)
-            && ledger.may_have_been(number, lsn, self.number, &is_gone);
+        let may_be_gone = |number| ledger.may_have_been(number, lsn, self.number, &is_gone);
+        let is_excused = match &keys {
+            Some(keys) => keys.is_empty() && may_be_gone(number),
+            // Its content may lie in another one by now.
+            None => (0..SPACES).any(may_be_gone),
+        };
         if is_excused || !ledger.reaches_back_to(lsn) {
             return Ok(());
         }
@@ -362,8 +370,11 @@ impl Backend {
             let mut all = ledger.at(lsn);
             all[number].keys = space.keys;
             let text = ledger.explain(&all, lsn);
-            self.orders
-                .fail(format!("a snapshot shows what was never there: {text}"));
+            let what = match refusal {
+                Some(error) => format!("a snapshot of {} is refused ({error})", name_of(number)),
+                None => "a snapshot shows what was never there".to_owned(),
+            };
+            self.orders.fail(format!("{what}: {text}"));
         }
         Ok(())
     }
