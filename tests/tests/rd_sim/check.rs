@@ -247,13 +247,14 @@ impl Checks<'_> {
                 ledger.explain(&content, end)
             )));
         }
+        // An attempt that was cut off before its second slot has written nothing else. The first one cannot
+        // be read now; or a sync of it failed, and the cache has let go of it since.
+        let mut began_with = vec![&before];
+        began_with.extend(slots.other.as_ref().ok().filter(|_| was_harmed));
         // Records that a crash has cut off must not pass for those of this start.
-        let (count, mut last) = (machine.shared.wal.start_count(), before.start_count);
-        if was_harmed && let Ok(other) = &slots.other {
-            // A start that was cut off before its second slot has written nothing else. The first one cannot
-            // be read now; or a sync of it failed, and the cache has let go of it since.
-            last = last.min(other.start_count);
-        }
+        let count = machine.shared.wal.start_count();
+        let last = began_with.iter().map(|control| control.start_count).min();
+        let last = last.expect("there is one");
         if count <= last {
             return Err(Failure(format!(
                 "start {count} follows start {last}: old records could rise again"
@@ -261,7 +262,7 @@ impl Checks<'_> {
         }
         control::check(&machine, &found, end, harm)?;
         if let Some(remembered) = &remembered {
-            history::check_shown(&machine, &found.memory, remembered, &before, end)?;
+            history::check_shown(&machine, &found.memory, remembered, &began_with, end)?;
         }
         self.tally.note(end.get());
         let mut has_walwriter = false;

@@ -122,8 +122,8 @@ fn agree(found: &Remembered, control: &ControlFile) -> Result<(), String> {
     Ok(())
 }
 
-/// What a start whose log ended at `end` shows of what it has found, and of itself; `control` is what it
-/// began with. What it could not read is not shown, nor written on.
+/// What a start whose log ended at `end` shows of what it has found, and of itself; it began with one of
+/// `controls`. What it could not read is not shown, nor written on.
 ///
 /// # Errors
 /// When it shows something else.
@@ -131,7 +131,7 @@ pub fn check_shown(
     machine: &Machine,
     memory: &Memory,
     found: &Remembered,
-    control: &ControlFile,
+    controls: &[&ControlFile],
     end: Lsn,
 ) -> Result<(), Failure> {
     if memory.has_gaps {
@@ -140,20 +140,22 @@ pub fn check_shown(
     let new_checkpoints = shown(machine, &found.checkpoints)?;
     let new_recoveries = shown(machine, &found.recoveries)?;
     let is_last = |last: &RecoveryRow| {
+        let began = (last.redo_lsn, last.unfinished_starts);
+        let mut controls = controls.iter();
         last.end_lsn == end
-            && last.redo_lsn == control.redo_lsn
-            && last.unfinished_starts == control.unfinished_starts
+            && controls.any(|control| (control.redo_lsn, control.unfinished_starts) == began)
     };
     let wrong = |text: String| Err(Failure(format!("history: {text}")));
     if new_recoveries.len() > 1 || !new_recoveries.iter().all(is_last) {
-        return wrong(format!("up to {end} from {control:?}: {new_recoveries:?}"));
+        return wrong(format!("up to {end} from {controls:?}: {new_recoveries:?}"));
     }
     if let Some(last) = found.recoveries.last().filter(|last| last.end_lsn > end) {
         return wrong(format!(
             "the log ends at {end}, and ended later once: {last:?}"
         ));
     }
-    let too_old = |row: &&CheckpointRow| row.error.is_none() && row.redo_lsn < control.redo_lsn;
+    let redo_lsn = controls.iter().map(|control| control.redo_lsn).min();
+    let too_old = |row: &&CheckpointRow| row.error.is_none() && Some(row.redo_lsn) < redo_lsn;
     match new_checkpoints.iter().find(too_old) {
         Some(row) => wrong(format!(
             "a checkpoint before this start's redo point: {row:?}"
