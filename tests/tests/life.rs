@@ -531,7 +531,9 @@ fn a_start_waits_for_an_orphan_to_leave() {
         status.success()
     });
     assert!(serves, "{}", said());
-    assert!(!is_alive(orphan));
+    wait_for("the orphan to be gone", || {
+        (!is_alive(orphan)).then_some(())
+    });
     // Those of the backend that stood still heard of its end only now.
     let acknowledged = load.join();
     assert!(acknowledged.total() >= 200);

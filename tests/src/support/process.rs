@@ -47,9 +47,11 @@ fn read_stat(path: &Path) -> Option<(u32, char)> {
     Some((fields.next()?.parse().ok()?, state))
 }
 
-/// Whether a process exists and is no zombie.
+/// Whether a process exists and is no zombie. One whose first thread has ended may have others that are still
+/// ending, and hold what it has open.
 pub fn is_alive(pid: u32) -> bool {
-    parent_and_state(pid).is_some_and(|(_, state)| state != 'Z')
+    let has_others = || fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|all| all.count() > 1);
+    parent_and_state(pid).is_some_and(|(_, state)| state != 'Z' || has_others())
 }
 
 /// The title that a process shows.
