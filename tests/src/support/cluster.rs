@@ -471,16 +471,12 @@ impl Cluster {
     /// cannot end yet.
     pub fn send_kills(&mut self) -> Vec<Child> {
         // Held still, the postmaster neither sees children go nor makes new ones.
-        let postmaster = self.pid().expect("a server");
-        self.send(postmaster, Signal::SIGSTOP);
-        wait_for("the postmaster to stand still", || {
-            (process::is_stopped(postmaster) || !process::is_alive(postmaster)).then_some(())
-        });
+        self.signal(Signal::SIGSTOP);
         let children = self.children();
         for child in &children {
             self.send(child.pid, Signal::SIGKILL);
         }
-        self.send(postmaster, Signal::SIGKILL);
+        self.signal(Signal::SIGKILL);
         children
     }
 
