@@ -363,15 +363,11 @@ impl Checkpointer {
         shared.files.set_closed(file, access, stop_scn);
         self.write_rows();
         fault::point(Fault::NamespaceCovered)?;
-        if is_opened {
-            // Before anybody writes to it: it is not to pass for what was closed any more, wherever it
-            // comes to lie. It is open now, whatever the disk makes of this.
-            if let Err(failure) = self.forget_closing(file) {
-                log::warn!(
-                    "the header of relation file {file} is brought up to date later: {failure}"
-                );
-                self.touched.insert(file);
-            }
+        // Before anybody writes to it: it is not to pass for what was closed any more, wherever it comes to
+        // lie. It is open now, whatever the disk makes of this.
+        if is_opened && let Err(failure) = self.forget_closing(file) {
+            log::warn!("the header of relation file {file} is brought up to date later: {failure}");
+            self.touched.insert(file);
         }
         let micros = |from, to| (to - from) / 1000;
         Ok(Covered {

@@ -5,9 +5,9 @@
 //! last two steps of one scan, the last so that it goes on, and the one before so that a client
 //! whose reply was lost may ask again. When all rows are taken the scan that was not heard of for
 //! the longest is dropped: of a connection that has many, if there is one, so that nobody ends the
-//! scans of all others by beginning more and more. A nonce begins at the clock's milliseconds, times eight, so that a cursor
-//! of before a restart names no row; and it stays below 2^44, so that a cursor stays below 2^53,
-//! which a client may keep in a double.
+//! scans of all others by beginning more and more. A nonce begins at the clock's milliseconds, times
+//! eight, so that a cursor of before a restart names no row; and it stays below 2^44, so that a cursor
+//! stays below 2^53, which a client may keep in a double.
 //!
 //! Invariant: a row's keys belong to its nonces; a cursor whose nonce is in no row is refused, never
 //! taken for another scan's.

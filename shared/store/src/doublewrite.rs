@@ -106,7 +106,7 @@ pub struct DoubleWrite {
     bad_reads: Cell<u64>,
 }
 
-/// Whether that is why there is no area to open: it is not there, or cut off. What it held is lost then.
+/// Whether an area that could not be opened is not there, or cut off, so that what it held is lost.
 pub fn is_lost(error: &io::Error) -> bool {
     matches!(
         error.kind(),
