@@ -45,6 +45,8 @@ pub enum Received {
     Bytes(usize),
     /// Nothing is there now.
     Nothing,
+    /// There is no memory for more.
+    NoRoom,
     /// The client has closed, or the connection is broken.
     Closed,
 }
@@ -147,6 +149,12 @@ impl Connection {
     pub fn receive(&mut self) -> Received {
         let old = self.input.len();
         let room = self.need.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+        // What a client sends decides how much this is: that there is not so much must not end the
+        // process. First the usual room, to be moved seldom; then what is needed.
+        let is_short = self.input.try_reserve(room).is_err();
+        if is_short && self.input.try_reserve_exact(room).is_err() {
+            return Received::NoRoom;
+        }
         self.input.resize(old + room, 0);
         let received = match self.input.get_mut(old..) {
             Some(free) => receive(&self.socket, free),

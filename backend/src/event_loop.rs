@@ -58,7 +58,7 @@ use crate::load::Load;
 use crate::server::Server;
 use crate::session::Session;
 use crate::slab::Slab;
-use crate::turn::{proceed, run, run_buffered};
+use crate::turn::{proceed, refuse_rest, run, run_buffered};
 use accepting::Room;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use rd_base::counters::Counter;
@@ -526,8 +526,10 @@ impl EventLoop {
                 received
             } else {
                 let received = connection.receive();
-                if let Received::Bytes(_) = received {
-                    run_buffered(&mut self.server, connection);
+                match received {
+                    Received::Bytes(_) => run_buffered(&mut self.server, connection),
+                    Received::NoRoom => refuse_rest(&mut self.server, connection),
+                    Received::Nothing | Received::Closed => {}
                 }
                 received
             };
@@ -536,7 +538,7 @@ impl EventLoop {
                     connection.received_at_ns = self.server.now_ns;
                     self.server.add(Counter::NetInputBytes, count as u64);
                 }
-                Received::Nothing => {}
+                Received::Nothing | Received::NoRoom => {}
                 Received::Closed => connection.ended = true,
             }
             if connection.drained {

@@ -15,6 +15,7 @@ use rd_base::{Config, Lsn, Role, logline};
 use rd_engine::{Engine, EngineError, ParkReason, View};
 use rd_store::Store;
 use rd_store::clients::{ClientState, Pause};
+use rd_sys::Shortage;
 use rd_wire::{CommandId, Flags, Limits};
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -355,6 +356,12 @@ impl Server {
             }
             _ => format!("ERR {error}"),
         }
+    }
+
+    /// The error reply for want of memory to do `what`.
+    pub fn no_memory(&self, what: String) -> String {
+        let shortage = Shortage::Memory;
+        self.error_reply(&EngineError::Shortage { what, shortage })
     }
 
     /// Says it in the log, once in a while: it befalls one command after the other.

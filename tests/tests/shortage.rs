@@ -4,8 +4,8 @@
 use nix::sys::signal::Signal;
 use rd_tests::support::cluster::{Cluster, send};
 use rd_tests::support::log::assert_order;
-use rd_tests::support::process::limit;
-use rd_tests::support::raw::escape;
+use rd_tests::support::process::{address_bytes, limit};
+use rd_tests::support::raw::{escape, request};
 use rd_tests::support::{skip, wait_for};
 use rd_wire::{Client, Reply};
 
@@ -251,6 +251,96 @@ fn a_connection_without_a_descriptor_is_closed_and_nobody_else_s() {
     assert!(allow_descriptors(backend, 1000));
     assert_eq!(escape(&cluster.raw().exchange(PING)), PONG);
     assert_eq!(cluster.child("backend 0"), backend, "it has not fallen");
+    drop(client);
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+}
+
+/// A backend that has no memory for a large request, for what its commit needs, or for a large reply
+/// refuses that one alone, and lives.
+#[test]
+fn a_want_of_memory_for_a_request_or_its_reply_ends_nobody() {
+    const MB: usize = 1 << 20;
+    let mut cluster = Cluster::started(&[
+        ("backends", "1"),
+        ("shared_buffers", "128MB"),
+        ("client_query_max", "512MB"),
+        ("proto_max_bulk_len", "256MB"),
+        ("backend_memory_max", "1GB"),
+    ]);
+    cluster.announce("a command was refused");
+    let large = vec![b'v'; 15 * MB];
+    let reply = cluster.client().call(&[&b"SET"[..], b"large", &large]);
+    assert_eq!(reply.expect("answered"), Reply::Simple("OK".into()));
+    // What was freed would be of use.
+    assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+    cluster.start();
+    let mut client = cluster.client();
+    assert!(call(&mut client, &["SET", "small", "value"]).is_ok());
+    let backend = cluster.child("backend 0");
+    let allow_more = |bytes: usize| {
+        let taken = address_bytes(backend).expect("it lives");
+        limit(backend, &format!("--as={}:", taken + bytes as u64))
+    };
+    if !allow_more(64 * MB) {
+        skip("there is no prlimit");
+        return;
+    }
+    const SHORT: &str = "the system has no memory left";
+
+    let mut raw = cluster.raw();
+    // It is cut off while it still sends.
+    let _ = raw.try_send(&request(&[b"SET", b"small", &vec![b'v'; 200 * MB]]));
+    let reply = escape(&raw.read_to_end());
+    assert!(
+        reply.starts_with("-ERR could not make room for a request of "),
+        "{reply}"
+    );
+    assert!(reply.contains(SHORT), "{reply}");
+
+    let mut raw = cluster.raw();
+    for words in [
+        &["SET", "small"][..],
+        &["MULTI"],
+        &["SET", "small"],
+        &["EXEC"],
+    ] {
+        let mut words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let value = vec![b'v'; 30 * MB];
+        if words.len() > 1 {
+            words.push(&value);
+        }
+        let reply = escape(&raw.ask(&request(&words)));
+        let expected = match words[0] {
+            b"SET" => "-ERR could not make room for what a request of ",
+            b"EXEC" => "-EXECABORT ",
+            _ => "+OK",
+        };
+        assert!(reply.starts_with(expected), "{reply}");
+    }
+
+    // By and by there is room for the value, and then for the reply.
+    let mut refusals = Vec::new();
+    for megabytes in (8..64).step_by(4) {
+        assert!(allow_more(megabytes * MB));
+        let reply = call(&mut client, &["GET", "large"]);
+        match reply.error() {
+            Some(error) => refusals.push(error.to_owned()),
+            None => assert_eq!(reply.as_bytes(), Some(&large[..])),
+        }
+        assert_eq!(call(&mut client, &["GET", "small"]).as_str(), Some("value"));
+    }
+    for part in [SHORT, "no memory left for this part of its reply"] {
+        assert!(
+            refusals.iter().any(|refusal| refusal.contains(part)),
+            "{refusals:?}"
+        );
+    }
+    assert!(limit(backend, "--as=unlimited:"));
+    assert_eq!(
+        call(&mut client, &["GET", "large"]).as_bytes(),
+        Some(&large[..])
+    );
+    assert_eq!(cluster.child("backend 0"), backend, "it lives");
     drop(client);
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
 }

@@ -135,16 +135,20 @@ fn queue(id: CommandId, call: &mut Call<'_>) -> Outcome {
     }
     let limit = call.server.config.max_transaction_size_bytes() as usize;
     let bytes: usize = call.args.iter().map(|arg| arg.len() + 8).sum();
-    let request = RequestBuf::new(call.args.iter());
     if let State::Queueing(queue) = &mut call.session.transactions.state {
         let sum = queue.bytes + bytes + QUEUED_BYTES;
-        let Some(request) = request.filter(|_| sum <= limit) else {
+        if sum > limit {
             queue.is_spoiled = true;
             return Err(format!(
                 "ERR the queued commands of {sum} bytes are larger than max_transaction_size, \
                  {limit} bytes"
             )
             .into());
+        }
+        let Some(request) = RequestBuf::new(call.args.iter()) else {
+            queue.is_spoiled = true;
+            let what = format!("could not make room for a queued command of {bytes} bytes");
+            return Err(call.server.no_memory(what).into());
         };
         if !queue.is_spoiled {
             queue.bytes = sum;

@@ -8,11 +8,12 @@
 //! - A chain that was read is the version's if the version is still there afterwards.
 
 use crate::btree::Tree;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use rd_base::BlockNo;
 use rd_format::OverflowStub;
 use rd_format::overflow::{self, OVERFLOW_DATA_BYTES, pages_for};
 use rd_format::page::{self, PageKind};
+use rd_sys::Shortage;
 
 /// Appends the value behind `stub` to `out`. The caller holds what keeps its version: a published
 /// snapshot that sees it, or the latch of its leaf.
@@ -22,7 +23,15 @@ use rd_format::page::{self, PageKind};
 pub(crate) fn read(tree: Tree<'_>, stub: &OverflowStub, out: &mut Vec<u8>) -> Result<()> {
     check(tree, stub)?;
     let start = out.len();
-    out.reserve(stub.value_bytes as usize);
+    if out.try_reserve(stub.value_bytes as usize).is_err() {
+        return Err(EngineError::Shortage {
+            what: format!(
+                "could not make room for a value of {} bytes",
+                stub.value_bytes
+            ),
+            shortage: Shortage::Memory,
+        });
+    }
     walk(tree, stub, |_, data| out.extend_from_slice(data))?;
     if !is_whole(stub, &out[start..]) {
         out.truncate(start);
@@ -53,7 +62,7 @@ pub(crate) fn blocks_of(tree: Tree<'_>, stub: &OverflowStub) -> Result<Option<Ve
     let mut blocks = Vec::with_capacity(stub.pages as usize);
     match walk(tree, stub, |block, _| blocks.push(block)) {
         Ok(()) => Ok(Some(blocks)),
-        Err(crate::EngineError::Tree { .. }) => Ok(None),
+        Err(EngineError::Tree { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }

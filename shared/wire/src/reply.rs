@@ -5,6 +5,10 @@
 //! string stays one line.
 
 use crate::num::Decimal;
+use crate::texts;
+
+/// Most bytes of a bulk string beside its content.
+const BULK_FRAME_BYTES: usize = 32;
 
 /// The protocol version of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,10 +93,25 @@ impl<'a> ReplyWriter<'a> {
     /// A bulk string.
     #[inline]
     pub fn bulk(&mut self, bytes: &[u8]) {
-        self.out.reserve(bytes.len().saturating_add(16));
+        let room = bytes.len().saturating_add(BULK_FRAME_BYTES);
+        // First the usual room, to be moved seldom; then what is needed.
+        if self.out.try_reserve(room).is_err() && self.out.try_reserve_exact(room).is_err() {
+            return self.no_room();
+        }
         self.header(b'$', bytes.len());
         self.out.extend_from_slice(bytes);
         self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// What stands in the place of a string for which there is no memory: an error may be any element of
+    /// a reply, too.
+    #[cold]
+    fn no_room(&mut self) {
+        // Not twice the buffer, which is large. If there is no room for this either, the process ends.
+        let _ = self
+            .out
+            .try_reserve_exact(texts::NO_ROOM_FOR_REPLY.len().saturating_add(3));
+        self.error(texts::NO_ROOM_FOR_REPLY);
     }
 
     /// The head of a bulk string whose `len` bytes follow through [`Self::raw`], piece by piece,

@@ -113,7 +113,8 @@ pub struct RequestBuf {
 }
 
 impl RequestBuf {
-    /// A copy of these arguments, the name first. `None` if they are 4 GiB or more.
+    /// A copy of these arguments, the name first. `None` if they are 4 GiB or more, or there is no
+    /// memory for them.
     pub fn new<I>(args: I) -> Option<Self>
     where
         I: IntoIterator,
@@ -124,6 +125,8 @@ impl RequestBuf {
             let arg = arg.as_ref();
             let start = request.data.len();
             u32::try_from(start.checked_add(arg.len())?).ok()?;
+            request.spans.try_reserve(1).ok()?;
+            request.data.try_reserve(arg.len()).ok()?;
             request.spans.push(Span::new(start, arg.len()));
             request.data.extend_from_slice(arg);
         }

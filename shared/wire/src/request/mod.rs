@@ -130,6 +130,9 @@ pub enum ProtocolError {
     /// The request as a whole is longer than [`Limits::request_bytes_max`].
     #[error("Protocol error: too big request")]
     RequestBytes,
+    /// It is one, but there is no memory for the list of its arguments.
+    #[error("there is no memory left for a request with so many arguments")]
+    NoMemory,
 }
 
 impl ProtocolError {
@@ -349,6 +352,10 @@ impl RequestParser {
                     let rest = end.saturating_sub(input.len());
                     return Ok(Step::Incomplete(missing(left.saturating_sub(1), rest)));
                 }
+            }
+            let is_full = self.spans.len() == self.spans.capacity();
+            if is_full && self.spans.try_reserve(1).is_err() {
+                return fail(ProtocolError::NoMemory);
             }
             self.spans.push(Span::new(self.at, len));
             self.at = end;
