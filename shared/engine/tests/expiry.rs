@@ -3,9 +3,14 @@
 
 mod support;
 
+use rd_base::{Lsn, Role};
 use rd_engine::{Engine, Swept, View};
 use rd_store::expiry::NEVER_MS;
+use rd_store::{SlotNo, Store};
+use rd_sys::clock::Clock;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use support::{DB0, Rig, Rng};
 
 /// An end that is far away; others are counted from here.
@@ -165,4 +170,95 @@ fn random_places_are_all_over_the_tree() {
         tenths[number / 500] += 1;
     }
     assert!(tenths.iter().all(|count| *count > 80), "{tenths:?}");
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Two engines that go by one clock.
+fn engines_by_a_clock(rig: &Rig) -> ([Engine; 2], Arc<AtomicU64>) {
+    let (clock, time_ns) = Clock::manual(1_000 * SECOND_NS);
+    let engines = [0, 1].map(|number| {
+        let slot = SlotNo::of(Role::Backend(number)).expect("a slot");
+        let (shared, storage) = (Arc::clone(&rig.shared), Arc::clone(&rig.storage));
+        let config = Arc::clone(&rig.config);
+        Engine::open(Store::new(shared, storage, clock.clone(), slot, config))
+    });
+    (engines, time_ns)
+}
+
+/// A second from now.
+fn soon_ms(time_ns: &AtomicU64) -> u64 {
+    (time_ns.load(Ordering::SeqCst) + SECOND_NS) / 1_000_000
+}
+
+/// As PERSIST does; whether it was there.
+fn persist(engine: &mut Engine) -> Result<(bool, Lsn), rd_engine::EngineError> {
+    let done = engine.write(DB0, &[b"key"], &mut |access| {
+        let Some(value) = access.newest(0)?.map(<[u8]>::to_vec) else {
+            return Ok(false);
+        };
+        access.put(0, &value, None)?;
+        Ok(true)
+    })?;
+    Ok((done.result, done.depends_on))
+}
+
+fn is_seen(engine: &Engine) -> bool {
+    let read = engine.get(DB0, b"key", View::Newest, |value| value.is_some());
+    read.expect("a read").result
+}
+
+/// A large value is read from disk without a latch. Meanwhile others see the key end.
+#[test]
+fn a_key_that_ends_while_its_value_is_read_is_not_brought_back() {
+    let rig = Rig::new(512, 4 << 20);
+    let ([mut engine, other], time_ns) = engines_by_a_clock(&rig);
+    let expiry = soon_ms(&time_ns);
+    set(&rig, &mut engine, b"key", &[7; 100_000], Some(expiry));
+    rig.flush();
+    let mut runs = 0;
+    let done = rig.run(|| {
+        engine.write(DB0, &[b"key"], &mut |access| {
+            runs += 1;
+            if runs == 1 {
+                assert!(access.meta(0)?.is_some(), "it is there");
+                time_ns.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
+            }
+            let Some(value) = access.newest(0)?.map(<[u8]>::to_vec) else {
+                return Ok(false);
+            };
+            access.put(0, &value, None)?;
+            Ok(true)
+        })
+    });
+    assert_eq!((runs, done.result), (2, false));
+    assert!(!is_seen(&other));
+}
+
+/// Who runs alone is kept from no change, but time goes on for those who read beside him.
+#[test]
+fn a_key_that_ends_while_operations_run_alone_is_not_brought_back() {
+    let rig = Rig::new(512, 4 << 20);
+    let ([mut engine, mut other], time_ns) = engines_by_a_clock(&rig);
+    let expiry = soon_ms(&time_ns);
+    set(&rig, &mut engine, b"key", b"value", Some(expiry));
+    rig.flush();
+    let mut runs = 0;
+    let committed = engine.write_across(&mut |engine| {
+        runs += 1;
+        let done = persist(engine)?;
+        match runs {
+            // In between, three times; afterwards nobody can.
+            1..=3 => set(&rig, &mut other, b"key", b"newer", Some(expiry)),
+            4 => {
+                time_ns.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
+                assert!(!is_seen(&other));
+            }
+            _ => {}
+        }
+        Ok(done)
+    });
+    let committed = committed.expect("nobody is in the way in the end");
+    assert_eq!((runs, committed.result), (5, false));
+    assert!(!is_seen(&other));
 }

@@ -17,6 +17,9 @@ use std::sync::Arc;
 const BEFORE_THEM: &[u8] = b"";
 /// It runs so often beside others before it keeps them out.
 const RUNS_BESIDE_OTHERS: u32 = 3;
+/// It runs so often in all. Who keeps others out has to run again only if a key that it has written ended
+/// meanwhile.
+const RUNS_MAX: u32 = 20;
 
 /// How often operations have run, and in which namespaces nobody else can commit meanwhile: first
 /// none; after a few runs those that the last one has used, so that operations come to their end.
@@ -59,10 +62,10 @@ impl Runs {
             _ => return false,
         };
         let was_alone = used.iter().all(|id| is_held(&self.alone, *id));
-        if was_alone && !self.alone.is_empty() {
-            return false;
-        }
         self.done += 1;
+        if was_alone && !self.alone.is_empty() {
+            return !is_too_large && self.done < RUNS_MAX;
+        }
         if self.done >= RUNS_BESIDE_OTHERS || is_too_large || !self.alone.is_empty() {
             self.alone.extend(used);
         }

@@ -319,6 +319,7 @@ impl<'t, 's> Step<'t, 's> {
             reads: checks_reads.then_some(&self.space.reads),
             at: self.at,
             at_ms: self.at_ms,
+            is_alone: self.is_alone,
         }
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Checks<'k> {
     pub(crate) at: Lsn,
     /// The same by the clock, in milliseconds since 1970.
     pub(crate) at_ms: u64,
+    /// Nobody could change anything since then. But keys may have ended, and others have seen that.
+    pub(crate) is_alone: bool,
 }
 
 /// Where an interval ends.
@@ -316,7 +318,7 @@ impl<'s> Pass<'_, 's, '_> {
         let index = self.latched.leaves.len() as u32;
         while self.writes_on(leaf.page()) {
             let key = self.checks.keys[self.next_write];
-            if self.checks.checks_writes {
+            if self.checks.checks_writes || self.checks.is_alone {
                 // To delete what has ended brings nothing back.
                 let puts = || matches!(self.checks.writes.get(key), Some(Write::Put { .. }));
                 self.check_key(leaf.page(), key, puts)?;
