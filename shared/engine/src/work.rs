@@ -271,14 +271,16 @@ impl Work {
         });
     }
 
-    /// Forgets chores while there are too many: first those that can be done soonest.
+    /// Forgets chores while there are too many: first those that wait for a snapshot. What can be done at
+    /// once keeps the files from growing under keys that are written again and again; what waits is, for each
+    /// of them, no more than what that snapshot sees.
     fn forget_some(&mut self) {
         while self.chore_bytes > CHORE_BYTES_MAX {
-            if self.take_chore().is_some() {
-                continue;
-            }
             let Some(waiting) = self.waiting.first_mut() else {
-                return;
+                if self.take_chore().is_none() {
+                    return;
+                }
+                continue;
             };
             match waiting.chores.pop_first() {
                 Some((_, chore)) => self.chore_bytes -= chore.bytes(),

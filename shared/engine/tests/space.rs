@@ -79,6 +79,69 @@ fn values_that_are_replaced_give_their_pages_back() {
     assert!(rig.verify().overflow_pages <= 60);
 }
 
+/// Keys so long that a chore for each of so many would be more than are remembered.
+fn long_keys(count: u32, bytes: usize) -> Vec<Vec<u8>> {
+    let long = |number| {
+        let mut key = format!("{number:06}").into_bytes();
+        key.resize(bytes, b'x');
+        key
+    };
+    (0..count).map(long).collect()
+}
+
+#[test]
+fn a_large_delete_gives_all_its_pages_back() {
+    let rig = Rig::new(32_768, 16 << 20);
+    let mut engine = rig.engine(0);
+    let names = long_keys(16_000, 400);
+    for key in &names {
+        set(&rig, &mut engine, key, &[1; 3000]);
+    }
+    rig.flush();
+    let keys: Vec<&[u8]> = names.iter().map(|name| &name[..]).collect();
+    rig.run(|| {
+        engine.write(DB0, &keys, &mut |access| {
+            (0..keys.len()).try_for_each(|index| access.delete(index).map(drop))
+        })
+    });
+    for _ in 0..100 {
+        rig.flush();
+        engine.tidy(100);
+    }
+    let report = rig.verify();
+    assert_eq!((report.keys, report.overflow_pages), (0, 0));
+    assert!(report.leaves < 40, "{report:?}");
+}
+
+/// A snapshot that is held for long keeps what it sees, and no more than that, however many keys are written
+/// meanwhile.
+#[test]
+fn what_no_snapshot_sees_is_given_back_beside_much_that_one_does() {
+    let rig = Rig::new(16_384, 16 << 20);
+    let (mut engine, other) = (rig.engine(0), rig.engine(1));
+    let keys = long_keys(2500, 2000);
+    let write_all = |engine: &mut Engine| {
+        for (number, key) in keys.iter().enumerate() {
+            set(&rig, engine, key, &[1; 3000]);
+            if number % 20 == 0 {
+                rig.flush();
+            }
+        }
+        rig.flush();
+        for _ in 0..1000 {
+            engine.tidy(100);
+        }
+        rig.verify().overflow_pages
+    };
+    assert_eq!(write_all(&mut engine), 2500);
+    let snapshot = other.snapshot().expect("few are held");
+    for _ in 0..3 {
+        let pages = write_all(&mut engine);
+        assert!(pages <= 2 * 2500 + 100, "{pages} pages");
+    }
+    drop(snapshot);
+}
+
 #[test]
 fn empty_leaves_are_used_again() {
     let rig = Rig::new(4096, 4 << 20);

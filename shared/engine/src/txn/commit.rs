@@ -516,19 +516,24 @@ fn fill_large(
 }
 
 /// Notes what the commit leaves behind: versions whose overflow pages are to be freed, and leaves
-/// on which nothing lives any more.
+/// on which nothing lives any more. Who tidies up around a key does so for all of its leaf; the last one
+/// stands for what a split takes to another leaf by then.
 fn note_chores(part: &TreePart<'_, '_>, work: &mut Work, end: Lsn) {
     let (file, set, keys) = (part.tree.file, &*part.set, part.keys);
     for on_leaf in &set.parts {
-        let mut deleted = None;
+        let (mut first_freed, mut last_freed, mut deleted) = (None, None, None);
         for pending in &set.pending[on_leaf.pending.clone()] {
             let key = keys[pending.key as usize];
             if pending.frees {
-                work.note_chore(file, key, end);
+                first_freed.get_or_insert(key);
+                last_freed = Some(key);
             }
             if pending.value.is_none() {
                 deleted = Some(key);
             }
+        }
+        for key in first_freed.into_iter().chain(last_freed) {
+            work.note_chore(file, key, end);
         }
         if let Some(key) = deleted
             && is_lifeless(&NodeRef::new(part.leaves.get(on_leaf.leaf)))
