@@ -20,6 +20,8 @@ const TURN_NS: u64 = 20_000_000;
 const PAUSE_NS: u64 = 1_000_000_000;
 /// After an error.
 const ERROR_PAUSE_NS: u64 = 10_000_000_000;
+/// When what lies on a damaged page is looked for again, and how often it is told of.
+const DAMAGED_PAUSE_MS: u64 = 600_000;
 /// However far the soonest end is, the clock is looked at so often while there is one.
 const LOOK_AT_CLOCK_NS: u64 = 60_000_000_000;
 /// For how long a turn looks for keys that have ended.
@@ -44,6 +46,8 @@ pub struct Expirer {
     ended: Vec<Vec<u8>>,
     /// Not before this, by the monotonic clock.
     next_turn_ns: u64,
+    /// Damage is not told of before this.
+    tells_again_ns: u64,
     credit: Credit,
 }
 
@@ -122,6 +126,10 @@ impl Expirer {
             ) => {
                 self.ended.clear();
                 self.next_namespace(server);
+                TURN_NS
+            }
+            Err(error @ (EngineError::Page(_) | EngineError::Tree { .. })) => {
+                self.pass_over(server, wall_us / 1000, &error);
                 TURN_NS
             }
             Err(error) => {
@@ -206,6 +214,30 @@ impl Expirer {
         if sweep.namespace >= NAMESPACES_MAX {
             server.store.shared.expiry.found(sweep.soonest_ms);
             self.sweep = None;
+        }
+    }
+
+    /// Goes on behind a page that cannot be read: what lies there is in nobody else's way.
+    fn pass_over(&mut self, server: &Server, now_ms: u64, error: &EngineError) {
+        if server.now_ns >= self.tells_again_ns {
+            self.tells_again_ns = server.now_ns + DAMAGED_PAUSE_MS * 1_000_000;
+            log::error!("keys that have ended are removed but for those on a page: {error}");
+        }
+        let Some(sweep) = &mut self.sweep else {
+            return;
+        };
+        sweep.soonest_ms = sweep.soonest_ms.min(now_ms + DAMAGED_PAUSE_MS);
+        if !self.ended.is_empty() {
+            self.ended.clear();
+            return;
+        }
+        let behind = server
+            .engine
+            .namespace(sweep.namespace)
+            .and_then(|namespace| server.engine.sweep_behind(namespace, &sweep.from).ok()?);
+        match behind {
+            Some(next) => sweep.from = next,
+            None => self.next_namespace(server),
         }
     }
 

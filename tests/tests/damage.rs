@@ -10,6 +10,8 @@ use rd_format::page::{self, PageBytes};
 use rd_format::wal_page::segment_name;
 use rd_tests::support::cluster::Cluster;
 use rd_tests::support::load::{Acknowledged, Load};
+use rd_tests::support::wait_for;
+use rd_wire::Reply;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -543,4 +545,47 @@ fn a_data_file_from_another_day() {
     let reply = cluster.client().call(&["GET", "day"]).expect("answered");
     assert_eq!(reply.as_str(), Some("four"));
     acknowledged.assert_there(&mut cluster.client());
+}
+
+/// What lies on a damaged page is not removed when its time comes; everything else is.
+#[test]
+fn a_damaged_page_keeps_no_other_keys_from_being_removed() {
+    const KEYS: usize = 5_000;
+    let mut cluster = Cluster::started(&[("expire_clock_settle", "0"), ("expire_rate", "0")]);
+    cluster.announce("checksum");
+    let mut client = cluster.client();
+    for database in ["1", "0"] {
+        assert!(
+            client
+                .call(&["SELECT", database])
+                .expect("answered")
+                .is_ok()
+        );
+        for number in 0..KEYS {
+            client.send(&["SET", &format!("key:{number:06}"), "value", "PX", "1"]);
+        }
+        client.flush().expect("a live server");
+        let replies = client.receive_many(KEYS).expect("answered");
+        assert!(replies.iter().all(Reply::is_ok));
+    }
+    drop(client);
+    cluster.stop(Signal::SIGINT);
+    let path = cluster.path(KEYS_FILE);
+    let blocks = path.metadata().expect("it is there").len() / PAGE;
+    assert!(blocks > 40, "{blocks} blocks");
+    flip(&path, 30 * PAGE + 5000);
+    cluster.set("expire_rate", "100000");
+    cluster.start();
+    // A leaf holds fewer than 300 such keys.
+    wait_for("the others to be removed", || {
+        let expired: usize = cluster.info("stats", "expired_keys").parse().ok()?;
+        (expired > 2 * KEYS - 300).then_some(())
+    });
+    assert!(cluster.log_since_start().contains("file 2 block 30"));
+    let mut client = cluster.client();
+    assert!(client.call(&["SELECT", "1"]).expect("answered").is_ok());
+    assert_eq!(
+        client.call(&["DBSIZE"]).expect("answered").as_int(),
+        Some(0)
+    );
 }

@@ -26,7 +26,8 @@ impl Engine {
     /// least on one leaf.
     ///
     /// # Errors
-    /// When there is no such namespace, or a page cannot be read.
+    /// When there is no such namespace, or its first page cannot be read: what was found before one is
+    /// returned.
     pub fn sweep(
         &self,
         namespace: NamespaceId,
@@ -41,12 +42,26 @@ impl Engine {
         };
         let mut from = from.to_vec();
         loop {
-            tree.sweep_leaf(&from, now_ms, &mut swept)?;
+            match tree.sweep_leaf(&from, now_ms, &mut swept) {
+                Err(error) if swept.next.is_none() => return Err(error),
+                Err(_) => return Ok(swept),
+                Ok(()) => {}
+            }
             match &swept.next {
                 Some(next) if goes_on(&swept) => from.clone_from(next),
                 _ => return Ok(swept),
             }
         }
+    }
+
+    /// Where to go on with a sweep behind the leaf of `from`, which cannot be read; none at the end.
+    ///
+    /// # Errors
+    /// When there is no such namespace, or the page above cannot be read either.
+    pub fn sweep_behind(&self, namespace: NamespaceId, from: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.enter();
+        let tree = self.tree_of(namespace)?;
+        tree.map_or(Ok(None), |tree| tree.end_of_leaf(from))
     }
 
     /// Deletes those of `keys` that have ended, as one commit, and says how many are gone then. One

@@ -4,7 +4,7 @@
 use super::Tree;
 use crate::error::Result;
 use rd_base::Lsn;
-use rd_format::NodeRef;
+use rd_format::{Bound, NodeRef};
 
 /// What a sweep has found on some leaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,14 +40,33 @@ impl Tree<'_> {
                 _ => {}
             }
         }
-        swept.next = node.high_key().map(|high| {
-            let mut next = high.key.to_vec();
-            // If only older versions of that key lie to the right, it has been seen.
-            if high.stamp != Lsn::MAX {
-                next.push(0);
-            }
-            next
-        });
+        swept.next = node.high_key().map(first_behind);
         Ok(())
     }
+
+    /// Where a leaf ends on which `from` lies, as its parent says: for one that cannot be read. None at the end
+    /// of the tree.
+    pub(crate) fn end_of_leaf(&self, from: &[u8]) -> Result<Option<Vec<u8>>> {
+        let Some(parent) = self.inner_for_read(from, Lsn::MAX, 1)? else {
+            return Ok(None);
+        };
+        let node = NodeRef::new(&parent);
+        let next = node.child_for(from, Lsn::MAX).0 + 1;
+        let end = if next < node.count() {
+            Some(node.inner_entry(next).0)
+        } else {
+            node.high_key()
+        };
+        Ok(end.map(first_behind))
+    }
+}
+
+/// The first key of which the newest version lies behind `end`: if only older versions of that key do, it
+/// was seen.
+fn first_behind(end: Bound<'_>) -> Vec<u8> {
+    let mut next = end.key.to_vec();
+    if end.stamp != Lsn::MAX {
+        next.push(0);
+    }
+    next
 }
