@@ -175,7 +175,7 @@ impl Engine {
             store, work, set, ..
         } = self;
         let entry = store.shared.namespaces.entry(namespace);
-        let _held = entry.hold();
+        let _held = hold(&entry)?;
         let lies = entry.lies();
         if lies == Lies::Absent {
             return Err(EngineError::NoNamespace);
