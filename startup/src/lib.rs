@@ -14,7 +14,7 @@
 //!   likewise; so it dies when the log was found to be shorter than it was a moment ago.
 
 use rd_base::error::exit;
-use rd_engine::recovery::{RecoveryError, Watcher, recover};
+use rd_engine::recovery::{RecoveryError, RedoHands, Watcher, recover};
 use rd_store::ChildContext;
 use rd_sys::process::Signal;
 use rd_sys::signals::Signals;
@@ -59,15 +59,15 @@ impl Watcher for Teller {
         let _ = rd_sys::fork::tell_parent(Signal::Usr1);
     }
 
-    fn redo_threads(&self) -> usize {
+    fn redo_hands(&mut self) -> RedoHands {
         /// Above this the one that reads the log cannot keep them busy.
         const BY_DEFAULT_MAX: usize = 8;
-        match self.context.config.recovery_workers() {
+        RedoHands::Threads(match self.context.config.recovery_workers() {
             0 => std::thread::available_parallelism()
                 .map_or(1, usize::from)
                 .min(BY_DEFAULT_MAX),
             number => number as usize,
-        }
+        })
     }
 
     fn must_stop(&mut self) -> bool {

@@ -11,7 +11,7 @@ use crate::memory;
 use rd_base::counters::Counter;
 use rd_base::{Config, Role};
 use rd_checkpointer::{Checkpointer, Workers};
-use rd_engine::recovery::{Recovered, RecoveryError, Watcher, recover};
+use rd_engine::recovery::{Recovered, RecoveryError, RedoHands, RedoSteps, Watcher, recover};
 use rd_store::relation::RelationFiles;
 use rd_store::wal::{Preparer, segments};
 use rd_store::{Shared, Sizes, SlotNo, Store};
@@ -33,6 +33,10 @@ pub const SEGMENT_BYTES: u64 = 64 << 10;
 const FRAMES: usize = 112;
 /// More than any record that the work has.
 const RING_BYTES: u64 = 256 << 10;
+/// Workers that redo pages, at most, if it is not the reader of the log.
+const REDO_WORKERS_MAX: u64 = 4;
+/// Bytes of records that they are given at once, at most: so few that several batches are under way.
+const REDO_BATCH_BYTES_MAX: u64 = 4 << 10;
 /// Times in a row that nobody could do anything, whatever the clock said, after which the server is
 /// taken to hang.
 const IDLE_MAX: u32 = 3_000;
@@ -126,13 +130,32 @@ pub struct Manner {
     pub switch_odds: u64,
 }
 
-/// Nobody watches recovery.
-struct Unwatched;
+/// Nobody watches recovery; who redoes pages is for a seed to say.
+struct Unwatched {
+    seed: u64,
+}
 
 impl Watcher for Unwatched {
     fn progress(&mut self) {}
     fn must_stop(&mut self) -> bool {
         false
+    }
+    fn redo_hands(&mut self) -> RedoHands {
+        let mut rng = Rng::new(self.seed);
+        if rng.half() {
+            return RedoHands::Threads(0);
+        }
+        RedoHands::Steps(RedoSteps {
+            workers: 1 + rng.below(REDO_WORKERS_MAX) as usize,
+            batch_bytes: 1 + rng.below(REDO_BATCH_BYTES_MAX) as usize,
+            choose: Box::new(move |choices| {
+                // What was done may be written, and the redo point move, before the next part is.
+                if rng.half() {
+                    pause(Pause::Step);
+                }
+                rng.below(choices as u64) as usize
+            }),
+        })
     }
 }
 
@@ -193,8 +216,11 @@ impl Machine {
         };
         machine.add_checkpointer();
         let (store, orders) = (machine.store(Role::Startup), Rc::clone(&machine.orders));
+        let mut watcher = Unwatched {
+            seed: machine.rng.next_u64(),
+        };
         machine.add("startup", false, move || {
-            let recovered = recover(&store, &mut Unwatched).map_err(|error| match error {
+            let recovered = recover(&store, &mut watcher).map_err(|error| match error {
                 RecoveryError::LogReceded { .. } => RefusedBecause::LogReceded,
                 other => RefusedBecause::Other(other.to_string()),
             });

@@ -5,11 +5,11 @@
 //! the log, however far one worker is ahead of another. A batch counts as done when all its parts
 //! are, and all batches before it.
 //!
-//! Without threads a part is done when it is given, which is what a simulation needs.
+//! Without threads a part is done when it is given, or, in a simulation, when its seed says so.
 
-use super::RecoveryError;
 use super::batch::{Batch, Task};
 use super::worker::{Failed, Pages, Tally, Worker};
+use super::{RecoveryError, RedoHands, RedoSteps};
 use rd_store::Store;
 use rd_sys::Shortage;
 use std::collections::VecDeque;
@@ -43,6 +43,44 @@ type Work<'scope> = Box<dyn FnOnce() + Send + 'scope>;
 enum Hands {
     Threads(Vec<Sender<(u64, Job)>>),
     Here(Worker, Sender<Answer>),
+    Steps(Steps),
+}
+
+/// Workers that take turns on the thread of whoever waits for them.
+struct Steps {
+    desks: Vec<Desk>,
+    outbox: Sender<Answer>,
+    choose: Box<dyn FnMut(usize) -> usize>,
+}
+
+/// A worker, and what it was given.
+struct Desk {
+    worker: Worker,
+    jobs: VecDeque<(u64, Job)>,
+}
+
+impl Steps {
+    /// Has parts done until none is left, or, if `may_rest`, none is chosen.
+    fn run(&mut self, may_rest: bool) {
+        loop {
+            let ready = self.desks.iter_mut().filter(|desk| !desk.jobs.is_empty());
+            let mut ready: Vec<_> = ready.collect();
+            let choices = ready.len() + usize::from(may_rest);
+            if choices == 0 {
+                return;
+            }
+            let chosen = (self.choose)(choices);
+            let Some(desk) = ready.get_mut(chosen) else {
+                return;
+            };
+            let (number, job) = desk.jobs.pop_front().expect("it is ready");
+            let answer = desk.worker.answer(number, job);
+            self.outbox.send(answer).expect("the other end is here");
+            if !may_rest {
+                return;
+            }
+        }
+    }
 }
 
 /// A batch under way.
@@ -68,14 +106,18 @@ pub(super) struct Crew {
 }
 
 impl Crew {
-    /// Makes `threads` workers, each a thread in `scope`, or as many of them as can be made; one without
-    /// a thread, if that is none.
+    /// Makes the workers that `hands` asks for, threads in `scope`, or as many of those as can be made; one
+    /// without a thread, if that is none.
     pub fn new<'scope>(
         scope: &'scope Scope<'scope, '_>,
         store: &Store,
         pages: Pages,
-        threads: usize,
+        hands: RedoHands,
     ) -> Crew {
+        let threads = match hands {
+            RedoHands::Threads(threads) => threads,
+            RedoHands::Steps(steps) => return Crew::of_steps(store, pages, steps),
+        };
         let spawn = |number, work: Work<'scope>| {
             let builder = thread::Builder::new().name(format!("redo {number}"));
             builder.spawn_scoped(scope, work).map(|_| ())
@@ -111,6 +153,24 @@ impl Crew {
         } else {
             Hands::Threads(inboxes)
         };
+        Crew::with(hands, workers, answers)
+    }
+
+    fn of_steps(store: &Store, pages: Pages, steps: RedoSteps) -> Crew {
+        let (outbox, answers) = mpsc::channel();
+        let desk = || Desk {
+            worker: Worker::new(store, pages),
+            jobs: VecDeque::new(),
+        };
+        let hands = Hands::Steps(Steps {
+            desks: (0..steps.workers).map(|_| desk()).collect(),
+            outbox,
+            choose: steps.choose,
+        });
+        Crew::with(hands, steps.workers, answers)
+    }
+
+    fn with(hands: Hands, workers: usize, answers: Receiver<Answer>) -> Crew {
         Crew {
             hands,
             workers,
@@ -162,6 +222,7 @@ impl Crew {
                 Hands::Here(worker, outbox) => outbox
                     .send(worker.answer(number, job))
                     .expect("the other end is here"),
+                Hands::Steps(steps) => steps.desks[worker].jobs.push_back((number, job)),
             }
         }
     }
@@ -174,6 +235,9 @@ impl Crew {
     /// Waits for some worker to have done something, for at most `timeout`; then takes note of all
     /// that was done.
     pub fn wait(&mut self, timeout: Duration) {
+        if let Hands::Steps(steps) = &mut self.hands {
+            steps.run(false);
+        }
         match self.answers.recv_timeout(timeout) {
             Ok(answer) => self.note(answer),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
@@ -183,6 +247,9 @@ impl Crew {
 
     /// Takes note of what was done.
     pub fn look(&mut self) {
+        if let Hands::Steps(steps) = &mut self.hands {
+            steps.run(true);
+        }
         while let Ok(answer) = self.answers.try_recv() {
             self.note(answer);
         }

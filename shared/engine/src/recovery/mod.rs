@@ -68,10 +68,39 @@ pub trait Watcher {
     /// Whether the server is to stop. A process ends in here if it is: on the way back redo's threads are
     /// waited for, which may wait for frames that the checkpointer cannot clean.
     fn must_stop(&mut self) -> bool;
-    /// How many threads redo pages beside the one that reads the log; with none, that one does.
-    fn redo_threads(&self) -> usize {
-        0
+    /// Who redoes pages.
+    fn redo_hands(&mut self) -> RedoHands {
+        RedoHands::Threads(0)
     }
+}
+
+/// Who redoes what the reader of the log has read.
+pub enum RedoHands {
+    /// So many threads beside the reader; with none, it does that itself.
+    Threads(usize),
+    /// Workers that a simulation steps.
+    Steps(RedoSteps),
+}
+
+impl RedoHands {
+    /// How many there are beside the reader.
+    fn count(&self) -> usize {
+        match self {
+            RedoHands::Threads(threads) => *threads,
+            RedoHands::Steps(steps) => steps.workers,
+        }
+    }
+}
+
+/// Workers without threads, so that a seed can decide how far each is ahead of the others.
+pub struct RedoSteps {
+    /// How many, at least 1.
+    pub workers: usize,
+    /// Bytes of records in a batch, above which it is given to them: small ones, that a small log is several.
+    pub batch_bytes: usize,
+    /// A number below the one that it is given: whose part is done next. Where the last is chosen it may be
+    /// that none is yet.
+    pub choose: Box<dyn FnMut(usize) -> usize>,
 }
 
 /// What a start came to.
@@ -185,12 +214,14 @@ fn open_crashed(
         redo::Pages::Unproved
     };
     let known = known(&control, repaired.newest_copy);
-    let (end, redo) = redo::redo(store, read_from(store, &control), &known, pages, watcher)?;
+    let hands = watcher.redo_hands();
+    let workers = hands.count();
+    let from = read_from(store, &control);
+    let (end, redo) = redo::redo(store, from, &known, pages, hands, watcher)?;
     found_end(store, end.lsn, end.start_count);
     let redo_us = (store.clock.monotonic_ns() - log_began_ns) / 1000;
     take_up_log(store, &control, end.lsn)?;
     finish(store, end.lsn, end.lsn)?;
-    let workers = watcher.redo_threads();
     let row = RecoveryRow {
         state: found as u32,
         workers: workers as u32,

@@ -21,7 +21,7 @@
 
 use super::batch::{Batch, Need};
 use super::crew::{Crew, UNDER_WAY_MAX};
-use super::{RecoveryError, RedoSummary, Watcher, files};
+use super::{RecoveryError, RedoHands, RedoSummary, Watcher, files};
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{FileNo, Lsn, StartCount};
 use rd_store::Store;
@@ -83,11 +83,13 @@ pub(super) fn redo(
     from: ReadFrom,
     known: &Known<'_>,
     pages: Pages,
+    hands: RedoHands,
     watcher: &mut dyn Watcher,
 ) -> Result<(LogEnd, RedoSummary), RecoveryError> {
+    let batch_bytes = batch_bytes(store.shared.pool.frame_count(), known, &hands);
     thread::scope(|scope| {
-        let crew = Crew::new(scope, store, pages, watcher.redo_threads());
-        let mut redo = Redo::new(store, from, known, crew, watcher)?;
+        let crew = Crew::new(scope, store, pages, hands);
+        let mut redo = Redo::new(store, from, known, crew, batch_bytes, watcher)?;
         let done = redo.run(known);
         if let Err(error) = &done {
             redo.await_crew(error);
@@ -147,6 +149,7 @@ impl<'s, 'w> Redo<'s, 'w> {
         from: ReadFrom,
         known: &Known<'_>,
         crew: Crew,
+        batch_bytes: usize,
         watcher: &'w mut dyn Watcher,
     ) -> Result<Redo<'s, 'w>, RecoveryError> {
         let now_ns = store.clock.monotonic_ns();
@@ -159,16 +162,11 @@ impl<'s, 'w> Redo<'s, 'w> {
             at: from.lsn.get(),
             until: estimate_end(&*store.storage, &from)?.get(),
         };
-        let batch_bytes = batch_bytes(store.shared.pool.frame_count());
         log::info!("redo starts at {}", from.lsn);
         store.shared.set_redo_progress(progress);
         watcher.progress();
         Ok(Redo {
-            batch_bytes: if known.is_repeated {
-                batch_bytes.min(REPEATED_BATCH_BYTES_MAX)
-            } else {
-                batch_bytes
-            },
+            batch_bytes,
             ahead: known.is_repeated.then_some(Ahead {
                 redo: from.lsn,
                 batches: 0,
@@ -457,8 +455,13 @@ fn complete_files(store: &Store) -> Vec<(FileNo, Lsn)> {
 
 /// Bytes of records in a batch: the more, the more records of one page meet in it; but what waits
 /// in memory must be little beside the shared buffers.
-fn batch_bytes(frames: usize) -> usize {
-    (frames * PAGE_BYTES / 64).clamp(BATCH_BYTES_MIN, BATCH_BYTES_MAX)
+fn batch_bytes(frames: usize, known: &Known<'_>, hands: &RedoHands) -> usize {
+    let bytes = (frames * PAGE_BYTES / 64).clamp(BATCH_BYTES_MIN, BATCH_BYTES_MAX);
+    match hands {
+        RedoHands::Steps(steps) => bytes.min(steps.batch_bytes),
+        RedoHands::Threads(_) if known.is_repeated => bytes.min(REPEATED_BATCH_BYTES_MAX),
+        RedoHands::Threads(_) => bytes,
+    }
 }
 
 fn log_progress(progress: &RedoProgress, read: Lsn, elapsed_ns: u64) {
@@ -563,9 +566,9 @@ pub(super) mod tests {
             is_repeated: false,
         };
         thread::scope(|scope| {
-            let crew = Crew::new(scope, store, Pages::Repaired, 0);
+            let crew = Crew::new(scope, store, Pages::Repaired, RedoHands::Threads(0));
             let mut watcher = Unwatched;
-            let mut redo = Redo::new(store, from, &known, crew, &mut watcher)?;
+            let mut redo = Redo::new(store, from, &known, crew, BATCH_BYTES_MIN, &mut watcher)?;
             redo.tail(&known, &end)?;
             Ok(redo.summary())
         })

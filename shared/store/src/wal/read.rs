@@ -689,8 +689,11 @@ pub(super) fn read_page(
 /// What the kernel gives back after a failed sync may be nowhere on disk. So whoever recovers does
 /// this for all that is not proved durable, before anything builds on it.
 ///
+/// A sync that fails ends the process at once: workers may still be at what is proved, and an error would
+/// have to wait for them.
+///
 /// # Errors
-/// When a file cannot be read, written or synced; then the server must not start.
+/// When a file cannot be read or written; then the server must not start.
 pub fn secure_tail(storage: &dyn Storage, from: &ReadFrom, end: Lsn) -> Result<(), WalError> {
     let mut page = [0; WAL_PAGE_BYTES];
     let mut open: Option<(u64, Arc<dyn StorageFile>)> = None;
@@ -708,8 +711,11 @@ pub fn secure_tail(storage: &dyn Storage, from: &ReadFrom, end: Lsn) -> Result<(
         let file = match open.take() {
             Some((of, file)) if of == segment => file,
             other => {
-                if let Some((_, done)) = other {
-                    done.sync_all()?;
+                if let Some((of, done)) = other {
+                    sync(
+                        &*done,
+                        &segments::path(from.timeline, of, from.segment_bytes),
+                    );
                 }
                 let path = segments::path(from.timeline, segment, from.segment_bytes);
                 storage.open(&path, OpenMode::ReadWrite)?
@@ -718,8 +724,17 @@ pub fn secure_tail(storage: &dyn Storage, from: &ReadFrom, end: Lsn) -> Result<(
         file.write_all_at(&page, address.get() % from.segment_bytes)?;
         open = Some((segment, file));
     }
-    match open {
-        Some((_, last)) => Ok(last.sync_all()?),
-        None => Ok(()),
+    if let Some((segment, last)) = open {
+        sync(
+            &*last,
+            &segments::path(from.timeline, segment, from.segment_bytes),
+        );
+    }
+    Ok(())
+}
+
+fn sync(file: &dyn StorageFile, path: &str) {
+    if let Err(error) = file.sync_all() {
+        rd_sys::crash::panic_abort(&format!("could not sync file \"{path}\": {error}"));
     }
 }

@@ -169,6 +169,28 @@ fn a_kill_at_every_io_loses_nothing_that_was_promised() {
     }
 }
 
+/// Workers may still be at what is proved when the tail cannot be made durable: nobody waits for them.
+#[test]
+fn who_cannot_make_the_tail_durable_ends_at_once() {
+    let mut life = first_life();
+    life.live(50, 1);
+    let from = ReadFrom {
+        start_count: StartCount::new(0),
+        ..life.rig.read_from(life.keep_from)
+    };
+    life.rig.disk.inject(Injection {
+        kind: IoKind::Sync,
+        path_contains: "wal/".to_owned(),
+        skip: 0,
+        times: 1,
+        errno: 5,
+    });
+    let end = life.promised;
+    let ended = catch_panics(|| read::secure_tail(&life.rig.disk, &from, end).is_ok());
+    let why = ended.expect_err("the process has ended");
+    assert!(why.contains("could not sync file \"wal/"), "{why}");
+}
+
 /// What a killed life wrote and did not sync is read by the next, which builds on it.
 #[test]
 fn a_kill_and_then_a_power_cut_lose_nothing_that_was_promised() {
