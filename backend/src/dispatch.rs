@@ -73,7 +73,16 @@ pub fn execute(
         Ok(resolved) if server.is_paused(resolved.id) => return Flow::Park,
         Ok(resolved) => resolved,
         Err(error) => {
-            refuse(server, session, output, args, error.reply());
+            server.count(Counter::ErrorReplies);
+            session.was_ungated = true;
+            let text = transactions::refuse(session, args, error.reply());
+            if session.transactions.is_none() {
+                output.part();
+            }
+            if session.replies == Replies::On {
+                ReplyWriter::new(output.bytes(), session.proto).error_bytes(&text);
+            }
+            session.end_command();
             return Flow::Done;
         }
     };
@@ -111,26 +120,6 @@ pub fn execute(
         server.count(Counter::CommandsProcessed);
     }
     flow
-}
-
-/// Answers a request that no handler is called for.
-pub fn refuse(
-    server: &Server,
-    session: &mut Session,
-    output: &mut Output,
-    args: Args<'_>,
-    error: Vec<u8>,
-) {
-    server.count(Counter::ErrorReplies);
-    session.was_ungated = true;
-    let text = transactions::refuse(session, args, error);
-    if session.transactions.is_none() {
-        output.part();
-    }
-    if session.replies == Replies::On {
-        ReplyWriter::new(output.bytes(), session.proto).error_bytes(&text);
-    }
-    session.end_command();
 }
 
 /// Goes on with a command that takes several turns.

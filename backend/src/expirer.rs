@@ -36,6 +36,13 @@ struct Sweep {
     from: Vec<u8>,
     /// The soonest end of a key that has not ended yet.
     soonest_ms: u64,
+    /// There were pages that could not be read.
+    met_damage: bool,
+}
+
+/// Whether it is about a page that cannot be read, or a tree that is not whole: it stays so.
+fn is_damage(error: &EngineError) -> bool {
+    matches!(error, EngineError::Page(_) | EngineError::Tree { .. })
 }
 
 /// The remover's state; of no use in the other backends.
@@ -128,8 +135,9 @@ impl Expirer {
                 self.next_namespace(server);
                 TURN_NS
             }
-            Err(error @ (EngineError::Page(_) | EngineError::Tree { .. })) => {
-                self.pass_over(server, wall_us / 1000, &error);
+            Err(error) if is_damage(&error) => {
+                self.tell_of(server, &error);
+                self.pass_over(server);
                 TURN_NS
             }
             Err(error) => {
@@ -152,6 +160,7 @@ impl Expirer {
                 namespace: 0,
                 from: Vec::new(),
                 soonest_ms: NEVER_MS,
+                met_damage: false,
             });
         }
     }
@@ -177,8 +186,15 @@ impl Expirer {
                 if count == 0 {
                     return Ok(true);
                 }
-                self.remove(server, namespace, count)?;
-                self.credit.take(count);
+                match self.remove(server, namespace, count) {
+                    Ok(()) => self.credit.take(count),
+                    // A page that this takes: a leaf that was read can be full.
+                    Err(error) if is_damage(&error) => {
+                        self.ended.truncate(self.ended.len() - count);
+                        self.tell_of(server, &error);
+                    }
+                    Err(error) => return Err(error),
+                }
                 continue;
             }
             let clock = server.store.clock.clone();
@@ -197,8 +213,11 @@ impl Expirer {
             match swept.next {
                 Some(next) => sweep.from = next,
                 None if self.ended.is_empty() => self.next_namespace(server),
-                // The place of the last key: what follows is nothing.
-                None => sweep.from = self.ended.last().cloned().unwrap_or_default(),
+                // Behind the last key: what follows is nothing.
+                None => {
+                    sweep.from = self.ended.last().cloned().unwrap_or_default();
+                    sweep.from.push(0);
+                }
             }
         }
         Ok(false)
@@ -212,25 +231,33 @@ impl Expirer {
         sweep.namespace += 1;
         sweep.from.clear();
         if sweep.namespace >= NAMESPACES_MAX {
+            if sweep.met_damage {
+                let again_ms = server.wall_us() / 1000 + DAMAGED_PAUSE_MS;
+                sweep.soonest_ms = sweep.soonest_ms.min(again_ms);
+            }
             server.store.shared.expiry.found(sweep.soonest_ms);
             self.sweep = None;
         }
     }
 
-    /// Goes on behind a page that cannot be read: what lies there is in nobody else's way.
-    fn pass_over(&mut self, server: &Server, now_ms: u64, error: &EngineError) {
+    /// Notes that keys stay which have ended.
+    fn tell_of(&mut self, server: &Server, error: &EngineError) {
+        if let Some(sweep) = &mut self.sweep {
+            sweep.met_damage = true;
+        }
         if server.now_ns >= self.tells_again_ns {
             self.tells_again_ns = server.now_ns + DAMAGED_PAUSE_MS * 1_000_000;
-            log::error!("keys that have ended are removed but for those on a page: {error}");
+            log::error!(
+                "keys that have ended stay where a page cannot be read; others are removed: {error}"
+            );
         }
+    }
+
+    /// Goes on behind a leaf that cannot be read; behind the namespace, if that is so of the page above it.
+    fn pass_over(&mut self, server: &Server) {
         let Some(sweep) = &mut self.sweep else {
             return;
         };
-        sweep.soonest_ms = sweep.soonest_ms.min(now_ms + DAMAGED_PAUSE_MS);
-        if !self.ended.is_empty() {
-            self.ended.clear();
-            return;
-        }
         let behind = server
             .engine
             .namespace(sweep.namespace)

@@ -13,13 +13,6 @@ use rd_sys::clock::Clock;
 use rd_wire::command::lookup;
 use rd_wire::{Ahead, Parsed, ReplyWriter};
 
-/// From this length on it is seen to it that there is memory for a request. The allocator forgets what
-/// so large a piece it was asked for: smaller ones would have it keep more for later.
-const LARGE_REQUEST_BYTES: usize = 9 << 20;
-/// How many times its length a commit takes: among the values of its transaction, and in its record, which may
-/// be twice as long as it is full.
-const COPIES: usize = 4;
-
 /// How many requests are looked at before they are carried out.
 const REQUESTS_AHEAD_MAX: usize = 16;
 /// For how long requests are carried out in a turn, from the first look at the clock on.
@@ -124,14 +117,6 @@ pub fn run(server: &mut Server, connection: &mut Connection, input: &[u8]) -> us
             ..
         } = connection;
         match parser.parse(rest) {
-            Parsed::Request { args, consumed } if !has_room_for_copies(consumed) => {
-                pace.note();
-                let error = server.no_memory(format!(
-                    "could not make room for what a request of {consumed} bytes needs"
-                ));
-                dispatch::refuse(server, session, output, args, error.into_bytes());
-                done += consumed;
-            }
             Parsed::Request { args, consumed } => {
                 pace.note();
                 let mark = brake::mark(server);
@@ -195,19 +180,6 @@ pub fn refuse_rest(server: &mut Server, connection: &mut Connection) {
     let proto = connection.session.proto;
     ReplyWriter::new(connection.output.bytes(), proto).error(&error);
     connection.hold = Hold::Closing;
-}
-
-/// Whether there is memory for a large request's way through a commit. Once that has begun it cannot be
-/// refused any more, and an allocation that fails then ends the process, and so the server.
-fn has_room_for_copies(request_bytes: usize) -> bool {
-    if request_bytes < LARGE_REQUEST_BYTES {
-        return true;
-    }
-    let mut room = Vec::<u8>::new();
-    let is_there = room.try_reserve_exact(request_bytes * COPIES).is_ok();
-    // Else the compiler might find that nobody uses it, and not ask for it at all.
-    std::hint::black_box(&room);
-    is_there
 }
 
 /// Looks at the requests of a pipeline together, before they are carried out one by one; says at

@@ -11,7 +11,7 @@
 //! * **What its death means**: exit 0: the server may serve. Exit 1: it cannot start, and says why;
 //!   another try would find the same. Exit 3: the same for want of descriptors or memory; a server
 //!   that has served before tries again within the restart policy. By a signal: a crash, tried again
-//!   likewise; so it dies when the log was found to be shorter than it was a moment ago.
+//!   likewise; so it dies when a sync fails, or the log was found to be shorter than it was a moment ago.
 
 use rd_base::error::exit;
 use rd_engine::recovery::{RecoveryError, RedoHands, Watcher, recover};

@@ -297,27 +297,6 @@ fn a_want_of_memory_for_a_request_or_its_reply_ends_nobody() {
     );
     assert!(reply.contains(SHORT), "{reply}");
 
-    let mut raw = cluster.raw();
-    for words in [
-        &["SET", "small"][..],
-        &["MULTI"],
-        &["SET", "small"],
-        &["EXEC"],
-    ] {
-        let mut words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-        let value = vec![b'v'; 30 * MB];
-        if words.len() > 1 {
-            words.push(&value);
-        }
-        let reply = escape(&raw.ask(&request(&words)));
-        let expected = match words[0] {
-            b"SET" => "-ERR could not make room for what a request of ",
-            b"EXEC" => "-EXECABORT ",
-            _ => "+OK",
-        };
-        assert!(reply.starts_with(expected), "{reply}");
-    }
-
     // By and by there is room for the value, and then for the reply.
     let mut refusals = Vec::new();
     for megabytes in (8..64).step_by(4) {
@@ -329,10 +308,43 @@ fn a_want_of_memory_for_a_request_or_its_reply_ends_nobody() {
         }
         assert_eq!(call(&mut client, &["GET", "small"]).as_str(), Some("value"));
     }
-    for part in [SHORT, "no memory left for this part of its reply"] {
+    for part in [SHORT, "no memory left for this part of the reply"] {
         assert!(
             refusals.iter().any(|refusal| refusal.contains(part)),
             "{refusals:?}"
+        );
+    }
+
+    // By and by there is room for the value among those that are written, and for the record.
+    let mut refusals = Vec::new();
+    for megabytes in (8..80).step_by(12) {
+        for words in [
+            &["SET"][..],
+            &["BEGIN", "SET", "COMMIT"],
+            &["MULTI", "SET", "EXEC"],
+        ] {
+            assert!(allow_more(megabytes * MB));
+            let mut requests = Vec::new();
+            for word in words {
+                requests.extend(match *word {
+                    "SET" => request(&[b"SET", b"other", &large]),
+                    word => request(&[word.as_bytes()]),
+                });
+            }
+            let reply = escape(&cluster.raw().exchange(&requests));
+            if reply.contains(SHORT) {
+                refusals.push(reply);
+            }
+        }
+        assert_eq!(call(&mut client, &["GET", "small"]).as_str(), Some("value"));
+    }
+    for part in [
+        "bytes of a value that is written",
+        "bytes of the record of a commit",
+    ] {
+        assert!(
+            refusals.iter().any(|refusal| refusal.contains(part)),
+            "{part}: {refusals:?}"
         );
     }
     assert!(limit(backend, "--as=unlimited:"));

@@ -91,8 +91,12 @@ fn begin(call: &mut Call<'_>, what: What) -> Outcome {
         return Ok(Flow::Done);
     }
     let rest = keys.skip(reader.done);
+    let Some(keys) = RequestBuf::new(rest.iter()) else {
+        let what = "could not make room for the keys of a reply in several parts";
+        return Err(call.server.no_memory(what.to_owned()).into());
+    };
     let stream = SeveralStream {
-        keys: RequestBuf::new(rest.iter()).ok_or("ERR the keys are too long")?,
+        keys,
         reader: Reader { done: 0, ..reader },
         snapshot,
     };

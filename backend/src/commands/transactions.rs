@@ -12,7 +12,8 @@
 //! The queued commands run in a transaction of their own at the newest there is, and are committed
 //! at once. If somebody else has changed what they have read, the replies are dropped and it all
 //! runs again; after a few times with the entries of its namespaces held exclusively, so that
-//! nobody else can commit there: then it cannot fail. Watched keys are looked at in each of these
+//! nobody else can commit there: then it runs again only if a key has ended that it has read and
+//! written, for ten runs at most. Watched keys are looked at in each of these
 //! runs, as something that was read. After a WATCH that was refused the next EXEC does nothing.
 
 use super::Call;

@@ -194,6 +194,14 @@ pub(crate) const GREATEST_RECORD: &str = "the greatest record of the log";
 const KEY_SHOWN_BYTES: usize = 100;
 
 impl EngineError {
+    /// For want of memory for `bytes` of something.
+    pub(crate) fn no_memory(bytes: usize, of: &str) -> EngineError {
+        EngineError::Shortage {
+            what: format!("could not make room for {bytes} bytes of {of}"),
+            shortage: Shortage::Memory,
+        }
+    }
+
     /// Whether it says that what one command asked for cannot be, as its own argument is too long. All
     /// else says that the server cannot do it, or not now.
     pub fn is_of_command(&self) -> bool {

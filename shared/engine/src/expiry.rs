@@ -26,8 +26,8 @@ impl Engine {
     /// least on one leaf.
     ///
     /// # Errors
-    /// When there is no such namespace, or its first page cannot be read: what was found before one is
-    /// returned.
+    /// When there is no such namespace, or the leaf of `from` cannot be read. One further on ends what is
+    /// looked at, and is met by who goes on there.
     pub fn sweep(
         &self,
         namespace: NamespaceId,

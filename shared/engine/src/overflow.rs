@@ -13,7 +13,6 @@ use rd_base::BlockNo;
 use rd_format::OverflowStub;
 use rd_format::overflow::{self, OVERFLOW_DATA_BYTES, pages_for};
 use rd_format::page::{self, PageKind};
-use rd_sys::Shortage;
 
 /// Appends the value behind `stub` to `out`. The caller holds what keeps its version: a published
 /// snapshot that sees it, or the latch of its leaf.
@@ -24,13 +23,8 @@ pub(crate) fn read(tree: Tree<'_>, stub: &OverflowStub, out: &mut Vec<u8>) -> Re
     check(tree, stub)?;
     let start = out.len();
     if out.try_reserve(stub.value_bytes as usize).is_err() {
-        return Err(EngineError::Shortage {
-            what: format!(
-                "could not make room for a value of {} bytes",
-                stub.value_bytes
-            ),
-            shortage: Shortage::Memory,
-        });
+        let bytes = stub.value_bytes as usize;
+        return Err(EngineError::no_memory(bytes, "a value that is read"));
     }
     walk(tree, stub, |_, data| out.extend_from_slice(data))?;
     if !is_whole(stub, &out[start..]) {

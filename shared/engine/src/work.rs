@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Splits to be finished that are remembered; more are left to whoever meets the marks.
 const MARKS_MAX: usize = 256;
-/// Bytes of chores that are remembered; when there are more the oldest are forgotten.
+/// Bytes of chores that are remembered; when there are more some are forgotten: [`Work::forget_some`].
 const CHORE_BYTES_MAX: usize = 4 << 20;
 /// Growths that are remembered; more than there are namespaces, and few of them grow at a time.
 const GROWTHS_MAX: usize = 2 * NAMESPACES_MAX;
@@ -123,7 +123,7 @@ pub(crate) struct Work {
     pub(crate) stopped_by_full_disk: bool,
     /// What is under work.
     pub(crate) namespace: NamespaceId,
-    /// The wall clock when the operation began, in microseconds since 1970.
+    /// The wall clock when the operation began, or when its keys were latched, in microseconds since 1970.
     pub(crate) now_us: u64,
     /// The growths that operations are parked for; one for each file, so that operations on several
     /// files each get their answer.

@@ -7,6 +7,8 @@
 use crate::num::Decimal;
 use crate::texts;
 
+/// Room for what follows a large part of a reply.
+const SMALL_PARTS_BYTES: usize = 64 << 10;
 /// Most bytes of a bulk string beside its content.
 const BULK_FRAME_BYTES: usize = 32;
 
@@ -94,8 +96,10 @@ impl<'a> ReplyWriter<'a> {
     #[inline]
     pub fn bulk(&mut self, bytes: &[u8]) {
         let room = bytes.len().saturating_add(BULK_FRAME_BYTES);
-        // First the usual room, to be moved seldom; then what is needed.
-        if self.out.try_reserve(room).is_err() && self.out.try_reserve_exact(room).is_err() {
+        // First the usual room, to be moved seldom; then what is needed, and what the small parts of the
+        // reply behind it are likely to need: they do not ask.
+        let exact = room.saturating_add(SMALL_PARTS_BYTES);
+        if self.out.try_reserve(room).is_err() && self.out.try_reserve_exact(exact).is_err() {
             return self.no_room();
         }
         self.header(b'$', bytes.len());
@@ -108,9 +112,7 @@ impl<'a> ReplyWriter<'a> {
     #[cold]
     fn no_room(&mut self) {
         // Not twice the buffer, which is large. If there is no room for this either, the process ends.
-        let _ = self
-            .out
-            .try_reserve_exact(texts::NO_ROOM_FOR_REPLY.len().saturating_add(3));
+        let _ = self.out.try_reserve_exact(SMALL_PARTS_BYTES);
         self.error(texts::NO_ROOM_FOR_REPLY);
     }
 

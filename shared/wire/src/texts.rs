@@ -1,8 +1,8 @@
 //! Error replies that several commands share, code word included, as Redis words them.
 
 /// A string of a reply for which there is no memory.
-pub const NO_ROOM_FOR_REPLY: &str = "ERR the command was carried out, but there is no memory left for \
-     this part of its reply";
+pub const NO_ROOM_FOR_REPLY: &str = "ERR there is no memory left for this part of the reply; what the \
+     command has changed stands";
 /// An option that the command does not know, or options that exclude each other.
 pub const SYNTAX: &str = "ERR syntax error";
 /// A number was expected (see [`crate::num::parse_i64`]).

@@ -140,8 +140,20 @@ pub(crate) struct WriteSet {
 }
 
 impl WriteSet {
-    fn stage_put(&mut self, index: usize, value: &[u8], expiry_ms: Option<u64>) {
+    fn stage_put(
+        &mut self,
+        index: usize,
+        value: &[u8],
+        expiry_ms: Option<u64>,
+    ) -> Result<(), EngineError> {
         let at = self.arena.len();
+        let is_short = self.arena.try_reserve(value.len()).is_err();
+        if is_short && self.arena.try_reserve_exact(value.len()).is_err() {
+            return Err(EngineError::no_memory(
+                value.len(),
+                "a value that is written",
+            ));
+        }
         self.arena.extend_from_slice(value);
         let same_as = self.keys[index].same_as as usize;
         self.keys[same_as].staged = Staged::Put {
@@ -149,15 +161,20 @@ impl WriteSet {
             bytes: value.len(),
             expiry_ms,
         };
+        Ok(())
     }
 
     /// Takes up what a transaction has written to a key.
-    pub(crate) fn stage(&mut self, index: usize, write: &Write) {
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub(crate) fn stage(&mut self, index: usize, write: &Write) -> Result<(), EngineError> {
         match write {
             Write::Put { value, expiry_ms } => self.stage_put(index, value, *expiry_ms),
             Write::Delete => {
                 let same_as = self.keys[index].same_as as usize;
                 self.keys[same_as].staged = Staged::Delete;
+                Ok(())
             }
         }
     }
@@ -395,8 +412,7 @@ impl Access<'_> {
             }
             .into());
         }
-        self.set.stage_put(index, value, expiry_ms);
-        Ok(())
+        Ok(self.set.stage_put(index, value, expiry_ms)?)
     }
 
     /// Deletes the key; true if it was there.

@@ -17,9 +17,9 @@ use std::sync::Arc;
 const BEFORE_THEM: &[u8] = b"";
 /// It runs so often beside others before it keeps them out.
 const RUNS_BESIDE_OTHERS: u32 = 3;
-/// It runs so often in all. Who keeps others out has to run again only if a key that it has written ended
-/// meanwhile.
-const RUNS_MAX: u32 = 20;
+/// After so many runs it does not run again though it has kept others out: each time a key has ended that it
+/// had read and written.
+const RUNS_MAX: u32 = 10;
 
 /// How often operations have run, and in which namespaces nobody else can commit meanwhile: first
 /// none; after a few runs those that the last one has used, so that operations come to their end.

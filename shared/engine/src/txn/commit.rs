@@ -192,7 +192,7 @@ pub(crate) fn commit<'s>(
             check_writable(&store.shared.namespaces.entry(part.namespace))?;
         }
     }
-    check_record_bytes(parts)?;
+    reserve_record(work, parts)?;
     prepare(work, parts, claim)?;
     check_record_blocks(parts)?;
     build_record(work, parts);
@@ -344,8 +344,9 @@ pub(crate) fn refuse_if_read_only(store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Whether one record can hold the bytes of it, whatever the parameters allow.
-fn check_record_bytes(parts: &[TreePart<'_, '_>]) -> Result<()> {
+/// Whether one record can hold the bytes of it, whatever the parameters allow, and there is memory for them:
+/// later a want of it could refuse nothing any more.
+fn reserve_record(work: &mut Work, parts: &[TreePart<'_, '_>]) -> Result<()> {
     let versions = parts.iter().flat_map(|part| &part.set.pending);
     let bytes: u64 = versions.map(Pending::record_bytes).sum();
     let limit = RECORD_BYTES_MAX as u64;
@@ -356,7 +357,9 @@ fn check_record_bytes(parts: &[TreePart<'_, '_>]) -> Result<()> {
             parameter: GREATEST_RECORD,
         });
     }
-    Ok(())
+    let bytes = bytes as usize;
+    let reserved = work.record.try_reserve(bytes);
+    reserved.map_err(|_| EngineError::no_memory(bytes, "the record of a commit"))
 }
 
 /// Whether one record can name the pages that change; which those are is known when there is room
@@ -516,8 +519,8 @@ fn fill_large(
 }
 
 /// Notes what the commit leaves behind: versions whose overflow pages are to be freed, and leaves
-/// on which nothing lives any more. Who tidies up around a key does so for all of its leaf; the last one
-/// stands for what a split takes to another leaf by then.
+/// on which nothing lives any more. Who tidies up around a key does so for all of its leaf, so two keys of a
+/// leaf are enough: the first and the last, should it be cut in two before.
 fn note_chores(part: &TreePart<'_, '_>, work: &mut Work, end: Lsn) {
     let (file, set, keys) = (part.tree.file, &*part.set, part.keys);
     for on_leaf in &set.parts {

@@ -47,12 +47,15 @@ impl Reads {
         Some((start, end.as_deref()))
     }
 
+    /// Whether the key was read, or a range that it lies in.
+    pub(crate) fn have(&self, key: &[u8]) -> bool {
+        let is_in_range = |(_, end): (_, Option<&[u8]>)| end.is_none_or(|end| key < end);
+        self.keys.contains(key) || self.range_at(key).is_some_and(is_in_range)
+    }
+
     /// Notes a key.
     pub(crate) fn add_key(&mut self, key: &[u8]) {
-        let is_in_range = self
-            .range_at(key)
-            .is_some_and(|(_, end)| end.is_none_or(|end| key < end));
-        if !is_in_range && !self.keys.contains(key) {
+        if !self.have(key) {
             self.bytes += ENTRY_BYTES + key.len();
             self.keys.insert(key.into());
         }

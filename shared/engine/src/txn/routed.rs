@@ -248,18 +248,21 @@ impl Engine {
             let more = written.iter().map(cost).sum();
             transaction.check_writes(more, limits.transaction_bytes)?;
         }
-        for index in written {
-            let write = match set.keys[index].staged {
+        let mut writes = Vec::with_capacity(written.len());
+        for index in &written {
+            writes.push(match set.keys[*index].staged {
                 Staged::Put {
                     at,
                     bytes,
                     expiry_ms,
                 } => Write::Put {
-                    value: set.arena[at..at + bytes].into(),
+                    value: copy_of(&set.arena[at..at + bytes])?,
                     expiry_ms,
                 },
                 _ => Write::Delete,
-            };
+            });
+        }
+        for (index, write) in written.into_iter().zip(writes) {
             transaction.write(namespace, keys[index], write);
         }
         Ok(Committed {
@@ -319,7 +322,7 @@ impl<'t, 's> Step<'t, 's> {
             reads: checks_reads.then_some(&self.space.reads),
             at: self.at,
             at_ms: self.at_ms,
-            is_alone: self.is_alone,
+            read_alone: self.is_alone.then_some(&self.space.reads),
         }
     }
 }
@@ -349,7 +352,7 @@ fn commit_steps(
         work.marks.turn_to(step.tree.file);
         latched.push(validate::latch(step.tree, work, set, &step.checks())?);
         for (index, write) in step.space.writes.values().enumerate() {
-            set.stage(index, write);
+            set.stage(index, write)?;
         }
     }
     claim.reach(latched.iter().map(Latched::len).sum::<usize>() as u64)?;
@@ -362,6 +365,18 @@ fn commit_steps(
         })
         .collect();
     commit::commit(store, work, &mut parts, &mut claim, None)
+}
+
+fn copy_of(value: &[u8]) -> Result<Box<[u8]>> {
+    let mut copy = Vec::new();
+    if copy.try_reserve_exact(value.len()).is_err() {
+        return Err(EngineError::no_memory(
+            value.len(),
+            "a value that is written",
+        ));
+    }
+    copy.extend_from_slice(value);
+    Ok(copy.into_boxed_slice())
 }
 
 /// A program's view of its keys in a transaction.

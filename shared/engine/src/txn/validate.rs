@@ -43,8 +43,9 @@ pub(crate) struct Checks<'k> {
     pub(crate) at: Lsn,
     /// The same by the clock, in milliseconds since 1970.
     pub(crate) at_ms: u64,
-    /// Nobody could change anything since then. But keys may have ended, and others have seen that.
-    pub(crate) is_alone: bool,
+    /// What it has read while nobody could change anything. But keys may have ended, and others have seen that:
+    /// what it writes to such a key, after it has read it, must not bring it back.
+    pub(crate) read_alone: Option<&'k Reads>,
 }
 
 /// Where an interval ends.
@@ -318,7 +319,8 @@ impl<'s> Pass<'_, 's, '_> {
         let index = self.latched.leaves.len() as u32;
         while self.writes_on(leaf.page()) {
             let key = self.checks.keys[self.next_write];
-            if self.checks.checks_writes || self.checks.is_alone {
+            let has_read = |reads: &Reads| reads.have(key);
+            if self.checks.checks_writes || self.checks.read_alone.is_some_and(has_read) {
                 // To delete what has ended brings nothing back.
                 let puts = || matches!(self.checks.writes.get(key), Some(Write::Put { .. }));
                 self.check_key(leaf.page(), key, puts)?;

@@ -14,6 +14,7 @@ use crate::overflow;
 use crate::page::{self, PageBytes, PageHeader, PageKind};
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag, StartCount};
+use std::collections::TryReserveError;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -67,9 +68,17 @@ impl RecordBuilder {
     /// Gives memory back if the buffer is larger than `keep_bytes`: after a very large record.
     pub fn shrink(&mut self, keep_bytes: usize) {
         if self.bytes.capacity() > keep_bytes {
-            self.bytes = Vec::with_capacity(keep_bytes);
+            self.bytes = Vec::new();
             self.sealed = None;
         }
+    }
+
+    /// Sees to room for `bytes` of what is to be added.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn try_reserve(&mut self, bytes: usize) -> Result<(), TryReserveError> {
+        self.bytes.try_reserve_exact(bytes)
     }
 
     /// Begins what the record does to the page at `tag`.
