@@ -9,9 +9,9 @@
 //! A page is damaged if it cannot be read, fails its checksum or its structure, is newer than the
 //! log, or older than the same page in memory that no record has changed since (the disk has lost a
 //! write), or if it is all zeros although its file's bitmap on disk says that it is in use and
-//! memory does not have it. It is repaired from shared buffers, or from the double-write area, if
-//! its copy there is the last that was ever written. What cannot be repaired stays as it is: reads
-//! of it fail by name, and all else works.
+//! memory does not have it. It is repaired from shared buffers; or from the double-write area, if
+//! its copy there is the last that was ever written; or from the system's cache. What cannot be
+//! repaired stays as it is: reads of it fail by name, and all else works.
 //!
 //! Invariants:
 //! - Nothing is judged or repaired while a batch of pages is on its way to disk.
@@ -37,7 +37,7 @@ use rd_store::files::{FileState, Files};
 use rd_store::relation::{self, PIECE_BLOCKS, RelationFiles, path_of};
 use rd_store::shared::Phase;
 use rd_sys::clock::Clock;
-use rd_sys::storage::DIRECT_BYTES;
+use rd_sys::storage::DirectBuffer;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,8 +102,7 @@ fn tag(file: FileNo, block: u32) -> PageTag {
 struct Reader {
     relations: Arc<RelationFiles>,
     files: Files,
-    /// Chunk and alignment.
-    memory: Vec<u8>,
+    memory: DirectBuffer,
     /// The bitmap that was read last, if it was whole, and whose it is.
     bitmap: Box<PageBytes>,
     bitmap_at: Option<PageTag>,
@@ -118,7 +117,7 @@ pub fn work(
     let mut reader = Reader {
         relations,
         files,
-        memory: Vec::new(),
+        memory: DirectBuffer::default(),
         bitmap: Box::new([0; PAGE_BYTES]),
         bitmap_at: None,
     };
@@ -138,11 +137,8 @@ impl Reader {
         let files = &self.files;
         self.relations
             .forget_gone(files.gone(), |file| files.exists(file));
-        let bytes = chunk.count as usize * PAGE_BYTES;
         let mut memory = std::mem::take(&mut self.memory);
-        memory.resize(memory.len().max(bytes + DIRECT_BYTES), 0);
-        let aligned = memory.as_ptr().align_offset(DIRECT_BYTES);
-        let buffer = &mut memory[aligned..][..bytes];
+        let buffer = memory.bytes(chunk.count as usize * PAGE_BYTES);
         let read = self
             .relations
             .piece(chunk.file, chunk.first / PIECE_BLOCKS)
@@ -228,6 +224,18 @@ impl Scrub {
     /// Closes the descriptors of a file.
     pub fn forget(&self, file: FileNo) {
         self.relations.forget(file);
+    }
+
+    /// Reads a page from the disk itself, and checks it.
+    fn read_page<'m>(
+        &self,
+        tag: PageTag,
+        memory: &'m mut DirectBuffer,
+    ) -> (&'m PageBytes, Result<(), PageReadError>) {
+        let page = memory.bytes(PAGE_BYTES);
+        let page = page.first_chunk_mut().expect("as long as a page");
+        let read = self.relations.read_page(tag, page);
+        (page, read)
     }
 
     pub fn new(relations: Arc<RelationFiles>) -> Scrub {
@@ -483,11 +491,10 @@ impl Checkpointer {
         if !may_read(&self.store.shared.files, tag.file) {
             return Verdict::Good;
         }
-        let mut page = [0; PAGE_BYTES];
-        let relations = &self.scrub.relations;
-        let read = relations.read_page(tag, &mut page);
+        let mut memory = DirectBuffer::default();
+        let (page, read) = self.scrub.read_page(tag, &mut memory);
         let error = read
-            .and_then(|()| self.store.check_page_lsn(tag, &page))
+            .and_then(|()| self.store.check_page_lsn(tag, page))
             .err();
         let is_empty = matches!(
             &error,
@@ -507,7 +514,7 @@ impl Checkpointer {
             Resident::Busy => return Verdict::Later,
             // What is on disk is old, as it should be.
             Resident::Unwritten(_) => return Verdict::Good,
-            Resident::Settled(_) => (page::page_lsn(&copy), page::page_lsn(&page)),
+            Resident::Settled(_) => (page::page_lsn(&copy), page::page_lsn(page)),
             Resident::Absent if is_empty => return self.judge_empty(tag),
             Resident::Absent => return Verdict::Good,
         };
@@ -524,14 +531,14 @@ impl Checkpointer {
     /// Asks the bitmap on disk whether a page may be all zeros.
     fn judge_empty(&self, tag: PageTag) -> Verdict {
         let (block, bit) = bitmap::covering(tag.block);
-        let mut page = [0; PAGE_BYTES];
+        let mut memory = DirectBuffer::default();
         let at = PageTag::new(tag.file, block);
-        let read = self.scrub.relations.read_page(at, &mut page);
+        let (page, read) = self.scrub.read_page(at, &mut memory);
         if read.as_ref().is_err_and(|error| error.shortage().is_some()) {
             return Verdict::Short;
         }
-        let is_bitmap = read.is_ok() && page::kind(&page) == Some(PageKind::Bitmap);
-        if !is_bitmap || !bitmap::is_set(&page, bit) {
+        let is_bitmap = read.is_ok() && page::kind(page) == Some(PageKind::Bitmap);
+        if !is_bitmap || !bitmap::is_set(page, bit) {
             return Verdict::Good;
         }
         let path = path_of(tag);
@@ -561,8 +568,8 @@ impl Checkpointer {
                 }
             },
             Ok(Repair::None) => {
-                "it is not in shared buffers, and the double-write area has no copy \
-                                 that is known to be the last"
+                "it is not in shared buffers, the double-write area has no copy that is known to be \
+                 the last, and the system's cache has none that is whole"
                     .to_owned()
             }
             Err(failure) if failure.shortage().is_some() => {
@@ -610,21 +617,35 @@ impl Checkpointer {
                 }
                 "shared buffers"
             }
-            Resident::Absent => {
-                let copy = match (&self.area, self.scrub.copies_since) {
-                    (Some(area), Some(since)) => area.last_copy(tag, since)?,
-                    _ => None,
-                };
-                let Some(copy) = copy else {
-                    return Ok(Repair::None);
-                };
-                page = copy;
-                "the double-write area"
-            }
+            Resident::Absent => match self.copy_elsewhere(tag, &mut page)? {
+                Some(source) => source,
+                None => return Ok(Repair::None),
+            },
         };
         complete_header(&shared.files, tag, &mut page);
         self.write_pages(&[(tag, *page)], Counter::PagesWrittenScrub)?;
         Ok(Repair::From(source))
+    }
+
+    /// Copies what was last written of a page that is not in shared buffers, if it is to be had, and
+    /// says from where. What the system's cache has of it is as good as what anybody would read next.
+    fn copy_elsewhere(
+        &self,
+        tag: PageTag,
+        page: &mut PageBytes,
+    ) -> Result<Option<&'static str>, Failure> {
+        if let (Some(area), Some(since)) = (&self.area, self.scrub.copies_since)
+            && let Some(copy) = area.last_copy(tag, since)?
+        {
+            *page = *copy;
+            return Ok(Some("the double-write area"));
+        }
+        let cached = self.relations.read_page(tag, page);
+        match cached.and_then(|()| self.store.check_page_lsn(tag, page)) {
+            Ok(()) => Ok(Some("the system's cache")),
+            Err(error) if error.shortage().is_some() => Err(error.into()),
+            Err(_) => Ok(None),
+        }
     }
 }
 

@@ -63,6 +63,13 @@ fn damage(disk: &SimStorage, tag: PageTag) {
         .expect("within the file");
 }
 
+/// As [`damage`], and the system's cache goes on showing what was there.
+fn rot(disk: &SimStorage, tag: PageTag) {
+    let at = offset_of(tag.block) + 700;
+    disk.rot(&path_of(tag), at, b"rotten")
+        .expect("within the file");
+}
+
 fn is_whole(world: &World, tag: PageTag) -> bool {
     let read = world.backend.relations.read_page(tag, &mut [0; PAGE_BYTES]);
     read.is_ok()
@@ -204,6 +211,31 @@ fn what_is_not_in_memory_is_repaired_from_the_double_write_area_while_its_copy_i
     damage_undone(&disk);
     round(&mut world);
     assert_eq!(found(&world).2, []);
+}
+
+#[test]
+fn what_has_rotted_under_the_systems_cache_is_found_and_written_anew() {
+    let disk = new_disk(9);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    rot(&disk, tag(3));
+    round(&mut world);
+    assert_eq!(found(&world), (1, 1, Vec::new()), "from shared buffers");
+    forget(&world);
+    rot(&disk, tag(4));
+    round(&mut world);
+    assert_eq!(found(&world), (2, 2, Vec::new()), "from the area");
+    wear_out_area(&mut world, &mut history);
+    forget(&world);
+    rot(&disk, tag(5));
+    assert!(is_whole(&world, tag(5)));
+    round(&mut world);
+    assert_eq!(found(&world), (3, 3, Vec::new()), "from the cache");
+    history.promised = world.backend.shared.wal.durable_lsn();
+    drop(world);
+    // What was repaired was written, and is mended if that was cut off.
+    disk.crash(9);
+    World::start(&disk, &mut history);
 }
 
 /// Long before the next round: whoever could not read it has said so.

@@ -9,6 +9,7 @@
 //!   caller; nothing here is tried again.
 //! * Files are made readable and writable by their owner alone, and closed at exec.
 
+use crate::Shortage;
 use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise, posix_fallocate};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -130,6 +131,32 @@ pub(crate) fn is_inside(path: &str) -> bool {
     path.is_empty() || path.split('/').all(|name| !matches!(name, "" | "." | ".."))
 }
 
+/// Whether these bytes of memory and of a file can go past the system's cache.
+pub(crate) fn is_aligned(bytes: &[u8], offset: u64) -> bool {
+    let numbers = [bytes.len() as u64, offset, bytes.as_ptr() as u64];
+    numbers
+        .iter()
+        .all(|number| number.is_multiple_of(DIRECT_BYTES as u64))
+}
+
+/// Memory for what is read past the system's cache: what is read into any other comes from there
+/// without a word.
+#[derive(Default)]
+pub struct DirectBuffer {
+    /// What was asked for so far, and alignment.
+    memory: Vec<u8>,
+}
+
+impl DirectBuffer {
+    /// So many bytes of it, aligned; what they hold is left from before.
+    pub fn bytes(&mut self, count: usize) -> &mut [u8] {
+        let room = self.memory.len().max(count + DIRECT_BYTES);
+        self.memory.resize(room, 0);
+        let aligned = self.memory.as_ptr().align_offset(DIRECT_BYTES);
+        &mut self.memory[aligned..][..count]
+    }
+}
+
 /// The files of a data directory on a real disk.
 pub struct RealStorage {
     data_dir: PathBuf,
@@ -197,16 +224,23 @@ impl Storage for RealStorage {
         };
         let file = self.on(what, path, |full| options.open(full))?;
         let sync = sync_flag(mode);
-        let wants_direct = sync != 0 || mode == OpenMode::ReadPastCache;
+        let reads_direct = mode == OpenMode::ReadPastCache;
+        let wants_direct = sync != 0 || reads_direct;
         let open_direct = |full: &Path| options.custom_flags(sync | libc::O_DIRECT).open(full);
-        // A file system that cannot do it says so here; the other descriptor does it all then.
-        let direct = wants_direct
-            .then(|| self.on(what, path, open_direct).ok())
-            .flatten();
+        let direct = match wants_direct.then(|| self.on(what, path, open_direct)) {
+            Some(Ok(direct)) => Some(direct),
+            // It passes, and whoever reads from the cache until then believes that it is the disk.
+            // Writes are as durable by the cache, and the log's cannot wait.
+            Some(Err(error)) if reads_direct && Shortage::of(&error).is_some() => {
+                return Err(error);
+            }
+            // A file system that cannot do it says so here; the other descriptor does it all then.
+            Some(Err(_)) | None => None,
+        };
         Ok(Arc::new(RealFile {
             file,
             direct,
-            reads_direct: mode == OpenMode::ReadPastCache,
+            reads_direct,
             path: path.to_owned(),
         }))
     }
@@ -278,11 +312,7 @@ impl RealFile {
 
     /// The descriptor past the system's cache, for what is aligned.
     fn direct_for(&self, bytes: &[u8], offset: u64) -> Option<&File> {
-        let numbers = [bytes.len() as u64, offset, bytes.as_ptr() as u64];
-        let is_aligned = numbers
-            .iter()
-            .all(|number| number.is_multiple_of(DIRECT_BYTES as u64));
-        self.direct.as_ref().filter(|_| is_aligned)
+        self.direct.as_ref().filter(|_| is_aligned(bytes, offset))
     }
 
     fn range(&self, offset: u64, len: u64) -> io::Result<(libc::off_t, libc::off_t)> {
@@ -415,7 +445,6 @@ impl StorageFile for RealFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Shortage;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;

@@ -16,10 +16,11 @@ use rd_sys::lockfile::{LockError, LockFile};
 use rd_sys::process::{self, Exit, Pid, Signal};
 use rd_sys::shm::{Area, One, Plan, Segment, ShmSafe};
 use rd_sys::signals::Signals;
-use rd_sys::{crash, random, title};
+use rd_sys::storage::{OpenMode, RealStorage, Storage};
+use rd_sys::{Shortage, crash, random, title};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
@@ -75,6 +76,10 @@ fn main() {
         (
             "a_descriptor_for_which_there_is_no_place_is_told_as_lost",
             a_descriptor_without_a_place_is_told,
+        ),
+        (
+            "a_want_of_descriptors_is_no_want_of_direct_reads",
+            a_want_of_descriptors_is_no_want_of_direct_reads,
         ),
         ("a_fault_fires_in_one_process", a_fault_fires_in_one_process),
         (
@@ -490,6 +495,27 @@ fn a_descriptor_without_a_place_is_told(_: &Signals) {
         let second = theirs.receive(&mut buffer).expect("a message");
         assert_eq!(&buffer[..second.len], b"taken");
         assert!(!second.fd_is_lost && second.fd.is_some());
+        0
+    });
+    assert_eq!(ends([short]), [Exit::Code(0)]);
+}
+
+/// Whoever took it for that would read from the system's cache for as long as the file is open.
+fn a_want_of_descriptors_is_no_want_of_direct_reads(_: &Signals) {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::write(dir.path().join("a"), [1; 4096]).expect("written");
+    let disk = RealStorage::new(dir.path().to_owned());
+    let short = child(0, || {
+        let one = fs::File::open(dir.path()).expect("a descriptor");
+        let next = one.as_raw_fd() as u64;
+        drop(one);
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        setrlimit(Resource::RLIMIT_NOFILE, next + 1, hard).expect("lowered to one that is free");
+        let error = disk.open("a", OpenMode::ReadPastCache).err();
+        let short = Shortage::of(&error.expect("it takes two"));
+        assert_eq!(short, Some(Shortage::ProcessDescriptors));
+        // A write is as durable by the cache.
+        assert!(disk.open("a", OpenMode::ReadWriteSyncData).is_ok());
         0
     });
     assert_eq!(ends([short]), [Exit::Code(0)]);

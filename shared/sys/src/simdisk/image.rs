@@ -6,9 +6,10 @@
 //! * A page that is neither `dirty` nor `lost` is the same in `live` and `durable`.
 //! * `dirty` pages are those written since their last sync; each keeps the versions it went
 //!   through, because the disk may have any of them, sector by sector.
-//! * `lost` pages are those a failed sync took for clean: the cache shows them, the disk has not
-//!   got them, and no later sync will bring them there unless they are written again. Once the
-//!   process is dead the cache may let go of them at any time.
+//! * `lost` pages are those a failed sync took for clean, or that have rotted on disk since they
+//!   were written: the cache shows them, the disk has not got them, and no later sync will bring
+//!   them there unless they are written again. Once the process is dead the cache may let go of
+//!   them at any time.
 
 use super::Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -152,7 +153,8 @@ impl Contents {
         pages_of(offset, len).filter(missing).count() as u64
     }
 
-    pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> usize {
+    /// What the cache shows; or, past it, what the disk gives.
+    pub(super) fn read(&self, buffer: &mut [u8], offset: u64, past_cache: bool) -> usize {
         let left = self.live.len.saturating_sub(offset);
         let count = usize::try_from(left)
             .unwrap_or(usize::MAX)
@@ -161,7 +163,12 @@ impl Contents {
         while done < count {
             let (page, from) = place_of(offset + done as u64);
             let part = (CACHE_PAGE_BYTES - from).min(count - done);
-            let slot = self.live.slots.get(page).unwrap_or(&Slot::Hole);
+            // Whoever reads past the cache has dirty pages written first.
+            let image = match past_cache && self.lost.contains(&page) {
+                true => &self.durable,
+                false => &self.live,
+            };
+            let slot = image.slots.get(page).unwrap_or(&Slot::Hole);
             buffer[done..done + part].copy_from_slice(&slot.bytes()[from..from + part]);
             done += part;
         }
@@ -355,6 +362,20 @@ impl Contents {
     pub(super) fn damage(&mut self, offset: u64, bytes: &[u8]) {
         self.write(bytes, offset);
         self.sync_range(offset, bytes.len() as u64);
+    }
+
+    /// Changes bytes on disk, while the cache goes on showing what was there. A page that is dirty
+    /// will be written over them.
+    pub(super) fn rot(&mut self, offset: u64, bytes: &[u8]) {
+        for (at, byte) in (offset..).zip(bytes) {
+            let (page, from) = place_of(at);
+            let mut rotten = *self.durable.slot(page).bytes();
+            rotten[from] = *byte;
+            self.durable.set(page, Slot::of(&rotten));
+            if !self.dirty.contains_key(&page) {
+                self.lost.insert(page);
+            }
+        }
     }
 }
 

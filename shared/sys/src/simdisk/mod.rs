@@ -25,7 +25,7 @@ mod image;
 mod names;
 
 use crate::simproc::{Pause, pause};
-use crate::storage::{OpenMode, Storage, StorageFile, failed, is_inside};
+use crate::storage::{OpenMode, Storage, StorageFile, failed, is_aligned, is_inside};
 use image::{CACHE_PAGE_BYTES, Contents, Fate, SECTOR_BYTES};
 use names::{Inode, Names, Node};
 use std::collections::{BTreeMap, VecDeque};
@@ -402,6 +402,18 @@ impl SimStorage {
             .map_err(|error| failed("damage file", path, &error))?;
         disk.contents(inode)?.damage(offset, bytes);
         disk.used_pages = None;
+        Ok(())
+    }
+
+    /// Overwrites bytes on disk, behind everybody's back; the cache keeps what it has, and shows it
+    /// to whoever does not read past it.
+    pub fn rot(&self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = self.lock();
+        let inode = disk
+            .names
+            .file(path)
+            .map_err(|error| failed("damage file", path, &error))?;
+        disk.contents(inode)?.rot(offset, bytes);
         Ok(())
     }
 }
@@ -791,7 +803,8 @@ impl StorageFile for SimFile {
                 disk.contents(self.inode)?.fade(&mut rng, block_pages);
                 disk.rng = rng;
             }
-            Ok(disk.look_at(self.inode)?.read(buffer, offset))
+            let past_cache = self.mode == OpenMode::ReadPastCache && is_aligned(buffer, offset);
+            Ok(disk.look_at(self.inode)?.read(buffer, offset, past_cache))
         })
     }
 

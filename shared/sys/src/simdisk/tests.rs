@@ -1,7 +1,7 @@
 //! The simulated disk against the real one, and crashes that lose nothing from a correct program.
 
 use super::*;
-use crate::storage::RealStorage;
+use crate::storage::{DIRECT_BYTES, DirectBuffer, RealStorage};
 use std::collections::BTreeSet;
 
 fn file(disk: &SimStorage, path: &str) -> Arc<dyn StorageFile> {
@@ -546,4 +546,30 @@ fn a_mount_ends_with_its_life() {
         }
         assert_eq!(contents(&disk.mount(), "a"), [1; 4096]);
     }
+}
+
+#[test]
+fn what_has_rotted_is_seen_past_the_cache_alone_until_that_is_gone() {
+    let disk = disk_with_a();
+    disk.rot("a", 100, &[9; 2]).expect("rotten");
+    let cached = |disk: &SimStorage| contents(disk, "a")[99..103].to_vec();
+    assert_eq!(cached(&disk), [1; 4]);
+    let past = disk.open("a", OpenMode::ReadPastCache).expect("there");
+    let mut memory = DirectBuffer::default();
+    let page = memory.bytes(DIRECT_BYTES);
+    assert_eq!(past.read_at(page, 0).expect("read"), DIRECT_BYTES);
+    assert_eq!(page[99..103], [1, 9, 9, 1]);
+    let page = &mut memory.bytes(2 * DIRECT_BYTES)[1..=DIRECT_BYTES];
+    assert_eq!(past.read_at(page, 0).expect("read"), DIRECT_BYTES);
+    assert_eq!(page[99..103], [1; 4], "it goes by the cache");
+    let cut = disk.fork();
+    cut.crash(1);
+    assert_eq!(cached(&cut), [1, 9, 9, 1]);
+    // What is written is there again, as soon as anybody asks the disk.
+    file(&disk, "a")
+        .write_all_at(&[2; 4096], 0)
+        .expect("written");
+    let page = memory.bytes(DIRECT_BYTES);
+    assert_eq!(past.read_at(page, 0).expect("read"), DIRECT_BYTES);
+    assert_eq!(page[99..103], [2; 4]);
 }
