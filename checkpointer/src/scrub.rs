@@ -623,7 +623,7 @@ impl Checkpointer {
             },
         };
         complete_header(&shared.files, tag, &mut page);
-        self.write_pages(&[(tag, *page)], Counter::PagesWrittenScrub)?;
+        self.write_repair(tag, &page)?;
         Ok(Repair::From(source))
     }
 

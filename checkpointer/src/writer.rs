@@ -5,7 +5,8 @@
 //!   place only when the batch with its copy is synced (D1).
 //! - A batch is one of three: empty, filled, or journaled. One that could not be written stays as
 //!   it is, and is finished before anything else is written: its frames are *writing* all the
-//!   time, so they keep their pages, and the redo point stays at or below their rec LSNs.
+//!   time, so they keep their pages, and the redo point stays at or below their rec LSNs. Only a
+//!   repair that the disk refuses is given up: what is damaged may stay so, and holds nothing up.
 //! - What is written in its place is noted as unsynced before.
 
 use crate::{Checkpointer, Failure};
@@ -108,6 +109,15 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.tags.is_empty()
     }
+
+    /// Makes it one that is to be filled. Of pages from frames, which are none any more, the caller
+    /// has said so.
+    fn clear(&mut self) {
+        debug_assert!(self.copied.is_empty());
+        self.tags.clear();
+        self.places.clear();
+        self.step = Step::Filling;
+    }
 }
 
 /// What became of the frames given to [`Checkpointer::write_frames`].
@@ -158,6 +168,18 @@ impl Checkpointer {
         }
         self.batch.step = Step::Sealed;
         self.finish_batch(cause)
+    }
+
+    /// Writes a page anew that is damaged in its place, when no batch is on its way; it is not
+    /// tried again by itself. A place that was written by half is as damaged as before, and noted as
+    /// unsynced, which keeps the copy that is in the double-write area now.
+    ///
+    /// # Errors
+    /// When the disk refuses. Nothing waits for it then.
+    pub(crate) fn write_repair(&mut self, tag: PageTag, page: &PageBytes) -> Result<(), Failure> {
+        assert!(self.batch.is_empty(), "what is on its way is not given up");
+        self.write_pages(&[(tag, *page)], Counter::PagesWrittenScrub)
+            .inspect_err(|_| self.batch.clear())
     }
 
     /// Copies what is dirty of `frames` into the batch, which is empty, until it is full; seals
@@ -216,9 +238,7 @@ impl Checkpointer {
                 self.store.shared.pool.written(copied.frame);
             }
             self.store.shared.pool.supplied();
-            self.batch.tags.clear();
-            self.batch.places.clear();
-            self.batch.step = Step::Filling;
+            self.batch.clear();
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The scrub on a disk that rots, loses writes and forgets.
 
 use super::world::{FIRST_FILE, History, World, new_disk};
-use super::{manual, tag};
+use super::{EIO, ENOSPC, manual, tag};
 use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag};
@@ -68,6 +68,24 @@ fn rot(disk: &SimStorage, tag: PageTag) {
     let at = offset_of(tag.block) + 700;
     disk.rot(&path_of(tag), at, b"rotten")
         .expect("within the file");
+}
+
+/// Somebody reads a page, and cannot.
+fn fail_to_read(world: &World, tag: PageTag) {
+    let fetched = world.backend.shared.pool.fetch(&world.backend, tag);
+    let error = fetched.err().expect("it is damaged").to_string();
+    assert!(error.contains(&tag.to_string()), "{error}");
+}
+
+/// Says that nothing can be written to these files.
+fn refuse(disk: &SimStorage, path: &str, errno: i32) {
+    disk.inject(Injection {
+        kind: IoKind::Write,
+        path_contains: path.to_owned(),
+        skip: 0,
+        times: u64::MAX,
+        errno,
+    });
 }
 
 fn is_whole(world: &World, tag: PageTag) -> bool {
@@ -308,6 +326,36 @@ fn copies_from_before_the_area_was_given_up_for_a_while_repair_nothing() {
     round(&mut world);
     assert_eq!((found(&world).1, found(&world).2), (1, vec![tag(5)]));
     assert!(is_whole(&world, tag(6)) && !is_whole(&world, tag(5)));
+}
+
+/// A sector that cannot be written, or no room behind the end of a file that was cut off.
+#[test]
+fn a_repair_that_fails_holds_up_no_other_page() {
+    for errno in [EIO, ENOSPC] {
+        let disk = new_disk(13);
+        let mut history = History::default();
+        let mut world = world(&disk, &mut history);
+        world.make_dirty_file(&mut history, 2);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+        let other = PageTag::new(FileNo::new(2), BlockNo::new(3));
+        assert!(world.backend.shared.pool.discard(other.file));
+        damage(&disk, other);
+        fail_to_read(&world, other);
+        refuse(&disk, "base/2", errno);
+        world.checkpointer.turn();
+        assert_eq!(found(&world), (1, 0, vec![other]));
+        world.write_page(&mut history, tag(5), 1, 100);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+        // It is tried again, unless all of it was written in spite of the error.
+        disk.clear_injections();
+        round(&mut world);
+        assert_eq!(found(&world).2, []);
+        assert!(is_whole(&world, other));
+        world.flush(&mut history);
+        drop(world);
+        disk.crash(13);
+        World::start(&disk, &mut history);
+    }
 }
 
 #[test]
