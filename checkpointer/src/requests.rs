@@ -121,6 +121,7 @@ impl Checkpointer {
                 Ok(()) => {
                     any = true;
                     self.scrub.forget(file);
+                    self.scrub.forget_bad(&shared.scrub, |tag| tag.file == file);
                     self.unsynced.forget(file);
                     self.touched.remove(&file);
                     self.unreadable.remove(&file);

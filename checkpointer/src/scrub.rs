@@ -35,6 +35,7 @@ use rd_format::{Access, PageError};
 use rd_store::buffer::{PageReadError, Resident};
 use rd_store::files::{FileState, Files};
 use rd_store::relation::{self, PIECE_BLOCKS, RelationFiles, path_of};
+use rd_store::scrub::ScrubShared;
 use rd_store::shared::Phase;
 use rd_sys::clock::Clock;
 use rd_sys::storage::DirectBuffer;
@@ -226,6 +227,19 @@ impl Scrub {
         self.relations.forget(file);
     }
 
+    /// Takes pages out of those that are damaged and could not be repaired.
+    pub fn forget_bad(&mut self, shared: &ScrubShared, is_meant: impl Fn(&PageTag) -> bool) {
+        let before = self.bad.len();
+        self.bad.retain(|tag| !is_meant(tag));
+        if self.bad.len() != before {
+            self.publish_bad(shared);
+        }
+    }
+
+    fn publish_bad(&self, shared: &ScrubShared) {
+        shared.name_bad(self.bad.len(), self.bad.iter().copied());
+    }
+
     /// Reads a page from the disk itself, and checks it.
     fn read_page<'m>(
         &self,
@@ -301,7 +315,7 @@ impl Checkpointer {
     }
 
     /// Suspects the pages that somebody could not read. One that is known to be beyond repair is looked
-    /// at again by the next round only.
+    /// at again by the next round only, unless it was written since.
     fn take_reports(&mut self) {
         for tag in self.store.shared.scrub.take_reports() {
             self.store.count(Counter::ScrubReports);
@@ -379,9 +393,6 @@ impl Checkpointer {
         let Some(round) = self.scrub.round.take() else {
             return;
         };
-        let files = &self.store.shared.files;
-        self.scrub.bad.retain(|tag| files.exists(tag.file));
-        self.publish_bad();
         let scrub = &self.store.shared.scrub;
         scrub.end(self.store.clock.wall_us());
         self.store.count(Counter::ScrubRounds);
@@ -467,9 +478,8 @@ impl Checkpointer {
         for tag in suspects {
             match self.judge(tag) {
                 Verdict::Good => {
-                    if self.scrub.bad.remove(&tag) {
-                        self.publish_bad();
-                    }
+                    let shared = &self.store.shared.scrub;
+                    self.scrub.forget_bad(shared, |bad| *bad == tag);
                 }
                 Verdict::Later => _ = self.scrub.suspects.insert(tag),
                 Verdict::Short => {
@@ -561,9 +571,6 @@ impl Checkpointer {
                 Verdict::Good | Verdict::Later | Verdict::Short => {
                     log::warn!("scrub: {what}; repaired from {source}");
                     self.found_bad(true);
-                    if self.scrub.bad.remove(&tag) {
-                        self.publish_bad();
-                    }
                     return;
                 }
             },
@@ -584,7 +591,7 @@ impl Checkpointer {
         );
         self.found_bad(false);
         self.scrub.bad.insert(tag);
-        self.publish_bad();
+        self.scrub.publish_bad(&self.store.shared.scrub);
     }
 
     fn found_bad(&mut self, is_repaired: bool) {
@@ -595,12 +602,6 @@ impl Checkpointer {
             round.bad += 1;
             round.repaired += u64::from(is_repaired);
         }
-    }
-
-    fn publish_bad(&self) {
-        let bad = &self.scrub.bad;
-        let shared = &self.store.shared.scrub;
-        shared.name_bad(bad.len(), bad.iter().copied());
     }
 
     /// Writes a damaged page anew, from wherever its last version is.

@@ -238,6 +238,10 @@ impl Checkpointer {
                 self.store.shared.pool.written(copied.frame);
             }
             self.store.shared.pool.supplied();
+            // Whatever was the matter with them; what is damaged again is to be told of anew.
+            self.scrub.forget_bad(&self.store.shared.scrub, |tag| {
+                self.batch.tags.contains(tag)
+            });
             self.batch.clear();
         }
         Ok(())

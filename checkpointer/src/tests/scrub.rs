@@ -93,6 +93,12 @@ fn is_whole(world: &World, tag: PageTag) -> bool {
     read.is_ok()
 }
 
+/// As [`forget`], when all is written.
+fn forget_all(world: &mut World) {
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    forget(world);
+}
+
 /// Takes all pages out of memory.
 fn forget(world: &World) {
     assert!(world.backend.shared.pool.discard(FIRST_FILE));
@@ -326,6 +332,45 @@ fn copies_from_before_the_area_was_given_up_for_a_while_repair_nothing() {
     round(&mut world);
     assert_eq!((found(&world).1, found(&world).2), (1, vec![tag(5)]));
     assert!(is_whole(&world, tag(6)) && !is_whole(&world, tag(5)));
+}
+
+#[test]
+fn what_was_beyond_repair_is_forgotten_when_it_is_written_anew_or_dropped() {
+    let disk = new_disk(12);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    world.make_dirty_file(&mut history, 2);
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    wear_out_area(&mut world, &mut history);
+    let other = PageTag::new(FileNo::new(2), BlockNo::new(3));
+    let pool = &world.backend.shared.pool;
+    assert!(pool.discard(FIRST_FILE) && pool.discard(other.file));
+    for tag in [tag(5), other] {
+        damage(&disk, tag);
+        fail_to_read(&world, tag);
+    }
+    world.checkpointer.turn();
+    assert_eq!(found(&world), (2, 0, vec![tag(5), other]));
+    // The disk gives the right bytes again, and the page is changed.
+    damage_undone(&disk);
+    world.write_page(&mut history, tag(5), 1, 100);
+    world.clean(|dirty| dirty == tag(5));
+    assert_eq!(found(&world).2, [other]);
+    forget_all(&mut world);
+    damage(&disk, tag(5));
+    fail_to_read(&world, tag(5));
+    world.checkpointer.turn();
+    assert_eq!(found(&world), (3, 1, vec![other]), "it is looked at again");
+    // The other's file is dropped; the first checkpoint makes its end last.
+    world.drop_file(&mut history, other.file);
+    for _ in 0..4 {
+        world.write_page(&mut history, tag(7), 1, 100);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+        world.pass(Duration::from_secs(3));
+        world.checkpointer.turn();
+    }
+    assert!(!world.backend.shared.files.exists(other.file));
+    assert_eq!(found(&world).2, []);
 }
 
 /// A sector that cannot be written, or no room behind the end of a file that was cut off.
