@@ -240,9 +240,14 @@ impl Checkpointer {
     }
 
     /// Writes for which access a closed file is closed now; its header stays as it is.
+    ///
+    /// A page of it that was repaired is synced before: of a file that is offline no start brings to
+    /// disk what is in the system's cache alone.
     fn note_access(&mut self, file: FileNo, access: Access) -> Result<(), String> {
         self.settle_headers()
+            .and_then(|()| self.finish_batch(CAUSE))
             .map_err(|failure| failure.to_string())?;
+        self.sync_file(file);
         let files = self.store.shared.files.clone();
         let (_, stop_scn) = files.closed(file).expect("it is closed");
         files.set_closed(file, access, stop_scn);

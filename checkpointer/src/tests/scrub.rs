@@ -5,11 +5,12 @@ use super::{EIO, ENOSPC, manual, tag};
 use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag};
+use rd_format::Access;
 use rd_format::bitmap::META_BLOCK;
 use rd_format::page;
 use rd_store::checkpoint::TicketState;
 use rd_store::relation::{offset_of, path_of};
-use rd_sys::simdisk::{Injection, IoKind, Lie, Rng, SimStorage};
+use rd_sys::simdisk::{Injection, IoKind, Lie, Rng, SimStorage, Unsynced};
 use std::time::Duration;
 
 const SCRUBS: [(&str, &str); 2] = [("scrub_rate", "1TB"), ("scrub_interval", "10s")];
@@ -401,6 +402,28 @@ fn a_repair_that_fails_holds_up_no_other_page() {
         disk.crash(13);
         World::start(&disk, &mut history);
     }
+}
+
+/// From then on no start looks at the file, nor writes what is in the system's cache alone.
+#[test]
+fn what_was_repaired_is_on_disk_before_its_file_is_offline() {
+    let disk = new_disk(14);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    world.make_dirty_file(&mut history, 2);
+    let page = PageTag::new(FileNo::new(2), BlockNo::new(3));
+    let closed = world.checkpoint_file(page.file, Some(Access::READ_ONLY));
+    assert_eq!(closed, TicketState::Done);
+    damage(&disk, page);
+    round(&mut world);
+    assert_eq!(found(&world), (1, 1, Vec::new()));
+    let closed = world.checkpoint_file(page.file, Some(Access::OFFLINE));
+    assert_eq!(closed, TicketState::Done);
+    world.flush(&mut history);
+    drop(world);
+    disk.crash_as(Unsynced::Lost);
+    let (world, _) = World::start(&disk, &mut history);
+    assert!(is_whole(&world, page));
 }
 
 #[test]
