@@ -177,7 +177,11 @@ impl Checkpointer {
         self.redo = full.redo;
         self.stamp_headers(full.redo, full.cause)?;
         self.show_sync_left();
-        self.sync_all();
+        match full.flags.has(Flags::SHUTDOWN) {
+            // A start after it looks for nothing that is in the system's cache alone.
+            true => self.sync_undisturbed(None),
+            false => self.sync_all(),
+        }
         let synced_ns = self.now_ns();
         self.brake
             .has_synced(Duration::from_nanos(synced_ns - written_ns));
@@ -402,6 +406,8 @@ impl Checkpointer {
         for batch in stamped.chunks(DW_BATCH_PAGES_MAX) {
             self.may_be_ahead
                 .extend(batch.iter().map(|(tag, _)| tag.file));
+            // As in `write_frames`.
+            self.look_at_reported();
             self.write_pages(batch, cause)?;
             for (tag, header) in batch {
                 let meta = meta::read(header);

@@ -247,7 +247,7 @@ impl Checkpointer {
         self.settle_headers()
             .and_then(|()| self.finish_batch(CAUSE))
             .map_err(|failure| failure.to_string())?;
-        self.sync_file(file);
+        self.sync_undisturbed(Some(file));
         let files = self.store.shared.files.clone();
         let (_, stop_scn) = files.closed(file).expect("it is closed");
         files.set_closed(file, access, stop_scn);
@@ -357,7 +357,8 @@ impl Checkpointer {
             .expect("it was an insert position");
         let stop_scn = if access.is_writable() { Lsn::ZERO } else { scn };
         let count = self.stamp_file(file, scn, stop_scn)?;
-        self.sync_file(file);
+        // A repair of the header would take back what was just stamped.
+        self.sync_undisturbed(Some(file));
         fault::point(Fault::NamespaceStamped)?;
         self.unreadable.remove(&file);
         self.may_be_ahead.remove(&file);

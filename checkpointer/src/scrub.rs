@@ -4,7 +4,9 @@
 //! A thread (`worker`) reads and checks, chunk by chunk, as fast as `scrub_rate` allows. What it
 //! suspects is looked at again by the loop, which writes all pages and so knows that none is being
 //! written while it looks. A page that somebody could not read is looked at at once, whatever the
-//! rate: whoever could not read it has reported it (`ScrubShared::report`).
+//! rate and whatever the scrub rests for, before the next batch of pages is written: whoever could
+//! not read it has reported it (`ScrubShared::report`), and its last copy may be in the place in the
+//! double-write area that comes next.
 //!
 //! A page is damaged if it cannot be read, fails its checksum or its structure, is newer than the
 //! log, or older than the same page in memory that no record has changed since (the disk has lost a
@@ -18,7 +20,8 @@
 //! - A repair goes the way of every page: log, double-write area, its place.
 //! - The file of an offline namespace is not looked at: it may be away. Nothing of it is being read
 //!   when the command is answered that took it offline.
-//! - The scrub rests while a checkpoint is hurried, commits are slowed, clean frames are short, or
+//! - Nothing is repaired during a sync after which all that was written to a file must be on disk.
+//! - A round rests while a checkpoint is hurried, commits are slowed, clean frames are short, or
 //!   the server stops. No checkpoint waits for it.
 //! - What could not be read for want of descriptors or memory is not judged: it is looked at again
 //!   when there may be some.
@@ -199,6 +202,20 @@ struct Round {
     repaired: u64,
 }
 
+/// Pages to be looked at again.
+#[derive(Default)]
+struct Again {
+    tags: BTreeSet<PageTag>,
+    /// When that is due; 0 is at once.
+    due_ns: u64,
+}
+
+impl Again {
+    fn next_ns(&self) -> Option<u64> {
+        (!self.tags.is_empty()).then_some(self.due_ns)
+    }
+}
+
 /// What the loop keeps of the scrub.
 pub(crate) struct Scrub {
     /// Past the system's cache.
@@ -210,10 +227,12 @@ pub(crate) struct Scrub {
     ready_ns: u64,
     /// The file of which the thread reads a chunk.
     reading: Option<FileNo>,
-    /// Pages to be looked at again.
-    suspects: BTreeSet<PageTag>,
-    /// When that is due; 0 is at once.
-    suspects_ns: u64,
+    /// Pages that the thread suspects.
+    suspects: Again,
+    /// Pages that somebody could not read.
+    reported: Again,
+    /// Nothing is to be repaired now.
+    pub(crate) is_held: bool,
     /// Pages that are damaged and could not be repaired.
     bad: BTreeSet<PageTag>,
     /// The first batch of the double-write area from which on it holds every page that was written;
@@ -259,8 +278,9 @@ impl Scrub {
             began_ns: None,
             ready_ns: 0,
             reading: None,
-            suspects: BTreeSet::new(),
-            suspects_ns: 0,
+            suspects: Again::default(),
+            reported: Again::default(),
+            is_held: false,
             bad: BTreeSet::new(),
             copies_since: None,
         }
@@ -281,10 +301,10 @@ impl Checkpointer {
     /// Looks at what the thread has read, and gives it more, if it is time.
     pub(crate) fn scrub(&mut self) {
         self.take_up_chunks();
+        self.look_at_reported();
         if !self.may_scrub() {
             return;
         }
-        self.take_reports();
         self.look_at_suspects();
         let now_ns = self.now_ns();
         if self.scrubs.is_busy() || self.scrub_due_ns().is_none_or(|due_ns| now_ns < due_ns) {
@@ -302,7 +322,7 @@ impl Checkpointer {
                 self.scrub.reading = Some(chunk.file);
                 self.scrubs.give(chunk);
             }
-            None if self.scrub.suspects.is_empty() => self.end_round(),
+            None if self.scrub.suspects.tags.is_empty() => self.end_round(),
             None => {}
         }
     }
@@ -314,14 +334,35 @@ impl Checkpointer {
         }
     }
 
-    /// Suspects the pages that somebody could not read. One that is known to be beyond repair is looked
-    /// at again by the next round only, unless it was written since.
+    /// Looks at the pages that somebody could not read, unless that is to wait. Without any it costs
+    /// next to nothing.
+    pub(crate) fn look_at_reported(&mut self) {
+        let has_reports = self.store.shared.scrub.has_reports();
+        let due_ns = self.scrub.reported.next_ns();
+        if !has_reports && due_ns.is_none_or(|due_ns| self.now_ns() < due_ns) {
+            return;
+        }
+        if !self.may_repair() {
+            return;
+        }
+        self.take_reports();
+        if self.now_ns() < self.scrub.reported.due_ns {
+            return;
+        }
+        let tags = std::mem::take(&mut self.scrub.reported.tags);
+        self.scrub.reported = self.look_at(tags);
+    }
+
+    /// Takes note of the pages that somebody could not read. One that is known to be beyond repair is
+    /// looked at again by the next round only, unless it was written since.
     fn take_reports(&mut self) {
         for tag in self.store.shared.scrub.take_reports() {
             self.store.count(Counter::ScrubReports);
-            if !self.scrub.bad.contains(&tag) && self.scrub.suspects.insert(tag) {
+            let reported = &mut self.scrub.reported;
+            if !self.scrub.bad.contains(&tag) && reported.tags.insert(tag) {
                 log::info!("scrub: {tag} could not be read; looking for a good copy of it");
-                self.scrub.suspects_ns = 0;
+                reported.due_ns = 0;
+                self.scrub.suspects.tags.remove(&tag);
             }
         }
     }
@@ -329,17 +370,25 @@ impl Checkpointer {
     /// Whether the scrub has nothing more to do with `file`, which is offline now.
     pub(crate) fn scrub_lets_go_of(&mut self, file: FileNo) -> bool {
         self.take_up_chunks();
-        self.scrub.suspects.retain(|tag| tag.file != file);
+        for again in [&mut self.scrub.suspects, &mut self.scrub.reported] {
+            again.tags.retain(|tag| tag.file != file);
+        }
         self.scrub.forget(file);
         self.scrub.reading != Some(file)
     }
 
-    /// Whether nothing more urgent goes on.
+    /// Whether what is damaged can be told from what is being written, and repaired.
+    fn may_repair(&self) -> bool {
+        self.log_is_written()
+            && self.store.shared.phase() == Phase::Running
+            && self.batch.is_empty()
+            && !self.scrub.is_held
+    }
+
+    /// Whether nothing more urgent goes on than a round.
     fn may_scrub(&self) -> bool {
         let shared = &self.store.shared;
-        self.log_is_written()
-            && shared.phase() == Phase::Running
-            && self.batch.is_empty()
+        self.may_repair()
             && !self.must_stop()
             && !self.cleaning.is_asked()
             && !shared.brake.is_on()
@@ -362,12 +411,15 @@ impl Checkpointer {
 
     /// When the loop must look at the scrub, if nobody wakes it before.
     pub(crate) fn scrub_next_ns(&self) -> Option<u64> {
+        let reported_ns = self.scrub.reported.next_ns();
+        let reported_ns = reported_ns.filter(|_| self.may_repair());
         // Its thread wakes the loop; and what keeps it from going on ends in some other turn.
         if self.scrubs.is_busy() || !self.may_scrub() {
-            return None;
+            return reported_ns;
         }
-        let again_ns = (!self.scrub.suspects.is_empty()).then_some(self.scrub.suspects_ns);
-        again_ns.into_iter().chain(self.scrub_due_ns()).min()
+        let suspects_ns = self.scrub.suspects.next_ns();
+        let nexts = [reported_ns, suspects_ns, self.scrub_due_ns()];
+        nexts.into_iter().flatten().min()
     }
 
     fn begin_round(&mut self, now_ns: u64) {
@@ -465,34 +517,48 @@ impl Checkpointer {
                     is_old || is_new || self.scrub.bad.contains(&tag)
                 }
             };
-            if is_suspect {
-                self.scrub.suspects.insert(tag);
+            if is_suspect && !self.scrub.reported.tags.contains(&tag) {
+                self.scrub.suspects.tags.insert(tag);
             }
         }
     }
 
-    /// Looks at the suspects once more, and repairs what is damaged.
     fn look_at_suspects(&mut self) {
-        let suspects = std::mem::take(&mut self.scrub.suspects);
+        let tags = std::mem::take(&mut self.scrub.suspects.tags);
+        let again = self.look_at(tags);
+        // The end of the round waits for them.
+        self.scrub.ready_ns = self.scrub.ready_ns.max(again.due_ns);
+        self.scrub.suspects = again;
+    }
+
+    /// Looks at pages once more, and repairs what is damaged; gives those that it could not look at.
+    fn look_at(&mut self, tags: BTreeSet<PageTag>) -> Again {
+        let mut again = BTreeSet::new();
         let mut nap = BUSY_NAP;
-        for tag in suspects {
-            match self.judge(tag) {
+        for tag in tags {
+            let verdict = match self.judge(tag) {
+                Verdict::Bad(what) => self.deal_with(tag, what),
+                verdict => verdict,
+            };
+            match verdict {
                 Verdict::Good => {
                     let shared = &self.store.shared.scrub;
                     self.scrub.forget_bad(shared, |bad| *bad == tag);
                 }
-                Verdict::Later => _ = self.scrub.suspects.insert(tag),
+                Verdict::Later => _ = again.insert(tag),
                 Verdict::Short => {
-                    self.scrub.suspects.insert(tag);
+                    again.insert(tag);
                     nap = SHORTAGE_NAP;
                 }
-                Verdict::Bad(what) => self.deal_with(tag, &what),
+                Verdict::Bad(_) => {}
             }
         }
-        if !self.scrub.suspects.is_empty() {
-            self.scrub.suspects_ns = self.now_ns() + nanos(nap);
-            // The end of the round waits for them.
-            self.scrub.ready_ns = self.scrub.ready_ns.max(self.scrub.suspects_ns);
+        if again.is_empty() {
+            return Again::default();
+        }
+        Again {
+            tags: again,
+            due_ns: self.now_ns() + nanos(nap),
         }
     }
 
@@ -558,20 +624,16 @@ impl Checkpointer {
         ))
     }
 
-    /// Repairs a damaged page if that can be, and says so either way.
-    fn deal_with(&mut self, tag: PageTag, what: &str) {
-        let repaired = self.repair(tag);
-        let failed = match repaired {
-            Ok(Repair::Later) => {
-                self.scrub.suspects.insert(tag);
-                return;
-            }
+    /// Repairs a damaged page if that can be, and says so either way; gives what has become of it.
+    fn deal_with(&mut self, tag: PageTag, what: String) -> Verdict {
+        let failed = match self.repair(tag) {
+            Ok(Repair::Later) => return Verdict::Later,
             Ok(Repair::From(source)) => match self.judge(tag) {
                 Verdict::Bad(_) => format!("written anew from {source}, it is damaged again"),
                 Verdict::Good | Verdict::Later | Verdict::Short => {
                     log::warn!("scrub: {what}; repaired from {source}");
                     self.found_bad(true);
-                    return;
+                    return Verdict::Good;
                 }
             },
             Ok(Repair::None) => {
@@ -579,10 +641,7 @@ impl Checkpointer {
                  the last, and the system's cache has none that is whole"
                     .to_owned()
             }
-            Err(failure) if failure.shortage().is_some() => {
-                self.scrub.suspects.insert(tag);
-                return;
-            }
+            Err(failure) if failure.shortage().is_some() => return Verdict::Short,
             Err(failure) => failure.to_string(),
         };
         log::error!(
@@ -592,6 +651,7 @@ impl Checkpointer {
         self.found_bad(false);
         self.scrub.bad.insert(tag);
         self.scrub.publish_bad(&self.store.shared.scrub);
+        Verdict::Bad(what)
     }
 
     fn found_bad(&mut self, is_repaired: bool) {

@@ -123,6 +123,15 @@ impl Checkpointer {
         self.sync(Some(file));
     }
 
+    /// As [`Checkpointer::sync_all`], of `file` alone if one is given, with nothing repaired
+    /// meanwhile: what was written in its place after the sync began would be in the system's cache
+    /// alone when it has ended.
+    pub(crate) fn sync_undisturbed(&mut self, file: Option<FileNo>) {
+        self.scrub.is_held = true;
+        self.sync(file);
+        self.scrub.is_held = false;
+    }
+
     fn sync(&mut self, file: Option<FileNo>) {
         // Nobody needs suggestions any more, and their descriptors would keep the room of files that
         // are dropped next.

@@ -10,7 +10,7 @@ use rd_format::bitmap::META_BLOCK;
 use rd_format::page;
 use rd_store::checkpoint::TicketState;
 use rd_store::relation::{offset_of, path_of};
-use rd_sys::simdisk::{Injection, IoKind, Lie, Rng, SimStorage, Unsynced};
+use rd_sys::simdisk::{Injection, IoKind, IoRecord, Lie, Rng, SimStorage, Unsynced};
 use std::time::Duration;
 
 const SCRUBS: [(&str, &str); 2] = [("scrub_rate", "1TB"), ("scrub_interval", "10s")];
@@ -304,6 +304,52 @@ fn a_page_that_could_not_be_read_is_looked_at_at_once() {
     });
     assert!(shared.pool.fetch(&world.backend, tag(3)).is_err());
     assert_eq!(shared.scrub.take_reports().count(), 0);
+}
+
+/// What the scrub rests for is what overwrites the last copy.
+#[test]
+fn a_page_that_could_not_be_read_waits_for_nothing_that_the_scrub_rests_for() {
+    let disk = new_disk(10);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    forget(&world);
+    damage(&disk, tag(5));
+    fail_to_read(&world, tag(5));
+    // As the supply of clean frames does, more often than the area has room.
+    for _ in 0..40 {
+        world.write_page(&mut history, tag(7), 1, 100);
+        world.clean(|_| true);
+    }
+    assert_eq!(found(&world), (1, 1, Vec::new()));
+    assert!(is_whole(&world, tag(5)));
+    // Before a stop.
+    world.write_page(&mut history, tag(6), 1, 100);
+    forget_all(&mut world);
+    damage(&disk, tag(6));
+    fail_to_read(&world, tag(6));
+    world.checkpointer.begin_cleaning();
+    world.checkpointer.turn();
+    assert_eq!(found(&world), (2, 2, Vec::new()));
+}
+
+#[test]
+fn a_page_that_could_not_be_read_is_repaired_before_a_checkpoint_goes_on() {
+    let disk = new_disk(11);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    forget(&world);
+    damage(&disk, tag(5));
+    fail_to_read(&world, tag(5));
+    world.write_page(&mut history, tag(7), 1, 100);
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    let ios = disk.recent();
+    let written = |block| {
+        let at = offset_of(tag(block).block);
+        let is_it =
+            |io: &IoRecord| (io.kind, &*io.path, io.offset) == (IoKind::Write, "base/1", at);
+        ios.iter().position(is_it).expect("it was written")
+    };
+    assert!(written(5) < written(7), "{ios:?}");
 }
 
 /// Pages that were written past the area are newer than its copies of them, and nothing in it says so.

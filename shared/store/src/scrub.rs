@@ -131,6 +131,13 @@ impl ScrubShared {
         })
     }
 
+    /// Whether there are reports to be taken; for the checkpointer, which asks before each batch of
+    /// pages.
+    pub fn has_reports(&self) -> bool {
+        let mut reports = self.words.reports.iter();
+        reports.any(|word| word.load(Ordering::Relaxed) != 0)
+    }
+
     /// Takes the pages that were reported since the last time; for the checkpointer.
     pub fn take_reports(&self) -> impl Iterator<Item = PageTag> + '_ {
         let reported = |word: &&AtomicU64| word.load(Ordering::Relaxed) != 0;
@@ -192,10 +199,12 @@ mod tests {
         let scrub = ScrubShared::open(&segment, &regions);
         let tag = |block| PageTag::new(FileNo::new(7), BlockNo::new(block));
         assert_eq!(scrub.take_reports().count(), 0);
+        assert!(!scrub.has_reports());
         assert!(scrub.report(tag(3)));
         assert!(!scrub.report(tag(3)), "it is known");
-        assert!(scrub.report(tag(0)));
+        assert!(scrub.report(tag(0)) && scrub.has_reports());
         assert_eq!(scrub.take_reports().collect::<Vec<_>>(), [tag(3), tag(0)]);
+        assert!(!scrub.has_reports());
         // Somebody who looks again and again at what cannot be repaired is no news.
         scrub.name_bad(1, std::iter::once(tag(3)));
         assert!(!scrub.report(tag(3)));
