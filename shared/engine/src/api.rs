@@ -658,7 +658,8 @@ impl Engine {
         if fixed.file.is_none() {
             course.end();
         }
-        Ok(self.cursor(fixed, course, limit, None))
+        let now_ms = self.time_of(view);
+        Ok(self.cursor(fixed, course, limit, (now_ms, None)))
     }
 
     pub(crate) fn cursor(
@@ -666,13 +667,13 @@ impl Engine {
         fixed: Fixed,
         course: Course,
         limit: u64,
-        merge: Option<Box<Merge>>,
+        (now_ms, merge): (u64, Option<Box<Merge>>),
     ) -> RangeCursor {
         RangeCursor {
             file: fixed.file,
             at: At {
                 lsn: fixed.at,
-                now_ms: self.now_ms(),
+                now_ms,
             },
             course,
             left: limit,

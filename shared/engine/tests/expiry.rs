@@ -4,7 +4,7 @@
 mod support;
 
 use rd_base::{Lsn, Role};
-use rd_engine::{Engine, Swept, View};
+use rd_engine::{Chunk, Engine, Swept, View};
 use rd_store::expiry::NEVER_MS;
 use rd_store::{SlotNo, Store};
 use rd_sys::clock::Clock;
@@ -261,4 +261,31 @@ fn a_key_that_ends_while_operations_run_alone_is_not_brought_back() {
     let committed = committed.expect("nobody is in the way in the end");
     assert_eq!((runs, committed.result), (5, false));
     assert!(!is_seen(&other));
+}
+
+#[test]
+fn a_walk_at_a_time_shows_what_is_there_at_that_time() {
+    let rig = Rig::new(256, 1 << 20);
+    let mut engine = rig.engine(0);
+    for (key, end_ms) in [(b"a", Some(1_000)), (b"b", Some(LATER_MS)), (b"c", None)] {
+        set(&rig, &mut engine, key, b"value", end_ms);
+    }
+    let snapshot = engine.snapshot_newest().expect("few snapshots");
+    for (now_ms, there) in [(999, "abc"), (1_000, "bc"), (LATER_MS, "c")] {
+        let view = View::AtTime(&snapshot, now_ms);
+        let mut cursor = engine
+            .range(DB0, b"", None, u64::MAX, view)
+            .expect("a walk");
+        let chunk = Chunk {
+            entries: u64::MAX,
+            bytes: usize::MAX,
+        };
+        let mut seen = Vec::new();
+        let visit = &mut |key: &[u8], _: &[u8]| seen.extend_from_slice(key);
+        while engine
+            .range_next(&mut cursor, chunk, visit)
+            .expect("a read")
+        {}
+        assert_eq!(seen, there.as_bytes(), "at {now_ms}");
+    }
 }

@@ -95,7 +95,8 @@ impl Engine {
             now_ms: self.clock_ms(),
             snapshot,
         };
-        Ok(self.cursor(fixed, course, limit, Some(Box::new(merge))))
+        let now_ms = self.now_ms();
+        Ok(self.cursor(fixed, course, limit, (now_ms, Some(Box::new(merge)))))
     }
 
     /// The file of the namespace as the transaction sees it.
