@@ -11,8 +11,9 @@ use crate::content::{Content, NAMES, Space, id_of, name_of};
 use crate::control;
 use crate::harm::Harm;
 use crate::history::{self, Memory};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Times};
 use crate::machine::{End, Failure, Machine, Manner, Orders, RefusedBecause};
+use crate::times;
 use crate::work::{Backend, ReadError, read_all};
 use rd_base::{Lsn, Role};
 use rd_engine::verify::{LivePages, verify};
@@ -52,6 +53,7 @@ pub struct Tally {
     pub named: u64,
     /// I/Os of the work at which it was crashed.
     pub ios: u64,
+    pub times: Times,
     /// A number that tells one run from another: of all that was done on all disks.
     pub trace: u64,
 }
@@ -424,8 +426,8 @@ impl Cuts {
     }
 }
 
-/// All namespaces, but for what is in those that are offline; none, and a failure told, if a tree is not
-/// whole.
+/// All namespaces, but for what is in those that are offline, and keys that have ended and were not removed
+/// with the rest; none, and a failure told, if a tree is not whole.
 fn look_at_all(store: Store, orders: &Orders) -> Option<Content> {
     match try_look_at_all(store) {
         Ok(content) => Some(content),
@@ -436,7 +438,8 @@ fn look_at_all(store: Store, orders: &Orders) -> Option<Content> {
     }
 }
 
-fn try_look_at_all(store: Store) -> Result<Content, String> {
+fn try_look_at_all(mut store: Store) -> Result<Content, String> {
+    store.clock = times::clock_at(0);
     let engine = Engine::open(store);
     let mut all = Content::default();
     let store = engine.store();

@@ -21,6 +21,8 @@ pub type Key = u16;
 pub struct Value {
     pub bytes: u32,
     pub fill: u8,
+    /// When it ends to be there, in milliseconds since 1970. Until it is removed it lies where it lay.
+    pub end_ms: Option<u64>,
 }
 
 impl Value {
@@ -28,13 +30,19 @@ impl Value {
         vec![self.fill; self.bytes as usize]
     }
 
+    /// Whether a clock that shows `now_ms` lets it be there.
+    pub fn is_there(&self, now_ms: u64) -> bool {
+        self.end_ms.is_none_or(|end_ms| end_ms > now_ms)
+    }
+
     /// What a read has found; none if these are no bytes that were ever written.
-    pub fn read(bytes: &[u8]) -> Option<Value> {
+    pub fn read(bytes: &[u8], end_ms: Option<u64>) -> Option<Value> {
         let fill = bytes.first().copied().unwrap_or(0);
         let all = bytes.iter().all(|byte| *byte == fill);
         all.then_some(Value {
             bytes: bytes.len() as u32,
             fill,
+            end_ms,
         })
     }
 }
@@ -84,6 +92,10 @@ pub enum Change {
     Put(Vec<(usize, Key, Option<Value>)>),
     /// A key's value to another key, of the same namespace or another one; nothing, if it has none.
     Move((usize, Key), (usize, Key)),
+    /// A key's end, or that it has none; whoever finds that it is not there gives the change up.
+    Until(usize, Key, Option<u64>),
+    /// Of these keys those are removed that have ended by this time.
+    Remove(usize, Vec<Key>, u64),
     Empty(usize),
     EmptyAll,
     Swap(usize, usize),
@@ -100,7 +112,23 @@ impl Change {
 
     /// Whether each namespace has the file afterwards that it had before, if it had one.
     pub fn keeps_files(&self) -> bool {
-        matches!(self, Change::Put(_) | Change::Move(..) | Change::Access(..))
+        match self {
+            Change::Put(_) | Change::Move(..) | Change::Until(..) => true,
+            Change::Remove(..) | Change::Access(..) => true,
+            Change::Empty(_) | Change::EmptyAll | Change::Swap(..) => false,
+            Change::Create(_) | Change::Drop(_) => false,
+        }
+    }
+
+    /// How many keys it gives an end, or takes it away from.
+    pub fn ends_given(&self) -> u64 {
+        let has_end =
+            |put: &&(usize, Key, Option<Value>)| put.2.is_some_and(|value| value.end_ms.is_some());
+        match self {
+            Change::Put(puts) => puts.iter().filter(has_end).count() as u64,
+            Change::Until(..) => 1,
+            _ => 0,
+        }
     }
 
     /// The namespaces that must be there for it.
@@ -108,9 +136,11 @@ impl Change {
         match self {
             Change::Put(puts) => puts.iter().map(|put| put.0).collect(),
             Change::Move(from, to) => vec![from.0, to.0],
-            Change::Empty(number) | Change::Drop(number) | Change::Access(number, _) => {
-                vec![*number]
-            }
+            Change::Empty(number)
+            | Change::Drop(number)
+            | Change::Access(number, _)
+            | Change::Until(number, ..)
+            | Change::Remove(number, ..) => vec![*number],
             Change::Swap(one, other) => vec![*one, *other],
             Change::EmptyAll | Change::Create(_) => Vec::new(),
         }
@@ -204,6 +234,15 @@ pub fn apply(content: &mut Content, change: &Change) {
             if let Some(value) = content[from.0].keys.remove(&from.1) {
                 content[to.0].keys.insert(to.1, value);
             }
+        }
+        Change::Until(number, key, end_ms) => {
+            if let Some(value) = content[*number].keys.get_mut(key) {
+                value.end_ms = *end_ms;
+            }
+        }
+        Change::Remove(number, keys, now_ms) => {
+            let all = &mut content[*number].keys;
+            all.retain(|key, value| value.is_there(*now_ms) || !keys.contains(key));
         }
         Change::Put(puts) => {
             for (number, key, value) in puts {

@@ -6,6 +6,7 @@ use crate::content::{Content, Key, SPACES, Space, Value, id_of, key_bytes, name_
 use crate::harm::Harm;
 use crate::ledger::Ledger;
 use crate::machine::{End, Failure, Machine, RefusedBecause};
+use crate::times;
 use crate::work::KEYS;
 use rd_base::{Lsn, Role};
 use rd_engine::{Engine, EngineError, View};
@@ -128,7 +129,8 @@ fn look(machine: &mut Machine, harm: &Harm) -> Result<Option<Seen>, Failure> {
     Ok(Some(seen.take()))
 }
 
-fn look_at_keys(store: Store, harm: &Harm) -> Result<Seen, String> {
+fn look_at_keys(mut store: Store, harm: &Harm) -> Result<Seen, String> {
+    store.clock = times::clock_at(0);
     let engine = Engine::open(store);
     let mut all = Seen::default();
     for (number, seen) in all.iter_mut().enumerate() {
@@ -140,7 +142,8 @@ fn look_at_keys(store: Store, harm: &Harm) -> Result<Seen, String> {
         for key in 0..KEYS as Key {
             let bytes = key_bytes(key);
             let read = |value: Option<rd_engine::Value<'_>>| {
-                value.map(|value| Value::read(value.bytes).ok_or(value.bytes.len()))
+                value
+                    .map(|value| Value::read(value.bytes, value.expiry_ms).ok_or(value.bytes.len()))
             };
             let got = engine.get(id, &bytes, View::Newest, read);
             match got.map(|got| got.result.transpose()) {

@@ -51,6 +51,23 @@ pub struct Ledger {
     pub access_changes: AccessChanges,
     /// What is remembered of checkpoints and recoveries.
     pub memory: Memory,
+    pub times: Times,
+}
+
+/// What was done with the ends of keys, in all lives.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// Ends that were given, with a value or to one, or taken away.
+    pub set: u64,
+    /// Keys that were removed because they had ended.
+    pub removed: u64,
+}
+
+impl Times {
+    pub fn add(&mut self, other: Times) {
+        self.set += other.set;
+        self.removed += other.removed;
+    }
 }
 
 impl Ledger {
@@ -84,6 +101,7 @@ impl Ledger {
         let Some(at) = at else { return };
         let change = self.under_way.remove(at).change;
         if end > Lsn::ZERO {
+            self.times.set += change.ends_given();
             let place = self.changes.partition_point(|(lsn, _)| *lsn < end);
             self.changes.insert(place, (end, change));
         }
@@ -179,10 +197,14 @@ impl Ledger {
         })
     }
 
-    /// As [`Ledger::allows`], for one namespace.
-    pub fn allows_one(&self, number: usize, space: &Space, end: Lsn) -> bool {
+    /// As [`Ledger::allows`], for one namespace, as who has a clock that shows `now_ms` sees it.
+    pub fn allows_one(&self, number: usize, space: &Space, end: Lsn, now_ms: u64) -> bool {
         self.may_be(end, &|made| {
-            made[number].is_there == space.is_there && made[number].keys == space.keys
+            let there = made[number].keys.iter();
+            made[number].is_there == space.is_there
+                && there
+                    .filter(|(_, value)| value.is_there(now_ms))
+                    .eq(&space.keys)
         })
     }
 

@@ -47,6 +47,10 @@ const LEAPS_MAX: u32 = 10;
 /// How far the clock leaps, in nanoseconds.
 const LEAP_NS: u64 = 300_000_000;
 
+/// What the clock shows when a server starts, in seconds since 1970: between two starts it may go back, or
+/// far ahead.
+const CLOCKS_S: [u64; 3] = [1_000, 1_002, 5_000];
+
 /// Files that nothing relies on before they were synced: if that fails they are thrown away, or, what is
 /// remembered of checkpoints, not written any more.
 const THROWN_AWAY: [&str; 3] = [
@@ -192,7 +196,9 @@ impl Drop for Machine {
 impl Machine {
     /// Begins a start of the server on what is on `disk`.
     pub fn boot(disk: &SimStorage, manner: &Manner, seed: u64) -> Machine {
-        let (clock, time_ns) = Clock::manual(1_000_000_000_000);
+        let mut rng = Rng::new(seed);
+        let began_s = CLOCKS_S[rng.below(CLOCKS_S.len() as u64) as usize];
+        let (clock, time_ns) = Clock::manual(began_s * 1_000_000_000);
         let mut machine = Machine {
             disk: disk.clone(),
             shared: memory::take(Sizes {
@@ -207,7 +213,7 @@ impl Machine {
             time_ns,
             members: Vec::new(),
             last: 0,
-            rng: Rng::new(seed),
+            rng,
             scheduler: None,
             idle: 0,
             waits: 0,

@@ -28,6 +28,7 @@ mod parking;
 mod run;
 mod shrink;
 mod text;
+mod times;
 mod work;
 
 use check::Tally;
@@ -181,6 +182,10 @@ impl Runner {
             tally.crashes,
             tally.crashes as f64 / seconds,
             seconds,
+        );
+        println!(
+            "  {} ends of keys given or taken away, {} keys removed that had ended",
+            tally.times.set, tally.times.removed,
         );
         println!(
             "  in recoveries, by depth: {:?}; {} starts harmed by the disk, {} of them refused; {} \

@@ -6,7 +6,8 @@ use crate::control;
 use crate::harm::{Harm, When};
 use crate::ledger::Ledger;
 use crate::machine::{End, Failure, Machine, Manner, SEGMENT_BYTES};
-use crate::work::Backend;
+use crate::times;
+use crate::work::{About, Backend};
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{Config, Role};
 use rd_engine::init::{InitOptions, init_storage};
@@ -42,6 +43,8 @@ const INTERLEAVED_RECOVERY_ODDS: u64 = 16;
 const LIAR_ODDS: u64 = 6;
 /// One plan of so many is for the most part about the files of namespaces: closing, opening, checkpoints.
 const FILES_ODDS: u64 = 5;
+/// Likewise, of the others, about keys that end.
+const TIMES_ODDS: u64 = 4;
 
 /// One life of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +149,14 @@ impl Plan {
         }
     }
 
+    fn about(&self) -> About {
+        match self.seed {
+            seed if seed.is_multiple_of(FILES_ODDS) => About::Files,
+            seed if seed % TIMES_ODDS == 1 => About::Times,
+            _ => About::All,
+        }
+    }
+
     /// Operations of all lives.
     pub fn ops(&self) -> usize {
         let lives = self.lives.iter();
@@ -173,6 +184,7 @@ impl Plan {
                 Failure(format!("{text}\n  {place}, with {:?}", life.harm))
             })?;
             tally.note(disk.io_count());
+            tally.times.add(std::mem::take(&mut ledger.times));
             if after == After::Damaged {
                 break;
             }
@@ -237,9 +249,8 @@ impl Plan {
                 orders: Rc::clone(&machine.orders),
                 harm: harm.clone(),
             };
-            let ops = ops.clone();
-            let is_about_files = self.seed.is_multiple_of(FILES_ODDS);
-            machine.add("backend", false, move || backend.run(ops, is_about_files));
+            let (ops, about) = (ops.clone(), self.about());
+            machine.add("backend", false, move || backend.run(ops, about));
         }
         if !life.harm.is_none() {
             machine.harm(harm.hides_pages());
@@ -292,7 +303,7 @@ impl Plan {
             }
             Ok(())
         };
-        let ended = work(&mut machine, life, &mut seeds, &mut at_io)?;
+        let ended = work(&mut machine, life, &shared_ledger, &mut seeds, &mut at_io)?;
         if let Some(end) = ended {
             check_end(&harm, &end)?;
         }
@@ -329,6 +340,7 @@ enum After {
 fn work(
     machine: &mut Machine,
     life: &Life,
+    ledger: &RefCell<Ledger>,
     seeds: &mut Rng,
     at_io: &mut dyn FnMut(&mut Machine) -> Result<(), Failure>,
 ) -> Result<Option<End>, Failure> {
@@ -352,6 +364,7 @@ fn work(
         }
     }
     control::leaks_no_file(machine)?;
+    times::knows_of_all_ends(&machine.shared, &ledger.borrow())?;
     if !life.stops {
         return Ok(None);
     }

@@ -1,5 +1,6 @@
 //! What a logical backend does: writes, transactions, changes of whole namespaces, reads that are held
-//! against the ledger, checkpoints that are asked for; and how its replies wait for the disk.
+//! against the ledger, checkpoints that are asked for; and how its replies wait for the disk. What it does
+//! with the ends of keys is in `times`.
 
 use crate::content::{
     Change, DATABASES, Key, NAMES, SPACES, Space, Value, id_of, key_bytes, key_of, name_of,
@@ -8,8 +9,9 @@ use crate::harm::Harm;
 use crate::ledger::{AccessChanges, Ledger};
 use crate::machine::Orders;
 use crate::parking::{unpark, wait_until_durable};
+use crate::times::{self, Remover};
 use rd_base::Lsn;
-use rd_engine::{Chunk, Engine, EngineError, Isolation, NamespaceId, View};
+use rd_engine::{Chunk, Engine, EngineError, Isolation, Meta, NamespaceId, View};
 use rd_store::Store;
 use rd_store::checkpoint::{Flags, Request};
 use rd_store::namespaces::Access;
@@ -36,6 +38,8 @@ pub struct Backend {
 enum Op {
     Put(Vec<(usize, Key, Option<Value>)>),
     Move((usize, Key), (usize, Key), Isolation),
+    /// Gives a key another end, or takes it away; within a transaction, if there is an isolation.
+    Until(usize, Key, Option<u64>, Option<Isolation>),
     Empty(usize),
     EmptyAll,
     Swap(usize, usize),
@@ -44,12 +48,24 @@ enum Op {
     /// Of a restriction: whether it is put on.
     Access(usize, Access, bool),
     CheckpointOf(usize),
-    Read(usize),
+    /// At this time of day, or by the clock.
+    Read(usize, Option<u64>),
     Checkpoint,
     Tidy,
 }
 
-fn draw_value(rng: &mut Rng) -> Value {
+/// What a plan is about, for the most part.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// Everything.
+    All,
+    /// The files of namespaces.
+    Files,
+    /// Keys that end.
+    Times,
+}
+
+fn draw_value(rng: &mut Rng, about: About, now_ms: u64) -> Value {
     let bytes = match rng.below(30) {
         0 => 2500 + rng.below(9_000),
         1..5 => 600 + rng.below(1400),
@@ -59,6 +75,7 @@ fn draw_value(rng: &mut Rng) -> Value {
         bytes: bytes as u32,
         // Of no bytes nobody can tell which they are.
         fill: if bytes == 0 { 0 } else { rng.below(256) as u8 },
+        end_ms: times::draw_end(rng, about, now_ms),
     }
 }
 
@@ -72,10 +89,26 @@ fn draw_named(rng: &mut Rng) -> usize {
     DATABASES + rng.below(NAMES.len() as u64) as usize
 }
 
-/// `is_about_files`: mostly what concerns the files of namespaces.
-fn draw(rng: &mut Rng, is_about_files: bool) -> Op {
-    if is_about_files && rng.half() {
+fn draw_isolation(rng: &mut Rng) -> Isolation {
+    match rng.half() {
+        true => Isolation::Snapshot,
+        false => Isolation::Serializable,
+    }
+}
+
+/// At `now_ms` by the clock.
+fn draw(rng: &mut Rng, about: About, now_ms: u64) -> Op {
+    if about == About::Files && rng.half() {
         return draw_of_file(rng);
+    }
+    if times::is_about_end(rng, about) {
+        let number = match rng.below(6) {
+            0 => draw_named(rng),
+            _ => draw_database(rng),
+        };
+        let end_ms = times::draw_new_end(rng, now_ms);
+        let isolation = (rng.below(4) == 0).then(|| draw_isolation(rng));
+        return Op::Until(number, rng.below(KEYS) as Key, end_ms, isolation);
     }
     let some = |rng: &mut Rng| match rng.below(6) {
         0 => draw_named(rng),
@@ -85,11 +118,7 @@ fn draw(rng: &mut Rng, is_about_files: bool) -> Op {
         0..8 => {
             let from = (some(rng), rng.below(KEYS) as Key);
             let to = (some(rng), rng.below(KEYS) as Key);
-            let isolation = match rng.half() {
-                true => Isolation::Snapshot,
-                false => Isolation::Serializable,
-            };
-            Op::Move(from, to, isolation)
+            Op::Move(from, to, draw_isolation(rng))
         }
         8..66 => {
             let (one, other) = (some(rng), some(rng));
@@ -101,14 +130,14 @@ fn draw(rng: &mut Rng, is_about_files: bool) -> Op {
             for _ in 0..count {
                 let number = if rng.below(3) == 0 { other } else { one };
                 let key = rng.below(KEYS) as Key;
-                let value = (rng.below(4) > 0).then(|| draw_value(rng));
+                let value = (rng.below(4) > 0).then(|| draw_value(rng, about, now_ms));
                 if !puts.iter().any(|put| (put.0, put.1) == (number, key)) {
                     puts.push((number, key, value));
                 }
             }
             Op::Put(puts)
         }
-        66..80 => Op::Read(some(rng)),
+        66..80 => Op::Read(some(rng), rng.half().then_some(0)),
         80..84 => Op::Empty(some(rng)),
         84 => Op::EmptyAll,
         85..87 => Op::Swap(draw_database(rng), draw_database(rng)),
@@ -139,23 +168,32 @@ fn draw_of_file(rng: &mut Rng) -> Op {
 
 impl Backend {
     /// Carries out the operations of these seeds, one after the other.
-    pub fn run(self, ops: Vec<u64>, is_about_files: bool) {
+    pub fn run(self, ops: Vec<u64>, about: About) {
         let mut engine = Engine::open(self.store.clone());
         let mut flusher = Flusher::for_store(&self.store);
+        let mut remover = Remover::default();
         for seed in ops {
             let mut rng = Rng::new(seed);
-            let op = draw(&mut rng, is_about_files);
+            let op = draw(&mut rng, about, engine.clock_ms());
             let done = self.carry_out(&mut engine, op);
             engine.rest();
             match done {
                 Ok(lsn) => self.see_to(&mut flusher, lsn, &mut rng),
-                Err(error) if self.harm.excuses(&error) => {}
-                Err(error) => return self.orders.fail(format!("an operation failed: {error}")),
+                Err(error) => self.note_failure(&error),
             }
             pause(Pause::Step);
+            self.remove_some(&mut engine, &mut remover, &mut rng);
         }
+        self.finish_sweep(&mut engine, &mut remover);
         let insert = self.store.shared.wal.insert_lsn();
         wait_until_durable(&self.store, insert);
+    }
+
+    /// An operation has failed: that may only be for what the disk does.
+    pub fn note_failure(&self, error: &EngineError) {
+        if !self.harm.excuses(error) {
+            self.orders.fail(format!("an operation failed: {error}"));
+        }
     }
 
     /// The reply that shows `lsn`: somebody makes it durable, and this one may wait for that.
@@ -205,6 +243,9 @@ impl Backend {
                     self.move_value(engine, from, to, isolation)
                 })
             }
+            Op::Until(number, key, end_ms, isolation) => {
+                self.change_end(engine, (number, key), end_ms, isolation)
+            }
             Op::Empty(number) => self.commit(engine, Change::Empty(number), |engine| {
                 let id = id(engine, number)?;
                 Ok(engine.flush_namespace(id)?.lsn)
@@ -229,7 +270,10 @@ impl Backend {
                 self.checkpoint_of(engine, number);
                 Ok(Lsn::ZERO)
             }
-            Op::Read(number) => self.read(engine, number).map(|()| Lsn::ZERO),
+            Op::Read(number, at_ms) => {
+                let now_ms = at_ms.unwrap_or_else(|| engine.clock_ms());
+                self.read(engine, number, now_ms).map(|()| Lsn::ZERO)
+            }
             Op::Checkpoint => {
                 let flags = Flags::CAUSE_MANUAL | Flags::IMMEDIATE | Flags::FORCE;
                 let shared = &self.store.shared;
@@ -308,9 +352,11 @@ impl Backend {
         if from == to {
             return Ok(Lsn::ZERO);
         }
+        let began_ms = engine.clock_ms();
         in_transaction(engine, isolation, |engine| {
-            let value =
-                |value: Option<rd_engine::Value<'_>>| value.map(|value| Value::read(value.bytes));
+            let value = |value: Option<rd_engine::Value<'_>>| {
+                value.map(|value| Value::read(value.bytes, value.expiry_ms))
+            };
             let (key, id) = (key_bytes(from.1), id(engine, from.0)?);
             match engine.get(id, &key, View::Newest, value)?.result {
                 None => return Ok(()),
@@ -320,6 +366,7 @@ impl Backend {
                     self.orders.fail(text);
                 }
                 Some(value) => {
+                    self.must_be_there(from, value.and_then(|value| value.end_ms), began_ms);
                     put_in_one(engine, &[(from.0, from.1, None)])?;
                     put_in_one(engine, &[(to.0, to.1, value)])?;
                 }
@@ -328,14 +375,14 @@ impl Backend {
         })
     }
 
-    /// Reads a namespace at a snapshot, which is what was committed by then.
-    fn read(&self, engine: &mut Engine, number: usize) -> Result<(), EngineError> {
+    /// Reads a namespace at a snapshot, which is what was committed by then, as it is at `now_ms`.
+    fn read(&self, engine: &mut Engine, number: usize, now_ms: u64) -> Result<(), EngineError> {
         let snapshot = engine.snapshot()?;
         let Some(id) = id_of(&self.store.shared.namespaces, number) else {
             return Ok(());
         };
         let mut refusal = None;
-        let keys = match read_all(engine, id, View::At(&snapshot)) {
+        let keys = match read_all(engine, id, View::AtTime(&snapshot, now_ms)) {
             Ok(keys) => Some(keys),
             // It was swapped or emptied too often since.
             Err(ReadError::Engine(EngineError::Replaced | EngineError::Conflict { .. })) => {
@@ -366,13 +413,15 @@ impl Backend {
             return Ok(());
         }
         let space = keys.map_or_else(Space::default, Space::of);
-        if !ledger.allows_one(number, &space, lsn) {
+        if !ledger.allows_one(number, &space, lsn, now_ms) {
             let mut all = ledger.at(lsn);
-            all[number].keys = space.keys;
+            let keys = &mut all[number].keys;
+            keys.retain(|_, value| !value.is_there(now_ms));
+            keys.extend(space.keys);
             let text = ledger.explain(&all, lsn);
             let what = match refusal {
                 Some(error) => format!("a snapshot of {} is refused ({error})", name_of(number)),
-                None => "a snapshot shows what was never there".to_owned(),
+                None => format!("a snapshot shows what was never there, at {now_ms}"),
             };
             self.orders.fail(format!("{what}: {text}"));
         }
@@ -415,7 +464,7 @@ fn is_beaten(
 
 /// # Errors
 /// When there is no such namespace.
-fn id(engine: &Engine, number: usize) -> Result<NamespaceId, EngineError> {
+pub fn id(engine: &Engine, number: usize) -> Result<NamespaceId, EngineError> {
     id_of(&engine.store().shared.namespaces, number).ok_or(EngineError::NoNamespace)
 }
 
@@ -428,7 +477,7 @@ fn put_in_one(engine: &mut Engine, puts: &Puts) -> Result<Lsn, EngineError> {
     let done = engine.write(id, &keys, &mut |access| {
         for (index, (_, _, value)) in puts.iter().enumerate() {
             match value {
-                Some(value) => access.put(index, &value.to_vec(), None)?,
+                Some(value) => access.put(index, &value.to_vec(), value.end_ms)?,
                 None => drop(access.delete(index)?),
             }
         }
@@ -446,7 +495,7 @@ fn put_in_several(engine: &mut Engine, puts: &Puts) -> Result<Lsn, EngineError> 
 }
 
 /// Carries something out, and commits it.
-fn in_transaction(
+pub fn in_transaction(
     engine: &mut Engine,
     isolation: Isolation,
     operation: impl FnOnce(&mut Engine) -> Result<(), EngineError>,
@@ -481,9 +530,20 @@ pub fn read_all(
     let mut cursor = engine
         .range(id, b"", None, u64::MAX, view)
         .map_err(ReadError::Engine)?;
-    let visit = &mut |key: &[u8], value: &[u8]| match (key_of(key), Value::read(value)) {
-        (Some(key), Some(value)) => drop(content.insert(key, value)),
-        _ => strange = Some(format!("{id:?} has a key or value of nobody: {key:?}")),
+    // A walk shows bytes or ends: one goes ahead of the other, through the same.
+    let (mut ends, mut ahead) = (Vec::new(), cursor.clone());
+    let note = &mut |_: &[u8], meta: &Meta| ends.push(meta.expiry_ms);
+    while engine
+        .range_next_keys(&mut ahead, chunk, note)
+        .map_err(ReadError::Engine)?
+    {}
+    let mut ends = ends.into_iter();
+    let visit = &mut |key: &[u8], bytes: &[u8]| {
+        let value = ends.next().and_then(|end_ms| Value::read(bytes, end_ms));
+        match (key_of(key), value) {
+            (Some(key), Some(value)) => drop(content.insert(key, value)),
+            _ => strange = Some(format!("{id:?} has a key or value of nobody: {key:?}")),
+        }
     };
     while engine
         .range_next(&mut cursor, chunk, visit)
