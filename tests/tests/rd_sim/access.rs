@@ -111,6 +111,7 @@ impl Backend {
     ) -> Result<(Lsn, Option<FileNo>), EngineError> {
         let mut file = None;
         let lsn = self.commit(engine, Change::Access(number, access), |engine| {
+            self.ledger.borrow_mut().note_found(self.number, number, id);
             let set = engine.set_access(id, access)?;
             file = set.result;
             Ok(set.lsn)

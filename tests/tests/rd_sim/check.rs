@@ -11,7 +11,7 @@ use crate::content::{Content, NAMES, Space, id_of, name_of};
 use crate::control;
 use crate::harm::Harm;
 use crate::history::{self, Memory};
-use crate::ledger::{Ledger, Times};
+use crate::ledger::{Counts, Ledger};
 use crate::machine::{End, Failure, Machine, Manner, Orders, RefusedBecause};
 use crate::times;
 use crate::work::{Backend, ReadError, read_all};
@@ -53,7 +53,8 @@ pub struct Tally {
     pub named: u64,
     /// I/Os of the work at which it was crashed.
     pub ios: u64,
-    pub times: Times,
+    /// What was done of some kinds.
+    pub counts: Counts,
     /// A number that tells one run from another: of all that was done on all disks.
     pub trace: u64,
 }
@@ -454,6 +455,7 @@ fn try_look_at_all(mut store: Store) -> Result<Content, String> {
         if access.is_offline() {
             *space = Space {
                 access,
+                id: Some(id),
                 is_unread: true,
                 ..Space::of(BTreeMap::new())
             };
@@ -473,6 +475,7 @@ fn try_look_at_all(mut store: Store) -> Result<Content, String> {
         files.extend(namespaces.entry(id).file());
         *space = Space {
             access,
+            id: Some(id),
             ..Space::of(keys)
         };
     }

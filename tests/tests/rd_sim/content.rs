@@ -1,7 +1,10 @@
 //! What is in which namespace, and what one commit makes of it: databases that SELECT names, which are
-//! always there, and namespaces that are created and dropped.
+//! always there, and namespaces that are created, renamed and dropped.
+//!
+//! A namespace is found by its name, and goes on to be the same one when it is renamed before the commit:
+//! so a commit knows its namespaces by what they were found as ([`Commit`]).
 
-use rd_engine::NamespaceId;
+use rd_engine::{EngineError, NamespaceId};
 use rd_store::namespaces::{Access, Namespaces};
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
@@ -9,7 +12,7 @@ use std::ops::{Deref, DerefMut};
 /// Databases that are used. They come first where namespaces have numbers.
 pub const DATABASES: usize = 3;
 /// The names of the namespaces behind them.
-pub const NAMES: [&str; 2] = ["blue", "red"];
+pub const NAMES: [&str; 3] = ["blue", "grey", "red"];
 /// Namespaces of both kinds.
 pub const SPACES: usize = DATABASES + NAMES.len();
 
@@ -85,7 +88,7 @@ pub fn id_of(namespaces: &Namespaces, number: usize) -> Option<NamespaceId> {
     }
 }
 
-/// What one commit does.
+/// What one commit does, to namespaces by the numbers of the names by which they were looked for.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// To keys of some namespaces.
@@ -99,7 +102,9 @@ pub enum Change {
     Empty(usize),
     EmptyAll,
     Swap(usize, usize),
-    Create(usize),
+    /// What has been made is known when that is done.
+    Create(usize, Option<NamespaceId>),
+    Rename(usize, usize),
     Drop(usize),
     Access(usize, Access),
 }
@@ -107,7 +112,11 @@ pub enum Change {
 impl Change {
     /// Whether the namespace is there, or can be read and written, only before it, or only afterwards.
     pub fn makes_or_ends(&self, number: usize) -> bool {
-        matches!(self, Change::Create(it) | Change::Drop(it) | Change::Access(it, _) if *it == number)
+        match self {
+            Change::Create(it, _) | Change::Drop(it) | Change::Access(it, _) => *it == number,
+            Change::Rename(from, to) => [*from, *to].contains(&number),
+            _ => false,
+        }
     }
 
     /// Whether each namespace has the file afterwards that it had before, if it had one.
@@ -116,7 +125,7 @@ impl Change {
             Change::Put(_) | Change::Move(..) | Change::Until(..) => true,
             Change::Remove(..) | Change::Access(..) => true,
             Change::Empty(_) | Change::EmptyAll | Change::Swap(..) => false,
-            Change::Create(_) | Change::Drop(_) => false,
+            Change::Create(..) | Change::Rename(..) | Change::Drop(_) => false,
         }
     }
 
@@ -131,6 +140,16 @@ impl Change {
         }
     }
 
+    /// The namespaces whose being there, or not, may be why it is refused as `error` says.
+    pub fn concerns(&self, error: &EngineError) -> Vec<usize> {
+        match (self, error) {
+            (Change::Create(number, _), _) => vec![*number],
+            (Change::Rename(_, to), EngineError::NamespaceExists(_)) => vec![*to],
+            (Change::EmptyAll, _) => (0..SPACES).collect(),
+            _ => self.needs(),
+        }
+    }
+
     /// The namespaces that must be there for it.
     pub fn needs(&self) -> Vec<usize> {
         match self {
@@ -138,11 +157,12 @@ impl Change {
             Change::Move(from, to) => vec![from.0, to.0],
             Change::Empty(number)
             | Change::Drop(number)
+            | Change::Rename(number, _)
             | Change::Access(number, _)
             | Change::Until(number, ..)
             | Change::Remove(number, ..) => vec![*number],
             Change::Swap(one, other) => vec![*one, *other],
-            Change::EmptyAll | Change::Create(_) => Vec::new(),
+            Change::EmptyAll | Change::Create(..) => Vec::new(),
         }
     }
 
@@ -150,16 +170,46 @@ impl Change {
     fn writes(&self) -> bool {
         !matches!(
             self,
-            Change::Create(_) | Change::Drop(_) | Change::Access(..)
+            Change::Create(..) | Change::Rename(..) | Change::Drop(_) | Change::Access(..)
         )
+    }
+}
+
+/// A change, and which namespaces it was found to be about.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    pub change: Change,
+    /// What those with these numbers were when they were looked for.
+    pub found: Vec<(usize, NamespaceId)>,
+}
+
+impl Commit {
+    /// What the one with this number was found to be.
+    pub fn found(&self, number: usize) -> Option<NamespaceId> {
+        let mut found = self.found.iter();
+        found.find(|(it, _)| *it == number).map(|(_, id)| *id)
+    }
+
+    /// Where the one with this number is in `content`, if it is there.
+    fn place(&self, content: &Content, number: usize) -> Option<usize> {
+        content.place(number, self.found(number))
     }
 
     /// Whether it can be done there.
     fn is_possible(&self, content: &Content) -> bool {
-        let is_good = |space: &Space| space.access.is_writable() || !self.writes();
-        let mut needs = self.needs().into_iter().map(|number| &content[number]);
-        needs.all(|space| space.is_there && is_good(space))
-            && (!matches!(self, Change::EmptyAll) || content.iter().all(is_good))
+        let change = &self.change;
+        let is_good = |space: &Space| space.access.is_writable() || !change.writes();
+        let mut needs = change.needs().into_iter();
+        let has_all = needs.all(|number| {
+            let place = self.place(content, number);
+            place.is_some_and(|at| is_good(&content[at]))
+        });
+        has_all
+            && match change {
+                Change::EmptyAll => content.iter().all(is_good),
+                Change::Create(number, _) | Change::Rename(_, number) => !content[*number].is_there,
+                _ => true,
+            }
     }
 }
 
@@ -167,6 +217,8 @@ impl Change {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Space {
     pub is_there: bool,
+    /// Which one it is, as the server that runs says; none if nobody has said that yet.
+    pub id: Option<NamespaceId>,
     pub access: Access,
     pub keys: BTreeMap<Key, Value>,
     /// It could not be read, being offline: its keys are not known.
@@ -199,9 +251,24 @@ impl Default for Content {
     fn default() -> Content {
         let space = |number| Space {
             is_there: number < DATABASES,
+            id: NamespaceId::database(number).filter(|_| number < DATABASES),
             ..Space::default()
         };
         Content(std::array::from_fn(space))
+    }
+}
+
+impl Content {
+    /// The number of the namespace that was found to be `id` when the one with `number` was looked for: it may
+    /// have got another name before, or since. None if it is not there.
+    pub fn place(&self, number: usize, id: Option<NamespaceId>) -> Option<usize> {
+        if id.is_none() {
+            return Some(number).filter(|number| self[*number].is_there);
+        }
+        let known = self.iter().position(|space| space.id == id);
+        // Who has made it has not said yet what it is.
+        let is_new = |number: &usize| self[*number].is_there && self[*number].id.is_none();
+        known.or_else(|| std::iter::once(number).chain(0..SPACES).find(is_new))
     }
 }
 
@@ -218,35 +285,62 @@ impl DerefMut for Content {
     }
 }
 
-/// Carries a change out, unless it cannot have been done here: then somebody else was faster.
-pub fn apply(content: &mut Content, change: &Change) {
-    if !change.is_possible(content) {
+/// Carries a commit out, unless it cannot have been done here: then somebody else was faster.
+pub fn apply(content: &mut Content, commit: &Commit) {
+    if !commit.is_possible(content) {
         return;
     }
+    let change = &commit.change;
+    let of = |content: &Content, number: usize| {
+        let place = commit.place(content, number);
+        place.expect("it can be done where all that it needs is there")
+    };
     match change {
-        Change::Empty(number) => content[*number].keys.clear(),
         Change::EmptyAll => content.iter_mut().for_each(|space| space.keys.clear()),
-        Change::Swap(one, other) => content.swap(*one, *other),
-        Change::Create(number) => content[*number].is_there = true,
+        Change::Swap(one, other) => {
+            let (one, other) = (of(content, *one), of(content, *other));
+            let keys = std::mem::take(&mut content[one].keys);
+            let keys = std::mem::replace(&mut content[other].keys, keys);
+            content[one].keys = keys;
+        }
+        Change::Create(number, id) => {
+            content[*number] = Space {
+                id: *id,
+                ..Space::of(BTreeMap::new())
+            };
+        }
+        // By names, which nobody else changes meanwhile.
+        Change::Rename(from, to) => content.swap(*from, *to),
         Change::Drop(number) => content[*number] = Space::default(),
-        Change::Access(number, access) => content[*number].access = *access,
+        Change::Empty(number) => {
+            let at = of(content, *number);
+            content[at].keys.clear();
+        }
+        Change::Access(number, access) => {
+            let at = of(content, *number);
+            content[at].access = *access;
+        }
         Change::Move(from, to) => {
-            if let Some(value) = content[from.0].keys.remove(&from.1) {
-                content[to.0].keys.insert(to.1, value);
+            let (source, target) = (of(content, from.0), of(content, to.0));
+            if let Some(value) = content[source].keys.remove(&from.1) {
+                content[target].keys.insert(to.1, value);
             }
         }
         Change::Until(number, key, end_ms) => {
-            if let Some(value) = content[*number].keys.get_mut(key) {
+            let at = of(content, *number);
+            if let Some(value) = content[at].keys.get_mut(key) {
                 value.end_ms = *end_ms;
             }
         }
         Change::Remove(number, keys, now_ms) => {
-            let all = &mut content[*number].keys;
+            let at = of(content, *number);
+            let all = &mut content[at].keys;
             all.retain(|key, value| value.is_there(*now_ms) || !keys.contains(key));
         }
         Change::Put(puts) => {
             for (number, key, value) in puts {
-                let keys = &mut content[*number].keys;
+                let at = of(content, *number);
+                let keys = &mut content[at].keys;
                 match value {
                     Some(value) => keys.insert(*key, *value),
                     None => keys.remove(key),

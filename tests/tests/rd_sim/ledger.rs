@@ -8,9 +8,10 @@
 //! * A commit that was begun and has not returned is `under_way`: it has an LSN at or above the one
 //!   at which it began, or none; nobody knows which.
 
-use crate::content::{Change, Content, Space, apply, name_of};
+use crate::content::{Change, Commit, Content, Space, apply, name_of};
 use crate::history::Memory;
 use rd_base::{FileNo, Lsn};
+use rd_engine::NamespaceId;
 use rd_format::control::ControlFile;
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
 struct UnderWay {
     backend: usize,
     from: Lsn,
-    change: Change,
+    commit: Commit,
 }
 
 /// Changes of what may be done with namespaces.
@@ -42,7 +43,7 @@ pub struct Ledger {
     settled: Content,
     settled_lsn: Lsn,
     /// The others, in the order of their LSNs.
-    changes: Vec<(Lsn, Change)>,
+    changes: Vec<(Lsn, Commit)>,
     under_way: Vec<UnderWay>,
     promised: Lsn,
     /// Up to where files are on disk by checkpoints of single namespaces.
@@ -51,22 +52,34 @@ pub struct Ledger {
     pub access_changes: AccessChanges,
     /// What is remembered of checkpoints and recoveries.
     pub memory: Memory,
-    pub times: Times,
+    pub counts: Counts,
 }
 
-/// What was done with the ends of keys, in all lives.
+/// What was done of some kinds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Times {
-    /// Ends that were given, with a value or to one, or taken away.
-    pub set: u64,
+pub struct Counts {
+    /// Ends of keys that were given, with a value or to one, or taken away.
+    pub ends: u64,
     /// Keys that were removed because they had ended.
     pub removed: u64,
+    /// Namespaces that were renamed.
+    pub renamed: u64,
 }
 
-impl Times {
-    pub fn add(&mut self, other: Times) {
-        self.set += other.set;
-        self.removed += other.removed;
+impl Counts {
+    /// This was done.
+    fn note(&mut self, change: &Change) {
+        self.ends += change.ends_given();
+        self.renamed += u64::from(matches!(change, Change::Rename(..)));
+    }
+
+    /// Both.
+    pub fn and(&self, other: Counts) -> Counts {
+        Counts {
+            ends: self.ends + other.ends,
+            removed: self.removed + other.removed,
+            renamed: self.renamed + other.renamed,
+        }
     }
 }
 
@@ -77,7 +90,10 @@ impl Ledger {
         let under_way = UnderWay {
             backend,
             from,
-            change,
+            commit: Commit {
+                change,
+                found: Vec::new(),
+            },
         };
         self.under_way.push(under_way);
     }
@@ -85,6 +101,33 @@ impl Ledger {
     /// Where the first of the commits began that are under way.
     pub fn oldest_under_way(&self) -> Option<Lsn> {
         self.under_way.iter().map(|one| one.from).min()
+    }
+
+    fn under_way(&mut self, backend: usize) -> Option<&mut UnderWay> {
+        let mut all = self.under_way.iter_mut();
+        all.find(|other| other.backend == backend)
+    }
+
+    /// What the commit that this backend tries has found the namespace with this number to be, if it has
+    /// looked.
+    pub fn found(&mut self, backend: usize, number: usize) -> Option<NamespaceId> {
+        self.under_way(backend)?.commit.found(number)
+    }
+
+    /// The commit that this backend tries has found it to be this one.
+    pub fn note_found(&mut self, backend: usize, number: usize, id: NamespaceId) {
+        if let Some(under_way) = self.under_way(backend) {
+            under_way.commit.found.push((number, id));
+        }
+    }
+
+    /// The namespace that this backend has made is this one.
+    pub fn note_made(&mut self, backend: usize, id: NamespaceId) {
+        if let Some(under_way) = self.under_way(backend)
+            && let Change::Create(_, made) = &mut under_way.commit.change
+        {
+            *made = Some(id);
+        }
     }
 
     /// The commit that this backend has tried has not happened.
@@ -99,11 +142,11 @@ impl Ledger {
             .iter()
             .position(|other| other.backend == backend);
         let Some(at) = at else { return };
-        let change = self.under_way.remove(at).change;
+        let commit = self.under_way.remove(at).commit;
         if end > Lsn::ZERO {
-            self.times.set += change.ends_given();
+            self.counts.note(&commit.change);
             let place = self.changes.partition_point(|(lsn, _)| *lsn < end);
-            self.changes.insert(place, (end, change));
+            self.changes.insert(place, (end, commit));
         }
     }
 
@@ -115,8 +158,8 @@ impl Ledger {
         let until = oldest.map_or(self.promised, |oldest| self.promised.min(oldest));
         let count = self.changes.partition_point(|(lsn, _)| *lsn <= until);
         if count > 16 {
-            for (lsn, change) in self.changes.drain(..count) {
-                apply(&mut self.settled, &change);
+            for (lsn, commit) in self.changes.drain(..count) {
+                apply(&mut self.settled, &commit);
                 self.settled_lsn = lsn;
             }
         }
@@ -171,10 +214,10 @@ impl Ledger {
     pub fn can_tell_files_since(&self, place: Lsn, end: Lsn) -> bool {
         let since = self.changes.iter();
         let mut since = since.filter(|(lsn, _)| *lsn > place && *lsn <= end);
-        let is_later = |other: &UnderWay| other.from >= place && other.change.keeps_files();
+        let is_later = |other: &UnderWay| other.from >= place && other.commit.change.keeps_files();
         self.reaches_back_to(place)
             && self.under_way.iter().all(is_later)
-            && since.all(|(_, change)| change.keeps_files())
+            && since.all(|(_, commit)| commit.change.keeps_files())
     }
 
     /// What the commits up to `end` make, without those that are under way.
@@ -184,7 +227,7 @@ impl Ledger {
         let changes = &self.changes[..count];
         changes
             .iter()
-            .for_each(|(_, change)| apply(&mut made, change));
+            .for_each(|(_, commit)| apply(&mut made, commit));
         made
     }
 
@@ -197,11 +240,15 @@ impl Ledger {
         })
     }
 
-    /// As [`Ledger::allows`], for one namespace, as who has a clock that shows `now_ms` sees it.
+    /// As [`Ledger::allows`], for one namespace, found by the name with that number, as who has a clock that
+    /// shows `now_ms` sees it.
     pub fn allows_one(&self, number: usize, space: &Space, end: Lsn, now_ms: u64) -> bool {
         self.may_be(end, &|made| {
-            let there = made[number].keys.iter();
-            made[number].is_there == space.is_there
+            let Some(at) = made.place(number, space.id) else {
+                return !space.is_there;
+            };
+            let there = made[at].keys.iter();
+            made[at].is_there == space.is_there
                 && there
                     .filter(|(_, value)| value.is_there(now_ms))
                     .eq(&space.keys)
@@ -218,15 +265,16 @@ impl Ledger {
         is_it: &dyn Fn(&Space) -> bool,
     ) -> bool {
         let mut others = self.under_way.iter().filter(|one| one.backend != backend);
-        if others.any(|one| one.change.makes_or_ends(number)) || !self.reaches_back_to(from) {
+        if others.any(|one| one.commit.change.makes_or_ends(number)) || !self.reaches_back_to(from)
+        {
             return true;
         }
         let before = self.changes.partition_point(|(lsn, _)| *lsn <= from);
         let mut made = self.settled.clone();
         let mut changes = self.changes.iter().enumerate();
-        let was_it = changes.any(|(at, (_, change))| {
+        let was_it = changes.any(|(at, (_, commit))| {
             let was_it = at >= before && is_it(&made[number]);
-            apply(&mut made, change);
+            apply(&mut made, commit);
             was_it
         });
         was_it || is_it(&made[number])
@@ -247,8 +295,8 @@ impl Ledger {
     fn may_be_with<'l>(
         &'l self,
         is_it: &dyn Fn(&Content) -> bool,
-        changes: &'l [(Lsn, Change)],
-        placed: &mut Vec<(usize, &'l Change)>,
+        changes: &'l [(Lsn, Commit)],
+        placed: &mut Vec<(usize, &'l Commit)>,
         others: &[&'l UnderWay],
     ) -> bool {
         let Some((next, rest)) = others.split_first() else {
@@ -261,7 +309,7 @@ impl Ledger {
         for place in first..=changes.len() {
             // Of several at one place either may come first.
             for index in 0..=placed.len() {
-                placed.insert(index, (place, &next.change));
+                placed.insert(index, (place, &next.commit));
                 let allowed = self.may_be_with(is_it, changes, placed, rest);
                 placed.remove(index);
                 if allowed {
@@ -272,14 +320,14 @@ impl Ledger {
         false
     }
 
-    fn made_with(&self, changes: &[(Lsn, Change)], placed: &[(usize, &Change)]) -> Content {
+    fn made_with(&self, changes: &[(Lsn, Commit)], placed: &[(usize, &Commit)]) -> Content {
         let mut made = self.settled.clone();
         for place in 0..=changes.len() {
-            for (_, change) in placed.iter().filter(|(at, _)| *at == place) {
-                apply(&mut made, change);
+            for (_, commit) in placed.iter().filter(|(at, _)| *at == place) {
+                apply(&mut made, commit);
             }
-            if let Some((_, change)) = changes.get(place) {
-                apply(&mut made, change);
+            if let Some((_, commit)) = changes.get(place) {
+                apply(&mut made, commit);
             }
         }
         made
@@ -319,8 +367,8 @@ impl Ledger {
             }
         }
         lines.truncate(12);
-        for (lsn, change) in changes.iter().rev().take(6) {
-            let text = format!("  commit {lsn}: {change:?}");
+        for (lsn, commit) in changes.iter().rev().take(6) {
+            let text = format!("  commit {lsn}: {:?}", commit.change);
             lines.push(text.chars().take(300).collect());
         }
         lines.join("\n")

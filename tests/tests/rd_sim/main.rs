@@ -184,8 +184,8 @@ impl Runner {
             seconds,
         );
         println!(
-            "  {} ends of keys given or taken away, {} keys removed that had ended",
-            tally.times.set, tally.times.removed,
+            "  {} ends of keys given or taken away, {} keys removed that had ended; {} namespaces renamed",
+            tally.counts.ends, tally.counts.removed, tally.counts.renamed,
         );
         println!(
             "  in recoveries, by depth: {:?}; {} starts harmed by the disk, {} of them refused; {} \

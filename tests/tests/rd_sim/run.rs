@@ -43,8 +43,9 @@ const INTERLEAVED_RECOVERY_ODDS: u64 = 16;
 const LIAR_ODDS: u64 = 6;
 /// One plan of so many is for the most part about the files of namespaces: closing, opening, checkpoints.
 const FILES_ODDS: u64 = 5;
-/// Likewise, of the others, about keys that end.
+/// Likewise, of the others, about keys that end; and, of the others again, about the names of namespaces.
 const TIMES_ODDS: u64 = 4;
+const NAMES_ODDS: u64 = 6;
 
 /// One life of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +154,7 @@ impl Plan {
         match self.seed {
             seed if seed.is_multiple_of(FILES_ODDS) => About::Files,
             seed if seed % TIMES_ODDS == 1 => About::Times,
+            seed if seed % NAMES_ODDS == 2 => About::Names,
             _ => About::All,
         }
     }
@@ -184,7 +186,7 @@ impl Plan {
                 Failure(format!("{text}\n  {place}, with {:?}", life.harm))
             })?;
             tally.note(disk.io_count());
-            tally.times.add(std::mem::take(&mut ledger.times));
+            tally.counts = tally.counts.and(std::mem::take(&mut ledger.counts));
             if after == After::Damaged {
                 break;
             }

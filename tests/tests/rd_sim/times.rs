@@ -2,10 +2,10 @@
 //! backends that removes those that have ended. It goes the way of the server's remover
 //! (`backend/src/expirer.rs`): what it has found may be anything by the time at which it removes it.
 
-use crate::content::{Change, Key, SPACES, id_of, key_bytes, key_of, name_of};
+use crate::content::{Change, Key, SPACES, key_bytes, key_of, name_of};
 use crate::ledger::Ledger;
 use crate::machine::Failure;
-use crate::work::{About, Backend, id, in_transaction};
+use crate::work::{About, Backend, in_transaction};
 use rd_base::Lsn;
 use rd_engine::{Engine, EngineError, Isolation, NamespaceId};
 use rd_store::Shared;
@@ -94,7 +94,7 @@ impl Backend {
             let began_ms = engine.clock_ms();
             let bytes = key_bytes(key);
             let put_end = |engine: &mut Engine| {
-                let id = id(engine, number)?;
+                let id = self.find(number)?;
                 engine.write(id, &[&bytes], &mut |access| {
                     let Some(meta) = access.meta(0)? else {
                         self.ledger.borrow_mut().give_up(self.number);
@@ -208,12 +208,9 @@ impl Backend {
         sweep: &mut Sweep,
         most: usize,
     ) -> Result<bool, EngineError> {
-        let namespaces = &self.store.shared.namespaces;
-        let mut numbers = 0..SPACES;
-        let number = numbers.find(|number| id_of(namespaces, *number) == Some(id));
-        let Some(number) = number else {
-            return Err(EngineError::NoNamespace);
-        };
+        let name = engine.namespace_name(id).ok_or(EngineError::NoNamespace)?;
+        let is_it = |number: &usize| name_of(*number).as_bytes() == name;
+        let number = (0..SPACES).find(is_it).ok_or(EngineError::NoNamespace)?;
         let first = sweep.ended.len().saturating_sub(most);
         let keys: Vec<&[u8]> = sweep.ended[first..].iter().map(Vec::as_slice).collect();
         let numbers: Option<Vec<Key>> = keys.iter().map(|key| key_of(key)).collect();
@@ -227,10 +224,11 @@ impl Backend {
         let goes_on = std::mem::replace(&mut engine.store_mut().clock, clock_at(now_ms));
         let mut is_gone = false;
         let removed = self.commit(engine, Change::Remove(number, numbers, now_ms), |engine| {
+            self.ledger.borrow_mut().note_found(self.number, number, id);
             let removed = engine.remove_ended(id, &keys);
             is_gone = matches!(&removed, Err(error) if is_of_gone(error));
             let removed = removed?;
-            self.ledger.borrow_mut().times.removed += removed.result as u64;
+            self.ledger.borrow_mut().counts.removed += removed.result as u64;
             Ok(removed.lsn)
         });
         engine.store_mut().clock = goes_on;

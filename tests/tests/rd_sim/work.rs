@@ -44,6 +44,7 @@ enum Op {
     EmptyAll,
     Swap(usize, usize),
     Create(usize),
+    Rename(usize, usize),
     Drop(usize),
     /// Of a restriction: whether it is put on.
     Access(usize, Access, bool),
@@ -63,6 +64,8 @@ pub enum About {
     Files,
     /// Keys that end.
     Times,
+    /// The names of namespaces.
+    Names,
 }
 
 fn draw_value(rng: &mut Rng, about: About, now_ms: u64) -> Value {
@@ -100,6 +103,9 @@ fn draw_isolation(rng: &mut Rng) -> Isolation {
 fn draw(rng: &mut Rng, about: About, now_ms: u64) -> Op {
     if about == About::Files && rng.half() {
         return draw_of_file(rng);
+    }
+    if about == About::Names && rng.half() {
+        return draw_of_name(rng);
     }
     if times::is_about_end(rng, about) {
         let number = match rng.below(6) {
@@ -140,12 +146,25 @@ fn draw(rng: &mut Rng, about: About, now_ms: u64) -> Op {
         66..80 => Op::Read(some(rng), rng.half().then_some(0)),
         80..84 => Op::Empty(some(rng)),
         84 => Op::EmptyAll,
-        85..87 => Op::Swap(draw_database(rng), draw_database(rng)),
+        85..87 => Op::Swap(some(rng), some(rng)),
         87 => Op::Create(draw_named(rng)),
         88 => Op::Drop(draw_named(rng)),
         89..92 => Op::Checkpoint,
         92..94 => draw_of_file(rng),
+        94 => draw_of_name(rng),
         _ => Op::Tidy,
+    }
+}
+
+/// What becomes of the name of a namespace, or of its content while it may get another one.
+fn draw_of_name(rng: &mut Rng) -> Op {
+    let (one, other) = (draw_named(rng), draw_named(rng));
+    match rng.below(10) {
+        0 => Op::Drop(one),
+        1 | 2 => Op::Create(one),
+        3 => Op::Swap(one, other),
+        4 => Op::Swap(one, draw_database(rng)),
+        _ => Op::Rename(one, other),
     }
 }
 
@@ -232,9 +251,9 @@ impl Backend {
                 let is_one = puts.iter().all(|put| put.0 == puts[0].0);
                 self.commit(engine, Change::Put(puts.clone()), |engine| {
                     if is_one {
-                        put_in_one(engine, &puts)
+                        self.put_in_one(engine, &puts)
                     } else {
-                        put_in_several(engine, &puts)
+                        self.put_in_several(engine, &puts)
                     }
                 })
             }
@@ -247,18 +266,26 @@ impl Backend {
                 self.change_end(engine, (number, key), end_ms, isolation)
             }
             Op::Empty(number) => self.commit(engine, Change::Empty(number), |engine| {
-                let id = id(engine, number)?;
+                let id = self.find(number)?;
                 Ok(engine.flush_namespace(id)?.lsn)
             }),
             Op::EmptyAll => self.commit(engine, Change::EmptyAll, |engine| {
                 Ok(engine.flush_all()?.lsn)
             }),
             Op::Swap(one, other) => self.commit(engine, Change::Swap(one, other), |engine| {
-                let (one, other) = (id(engine, one)?, id(engine, other)?);
+                let (one, other) = (self.find(one)?, self.find(other)?);
                 Ok(engine.swap_namespaces(one, other)?.lsn)
             }),
-            Op::Create(number) => self.commit(engine, Change::Create(number), |engine| {
-                Ok(engine.create_namespace(name_of(number).as_bytes())?.lsn)
+            Op::Create(number) => self.commit(engine, Change::Create(number, None), |engine| {
+                let made = engine.create_namespace(name_of(number).as_bytes())?;
+                let mut ledger = self.ledger.borrow_mut();
+                ledger.note_made(self.number, made.result);
+                Ok(made.lsn)
+            }),
+            Op::Rename(from, to) => self.commit(engine, Change::Rename(from, to), |engine| {
+                let (from, to) = (name_of(from), name_of(to));
+                let done = engine.rename_namespace(from.as_bytes(), to.as_bytes())?;
+                Ok(done.lsn)
             }),
             Op::Drop(number) => self.commit(engine, Change::Drop(number), |engine| {
                 Ok(engine.drop_namespace(name_of(number).as_bytes())?.lsn)
@@ -341,6 +368,45 @@ impl Backend {
         })
     }
 
+    /// Which namespace the commit under way is about that people call so; once it has looked, that one stays it.
+    ///
+    /// # Errors
+    /// When there is no such namespace.
+    pub fn find(&self, number: usize) -> Result<NamespaceId, EngineError> {
+        let found = self.ledger.borrow_mut().found(self.number, number);
+        if let Some(id) = found {
+            return Ok(id);
+        }
+        let id = id_of(&self.store.shared.namespaces, number);
+        let id = id.ok_or(EngineError::NoNamespace)?;
+        self.ledger.borrow_mut().note_found(self.number, number, id);
+        Ok(id)
+    }
+
+    fn put_in_one(&self, engine: &mut Engine, puts: &Puts) -> Result<Lsn, EngineError> {
+        let keys: Vec<Vec<u8>> = puts.iter().map(|put| key_bytes(put.1)).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let id = self.find(puts[0].0)?;
+        let done = engine.write(id, &keys, &mut |access| {
+            for (index, (_, _, value)) in puts.iter().enumerate() {
+                match value {
+                    Some(value) => access.put(index, &value.to_vec(), value.end_ms)?,
+                    None => drop(access.delete(index)?),
+                }
+            }
+            Ok(())
+        })?;
+        Ok(done.lsn)
+    }
+
+    /// As one transaction.
+    fn put_in_several(&self, engine: &mut Engine, puts: &Puts) -> Result<Lsn, EngineError> {
+        in_transaction(engine, Isolation::Snapshot, |engine| {
+            let mut each = puts.chunks(1);
+            each.try_for_each(|put| self.put_in_one(engine, put).map(drop))
+        })
+    }
+
     /// As one transaction, which finds out what there is to write.
     fn move_value(
         &self,
@@ -357,7 +423,7 @@ impl Backend {
             let value = |value: Option<rd_engine::Value<'_>>| {
                 value.map(|value| Value::read(value.bytes, value.expiry_ms))
             };
-            let (key, id) = (key_bytes(from.1), id(engine, from.0)?);
+            let (key, id) = (key_bytes(from.1), self.find(from.0)?);
             match engine.get(id, &key, View::Newest, value)?.result {
                 None => return Ok(()),
                 Some(None) => {
@@ -367,8 +433,8 @@ impl Backend {
                 }
                 Some(value) => {
                     self.must_be_there(from, value.and_then(|value| value.end_ms), began_ms);
-                    put_in_one(engine, &[(from.0, from.1, None)])?;
-                    put_in_one(engine, &[(to.0, to.1, value)])?;
+                    self.put_in_one(engine, &[(from.0, from.1, None)])?;
+                    self.put_in_one(engine, &[(to.0, to.1, value)])?;
                 }
             }
             Ok(())
@@ -412,10 +478,14 @@ impl Backend {
         if is_excused || !ledger.reaches_back_to(lsn) {
             return Ok(());
         }
-        let space = keys.map_or_else(Space::default, Space::of);
+        let space = Space {
+            id: Some(id),
+            ..keys.map_or_else(Space::default, Space::of)
+        };
         if !ledger.allows_one(number, &space, lsn, now_ms) {
             let mut all = ledger.at(lsn);
-            let keys = &mut all[number].keys;
+            let at = all.place(number, space.id).unwrap_or(number);
+            let keys = &mut all[at].keys;
             keys.retain(|_, value| !value.is_there(now_ms));
             keys.extend(space.keys);
             let text = ledger.explain(&all, lsn);
@@ -445,11 +515,7 @@ fn is_beaten(
         EngineError::NamespaceOffline(_) => space.access.is_offline(),
         _ => false,
     };
-    let concerned = match change {
-        Change::Create(number) => vec![*number],
-        Change::EmptyAll => (0..SPACES).collect(),
-        change => change.needs(),
-    };
+    let concerned = change.concerns(error);
     let may_be = |number: &usize| ledger.may_have_been(*number, from, backend, &is_it);
     // Between looking at a namespace and using what was seen more may happen than the ledger can tell.
     let may_change = match error {
@@ -462,37 +528,7 @@ fn is_beaten(
     matches!(error, EngineError::Conflict { .. }) || may_change || concerned.iter().any(may_be)
 }
 
-/// # Errors
-/// When there is no such namespace.
-pub fn id(engine: &Engine, number: usize) -> Result<NamespaceId, EngineError> {
-    id_of(&engine.store().shared.namespaces, number).ok_or(EngineError::NoNamespace)
-}
-
 type Puts = [(usize, Key, Option<Value>)];
-
-fn put_in_one(engine: &mut Engine, puts: &Puts) -> Result<Lsn, EngineError> {
-    let keys: Vec<Vec<u8>> = puts.iter().map(|put| key_bytes(put.1)).collect();
-    let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-    let id = id(engine, puts[0].0)?;
-    let done = engine.write(id, &keys, &mut |access| {
-        for (index, (_, _, value)) in puts.iter().enumerate() {
-            match value {
-                Some(value) => access.put(index, &value.to_vec(), value.end_ms)?,
-                None => drop(access.delete(index)?),
-            }
-        }
-        Ok(())
-    })?;
-    Ok(done.lsn)
-}
-
-/// As one transaction.
-fn put_in_several(engine: &mut Engine, puts: &Puts) -> Result<Lsn, EngineError> {
-    in_transaction(engine, Isolation::Snapshot, |engine| {
-        let mut each = puts.chunks(1);
-        each.try_for_each(|put| put_in_one(engine, put).map(drop))
-    })
-}
 
 /// Carries something out, and commits it.
 pub fn in_transaction(
