@@ -7,7 +7,7 @@
 //! the start after that is held against the same ledger. And now and then the disk harms a start: that
 //! one may come to nothing, for the reason that the disk gave; the next one is held against the ledger.
 
-use crate::content::{Content, NAMES, Space, id_of, name_of};
+use crate::content::{Content, NAMES, Space, ids_of_all, name_of};
 use crate::control;
 use crate::harm::Harm;
 use crate::history::{self, Memory};
@@ -446,9 +446,10 @@ fn try_look_at_all(mut store: Store) -> Result<Content, String> {
     let store = engine.store();
     let namespaces = &store.shared.namespaces;
     let mut files = vec![CATALOG_FILE];
+    let ids = ids_of_all(namespaces);
     for (number, space) in all.iter_mut().enumerate() {
         let name = name_of(number);
-        let Some(id) = id_of(namespaces, number) else {
+        let Some(id) = ids[number] else {
             continue;
         };
         let access = namespaces.entry(id).access();

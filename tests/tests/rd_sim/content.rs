@@ -88,6 +88,19 @@ pub fn id_of(namespaces: &Namespaces, number: usize) -> Option<NamespaceId> {
     }
 }
 
+/// The ids of all, found in one look.
+pub fn ids_of_all(namespaces: &Namespaces) -> [Option<NamespaceId>; SPACES] {
+    let list = namespaces.list();
+    std::array::from_fn(|number| match number.checked_sub(DATABASES) {
+        Some(named) => {
+            let mut all = list.iter();
+            let found = all.find(|one| one.name == NAMES[named].as_bytes());
+            found.map(|one| one.id)
+        }
+        None => NamespaceId::database(number),
+    })
+}
+
 /// What one commit does, to namespaces by the numbers of the names by which they were looked for.
 #[derive(Clone, Debug)]
 pub enum Change {

@@ -2,7 +2,7 @@
 //! has the blocks that it needs, keys are counted as the ledger has them, and nothing lies in `base/`
 //! that nobody knows of.
 
-use crate::content::{id_of, name_of};
+use crate::content::{ids_of_all, name_of};
 use crate::harm::Harm;
 use crate::ledger::Ledger;
 use crate::machine::{Failure, Machine};
@@ -124,9 +124,10 @@ fn counts_keys(
     }
     let content = ledger.at(place);
     let namespaces = &machine.shared.namespaces;
+    let ids = ids_of_all(namespaces);
     for (number, space) in content.iter().enumerate() {
         let keys = space.keys.len() as u64;
-        let file = id_of(namespaces, number).and_then(|id| namespaces.entry(id).file());
+        let file = ids[number].and_then(|id| namespaces.entry(id).file());
         let row = control.files.iter().find(|row| Some(row.file) == file);
         if row.is_some_and(|row| row.key_count != keys) {
             return Err(wrong(format!(

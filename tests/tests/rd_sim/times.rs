@@ -5,7 +5,7 @@
 use crate::content::{Change, Key, SPACES, key_bytes, key_of, name_of};
 use crate::ledger::Ledger;
 use crate::machine::Failure;
-use crate::work::{About, Backend, in_transaction};
+use crate::work::{About, Backend, KEYS, in_transaction};
 use rd_base::Lsn;
 use rd_engine::{Engine, EngineError, Isolation, NamespaceId};
 use rd_store::Shared;
@@ -13,6 +13,7 @@ use rd_store::expiry::NEVER_MS;
 use rd_store::namespaces::NAMESPACES_MAX;
 use rd_sys::clock::Clock;
 use rd_sys::simdisk::Rng;
+use rd_sys::simproc::{Pause, pause};
 
 /// One value out of so many has an end; where a plan is about them, one out of two.
 const END_ODDS: u64 = 8;
@@ -22,10 +23,18 @@ const CHANGE_ODDS: u64 = 40;
 const CHANGE_ODDS_THERE: u64 = 5;
 /// After one operation out of so many the remover has a turn.
 const TURN_ODDS: u64 = 3;
+const FEW_KEYS: u64 = 6;
 /// Looks and commits of a turn, at most.
 const STEPS_MAX: u64 = 8;
 /// Keys that one look finds, or that one commit removes, at most.
 const KEYS_MAX: u64 = 6;
+
+/// A key; where a plan is about those that end it is one of few for the most part, so that it is written again
+/// between the remover's look and its commit.
+pub fn draw_key(rng: &mut Rng, about: About) -> Key {
+    let is_one_of_few = about == About::Times && rng.below(4) > 0;
+    rng.below(if is_one_of_few { FEW_KEYS } else { KEYS }) as Key
+}
 
 /// A clock that stands still.
 pub fn clock_at(ms: u64) -> Clock {
@@ -55,9 +64,9 @@ pub fn draw_new_end(rng: &mut Rng, now_ms: u64) -> Option<u64> {
 /// Over already, in this life, or in a later one whose clock is ahead.
 fn draw_time(rng: &mut Rng, now_ms: u64) -> u64 {
     match rng.below(6) {
-        0 => now_ms - rng.below(1_000),
-        1 | 2 => now_ms + rng.below(50),
-        3 | 4 => now_ms + rng.below(3_000),
+        0 | 1 => now_ms - rng.below(1_000),
+        2 | 3 => now_ms + rng.below(50),
+        4 => now_ms + rng.below(3_000),
         _ => now_ms + 3_600_000 + rng.below(1_000),
     }
 }
@@ -133,10 +142,14 @@ impl Backend {
             self.begin_sweep(engine, remover);
         }
         for _ in 0..1 + rng.below(STEPS_MAX) {
+            if remover.sweep.is_none() {
+                break;
+            }
             let most = 1 + rng.below(KEYS_MAX) as usize;
             self.go_on(engine, remover, most);
+            engine.rest();
+            pause(Pause::Step);
         }
-        engine.rest();
     }
 
     /// What was begun comes to its end: until then nobody knows of the ends that it has passed.

@@ -114,7 +114,7 @@ fn draw(rng: &mut Rng, about: About, now_ms: u64) -> Op {
         };
         let end_ms = times::draw_new_end(rng, now_ms);
         let isolation = (rng.below(4) == 0).then(|| draw_isolation(rng));
-        return Op::Until(number, rng.below(KEYS) as Key, end_ms, isolation);
+        return Op::Until(number, times::draw_key(rng, about), end_ms, isolation);
     }
     let some = |rng: &mut Rng| match rng.below(6) {
         0 => draw_named(rng),
@@ -122,8 +122,8 @@ fn draw(rng: &mut Rng, about: About, now_ms: u64) -> Op {
     };
     match rng.below(100) {
         0..8 => {
-            let from = (some(rng), rng.below(KEYS) as Key);
-            let to = (some(rng), rng.below(KEYS) as Key);
+            let from = (some(rng), times::draw_key(rng, about));
+            let to = (some(rng), times::draw_key(rng, about));
             Op::Move(from, to, draw_isolation(rng))
         }
         8..66 => {
@@ -135,7 +135,7 @@ fn draw(rng: &mut Rng, about: About, now_ms: u64) -> Op {
             let mut puts: Vec<(usize, Key, Option<Value>)> = Vec::new();
             for _ in 0..count {
                 let number = if rng.below(3) == 0 { other } else { one };
-                let key = rng.below(KEYS) as Key;
+                let key = times::draw_key(rng, about);
                 let value = (rng.below(4) > 0).then(|| draw_value(rng, about, now_ms));
                 if !puts.iter().any(|put| (put.0, put.1) == (number, key)) {
                     puts.push((number, key, value));
@@ -156,10 +156,11 @@ fn draw(rng: &mut Rng, about: About, now_ms: u64) -> Op {
     }
 }
 
-/// What becomes of the name of a namespace, or of its content while it may get another one.
+/// What becomes of the name of a namespace, or of its content and its file while it may get another one.
 fn draw_of_name(rng: &mut Rng) -> Op {
     let (one, other) = (draw_named(rng), draw_named(rng));
-    match rng.below(10) {
+    match rng.below(12) {
+        10.. => draw_of_file(rng),
         0 => Op::Drop(one),
         1 | 2 => Op::Create(one),
         3 => Op::Swap(one, other),
