@@ -377,15 +377,9 @@ impl Checkpointer {
         let log_end = self.store.shared.checkpoint.end_of_log();
         self.idle_lsn = log_end.map_or(redo_lsn, |end| end.lsn);
         let (has_area, had_area) = (self.area.is_some(), newest.is_double_written());
-        self.scrub.copies_since = self.area.as_ref().map(|area| {
-            // Without the area until now, it holds old copies that count for nothing; and where startup could
-            // not read all of it, nobody knows which of them are the last.
-            if newest.has_all_copies() {
-                newest.first_unsynced_batch
-            } else {
-                area.next()
-            }
-        });
+        // What it held before counts for nothing: pages may have been written without the area since, and the
+        // highest batch have rotted, so that nobody knows of it. Startup has put all in its place that mattered.
+        self.scrub.copies_since = self.area.as_ref().map(DoubleWrite::next);
         self.open_history(newest.system_identifier);
         self.control = Some(control);
         let now = self.now();
