@@ -7,7 +7,7 @@ use rd_base::{BlockNo, PageTag};
 use rd_engine::{Engine, EngineError, Isolation, NamespaceId, ParkReason, View};
 use rd_format::bitmap::ROOT_BLOCK;
 use rd_format::page::flags;
-use rd_format::{NodeMut, NodeRef};
+use rd_format::{Access, NodeMut, NodeRef};
 use rd_store::Store;
 use rd_store::buffer::{Pin, PinnedWrite};
 use rd_sys::watchdog::Watchdog;
@@ -281,6 +281,7 @@ fn nobody_waits_for_operations_that_have_a_namespace_alone() {
             parks(engine.flush_all().map(drop));
             let other = NamespaceId::database(1).expect("one of 16");
             parks(engine.swap_namespaces(DB0, other).map(drop));
+            parks(engine.set_access(DB0, Access::READ_ONLY).map(drop));
             assert!(!engine.tidy(20), "it is for later");
             for ids in [&[DB0][..], &[other, DB0]] {
                 let second = namespaces.hold_for_operations(procs, ids);
