@@ -162,19 +162,22 @@ pub fn make(
     segment_bytes: u64,
 ) -> io::Result<()> {
     fill(storage, segment_bytes, &no_rest)
-        .and_then(|()| storage.rename(TEMPORARY, &path(timeline, number, segment_bytes)))
+        .and_then(|_| storage.rename(TEMPORARY, &path(timeline, number, segment_bytes)))
         .inspect_err(|_| drop(storage.remove(TEMPORARY)))?;
     storage.sync_dir(WAL_DIR)
 }
 
-/// What is done behind a write of zeros to a file at an offset.
-type Rest<'r> = dyn Fn(&dyn StorageFile, u64) + 'r;
+/// What is done behind a write of zeros to a file at an offset; false if no more are to be written.
+type Rest<'r> = dyn Fn(&dyn StorageFile, u64) -> bool + 'r;
 
-fn no_rest(_: &dyn StorageFile, _: u64) {}
+fn no_rest(_: &dyn StorageFile, _: u64) -> bool {
+    true
+}
 
 /// S1: a file of zeros under the temporary name, synced. If the sync fails the file is thrown away
-/// and never relied on, so that is an error like others here. Calls `rest` behind each write.
-fn fill(storage: &dyn Storage, segment_bytes: u64, rest: &Rest<'_>) -> io::Result<()> {
+/// and never relied on, so that is an error like others here. Calls `rest` behind each write; false if
+/// that has ended it.
+fn fill(storage: &dyn Storage, segment_bytes: u64, rest: &Rest<'_>) -> io::Result<bool> {
     if storage.exists(TEMPORARY)? {
         storage.remove(TEMPORARY)?;
     }
@@ -190,14 +193,16 @@ fn write_zeros(
     from: u64,
     segment_bytes: u64,
     rest: &Rest<'_>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let zeros = vec![0; ZEROS_BYTES.min(segment_bytes as usize)];
     for offset in (from..segment_bytes).step_by(zeros.len()) {
         let left = (segment_bytes - offset).min(zeros.len() as u64) as usize;
         file.write_all_at(zeros.get(..left).unwrap_or(&zeros), offset)?;
-        rest(file, offset);
+        if !rest(file, offset) {
+            return Ok(false);
+        }
     }
-    file.sync_all()
+    file.sync_all().map(|()| true)
 }
 
 /// What a preparer did in one step.
@@ -244,18 +249,23 @@ impl Preparer {
         }
     }
 
-    /// Works until `stop` is set and [`Wal::wake_preparer`] called.
+    /// Works until `stop` is set and [`Wal::wake_preparer`] called; a segment that is not needed soon is
+    /// not finished then.
     pub fn run(&mut self, stop: &AtomicBool) {
         let wal = self.wal.clone();
         let work = &wal.control().segments.work;
         while !stop.load(Ordering::SeqCst) {
             let ticket = work.ticket();
             let rest = |file: &dyn StorageFile, offset| {
-                if !stop.load(Ordering::SeqCst) && wal.has_time_to_prepare() {
+                if wal.has_time_to_prepare() {
+                    if stop.load(Ordering::SeqCst) {
+                        return false;
+                    }
                     // A suggestion: what is wrong with the file its sync tells.
                     let _ = file.start_writeback(offset, ZEROS_BYTES as u64);
                     thread::sleep(ZEROS_REST);
                 }
+                true
             };
             match self.step_resting(&rest) {
                 Step::Prepared => {}
@@ -295,7 +305,8 @@ impl Preparer {
             .wal
             .prepare_segment(&*self.storage, Role::Walwriter, rest);
         match prepared {
-            Ok(()) => {
+            Ok(false) => Step::Enough,
+            Ok(true) => {
                 if self.blocked.take().is_some() {
                     log::info!("write-ahead log segments can be made again; writes are accepted");
                 }
@@ -360,20 +371,22 @@ impl Wal {
         wal_page::segment_of(wal_page::pos_to_end_lsn(prepared), self.segment_bytes())
     }
 
-    /// S1 to S3 for a new file, counted for the process with `role`; `rest` as in [`fill`].
+    /// S1 to S3 for a new file, counted for the process with `role`; `rest` and what is returned as in [`fill`].
     fn prepare_segment(
         &self,
         storage: &dyn Storage,
         role: Role,
         rest: &Rest<'_>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let filled = fault::point(Fault::WalSegment)
             .and_then(|()| fill(storage, self.segment_bytes(), rest));
-        if let Err(error) = filled {
-            self.block(SegmentsBlocked::of(&error));
+        if !matches!(filled, Ok(true)) {
+            if let Err(error) = &filled {
+                self.block(SegmentsBlocked::of(error));
+            }
             // It holds room that is short; if it cannot be removed, the next attempt begins so.
             let _ = storage.remove(TEMPORARY);
-            return Err(error);
+            return filled;
         }
         let _latch = self.control().segments.latch.lock();
         storage
@@ -385,7 +398,7 @@ impl Wal {
         if let Some(slot) = SlotNo::of(role) {
             self.inner.stats.add(slot, Counter::WalSegmentsCreated, 1);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn next_path(&self) -> String {
@@ -469,7 +482,7 @@ impl Wal {
             .store(AHEAD_SEGMENTS * bytes, Ordering::Relaxed);
         while next < current + AHEAD_SEGMENTS {
             match self.prepare_segment(storage, Role::Startup, &no_rest) {
-                Ok(()) => next += 1,
+                Ok(_) => next += 1,
                 Err(error) if SegmentsBlocked::of(&error) == SegmentsBlocked::Other => {
                     return Err(error.into());
                 }

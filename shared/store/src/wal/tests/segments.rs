@@ -366,6 +366,8 @@ struct Forgetful {
     disk: Arc<dyn Storage>,
     /// Paths of files that were closed before they were synced.
     forgotten: Arc<Mutex<Vec<String>>>,
+    /// It was asked to begin writing.
+    is_asked: Arc<AtomicBool>,
 }
 
 struct ForgetfulFile {
@@ -373,6 +375,7 @@ struct ForgetfulFile {
     path: String,
     is_unsynced: AtomicBool,
     forgotten: Arc<Mutex<Vec<String>>>,
+    is_asked: Arc<AtomicBool>,
 }
 
 impl Drop for ForgetfulFile {
@@ -391,6 +394,7 @@ impl Storage for Forgetful {
             path: path.to_owned(),
             is_unsynced: AtomicBool::new(false),
             forgotten: Arc::clone(&self.forgotten),
+            is_asked: Arc::clone(&self.is_asked),
         }))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -438,6 +442,7 @@ impl StorageFile for ForgetfulFile {
         self.file.truncate(len)
     }
     fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.is_asked.store(true, Ordering::SeqCst);
         self.file.start_writeback(offset, len)
     }
 }
@@ -449,6 +454,7 @@ fn a_segment_is_synced_before_its_writer_closes_it() {
     let disk = Forgetful {
         disk: storage(&rig.disk),
         forgotten: Arc::clone(&forgotten),
+        is_asked: Arc::default(),
     };
     let mut flusher = Flusher::new(
         rig.wal.clone(),
@@ -470,4 +476,29 @@ fn a_segment_is_synced_before_its_writer_closes_it() {
     assert_eq!(rig.wal.durable_lsn(), rig.wal.insert_lsn());
     let forgotten = forgotten.lock().expect("nobody panics with it");
     assert!(forgotten.is_empty(), "{forgotten:?}");
+}
+
+/// A stop waits for the preparer, which may have a gigabyte of zeros to write for nobody.
+#[test]
+fn who_is_told_to_stop_finishes_no_segment_that_is_not_needed_soon() {
+    // Of several writes of zeros.
+    let segment_pages = 128;
+    let rig = Rig::new(32, segment_pages);
+    let is_told = Arc::new(AtomicBool::new(false));
+    let disk = Forgetful {
+        disk: storage(&rig.disk),
+        forgotten: Arc::default(),
+        is_asked: Arc::clone(&is_told),
+    };
+    let bytes = segment_pages * PAGE;
+    let mut preparer = Preparer::new(rig.wal.clone(), Arc::new(disk), 8 * bytes);
+    // It begins writing when it has time, and that is when it is told.
+    preparer.run(&is_told);
+    assert!(is_told.load(Ordering::SeqCst));
+    let segments = files::list(&rig.disk, TIMELINE, bytes).expect("a good disk");
+    // Half of what is to be ahead, with the one that the log is in.
+    // Half of what is kept ahead; the next one is made when there is time.
+    assert_eq!(segments, [1, 2, 3, 4]);
+    assert_eq!(rig.disk.list("wal").expect("there").len(), segments.len());
+    assert_eq!(rig.wal.segments_blocked(), None);
 }
