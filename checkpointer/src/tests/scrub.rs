@@ -542,7 +542,7 @@ fn damage_undone(disk: &SimStorage) {
 
 #[test]
 fn a_write_that_the_disk_has_lost_or_spoilt_is_done_again() {
-    for (lie, block) in [(Lie::Lost, 6), (Lie::Rot, 6)] {
+    for (lie, block) in [(Lie::Lost, 6), (Lie::Rot(4096), 6)] {
         let disk = new_disk(4);
         let mut history = History::default();
         let mut world = world(&disk, &mut history);

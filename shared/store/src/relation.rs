@@ -688,7 +688,7 @@ mod tests {
         };
         (0..10).for_each(|block| write(block, 1));
         for (lie, harmed) in [
-            (Lie::Rot, 3),
+            (Lie::Rot(4096), 3),
             (Lie::Misdirected(PAGE_BYTES as u64), 4),
             (Lie::Misdirected(PAGE_BYTES as u64 / 2), 4),
         ] {

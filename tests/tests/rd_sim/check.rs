@@ -9,7 +9,8 @@
 
 use crate::content::{Content, NAMES, Space, ids_of_all, name_of};
 use crate::control;
-use crate::harm::Harm;
+use crate::doubt;
+use crate::harm::{Harm, Subject};
 use crate::history::{self, Memory};
 use crate::ledger::{Counts, Ledger};
 use crate::machine::{End, Failure, Machine, Manner, Orders, RefusedBecause};
@@ -19,7 +20,8 @@ use rd_base::{Lsn, Role};
 use rd_engine::verify::{LivePages, verify};
 use rd_engine::{Engine, NamespaceId, View};
 use rd_format::catalog::CATALOG_FILE;
-use rd_store::{Store, control_file};
+use rd_store::Store;
+use rd_store::control_file::{self, ControlFileError};
 use rd_sys::simdisk::{Rng, SimStorage, Unsynced};
 use rd_sys::simproc::Pause;
 use rd_sys::simsched::Policy;
@@ -48,9 +50,12 @@ pub struct Tally {
     /// Starts that were harmed by the disk, and those of them that came to nothing.
     pub harmed: u64,
     pub refused: u64,
-    /// Crashes after a lie of the disk, and starts after them that named what is damaged.
-    pub lied: u64,
-    pub named: u64,
+    /// Crashes after a lie of the disk, by what it was about, and starts after them that named what is
+    /// damaged.
+    pub lied: [u64; Subject::ALL.len()],
+    pub named: [u64; Subject::ALL.len()],
+    /// Of them, those that lost the log's last batch.
+    pub shortened: u64,
     /// I/Os of the work at which it was crashed.
     pub ios: u64,
     /// What was done of some kinds.
@@ -110,6 +115,8 @@ enum Start {
     Receded,
     /// The disk was in the way; where the log ended, if it came so far.
     Refused(Option<Lsn>),
+    /// What the disk has lied about was named, and nothing else can be looked at.
+    Damaged,
 }
 
 impl Checks<'_> {
@@ -125,12 +132,27 @@ impl Checks<'_> {
         depth: usize,
         rng: &mut Rng,
     ) -> Result<Started, Failure> {
+        let started = self.recover_doubted(disk, ledger, depth, rng)?;
+        started.ok_or_else(|| Failure("damage is named where no lie was told".to_owned()))
+    }
+
+    /// As [`Checks::recover`]; none if what the disk has lied about is named.
+    ///
+    /// # Errors
+    /// When something is so that must not be.
+    pub fn recover_doubted(
+        &mut self,
+        disk: &SimStorage,
+        ledger: &Ledger,
+        depth: usize,
+        rng: &mut Rng,
+    ) -> Result<Option<Started>, Failure> {
         crate::beat();
         self.tally.crashes += 1;
         self.tally.at_depth[depth] += 1;
         let mut ledger = Cow::Borrowed(ledger);
         let mut harm = Harm::none();
-        if rng.below(HARM_ODDS) == 0 {
+        if rng.below(HARM_ODDS) == 0 && ledger.doubt.is_none() {
             harm = Harm::of_a_start(rng);
             self.tally.harmed += 1;
             if harm.reaches_history() {
@@ -146,7 +168,8 @@ impl Checks<'_> {
                     false => Failure(format!("{text}\n  in a start with {harm:?}")),
                 })?;
             match start {
-                Start::Done(started) => return Ok(*started),
+                Start::Done(started) => return Ok(Some(*started)),
+                Start::Damaged => return Ok(None),
                 Start::Receded => {}
                 Start::Refused(end) => {
                     self.tally.refused += 1;
@@ -172,10 +195,22 @@ impl Checks<'_> {
         rng: &mut Rng,
     ) -> Result<Start, Failure> {
         let manner = &self.manners[rng.below(self.manners.len() as u64) as usize];
-        let slots = control_file::read(disk)
-            .map_err(|error| Failure(format!("pg_control after a crash: {error}")))?;
+        let doubt = ledger.doubt.as_ref();
+        let doubts_control = doubt.is_some_and(|doubt| doubt.is_about(Subject::Control));
+        let slots = match control_file::read(disk) {
+            Ok(slots) => slots,
+            Err(ControlFileError::BothDamaged(_)) if doubts_control => {
+                let machine = Machine::boot(disk, manner, rng.next_u64());
+                return refuses_both_slots(machine).map(|()| Start::Damaged);
+            }
+            Err(error) => {
+                let text = format!("pg_control after a crash: {error}");
+                return Err(Failure(text));
+            }
+        };
         let before = slots.control;
-        if let Some(text) = ledger.find_stale_file(&before) {
+        let stale = ledger.find_stale_file(&before);
+        if let Some(text) = stale.filter(|_| !doubts_control) {
             let text = format!("after a checkpoint of one namespace: {text}");
             return Err(Failure(text));
         }
@@ -183,7 +218,15 @@ impl Checks<'_> {
             0 => Some(ledger.memory.check(disk, &before)?),
             _ => None,
         };
+        let found_disk = doubt.map(|_| disk.fork());
+        let is_named = |text: &str| {
+            let found = doubt.zip(found_disk.as_ref());
+            found.map_or(Ok(false), |(doubt, disk)| doubt.explains(text, disk))
+        };
         let mut machine = Machine::boot(disk, manner, rng.next_u64());
+        if doubt.is_some_and(|doubt| doubt.is_about(Subject::Copies)) {
+            machine.expect_damage();
+        }
         if self.interleaves.is_some_and(|odds| rng.below(odds) == 0) {
             machine.interleave(Policy::draw(rng));
         }
@@ -214,6 +257,9 @@ impl Checks<'_> {
                     return Ok(Start::Refused(end.map(|end| end.lsn)));
                 }
                 End::Refused(RefusedBecause::Other(text)) => {
+                    if is_named(&text)? {
+                        return Ok(Start::Damaged);
+                    }
                     return Err(Failure(format!("the server does not start: {text}")));
                 }
                 end => {
@@ -227,15 +273,20 @@ impl Checks<'_> {
         disk.clear_injections();
         disk.set_capacity(None);
         let end = recovered.end;
-        if end < ledger.promised() {
-            let promised = ledger.promised();
-            return Err(Failure(format!(
-                "the log ends at {end}, and was promised to last to {promised}"
-            )));
-        }
         let mut found = ledger.clone();
+        if end < ledger.promised() {
+            match doubt.zip(found_disk.as_ref()) {
+                Some((doubt, disk)) => doubt.may_end_at(end, ledger, disk)?,
+                None => return Err(doubt::recedes(end, ledger)),
+            }
+            self.tally.shortened += 1;
+            found.take_back(end);
+        }
         found.truncate(end);
-        let looked = self.look(&mut machine, &mut cuts, &found, depth, rng)?;
+        let looked = match self.look(&mut machine, &mut cuts, &found, depth, rng) {
+            Err(Failure(text)) if is_named(&text)? => return Ok(Start::Damaged),
+            looked => looked?,
+        };
         let content = match looked {
             Ok(content) => content,
             // What was under way when the start was done has met the disk as it was.
@@ -339,10 +390,30 @@ impl Checks<'_> {
         crash(&fork, rng);
         let mut ledger = ledger.clone();
         ledger.memory.promise(&machine.shared);
-        let checked = self.recover(&fork, &ledger, depth + 1, rng);
+        let checked = self.recover_doubted(&fork, &ledger, depth + 1, rng);
         checked.map(drop).map_err(|Failure(text)| {
             Failure(format!("{text}\n  after a crash in recovery, at I/O {io}"))
         })
+    }
+}
+
+/// Neither slot can be read, and a start says so.
+fn refuses_both_slots(mut machine: Machine) -> Result<(), Failure> {
+    loop {
+        match machine.step()? {
+            Ok(_) => {}
+            Err(End::Refused(RefusedBecause::Other(text))) if text.contains("both slots of") => {
+                return Ok(());
+            }
+            Err(end) => {
+                let text = format!("with both slots of pg_control damaged: {end:?}");
+                return Err(Failure(text));
+            }
+        }
+        if machine.is_quiet() {
+            let text = "with both slots of pg_control damaged the server starts";
+            return Err(Failure(text.to_owned()));
+        }
     }
 }
 

@@ -1,9 +1,9 @@
-//! A crash of a disk that has lied: what the next start serves is right, or named as damaged. A start may
+//! A crash of a disk that has lied about a page: what the next start serves is right, or named as damaged. A start may
 //! be refused for it, by name. Nothing is expected to be repaired.
 
 use crate::check::Checks;
 use crate::content::{Content, Key, SPACES, Space, Value, id_of, key_bytes, name_of};
-use crate::harm::Harm;
+use crate::harm::{Harm, Subject};
 use crate::ledger::Ledger;
 use crate::machine::{End, Failure, Machine, RefusedBecause};
 use crate::times;
@@ -33,7 +33,7 @@ impl Checks<'_> {
         rng: &mut Rng,
     ) -> Result<(), Failure> {
         crate::beat();
-        self.tally.lied += 1;
+        self.tally.lied[Subject::Pages as usize] += 1;
         let manner = &self.manners[rng.below(self.manners.len() as u64) as usize];
         let mut machine = Machine::boot(disk, manner, rng.next_u64());
         machine.harm(harm.hides_pages());
@@ -48,7 +48,7 @@ impl Checks<'_> {
                 Err(End::Refused(RefusedBecause::Other(text)) | End::Panic(text))
                     if harm.explains(&text) =>
                 {
-                    self.tally.named += 1;
+                    self.tally.named[Subject::Pages as usize] += 1;
                     return Ok(());
                 }
                 Err(end) => {
@@ -65,10 +65,11 @@ impl Checks<'_> {
             return Err(Failure(text));
         }
         let Some(seen) = look(&mut machine, harm)? else {
-            self.tally.named += 1;
+            self.tally.named[Subject::Pages as usize] += 1;
             return Ok(());
         };
-        self.tally.named += u64::from(seen.iter().flatten().any(|one| one.len() < KEYS as usize));
+        let is_short = |one: &BTreeMap<_, _>| one.len() < KEYS as usize;
+        self.tally.named[Subject::Pages as usize] += u64::from(seen.iter().flatten().any(is_short));
         self.tally.note(recovered.end.get());
         hold(&seen, ledger, recovered.end)
     }

@@ -3,6 +3,8 @@
 //! PANIC, for the reason that the disk gave, by name, and for no other.
 
 use rd_engine::EngineError;
+use rd_format::control::SLOT_BYTES;
+use rd_format::history::RECORD_BYTES;
 use rd_store::buffer::PageReadError;
 use rd_sys::simdisk::{Injection, IoKind, Lie, Rng, SimStorage};
 
@@ -80,14 +82,93 @@ pub struct Full {
     left: u64,
 }
 
+/// What a disk may lie about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Pages,
+    Log,
+    Control,
+    Copies,
+    History,
+}
+
+/// Each as often as it stands there.
+const SUBJECTS: [Subject; 9] = [
+    Subject::Pages,
+    Subject::Pages,
+    Subject::Pages,
+    Subject::Log,
+    Subject::Log,
+    Subject::Control,
+    Subject::Copies,
+    Subject::Copies,
+    Subject::History,
+];
+
+/// One out of so many lies is a write that lands a second time; in the others a bit rots.
+const DOUBLED_ODDS: u64 = 3;
+
+impl Subject {
+    /// All of them, in their order.
+    pub const ALL: [Subject; 5] = [
+        Subject::Pages,
+        Subject::Log,
+        Subject::Control,
+        Subject::Copies,
+        Subject::History,
+    ];
+
+    /// What is in the paths of its files.
+    pub fn path(self) -> &'static str {
+        match self {
+            Subject::Pages => "base/",
+            // Not what is zeroed ahead.
+            Subject::Log => "wal/0",
+            Subject::Control => "global/pg_control",
+            Subject::Copies => "global/doublewrite",
+            Subject::History => "global/history",
+        }
+    }
+
+    /// Writes that a life makes of it, about.
+    fn writes(self) -> u64 {
+        match self {
+            Subject::Pages | Subject::Log => 40,
+            Subject::Copies => 8,
+            Subject::Control => 5,
+            Subject::History => 3,
+        }
+    }
+
+    fn lie(self, rng: &mut Rng) -> Lie {
+        if rng.below(DOUBLED_ODDS) > 0 {
+            // Headers are as likely to be met as all that lies behind them.
+            let among = [64, 512, 1 << 13, 1 << 20][rng.below(4) as usize];
+            return Lie::Rot(rng.below(among));
+        }
+        let step = match self {
+            Subject::Pages | Subject::Log | Subject::Copies => 8192,
+            Subject::Control => SLOT_BYTES as i64,
+            Subject::History => RECORD_BYTES as i64,
+        };
+        let steps = 1 + rng.below(12) as i64;
+        Lie::Doubled(match self {
+            Subject::Pages => step * steps,
+            Subject::Control => step,
+            _ if rng.half() => step * steps,
+            _ => -step * steps,
+        })
+    }
+}
+
 /// All that a disk does to one server.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Harm {
     pub when: When,
     faults: Vec<Fault>,
     pub full: Option<Full>,
-    /// A lie about a write to a relation file, after so many true ones.
-    lie: Option<(Lie, u64)>,
+    /// A lie about a write, after so many true ones.
+    lie: Option<(Subject, Lie, u64)>,
 }
 
 impl Harm {
@@ -96,9 +177,13 @@ impl Harm {
         Harm::default()
     }
 
-    /// Whether the disk says that it has done what it has not.
-    pub fn lies(&self) -> bool {
-        self.lie.is_some()
+    /// What the disk lies about, if it does.
+    pub fn lies_about(&self) -> Option<Subject> {
+        self.lie.map(|(subject, ..)| subject)
+    }
+
+    fn lies_about_pages(&self) -> bool {
+        self.lies_about() == Some(Subject::Pages)
     }
 
     pub fn is_none(&self) -> bool {
@@ -148,14 +233,12 @@ impl Harm {
         harm
     }
 
-    /// A lie about a relation file, and nothing else.
+    /// A lie, and nothing else.
     pub fn of_a_liar(rng: &mut Rng) -> Harm {
-        let lie = match rng.below(3) {
-            0 | 1 => Lie::Rot,
-            _ => Lie::Doubled(8192 * (1 + rng.below(12))),
-        };
+        let subject = SUBJECTS[rng.below(SUBJECTS.len() as u64) as usize];
+        let lie = subject.lie(rng);
         Harm {
-            lie: Some((lie, rng.below(40))),
+            lie: Some((subject, lie, rng.below(subject.writes()))),
             ..Harm::none()
         }
     }
@@ -195,8 +278,8 @@ impl Harm {
                 errno: fault.errno,
             });
         }
-        if let Some((lie, skip)) = self.lie {
-            disk.lie(lie, "base/", skip);
+        if let Some((subject, lie, skip)) = self.lie {
+            disk.lie(lie, subject.path(), skip);
         }
     }
 
@@ -225,7 +308,7 @@ impl Harm {
                 let is_read = |fault: &Fault| fault.kind == IoKind::Read;
                 self.faults.iter().any(is_read) && self.explains(&error.to_string())
             }
-            EngineError::Page(_) => self.lie.is_some(),
+            EngineError::Page(_) => self.lies_about_pages(),
             _ => false,
         }
     }
@@ -245,7 +328,7 @@ impl Harm {
         let hides_copies =
             |fault: &Fault| fault.kind == IoKind::Read && fault.path == "global/doublewrite";
         let is_torn = self.faults.iter().any(hides_copies) && text.contains("in file \"base/");
-        let is_lied_about = self.lie.is_some() && text.contains("\"base/");
+        let is_lied_about = self.lies_about_pages() && text.contains("\"base/");
         self.faults.iter().any(names) || is_full || is_torn || is_lied_about
     }
 
@@ -258,6 +341,7 @@ impl Harm {
     /// Whether what is remembered of checkpoints may suffer.
     pub fn reaches_history(&self) -> bool {
         let reaches = |fault: &Fault| "global/history".contains(fault.path);
-        self.full.is_some() || self.faults.iter().any(reaches)
+        let is_lied_about = self.lies_about() == Some(Subject::History);
+        self.full.is_some() || self.faults.iter().any(reaches) || is_lied_about
     }
 }

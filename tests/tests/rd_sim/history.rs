@@ -17,6 +17,8 @@ pub struct Memory {
     recoveries: u64,
     /// The disk has refused something, so that records may be missing or damaged.
     has_gaps: bool,
+    /// `pg_control` may be older than the newest record.
+    is_ahead: bool,
 }
 
 impl Memory {
@@ -38,6 +40,11 @@ impl Memory {
         };
     }
 
+    /// The newest slot of `pg_control` may be lost.
+    pub fn may_be_ahead(&mut self) {
+        self.is_ahead = true;
+    }
+
     /// Holds what is on a disk that has crashed against this; `control` is the newest slot there.
     ///
     /// # Errors
@@ -54,7 +61,9 @@ impl Memory {
             follow_each_other(&found.recoveries, self.recoveries).map_err(wrong)?;
         }
         go_forward(&found).map_err(wrong)?;
-        agree(&found, control).map_err(wrong)?;
+        if !self.is_ahead {
+            agree(&found, control).map_err(wrong)?;
+        }
         Ok(found)
     }
 }

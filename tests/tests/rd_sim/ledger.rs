@@ -9,6 +9,7 @@
 //!   at which it began, or none; nobody knows which.
 
 use crate::content::{Change, Commit, Content, Space, apply, name_of};
+use crate::doubt::Doubt;
 use crate::history::Memory;
 use rd_base::{FileNo, Lsn};
 use rd_engine::NamespaceId;
@@ -53,6 +54,10 @@ pub struct Ledger {
     /// What is remembered of checkpoints and recoveries.
     pub memory: Memory,
     pub counts: Counts,
+    /// What the disk has lied about.
+    pub doubt: Option<Doubt>,
+    /// No change is settled: a lie may take back what was promised.
+    pub settles_nothing: bool,
 }
 
 /// What was done of some kinds.
@@ -157,7 +162,7 @@ impl Ledger {
         let oldest = self.under_way.iter().map(|under_way| under_way.from).min();
         let until = oldest.map_or(self.promised, |oldest| self.promised.min(oldest));
         let count = self.changes.partition_point(|(lsn, _)| *lsn <= until);
-        if count > 16 {
+        if count > 16 && !self.settles_nothing {
             for (lsn, commit) in self.changes.drain(..count) {
                 apply(&mut self.settled, &commit);
                 self.settled_lsn = lsn;
@@ -181,6 +186,17 @@ impl Ledger {
 
     pub fn promised(&self) -> Lsn {
         self.promised
+    }
+
+    /// What was promised behind `end` is lost, as nothing on the disk tells of it.
+    pub fn take_back(&mut self, end: Lsn) {
+        self.promised = self.promised.min(end);
+    }
+
+    /// Whether a commit ended behind `from`, and at or before `until`.
+    pub fn has_commits(&self, from: Lsn, until: Lsn) -> bool {
+        let mut ends = self.changes.iter().map(|(lsn, _)| *lsn);
+        ends.any(|end| end > from && end <= until)
     }
 
     /// Whether what was there at `lsn` can still be told.

@@ -5,8 +5,8 @@
 //! disk is copied and crashed in several ways; each copy is recovered, with crashes in recovery, in the
 //! recovery from that, and in the one from that (`check`), and what is there is held against every commit
 //! that was ever made (`ledger`), `pg_control` and files (`control`), and what was remembered (`history`).
-//! The disk fails now and then, beside the work, a stop or a start, runs out of room (`harm`), or lies
-//! (`damaged`).
+//! The disk fails now and then, beside the work, a stop or a start, runs out of room (`harm`), or lies,
+//! about pages (`damaged`) or about another file (`doubt`).
 //! With `--interleave` processes do not only change at I/Os and waits, but before any operation on an
 //! atomic of shared memory, as `rd_sys::simsched` chooses.
 //! The same seed does the same, always; one that fails is printed and made short (`shrink`).
@@ -19,6 +19,7 @@ mod check;
 mod content;
 mod control;
 mod damaged;
+mod doubt;
 mod harm;
 mod history;
 mod ledger;
@@ -33,6 +34,7 @@ mod work;
 
 use check::Tally;
 use clap::Parser;
+use harm::Subject;
 use machine::Failure;
 use rd_tests::support::arguments::{CargoArgs, SeedArgs, Seeds};
 use run::{Plan, Size};
@@ -188,13 +190,20 @@ impl Runner {
             tally.counts.ends, tally.counts.removed, tally.counts.renamed,
         );
         println!(
-            "  in recoveries, by depth: {:?}; {} starts harmed by the disk, {} of them refused; {} \
-             crashes of disks that had lied, {} of them named",
+            "  in recoveries, by depth: {:?}; {} starts harmed by the disk, {} of them refused",
             &tally.at_depth[1..],
             tally.harmed,
             tally.refused,
-            tally.lied,
-            tally.named,
+        );
+        let lied = Subject::ALL.map(|about| {
+            let (lied, named) = (tally.lied[about as usize], tally.named[about as usize]);
+            format!("{about:?} {lied} ({named})")
+        });
+        println!(
+            "  crashes of disks that had lied, and those of them that named it: {}; {} lost the log's last \
+             batch",
+            lied.join(", "),
+            tally.shortened,
         );
     }
 

@@ -3,7 +3,7 @@
 
 use crate::check::{Checks, Tally, crash};
 use crate::control;
-use crate::harm::{Harm, When};
+use crate::harm::{Harm, Subject, When};
 use crate::ledger::Ledger;
 use crate::machine::{End, Failure, Machine, Manner, SEGMENT_BYTES};
 use crate::times;
@@ -33,6 +33,9 @@ pub struct Size {
     /// I/O is crashed at, but one out of [`CRASH_ODDS`].
     pub interleaves: bool,
 }
+
+/// What the server's files say whose they are.
+pub const SYSTEM_IDENTIFIER: u64 = 99;
 
 /// Of a life that is interleaved at its atomics, one I/O out of so many is crashed at.
 const CRASH_ODDS: u64 = 12;
@@ -199,7 +202,7 @@ impl Plan {
         let storage: Arc<dyn Storage> = Arc::new(disk.clone());
         let options = InitOptions {
             config: &self.manners[0].config,
-            system_identifier: 99,
+            system_identifier: SYSTEM_IDENTIFIER,
             now_us: 1,
             conf_lines: "",
         };
@@ -236,6 +239,7 @@ impl Plan {
             if harm.reaches_history() {
                 ledger.memory.may_have_gaps();
             }
+            ledger.settles_nothing = life.harm.lies_about() == Some(Subject::Log);
         }
         if self.size.interleaves {
             machine.interleave(Policy::draw(&mut seeds));
@@ -257,7 +261,7 @@ impl Plan {
         if !life.harm.is_none() {
             machine.harm(harm.hides_pages());
         }
-        if life.harm.lies() {
+        if life.harm.lies_about() == Some(Subject::Pages) {
             machine.expect_damage();
         }
         if life.harm.when == When::Work {
@@ -296,10 +300,9 @@ impl Plan {
                     }
                     None => crash(&fork, rng),
                 }
-                let checked = if fork.lies_told() > true_until {
-                    checks.recover_damaged(&fork, &ledger, &life.harm, rng)
-                } else {
-                    checks.recover(&fork, &ledger, 0, rng).map(drop)
+                let checked = match fork.last_lie().filter(|_| fork.lies_told() > true_until) {
+                    Some(told) => checks.recover_lied(&fork, &ledger, (&life.harm, told), rng),
+                    None => checks.recover(&fork, &ledger, 0, rng).map(drop),
                 };
                 checked.map_err(|failure| at(machine, failure))?;
             }
@@ -321,8 +324,8 @@ impl Plan {
         drop(machine);
         disk.clear_injections();
         crash(disk, rng);
-        if disk.lies_told() > true_until {
-            checks.recover_damaged(disk, ledger, &life.harm, rng)?;
+        if let Some(told) = disk.last_lie().filter(|_| disk.lies_told() > true_until) {
+            checks.recover_lied(disk, ledger, (&life.harm, told), rng)?;
             return Ok(After::Damaged);
         }
         Ok(After::Sound)

@@ -22,11 +22,15 @@
 //! * A disk does not lie unless it is told to ([`SimStorage::lie`]).
 
 mod image;
+mod lies;
 mod names;
+
+pub use lies::{Lie, Told};
 
 use crate::simproc::{Pause, pause};
 use crate::storage::{OpenMode, Storage, StorageFile, failed, is_aligned, is_inside};
 use image::{CACHE_PAGE_BYTES, Contents, Fate, SECTOR_BYTES};
+use lies::Lies;
 use names::{Inode, Names, Node};
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
@@ -122,20 +126,6 @@ pub struct Injection {
     pub errno: i32,
 }
 
-/// What a disk may do without telling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lie {
-    /// A write lands so many bytes behind its place, and its place is as it was.
-    Misdirected(u64),
-    /// A write is reported as done, and nothing of it is: whoever reads finds what was there before.
-    Lost,
-    /// A bit of what a write wrote is another, from then on.
-    Rot,
-    /// A write is done, and a second time so many bytes behind its place, over what is there: the
-    /// half of a misdirected write that can be told, without the stale page that goes with it.
-    Doubled(u64),
-}
-
 /// What becomes of all that was not synced when the power fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsynced {
@@ -145,14 +135,6 @@ pub enum Unsynced {
     Kept,
     /// This seed decides it, of each file, page, sector and name.
     Drawn(u64),
-}
-
-/// A lie to come.
-#[derive(Clone, Debug)]
-struct LieToCome {
-    lie: Lie,
-    path_contains: String,
-    skip: u64,
 }
 
 #[derive(Debug)]
@@ -205,9 +187,7 @@ struct Disk {
     syncs: u64,
     /// Files and directories whose syncs have failed by them, until somebody asks.
     failed_syncs: Vec<Arc<str>>,
-    lies: Vec<LieToCome>,
-    /// Lies that were told.
-    lied: u64,
+    lies: Lies,
     capacity_pages: u64,
     /// Pages of a block that is written and cached as one.
     block_pages: usize,
@@ -239,8 +219,7 @@ impl SimStorage {
             injections: Vec::new(),
             syncs: 0,
             failed_syncs: Vec::new(),
-            lies: Vec::new(),
-            lied: 0,
+            lies: Lies::default(),
             capacity_pages: u64::MAX,
             block_pages: 1,
             used_pages: None,
@@ -357,16 +336,17 @@ impl SimStorage {
     /// Lets the disk lie about one write to a path that contains this text, after `skip` of them
     /// that it does as it says.
     pub fn lie(&self, lie: Lie, path_contains: &str, skip: u64) {
-        self.lock().lies.push(LieToCome {
-            lie,
-            path_contains: path_contains.to_owned(),
-            skip,
-        });
+        self.lock().lies.add(lie, path_contains, skip);
     }
 
     /// How many lies it has told.
-    pub fn lies_told(&self) -> u64 {
-        self.lock().lied
+    pub fn lies_told(&self) -> usize {
+        self.lock().lies.told.len()
+    }
+
+    /// The last lie that it has told.
+    pub fn last_lie(&self) -> Option<Told> {
+        self.lock().lies.told.last().cloned()
     }
 
     /// Makes it a disk, under a file system to match, that writes and caches aligned blocks of
@@ -449,25 +429,6 @@ impl Disk {
             .get(&inode)
             .map(|contents| &**contents)
             .ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    /// What the next write to `path` is to be a lie about.
-    fn next_lie(&mut self, path: &str) -> Option<Lie> {
-        let meant = |lie: &LieToCome| path.contains(&lie.path_contains);
-        for lie in self.lies.iter_mut().filter(|lie| meant(lie)) {
-            match lie.skip.checked_sub(1) {
-                Some(left) => lie.skip = left,
-                None => {
-                    let told = lie.lie;
-                    let is_it = |other: &LieToCome| other.skip == 0 && meant(other);
-                    let place = self.lies.iter().position(is_it)?;
-                    self.lies.remove(place);
-                    self.lied += 1;
-                    return Some(told);
-                }
-            }
-        }
-        None
     }
 
     fn create(&mut self, path: &str) -> io::Result<Inode> {
@@ -811,29 +772,23 @@ impl StorageFile for SimFile {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let range = (offset, bytes.len() as u64);
         self.on("write file", |disk| {
-            let lie = disk.next_lie(&self.path);
+            let lie = disk.lies.next(&self.path);
+            let mut spoilt = None;
             let write = |contents: &mut Contents| match lie {
                 None => contents.write(bytes, offset),
-                Some(Lie::Lost) => {}
-                Some(Lie::Misdirected(by)) => contents.write(bytes, offset + by),
-                Some(Lie::Rot) => {
-                    let mut rotten = bytes.to_vec();
-                    if let Some(byte) = rotten.get_mut(bytes.len() / 2) {
-                        *byte ^= 0x10;
-                    }
-                    contents.write(&rotten, offset);
-                }
-                Some(Lie::Doubled(by)) => {
-                    contents.write(bytes, offset);
-                    contents.write(bytes, offset + by);
-                }
+                Some(lie) => spoilt = Some(lies::write(contents, lie, bytes, offset)),
             };
             let part_of = |contents: &mut Contents, part: u64| {
                 if part > 0 {
                     contents.write(&bytes[..part as usize], offset);
                 }
             };
-            self.change(disk, IoKind::Write, range, write, part_of)
+            let done = self.change(disk, IoKind::Write, range, write, part_of);
+            disk.lies.told.extend(spoilt.map(|spoilt| Told {
+                path: Arc::clone(&self.path),
+                spoilt,
+            }));
+            done
         })?;
         pause(Pause::Io);
         match self.mode {

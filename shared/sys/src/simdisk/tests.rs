@@ -369,13 +369,17 @@ fn a_write_may_land_in_its_place_and_elsewhere() {
     let both = (0..4096).chain(8192..12_288);
     let both: Vec<_> = both.map(|at| (at, 2)).collect();
     assert_eq!(after_a_lie(Lie::Doubled(8192)), both);
+    let within = (0..4096).map(|at| (at, 2)).collect::<Vec<_>>();
+    for nowhere in [-4096, 3 * 4096] {
+        assert_eq!(after_a_lie(Lie::Doubled(nowhere)), within);
+    }
 }
 
 #[test]
 fn a_bit_may_rot() {
     let mut rotten: Vec<_> = (0..4096).map(|at| (at, 2)).collect();
     rotten[2048].1 = 2 ^ 0x10;
-    assert_eq!(after_a_lie(Lie::Rot), rotten);
+    assert_eq!(after_a_lie(Lie::Rot(4096 + 2048)), rotten);
 }
 
 /// Counts up in a file by two slots in turn, each with a check sum; returns the last count that
