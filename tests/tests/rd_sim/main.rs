@@ -61,6 +61,9 @@ struct Args {
     /// Lets processes change before any operation on an atomic of shared memory; crashes are fewer.
     #[arg(long)]
     interleave: bool,
+    /// Lets the disk lie in the last life of each seed, not only in that of some.
+    #[arg(long)]
+    lies: bool,
     /// Runs this plan alone, as it was printed when a seed failed and was made short.
     #[arg(long)]
     plan: Option<String>,
@@ -109,6 +112,11 @@ const FIXED_SEEDS: std::ops::Range<u64> = 1..8;
 /// How long `cargo test` spends on others.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// An option as it is given.
+fn flag(is_given: bool, text: &str) -> &str {
+    if is_given { text } else { "" }
+}
+
 struct Runner {
     args: Args,
     tally: Tally,
@@ -123,6 +131,7 @@ impl Runner {
             ops: self.args.ops,
             variants: self.args.crashes,
             interleaves: self.args.interleave,
+            lies: self.args.lies,
         }
     }
 
@@ -154,15 +163,12 @@ impl Runner {
         println!("seed {seed} FAILS: {text}");
         println!(
             "  again: cargo test --profile sim -p rd-tests --test rd_sim -- --seed {seed} --seeds 1 \
-             --crashes {} --lives {} --ops {}{}",
+             --crashes {} --lives {} --ops {}{}{}",
             self.args.crashes,
             self.args.lives,
             self.args.ops,
-            if self.args.interleave {
-                " --interleave"
-            } else {
-                ""
-            }
+            flag(self.args.interleave, " --interleave"),
+            flag(self.args.lies, " --lies"),
         );
         if !self.args.no_shrink {
             let run = |plan: &Plan| plan.run(&mut Tally::default());

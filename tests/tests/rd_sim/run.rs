@@ -32,6 +32,8 @@ pub struct Size {
     /// Processes are interleaved at their atomics, and not at I/Os and waits alone. Then not every
     /// I/O is crashed at, but one out of [`CRASH_ODDS`].
     pub interleaves: bool,
+    /// Each plan ends with a life whose disk lies, and not one out of [`LIAR_ODDS`] alone.
+    pub lies: bool,
 }
 
 /// What the server's files say whose they are.
@@ -139,9 +141,8 @@ impl Plan {
                 }
             })
             .collect();
-        if rng.below(LIAR_ODDS) == 0
-            && let Some(last) = lives.last_mut()
-        {
+        let lies = rng.below(LIAR_ODDS) == 0 || size.lies;
+        if lies && let Some(last) = lives.last_mut() {
             last.harm = Harm::of_a_liar(&mut rng);
         }
         Plan {

@@ -1,7 +1,7 @@
 //! A plan in one line, to be printed and run again: its seed and size, and, of what they make, the lives
 //! and operations that are left, and whether the disk does harm in each.
 //!
-//! `seed,lives,ops,crashes,interleaves;life/harm/operations/operations;...`, an operation by its number.
+//! `seed,lives,ops,crashes,interleaves,lies;life/harm/operations/operations;...`, an operation by its number.
 
 use crate::harm::Harm;
 use crate::run::{Life, Plan, Size};
@@ -9,9 +9,9 @@ use crate::run::{Life, Plan, Size};
 /// The plan in words of this module.
 pub fn print(plan: &Plan) -> String {
     let size = plan.size;
-    let interleaves = u8::from(size.interleaves);
+    let (interleaves, lies) = (u8::from(size.interleaves), u8::from(size.lies));
     let mut parts = vec![format!(
-        "{},{},{},{},{interleaves}",
+        "{},{},{},{},{interleaves},{lies}",
         plan.seed, size.lives, size.ops, size.variants
     )];
     parts.extend(plan.lives.iter().map(print_life));
@@ -37,7 +37,7 @@ pub fn parse(text: &str) -> Result<Plan, String> {
     let mut parts = text.split(';');
     let first = parts.next().unwrap_or("");
     let numbers: Result<Vec<u64>, _> = first.split(',').map(str::parse).collect();
-    let [seed, lives, ops, variants, interleaves] = numbers
+    let [seed, lives, ops, variants, interleaves, is_liar] = numbers
         .ok()
         .and_then(|numbers| numbers.try_into().ok())
         .ok_or_else(|| format!("\"{first}\" is no seed and size"))?;
@@ -46,6 +46,7 @@ pub fn parse(text: &str) -> Result<Plan, String> {
         ops,
         variants,
         interleaves: interleaves > 0,
+        lies: is_liar > 0,
     };
     let mut plan = Plan::new(seed, size);
     let whole = std::mem::take(&mut plan.lives);
