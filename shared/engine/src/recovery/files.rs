@@ -54,14 +54,26 @@ fn warn_of_offline(error: &RecoveryError) {
     }
 }
 
+/// A header that tells up to where the log was durable: it was stamped when it was.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stamp {
+    pub(super) scn: Lsn,
+    pub(super) whose: String,
+}
+
 /// Holds every file that `control` names against its row: its header and its length, which is only
-/// ever written down when the room is on disk. After a crash a header may be ahead by the one checkpoint
+/// ever written down when the room is on disk. Gives the highest stamp of all. After a crash a header may be ahead by the one checkpoint
 /// that was under way, and that of a closed file may say that it was to be opened. A file of an offline
 /// namespace is its owner's affair until it is brought online; what there is to say of it is said in the log.
 ///
 /// # Errors
 /// Names the first file that is missing, foreign, or from another time.
-pub(super) fn check(store: &Store, control: &ControlFile, torn: Torn) -> Result<(), RecoveryError> {
+pub(super) fn check(
+    store: &Store,
+    control: &ControlFile,
+    torn: Torn,
+) -> Result<Stamp, RecoveryError> {
+    let mut newest = Stamp::default();
     let is_dropped = |file| {
         let mut pending = control.pending_drops.iter();
         pending.any(|pending| pending.file == file)
@@ -82,10 +94,14 @@ pub(super) fn check(store: &Store, control: &ControlFile, torn: Torn) -> Result<
                 }
             }
             Err(error) => return Err(error),
-            Ok(()) => {}
+            Ok(scn) if scn > newest.scn => {
+                let whose = format!("the header of \"{}\"", path_of(meta_tag(row.file)));
+                newest = Stamp { scn, whose };
+            }
+            Ok(_) => {}
         }
     }
-    Ok(())
+    Ok(newest)
 }
 
 /// Whether a page of which that is said may be mended from a copy.
@@ -97,7 +113,7 @@ fn may_be_mended(error: &PageReadError) -> bool {
     }
 }
 
-fn hold(store: &Store, control: &ControlFile, row: &FileRow) -> Result<(), RecoveryError> {
+fn hold(store: &Store, control: &ControlFile, row: &FileRow) -> Result<Lsn, RecoveryError> {
     let Some(meta) = store.relations.read_meta(row.file)? else {
         let path = path_of(meta_tag(row.file));
         return Err(RecoveryError::FileMissing { path });
@@ -116,7 +132,7 @@ fn hold(store: &Store, control: &ControlFile, row: &FileRow) -> Result<(), Recov
             expected: row.blocks,
         });
     }
-    Ok(())
+    Ok(meta.checkpoint_scn)
 }
 
 /// Enters the files that `control` names in the shared table.

@@ -36,7 +36,7 @@ mod worker;
 pub use error::RecoveryError;
 
 use crate::namespace;
-use files::Torn;
+use files::{Stamp, Torn};
 use rd_base::civil::Utc;
 use rd_base::counters::Counter;
 use rd_base::words::EndOfRecoveryCheckpoint;
@@ -200,7 +200,7 @@ fn open_crashed(
         slots.write_both(control, store.clock.wall_us())?;
         control = slots.newest().clone();
     }
-    files::check(store, &control, Torn::IsDamage)?;
+    let stamp = files::check(store, &control, Torn::IsDamage)?;
     let log_began_ns = store.clock.monotonic_ns();
     files::load(store, &control)?;
     hand_over(store, &control);
@@ -213,7 +213,7 @@ fn open_crashed(
     } else {
         redo::Pages::Unproved
     };
-    let known = known(&control, repaired.newest_copy);
+    let known = known(&control, repaired.newest_copy, &stamp);
     let hands = watcher.redo_hands();
     let workers = hands.count();
     let from = read_from(store, &control);
@@ -354,16 +354,20 @@ fn read_from(store: &Store, control: &ControlFile) -> ReadFrom {
 }
 
 /// What is known of the log before it is read. `newest_copy` is the highest page LSN in the
-/// double-write area.
-fn known(control: &ControlFile, newest_copy: Lsn) -> Known<'static> {
-    let durable = control.durable_lsn;
-    let (promised, witness) = if newest_copy > durable {
-        (newest_copy, "a page in the double-write area")
-    } else {
-        (durable, "\"global/pg_control\"")
-    };
+/// double-write area, `stamp` the highest in the headers of the files.
+fn known<'k>(control: &ControlFile, newest_copy: Lsn, stamp: &'k Stamp) -> Known<'k> {
+    let witnesses = [
+        (control.durable_lsn, "\"global/pg_control\""),
+        (newest_copy, "a page in the double-write area"),
+        (stamp.scn, stamp.whose.as_str()),
+    ];
+    let [mut newest, others @ ..] = witnesses;
+    for other in others {
+        newest = if other.0 > newest.0 { other } else { newest };
+    }
+    let (promised, witness) = newest;
     Known {
-        durable,
+        durable: control.durable_lsn,
         promised,
         witness,
         // This one counts already.
@@ -466,6 +470,11 @@ fn finish(store: &Store, end: Lsn, settled: Lsn) -> Result<(), RecoveryError> {
 mod tests {
     use super::redo::tests::{Unwatched, startup};
     use super::*;
+    use rd_base::PageTag;
+    use rd_base::limits::PAGE_BYTES;
+    use rd_format::bitmap::META_BLOCK;
+    use rd_format::meta::{self, Meta};
+    use rd_format::page;
     use rd_store::control_file;
     use rd_sys::simdisk::{Injection, IoKind};
     use rd_sys::storage::{OpenMode, Storage};
@@ -495,6 +504,38 @@ mod tests {
             let control = control_file::read(&disk).expect("valid").control;
             assert_eq!(control.has_all_copies(), !is_bad);
         }
+    }
+
+    /// A checkpoint of one file was cut off when the header was stamped, and the log before that has rotted:
+    /// redo would pass over all that is written to the file up to there from now on.
+    #[test]
+    fn a_header_that_is_ahead_of_the_log_stops_the_start() {
+        let (store, disk) = startup();
+        let mut slots = ControlStore::open(&disk).expect("valid");
+        let running = ControlFile {
+            state: DbState::InProduction,
+            ..slots.newest().clone()
+        };
+        slots.write_both(running, 1).expect("a good disk");
+        let control = slots.newest();
+        let relations = RelationFiles::writer(Arc::new(disk.clone()));
+        let tag = PageTag::new(CATALOG_FILE, META_BLOCK);
+        let mut page = [0; PAGE_BYTES];
+        relations.read_page(tag, &mut page).expect("a new file");
+        let ahead = Meta {
+            checkpoint_count: control.checkpoint_count + 1,
+            checkpoint_scn: Lsn::new(control.durable_lsn.get() + 80),
+            ..meta::read(&page)
+        };
+        meta::write(&mut page, &ahead);
+        page::seal(&mut page, tag);
+        relations.write_page(tag, &page).expect("room");
+        let error = recover(&store, &mut Unwatched).expect_err("log is missing");
+        let text = error.to_string();
+        assert!(
+            text.contains("the header of \"base/1\" says that it was durable up to"),
+            "{text}"
+        );
     }
 
     /// The area was lost, or all but its beginning, while the server was stopped, and the start is cut off
