@@ -342,8 +342,8 @@ impl DoubleWrite {
 
     /// Puts copies from batch `first` on back in their places: wherever the page there is torn,
     /// missing, on a sector that cannot be read (a disk gives another one for it when it is written), or not
-    /// newer than the copy (it may be in the kernel's cache only, after a sync that failed). Then syncs those
-    /// files. To be called before anything else is written.
+    /// newer than the copy (it may be in the kernel's cache only, after a sync that failed); one of the same
+    /// page LSN is written as it is. Then syncs those files. To be called before anything else is written.
     ///
     /// `closed` says for which access a file is closed, if it is. Those of offline namespaces are left alone:
     /// they were synced before `pg_control` said so, and may be away.
@@ -388,7 +388,9 @@ impl DoubleWrite {
             if good && has_all && page::page_lsn(&in_place) > copy.lsn {
                 continue;
             }
-            if good && !has_all {
+            // A header is stamped without a new page LSN; the copy of the last stamp may have rotted, and
+            // this be one of before.
+            if good && (!has_all || page::page_lsn(&in_place) == copy.lsn) {
                 // As it is; but it may be in the kernel's cache only, and its copies are given up.
                 relations.write_page(tag, &in_place)?;
                 touched.insert(path_of(tag), file);
@@ -552,6 +554,34 @@ mod tests {
             }
         }
         assert!(torn > 0, "the simulated disk tears pages");
+    }
+
+    /// As a header's that is stamped again while nothing else is written to the file.
+    #[test]
+    fn an_older_copy_with_the_same_page_lsn_does_not_take_a_pages_place() {
+        let storage = disk(2);
+        let relations = RelationFiles::writer(Arc::new(storage.clone()));
+        let mut area = DoubleWrite::open(&storage, 7, BatchNo::new(0)).expect("readable");
+        let stamped = |stamp: u8| {
+            let mut page = sealed(tag(0), 5);
+            page[200] = stamp;
+            page::seal(&mut page, tag(0));
+            page
+        };
+        for stamp in [1, 2] {
+            let page = stamped(stamp);
+            area.write_batch(&[(tag(0), &page)]).expect("room");
+            relations.write_page(tag(0), &page).expect("room");
+        }
+        let second = slot_offset(BatchNo::new(1), area.slots);
+        storage
+            .damage(DOUBLEWRITE_PATH, second + 9, &[0xFF])
+            .expect("within the area");
+        area.repair(&relations, BatchNo::new(0), |_| None)
+            .expect("a good disk");
+        let mut page = [0; PAGE_BYTES];
+        relations.read_page(tag(0), &mut page).expect("whole");
+        assert_eq!(page[200], 2);
     }
 
     /// The processes die between the write of a batch and its sync; the next start repairs from what
