@@ -275,11 +275,14 @@ impl Checks<'_> {
         let end = recovered.end;
         let mut found = ledger.clone();
         if end < ledger.promised() {
-            match doubt.zip(found_disk.as_ref()) {
-                Some((doubt, disk)) => doubt.may_end_at(end, ledger, disk)?,
-                None => return Err(doubt::recedes(end, ledger)),
-            }
+            let Some((doubt, disk)) = doubt.zip(found_disk.as_ref()) else {
+                return Err(doubt::recedes(end, ledger));
+            };
+            let pages_are_ahead = doubt.may_end_at(end, ledger, disk)?;
             self.tally.shortened += 1;
+            if pages_are_ahead {
+                return Ok(Start::Damaged);
+            }
             found.take_back(end);
         }
         found.truncate(end);

@@ -16,7 +16,9 @@ use crate::machine::{Failure, SEGMENT_BYTES};
 use crate::run::SYSTEM_IDENTIFIER;
 use rd_base::limits::{PAGE_BYTES, WAL_PAGE_BYTES};
 use rd_base::{BlockNo, Lsn, PageTag, Timeline};
+use rd_format::bitmap::META_BLOCK;
 use rd_format::doublewrite::{DW_SLOT_BYTES, DwBatch, decode_header, page_offset};
+use rd_format::meta;
 use rd_format::page::{self, PageBytes};
 use rd_format::wal_page::{self, WalPageHeader, page_start, parse_segment_name};
 use rd_store::doublewrite::DOUBLEWRITE_PATH;
@@ -85,7 +87,14 @@ impl Doubt {
     pub fn explains(&self, text: &str, disk: &SimStorage) -> Result<bool, Failure> {
         let explains = match self.subject {
             Subject::Log => {
-                let is_named = text.contains("write-ahead log is damaged at");
+                // The second is of a page that redo has met, the third of the log's last page, which is
+                // not read before.
+                let complaints = [
+                    "write-ahead log is damaged at",
+                    "log that was acknowledged is missing",
+                    "cannot be continued at",
+                ];
+                let is_named = complaints.iter().any(|one| text.contains(one));
                 let control =
                     control_file::read(disk).map_err(|error| Failure(error.to_string()))?;
                 let needed_from = page_start(control.control.redo_lsn);
@@ -105,11 +114,18 @@ impl Doubt {
         Lsn::new(start + self.told.spoilt.start)..Lsn::new(start + self.told.spoilt.end)
     }
 
-    /// The log, as a start has found it on `disk`, ends at `end`, before what was promised.
+    /// The log, as a start has found it on `disk`, ends at `end`, before what was promised. Gives whether
+    /// pages are ahead of it that no start can know of: without double writes nothing but they tell of
+    /// them, and redo does not meet all.
     ///
     /// # Errors
     /// When it could have been known that it went on, or the lie is not why it ends there.
-    pub fn may_end_at(&self, end: Lsn, ledger: &Ledger, disk: &SimStorage) -> Result<(), Failure> {
+    pub fn may_end_at(
+        &self,
+        end: Lsn,
+        ledger: &Ledger,
+        disk: &SimStorage,
+    ) -> Result<bool, Failure> {
         let Failure(recedes) = recedes(end, ledger);
         let wrong = |why: String| Err(Failure(format!("{recedes}; {why}")));
         let spoilt = self.spoilt_log();
@@ -119,16 +135,19 @@ impl Doubt {
         if ledger.has_commits(end, spoilt.start) {
             return wrong(format!("what lies before {} could be read", spoilt.start));
         }
-        let marks = marks(disk).map_err(|error| Failure(error.to_string()))?;
-        match marks.into_iter().find(|(lsn, _)| *lsn > end) {
+        let text = |error: io::Error| Failure(error.to_string());
+        let is_above = |(lsn, _): &(Lsn, String)| *lsn > end;
+        let known = marks(disk).map_err(text)?.into_iter().find(is_above);
+        let ahead = page_marks(disk).map_err(text)?.into_iter().find(is_above);
+        let has_copies = control_file::read(disk).is_ok_and(|slots| slots.control.has_all_copies());
+        match known.or(ahead.clone().filter(|_| has_copies)) {
             Some((lsn, whose)) => wrong(format!("{whose} tells that it was durable up to {lsn}")),
-            None => Ok(()),
+            None => Ok(ahead.is_some()),
         }
     }
 }
 
-/// All that is on the disk from which it can be known up to where the log was durable, and where each
-/// was found.
+/// From where on the disk a start can know up to where the log was durable.
 fn marks(disk: &SimStorage) -> io::Result<Vec<(Lsn, String)>> {
     let mut marks = Vec::new();
     if let Ok(slots) = control_file::read(disk) {
@@ -152,11 +171,22 @@ fn marks(disk: &SimStorage) -> io::Result<Vec<(Lsn, String)>> {
         marks.extend(copies.map(|copy| (copy.page_lsn, format!("a copy in slot {slot}"))));
     }
     for (tag, page) in pages(disk)? {
-        if page::verify(&page, tag).is_ok() {
-            marks.push((page::page_lsn(&page), tag.to_string()));
+        if tag.block == META_BLOCK && page::verify(&page, tag).is_ok() {
+            let scn = meta::read(&page).checkpoint_scn;
+            marks.push((scn, format!("the header of file {}", tag.file)));
         }
     }
     Ok(marks)
+}
+
+/// What each page tells.
+fn page_marks(disk: &SimStorage) -> io::Result<Vec<(Lsn, String)>> {
+    let good = pages(disk)?
+        .into_iter()
+        .filter(|(tag, page)| page::verify(page, *tag).is_ok());
+    Ok(good
+        .map(|(tag, page)| (page::page_lsn(&page), tag.to_string()))
+        .collect())
 }
 
 /// Whether `text` names a page that is damaged in its place, and of which no copy is whole.
