@@ -11,9 +11,11 @@
 //! A page is damaged if it cannot be read, fails its checksum or its structure, is newer than the
 //! log, or older than the same page in memory that no record has changed since (the disk has lost a
 //! write), or if it is all zeros although its file's bitmap on disk says that it is in use and
-//! memory does not have it. It is repaired from shared buffers; or from the double-write area, if
-//! its copy there is the last that was ever written; or from the system's cache. What cannot be
-//! repaired stays as it is: reads of it fail by name, and all else works.
+//! memory does not have it. So is one that the second look finds whole on disk, but not in the
+//! system's cache, which is what readers have. It is repaired from shared buffers; or from the
+//! double-write area, if its copy there is the last that was ever written; or from the system's
+//! cache, or the disk itself. What cannot be repaired stays as it is: reads of it fail by name, and
+//! all else works.
 //!
 //! Invariants:
 //! - Nothing is judged or repaired while a batch of pages is on its way to disk.
@@ -562,7 +564,8 @@ impl Checkpointer {
         }
     }
 
-    /// Reads a page from the disk, and holds it against all that is known of it.
+    /// Reads a page from the disk and from the system's cache, and holds it against all that is known
+    /// of it.
     fn judge(&self, tag: PageTag) -> Verdict {
         if !may_read(&self.store.shared.files, tag.file) {
             return Verdict::Good;
@@ -592,7 +595,7 @@ impl Checkpointer {
             Resident::Unwritten(_) => return Verdict::Good,
             Resident::Settled(_) => (page::page_lsn(&copy), page::page_lsn(page)),
             Resident::Absent if is_empty => return self.judge_empty(tag),
-            Resident::Absent => return Verdict::Good,
+            Resident::Absent => return self.judge_cached(tag),
         };
         if here <= there {
             return Verdict::Good;
@@ -602,6 +605,22 @@ impl Checkpointer {
             "in file \"{path}\": {tag} has page LSN {there}, but {here} was written: the disk has \
              lost a write"
         ))
+    }
+
+    /// Judges a page that is whole on disk by what anybody would get who reads it next.
+    fn judge_cached(&self, tag: PageTag) -> Verdict {
+        match self.read_cached(tag, &mut [0; PAGE_BYTES]) {
+            Ok(()) => Verdict::Good,
+            Err(error) if error.shortage().is_some() => Verdict::Short,
+            Err(error) => Verdict::Bad(format!(
+                "what the system's cache has of a page that is whole on disk is damaged: {error}"
+            )),
+        }
+    }
+
+    fn read_cached(&self, tag: PageTag, page: &mut PageBytes) -> Result<(), PageReadError> {
+        self.relations.read_page(tag, page)?;
+        self.store.check_page_lsn(tag, page)
     }
 
     /// Asks the bitmap on disk whether a page may be all zeros.
@@ -638,7 +657,7 @@ impl Checkpointer {
             },
             Ok(Repair::None) => {
                 "it is not in shared buffers, the double-write area has no copy that is known to be \
-                 the last, and the system's cache has none that is whole"
+                 the last, and neither the system's cache nor the disk has one that is whole"
                     .to_owned()
             }
             Err(failure) if failure.shortage().is_some() => return Verdict::Short,
@@ -689,7 +708,8 @@ impl Checkpointer {
     }
 
     /// Copies what was last written of a page that is not in shared buffers, if it is to be had, and
-    /// says from where. What the system's cache has of it is as good as what anybody would read next.
+    /// says from where. What the system's cache has of it is as good as what anybody would read next;
+    /// where that is damaged alone, the disk has what was written.
     fn copy_elsewhere(
         &self,
         tag: PageTag,
@@ -701,9 +721,18 @@ impl Checkpointer {
             *page = *copy;
             return Ok(Some("the double-write area"));
         }
-        let cached = self.relations.read_page(tag, page);
-        match cached.and_then(|()| self.store.check_page_lsn(tag, page)) {
-            Ok(()) => Ok(Some("the system's cache")),
+        match self.read_cached(tag, page) {
+            Ok(()) => return Ok(Some("the system's cache")),
+            Err(error) if error.shortage().is_some() => return Err(error.into()),
+            Err(_) => {}
+        }
+        let mut memory = DirectBuffer::default();
+        let (there, read) = self.scrub.read_page(tag, &mut memory);
+        match read.and_then(|()| self.store.check_page_lsn(tag, there)) {
+            Ok(()) => {
+                *page = *there;
+                Ok(Some("the disk, past the system's cache"))
+            }
             Err(error) if error.shortage().is_some() => Err(error.into()),
             Err(_) => Ok(None),
         }

@@ -74,6 +74,13 @@ fn rot(disk: &SimStorage, tag: PageTag) {
         .expect("within the file");
 }
 
+/// As [`damage`], and the disk itself has what was there.
+fn rot_in_cache(disk: &SimStorage, tag: PageTag) {
+    let at = offset_of(tag.block) + 700;
+    disk.rot_in_cache(&path_of(tag), at, b"rotten")
+        .expect("within the file");
+}
+
 /// Somebody reads a page, and cannot.
 fn fail_to_read(world: &World, tag: PageTag) {
     let fetched = world.backend.shared.pool.fetch(&world.backend, tag);
@@ -263,6 +270,33 @@ fn what_has_rotted_under_the_systems_cache_is_found_and_written_anew() {
     drop(world);
     // What was repaired was written, and is mended if that was cut off.
     disk.crash(9);
+    World::start(&disk, &mut history);
+}
+
+/// A bad bit of memory, or a bad transfer: readers find it, and the scrub must not take the disk's
+/// word against theirs.
+#[test]
+fn what_is_damaged_in_the_systems_cache_alone_is_written_anew() {
+    let disk = new_disk(16);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    forget(&world);
+    for found_so_far in [1, 2] {
+        rot_in_cache(&disk, tag(5));
+        fail_to_read(&world, tag(5));
+        world.checkpointer.turn();
+        // From the area; and when it has no copy any more, from the disk.
+        let all_mended = (found_so_far, found_so_far, Vec::new());
+        assert_eq!(found(&world), all_mended);
+        assert!(is_whole(&world, tag(5)));
+        let shared = &world.backend.shared;
+        assert!(shared.pool.fetch(&world.backend, tag(5)).is_ok());
+        wear_out_area(&mut world, &mut history);
+        forget(&world);
+    }
+    world.flush(&mut history);
+    drop(world);
+    disk.crash(16);
     World::start(&disk, &mut history);
 }
 

@@ -6,8 +6,8 @@
 //! * A page that is neither `dirty` nor `lost` is the same in `live` and `durable`.
 //! * `dirty` pages are those written since their last sync; each keeps the versions it went
 //!   through, because the disk may have any of them, sector by sector.
-//! * `lost` pages are those a failed sync took for clean, or that have rotted on disk since they
-//!   were written: the cache shows them, the disk has not got them, and no later sync will bring
+//! * `lost` pages are those a failed sync took for clean, or that have rotted since they were
+//!   written, on disk or in the cache alone: the cache shows them, the disk has not got them, and no later sync will bring
 //!   them there unless they are written again. Once the process is dead the cache may let go of
 //!   them at any time.
 
@@ -372,6 +372,20 @@ impl Contents {
             let mut rotten = *self.durable.slot(page).bytes();
             rotten[from] = *byte;
             self.durable.set(page, Slot::of(&rotten));
+            if !self.dirty.contains_key(&page) {
+                self.lost.insert(page);
+            }
+        }
+    }
+
+    /// Changes bytes in the cache, while the disk keeps what it has. A page that is dirty takes them
+    /// there.
+    pub(super) fn rot_in_cache(&mut self, offset: u64, bytes: &[u8]) {
+        for (at, byte) in (offset..).zip(bytes) {
+            let (page, from) = place_of(at);
+            let mut rotten = *self.live.slot(page).bytes();
+            rotten[from] = *byte;
+            self.live.set(page, Slot::of(&rotten));
             if !self.dirty.contains_key(&page) {
                 self.lost.insert(page);
             }

@@ -375,25 +375,29 @@ impl SimStorage {
 
     /// Overwrites bytes behind everybody's back, in the cache and on disk.
     pub fn damage(&self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut disk = self.lock();
-        let inode = disk
-            .names
-            .file(path)
-            .map_err(|error| failed("damage file", path, &error))?;
-        disk.contents(inode)?.damage(offset, bytes);
-        disk.used_pages = None;
-        Ok(())
+        self.spoil(path, |contents| contents.damage(offset, bytes))
     }
 
     /// Overwrites bytes on disk, behind everybody's back; the cache keeps what it has, and shows it
     /// to whoever does not read past it.
     pub fn rot(&self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.spoil(path, |contents| contents.rot(offset, bytes))
+    }
+
+    /// Overwrites bytes in the cache alone, behind everybody's back: whoever reads past it finds what
+    /// was there.
+    pub fn rot_in_cache(&self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.spoil(path, |contents| contents.rot_in_cache(offset, bytes))
+    }
+
+    fn spoil(&self, path: &str, action: impl FnOnce(&mut Contents)) -> io::Result<()> {
         let mut disk = self.lock();
         let inode = disk
             .names
             .file(path)
             .map_err(|error| failed("damage file", path, &error))?;
-        disk.contents(inode)?.rot(offset, bytes);
+        action(disk.contents(inode)?);
+        disk.used_pages = None;
         Ok(())
     }
 }

@@ -577,3 +577,27 @@ fn what_has_rotted_is_seen_past_the_cache_alone_until_that_is_gone() {
     assert_eq!(past.read_at(page, 0).expect("read"), DIRECT_BYTES);
     assert_eq!(page[99..103], [2; 4]);
 }
+
+#[test]
+fn what_has_rotted_in_the_cache_alone_is_not_seen_past_it_nor_after_it() {
+    let disk = disk_with_a();
+    disk.rot_in_cache("a", 100, &[9; 2]).expect("rotten");
+    assert_eq!(contents(&disk, "a")[99..103], [1, 9, 9, 1]);
+    let past = disk.open("a", OpenMode::ReadPastCache).expect("there");
+    let mut memory = DirectBuffer::default();
+    let page = memory.bytes(DIRECT_BYTES);
+    assert_eq!(past.read_at(page, 0).expect("read"), DIRECT_BYTES);
+    assert_eq!(page[99..103], [1; 4]);
+    let cut = disk.fork();
+    cut.crash(1);
+    assert_eq!(contents(&cut, "a")[99..103], [1; 4]);
+    // A sync takes it to the disk only if something is written there.
+    let file = file(&disk, "a");
+    file.sync_data().expect("synced");
+    assert_eq!(past.read_at(page, 0).expect("read"), DIRECT_BYTES);
+    assert_eq!(page[99..103], [1; 4]);
+    file.write_all_at(&[2], 0).expect("written");
+    file.sync_data().expect("synced");
+    assert_eq!(past.read_at(page, 0).expect("read"), DIRECT_BYTES);
+    assert_eq!(page[99..103], [1, 9, 9, 1]);
+}
