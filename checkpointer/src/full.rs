@@ -386,7 +386,10 @@ impl Checkpointer {
                     }
                     continue;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    self.report_unread(tag, &error);
+                    return Err(error.into());
+                }
             }
             self.unreadable.remove(&file);
             if page::page_lsn(&header) > redo && unnamed(&file) {

@@ -477,8 +477,10 @@ impl Checkpointer {
 
     fn read_header(&self, file: FileNo) -> Result<PageBytes, Failure> {
         let mut header = [0; PAGE_BYTES];
+        let tag = PageTag::new(file, META_BLOCK);
         self.relations
-            .read_page(PageTag::new(file, META_BLOCK), &mut header)?;
+            .read_page(tag, &mut header)
+            .inspect_err(|error| self.report_unread(tag, error))?;
         Ok(header)
     }
 

@@ -369,6 +369,14 @@ impl Checkpointer {
         }
     }
 
+    /// Reports a page that the loop itself could not read, so that the next attempt finds it mended, if
+    /// that can be.
+    pub(crate) fn report_unread(&self, tag: PageTag, error: &PageReadError) {
+        if error.shortage().is_none() {
+            self.store.shared.scrub.report(tag);
+        }
+    }
+
     /// Whether the scrub has nothing more to do with `file`, which is offline now.
     pub(crate) fn scrub_lets_go_of(&mut self, file: FileNo) -> bool {
         self.take_up_chunks();

@@ -517,6 +517,33 @@ fn a_repair_that_fails_holds_up_no_other_page() {
     }
 }
 
+#[test]
+fn a_header_that_is_needed_and_cannot_be_read_is_mended_for_the_next_attempt() {
+    let file = FileNo::new(2);
+    let header = PageTag::new(file, META_BLOCK);
+    // By a checkpoint of the file alone, and by the first of all that is to name it.
+    for is_named in [true, false] {
+        let disk = new_disk(19);
+        let mut history = History::default();
+        let mut world = world(&disk, &mut history);
+        world.make_dirty_file(&mut history, 2);
+        if is_named {
+            assert_eq!(world.checkpoint(manual()), TicketState::Done);
+        } else {
+            world.clean(|_| true);
+        }
+        damage(&disk, header);
+        let attempt = |world: &mut World| match is_named {
+            true => world.checkpoint_file(file, None),
+            false => world.checkpoint(manual()),
+        };
+        let failed = attempt(&mut world);
+        assert!(matches!(failed, TicketState::Failed(_)), "{failed:?}");
+        assert_eq!(found(&world), (1, 1, Vec::new()), "named: {is_named}");
+        assert_eq!(attempt(&mut world), TicketState::Done);
+    }
+}
+
 /// From then on no start looks at the file, nor writes what is in the system's cache alone.
 #[test]
 fn what_was_repaired_is_on_disk_before_its_file_is_offline() {
