@@ -383,6 +383,9 @@ impl Checkpointer {
         for again in [&mut self.scrub.suspects, &mut self.scrub.reported] {
             again.tags.retain(|tag| tag.file != file);
         }
+        // Another file may come to lie in its place.
+        self.scrub
+            .forget_bad(&self.store.shared.scrub, |tag| tag.file == file);
         self.scrub.forget(file);
         self.scrub.reading != Some(file)
     }

@@ -544,6 +544,26 @@ fn a_header_that_is_needed_and_cannot_be_read_is_mended_for_the_next_attempt() {
     }
 }
 
+/// Another file may come to lie in its place.
+#[test]
+fn what_is_beyond_repair_is_forgotten_when_its_file_is_taken_away() {
+    let disk = new_disk(20);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    world.make_dirty_file(&mut history, 2);
+    assert_eq!(world.checkpoint(manual()), TicketState::Done);
+    wear_out_area(&mut world, &mut history);
+    let page = PageTag::new(FileNo::new(2), BlockNo::new(3));
+    assert!(world.backend.shared.pool.discard(page.file));
+    damage(&disk, page);
+    fail_to_read(&world, page);
+    world.checkpointer.turn();
+    assert_eq!(found(&world), (1, 0, vec![page]));
+    let closed = world.checkpoint_file(page.file, Some(Access::OFFLINE));
+    assert_eq!(closed, TicketState::Done);
+    assert_eq!(found(&world).2, []);
+}
+
 /// From then on no start looks at the file, nor writes what is in the system's cache alone.
 #[test]
 fn what_was_repaired_is_on_disk_before_its_file_is_offline() {
