@@ -44,7 +44,7 @@ use rd_store::scrub::ScrubShared;
 use rd_store::shared::Phase;
 use rd_sys::clock::Clock;
 use rd_sys::storage::DirectBuffer;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -204,17 +204,19 @@ struct Round {
     repaired: u64,
 }
 
-/// Pages to be looked at again.
+/// Pages to be looked at again, and when each is due, monotonic nanoseconds; 0 is at once.
 #[derive(Default)]
-struct Again {
-    tags: BTreeSet<PageTag>,
-    /// When that is due; 0 is at once.
-    due_ns: u64,
-}
+struct Again(BTreeMap<PageTag, u64>);
 
 impl Again {
     fn next_ns(&self) -> Option<u64> {
-        (!self.tags.is_empty()).then_some(self.due_ns)
+        self.0.values().min().copied()
+    }
+
+    /// Takes out those that are due.
+    fn take_due(&mut self, now_ns: u64) -> Vec<PageTag> {
+        let due = self.0.extract_if(.., |_, due_ns| *due_ns <= now_ns);
+        due.map(|(tag, _)| tag).collect()
     }
 }
 
@@ -324,7 +326,7 @@ impl Checkpointer {
                 self.scrub.reading = Some(chunk.file);
                 self.scrubs.give(chunk);
             }
-            None if self.scrub.suspects.tags.is_empty() => self.end_round(),
+            None if self.scrub.suspects.0.is_empty() => self.end_round(),
             None => {}
         }
     }
@@ -348,11 +350,9 @@ impl Checkpointer {
             return;
         }
         self.take_reports();
-        if self.now_ns() < self.scrub.reported.due_ns {
-            return;
-        }
-        let tags = std::mem::take(&mut self.scrub.reported.tags);
-        self.scrub.reported = self.look_at(tags);
+        let tags = self.scrub.reported.take_due(self.now_ns());
+        let again = self.look_at(tags);
+        self.scrub.reported.0.extend(again.0);
     }
 
     /// Takes note of the pages that somebody could not read. One that is known to be beyond repair is
@@ -360,11 +360,11 @@ impl Checkpointer {
     fn take_reports(&mut self) {
         for tag in self.store.shared.scrub.take_reports() {
             self.store.count(Counter::ScrubReports);
-            let reported = &mut self.scrub.reported;
-            if !self.scrub.bad.contains(&tag) && reported.tags.insert(tag) {
+            let reported = &mut self.scrub.reported.0;
+            if !self.scrub.bad.contains(&tag) && !reported.contains_key(&tag) {
                 log::info!("scrub: {tag} could not be read; looking for a good copy of it");
-                reported.due_ns = 0;
-                self.scrub.suspects.tags.remove(&tag);
+                reported.insert(tag, 0);
+                self.scrub.suspects.0.remove(&tag);
             }
         }
     }
@@ -381,7 +381,7 @@ impl Checkpointer {
     pub(crate) fn scrub_lets_go_of(&mut self, file: FileNo) -> bool {
         self.take_up_chunks();
         for again in [&mut self.scrub.suspects, &mut self.scrub.reported] {
-            again.tags.retain(|tag| tag.file != file);
+            again.0.retain(|tag, _| tag.file != file);
         }
         // Another file may come to lie in its place.
         self.scrub
@@ -530,49 +530,42 @@ impl Checkpointer {
                     is_old || is_new || self.scrub.bad.contains(&tag)
                 }
             };
-            if is_suspect && !self.scrub.reported.tags.contains(&tag) {
-                self.scrub.suspects.tags.insert(tag);
+            if is_suspect && !self.scrub.reported.0.contains_key(&tag) {
+                self.scrub.suspects.0.insert(tag, 0);
             }
         }
     }
 
     fn look_at_suspects(&mut self) {
-        let tags = std::mem::take(&mut self.scrub.suspects.tags);
+        let tags = self.scrub.suspects.take_due(self.now_ns());
         let again = self.look_at(tags);
         // The end of the round waits for them.
-        self.scrub.ready_ns = self.scrub.ready_ns.max(again.due_ns);
-        self.scrub.suspects = again;
+        let last_ns = again.0.values().max().copied();
+        self.scrub.ready_ns = self.scrub.ready_ns.max(last_ns.unwrap_or_default());
+        self.scrub.suspects.0.extend(again.0);
     }
 
     /// Looks at pages once more, and repairs what is damaged; gives those that it could not look at.
-    fn look_at(&mut self, tags: BTreeSet<PageTag>) -> Again {
-        let mut again = BTreeSet::new();
-        let mut nap = BUSY_NAP;
+    fn look_at(&mut self, tags: Vec<PageTag>) -> Again {
+        let mut again = Again::default();
         for tag in tags {
             let verdict = match self.judge(tag) {
                 Verdict::Bad(what) => self.deal_with(tag, what),
                 verdict => verdict,
             };
-            match verdict {
+            let nap = match verdict {
                 Verdict::Good => {
                     let shared = &self.store.shared.scrub;
                     self.scrub.forget_bad(shared, |bad| *bad == tag);
+                    continue;
                 }
-                Verdict::Later => _ = again.insert(tag),
-                Verdict::Short => {
-                    again.insert(tag);
-                    nap = SHORTAGE_NAP;
-                }
-                Verdict::Bad(_) => {}
-            }
+                Verdict::Bad(_) => continue,
+                Verdict::Later => BUSY_NAP,
+                Verdict::Short => SHORTAGE_NAP,
+            };
+            again.0.insert(tag, self.now_ns() + nanos(nap));
         }
-        if again.is_empty() {
-            return Again::default();
-        }
-        Again {
-            tags: again,
-            due_ns: self.now_ns() + nanos(nap),
-        }
+        again
     }
 
     /// Reads a page from the disk and from the system's cache, and holds it against all that is known

@@ -564,6 +564,28 @@ fn what_is_beyond_repair_is_forgotten_when_its_file_is_taken_away() {
     assert_eq!(found(&world).2, []);
 }
 
+#[test]
+fn what_could_not_be_looked_at_is_left_alone_for_a_while() {
+    let disk = new_disk(21);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    forget(&world);
+    damage(&disk, tag(5));
+    disk.inject(Injection {
+        kind: IoKind::Read,
+        path_contains: path_of(tag(5)),
+        skip: 0,
+        times: 100,
+        // EMFILE
+        errno: 24,
+    });
+    world.pass(Duration::from_secs(10));
+    for _ in 0..50 {
+        world.checkpointer.turn();
+    }
+    assert_eq!(found(&world), (0, 0, Vec::new()), "looked at again and again");
+}
+
 /// From then on no start looks at the file, nor writes what is in the system's cache alone.
 #[test]
 fn what_was_repaired_is_on_disk_before_its_file_is_offline() {
