@@ -4,9 +4,9 @@
 //! A thread (`worker`) reads and checks, chunk by chunk, as fast as `scrub_rate` allows. What it
 //! suspects is looked at again by the loop, which writes all pages and so knows that none is being
 //! written while it looks. A page that somebody could not read is looked at at once, whatever the
-//! rate and whatever the scrub rests for, before the next batch of pages is written: whoever could
-//! not read it has reported it (`ScrubShared::report`), and its last copy may be in the place in the
-//! double-write area that comes next.
+//! rate and whatever the scrub rests for, one before each batch of pages that is written: whoever
+//! could not read it has reported it (`ScrubShared::report`), and its last copy may be in the place
+//! in the double-write area that comes next.
 //!
 //! A page is damaged if it cannot be read, fails its checksum or its structure, is newer than the
 //! log, or older than the same page in memory that no record has changed since (the disk has lost a
@@ -213,10 +213,10 @@ impl Again {
         self.0.values().min().copied()
     }
 
-    /// Takes out those that are due.
-    fn take_due(&mut self, now_ns: u64) -> Vec<PageTag> {
+    /// Takes out those that are due, so many at most.
+    fn take_due(&mut self, now_ns: u64, most: usize) -> Vec<PageTag> {
         let due = self.0.extract_if(.., |_, due_ns| *due_ns <= now_ns);
-        due.map(|(tag, _)| tag).collect()
+        due.map(|(tag, _)| tag).take(most).collect()
     }
 }
 
@@ -305,7 +305,7 @@ impl Checkpointer {
     /// Looks at what the thread has read, and gives it more, if it is time.
     pub(crate) fn scrub(&mut self) {
         self.take_up_chunks();
-        self.look_at_reported();
+        self.look_at_reports(usize::MAX);
         if !self.may_scrub() {
             return;
         }
@@ -338,9 +338,15 @@ impl Checkpointer {
         }
     }
 
-    /// Looks at the pages that somebody could not read, unless that is to wait. Without any it costs
-    /// next to nothing.
+    /// Looks at a page that somebody could not read, before a batch is written, which may be written
+    /// over the last copy of it. Without any it costs next to nothing. If there are more they wait: a
+    /// dying disk may take seconds for each, and who needs the batch waits, too.
     pub(crate) fn look_at_reported(&mut self) {
+        self.look_at_reports(1);
+    }
+
+    /// Looks at so many of the pages that somebody could not read, unless that is to wait.
+    fn look_at_reports(&mut self, most: usize) {
         let has_reports = self.store.shared.scrub.has_reports();
         let due_ns = self.scrub.reported.next_ns();
         if !has_reports && due_ns.is_none_or(|due_ns| self.now_ns() < due_ns) {
@@ -350,7 +356,7 @@ impl Checkpointer {
             return;
         }
         self.take_reports();
-        let tags = self.scrub.reported.take_due(self.now_ns());
+        let tags = self.scrub.reported.take_due(self.now_ns(), most);
         let again = self.look_at(tags);
         self.scrub.reported.0.extend(again.0);
     }
@@ -537,7 +543,7 @@ impl Checkpointer {
     }
 
     fn look_at_suspects(&mut self) {
-        let tags = self.scrub.suspects.take_due(self.now_ns());
+        let tags = self.scrub.suspects.take_due(self.now_ns(), usize::MAX);
         let again = self.look_at(tags);
         // The end of the round waits for them.
         let last_ns = again.0.values().max().copied();

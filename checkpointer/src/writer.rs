@@ -143,7 +143,6 @@ impl Checkpointer {
         cause: Counter,
     ) -> Result<WriteOutcome, Failure> {
         self.finish_batch(cause)?;
-        // The batch may be written over the last copy of a page that somebody could not read.
         self.look_at_reported();
         let outcome = self.fill(frames);
         self.finish_batch(cause)?;

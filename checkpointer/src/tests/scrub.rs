@@ -517,6 +517,25 @@ fn a_repair_that_fails_holds_up_no_other_page() {
     }
 }
 
+/// The disk may be one that takes long for what it cannot read, and writers wait for the batch.
+#[test]
+fn a_batch_waits_for_one_page_that_could_not_be_read() {
+    let disk = new_disk(18);
+    let mut history = History::default();
+    let mut world = world(&disk, &mut history);
+    forget(&world);
+    for block in [4, 5, 6] {
+        damage(&disk, tag(block));
+        fail_to_read(&world, tag(block));
+    }
+    world.write_page(&mut history, tag(7), 1, 100);
+    world.clean(|dirty| dirty == tag(7));
+    assert_eq!(found(&world), (1, 1, Vec::new()));
+    world.checkpointer.turn();
+    assert_eq!(found(&world), (3, 3, Vec::new()));
+    assert!([4, 5, 6].iter().all(|block| is_whole(&world, tag(*block))));
+}
+
 #[test]
 fn a_header_that_is_needed_and_cannot_be_read_is_mended_for_the_next_attempt() {
     let file = FileNo::new(2);
