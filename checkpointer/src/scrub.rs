@@ -15,7 +15,8 @@
 //! system's cache, which is what readers have. It is repaired from shared buffers; or from the
 //! double-write area, if its copy there is the last that was ever written; or from the system's
 //! cache, or the disk itself. What cannot be repaired stays as it is: reads of it fail by name, and
-//! all else works.
+//! all else works. A repair that the disk refuses is tried again a few times, at longer and longer
+//! intervals, and then by each round.
 //!
 //! Invariants:
 //! - Nothing is judged or repaired while a batch of pages is on its way to disk.
@@ -57,6 +58,12 @@ const CHUNKS_PER_S: u64 = 16;
 const BUSY_NAP: Duration = Duration::from_millis(10);
 /// The same for pages that could not be read for want of descriptors or memory.
 const SHORTAGE_NAP: Duration = Duration::from_secs(1);
+/// How long to wait before a repair that the disk has refused is tried again; twice as long after
+/// each try.
+const REFUSED_NAP: Duration = Duration::from_secs(1);
+/// How often it is tried in a row. Each time takes a slot of the double-write area, and the last copy
+/// of some other page may be in that.
+const REFUSED_TRIES_MAX: u32 = 8;
 
 /// Blocks of one file to be read.
 #[derive(Clone, Copy, Debug)]
@@ -220,6 +227,14 @@ impl Again {
     }
 }
 
+/// A repair that the disk has refused.
+#[derive(Clone, Copy)]
+struct Refused {
+    tries: u32,
+    /// When the next one is due, monotonic nanoseconds.
+    due_ns: u64,
+}
+
 /// What the loop keeps of the scrub.
 pub(crate) struct Scrub {
     /// Past the system's cache.
@@ -239,6 +254,8 @@ pub(crate) struct Scrub {
     pub(crate) is_held: bool,
     /// Pages that are damaged and could not be repaired.
     bad: BTreeSet<PageTag>,
+    /// Those of them whose repair is to be tried again.
+    refused: BTreeMap<PageTag, Refused>,
     /// The first batch of the double-write area from which on it holds every page that was written;
     /// none before the handover.
     pub(crate) copies_since: Option<BatchNo>,
@@ -254,6 +271,7 @@ impl Scrub {
     pub fn forget_bad(&mut self, shared: &ScrubShared, is_meant: impl Fn(&PageTag) -> bool) {
         let before = self.bad.len();
         self.bad.retain(|tag| !is_meant(tag));
+        self.refused.retain(|tag, _| !is_meant(tag));
         if self.bad.len() != before {
             self.publish_bad(shared);
         }
@@ -286,6 +304,7 @@ impl Scrub {
             reported: Again::default(),
             is_held: false,
             bad: BTreeSet::new(),
+            refused: BTreeMap::new(),
             copies_since: None,
         }
     }
@@ -306,6 +325,7 @@ impl Checkpointer {
     pub(crate) fn scrub(&mut self) {
         self.take_up_chunks();
         self.look_at_reports(usize::MAX);
+        self.look_at_refused();
         if !self.may_scrub() {
             return;
         }
@@ -359,6 +379,29 @@ impl Checkpointer {
         let tags = self.scrub.reported.take_due(self.now_ns(), most);
         let again = self.look_at(tags);
         self.scrub.reported.0.extend(again.0);
+    }
+
+    fn refused_next_ns(&self) -> Option<u64> {
+        let refused = self.scrub.refused.values();
+        refused.map(|refused| refused.due_ns).min()
+    }
+
+    /// Tries repairs again that the disk has refused: the reason may be gone, and the copy may be
+    /// written over soon.
+    fn look_at_refused(&mut self) {
+        let now_ns = self.now_ns();
+        let is_due = self.refused_next_ns().is_some_and(|due_ns| due_ns <= now_ns);
+        if !is_due || !self.may_repair() {
+            return;
+        }
+        let refused = self.scrub.refused.iter();
+        let due = refused.filter(|(_, refused)| refused.due_ns <= now_ns);
+        let tags = due.map(|(tag, _)| *tag).collect();
+        for (tag, due_ns) in self.look_at(tags).0 {
+            if let Some(refused) = self.scrub.refused.get_mut(&tag) {
+                refused.due_ns = due_ns;
+            }
+        }
     }
 
     /// Takes note of the pages that somebody could not read. One that is known to be beyond repair is
@@ -430,14 +473,15 @@ impl Checkpointer {
 
     /// When the loop must look at the scrub, if nobody wakes it before.
     pub(crate) fn scrub_next_ns(&self) -> Option<u64> {
-        let reported_ns = self.scrub.reported.next_ns();
-        let reported_ns = reported_ns.filter(|_| self.may_repair());
+        let told = [self.scrub.reported.next_ns(), self.refused_next_ns()];
+        let told_ns = told.into_iter().flatten().min();
+        let told_ns = told_ns.filter(|_| self.may_repair());
         // Its thread wakes the loop; and what keeps it from going on ends in some other turn.
         if self.scrubs.is_busy() || !self.may_scrub() {
-            return reported_ns;
+            return told_ns;
         }
         let suspects_ns = self.scrub.suspects.next_ns();
-        let nexts = [reported_ns, suspects_ns, self.scrub_due_ns()];
+        let nexts = [told_ns, suspects_ns, self.scrub_due_ns()];
         nexts.into_iter().flatten().min()
     }
 
@@ -536,7 +580,9 @@ impl Checkpointer {
                     is_old || is_new || self.scrub.bad.contains(&tag)
                 }
             };
-            if is_suspect && !self.scrub.reported.0.contains_key(&tag) {
+            let has_its_time = self.scrub.reported.0.contains_key(&tag)
+                || self.scrub.refused.contains_key(&tag);
+            if is_suspect && !has_its_time {
                 self.scrub.suspects.0.insert(tag, 0);
             }
         }
@@ -655,7 +701,10 @@ impl Checkpointer {
 
     /// Repairs a damaged page if that can be, and says so either way; gives what has become of it.
     fn deal_with(&mut self, tag: PageTag, what: String) -> Verdict {
-        let failed = match self.repair(tag) {
+        let refused = self.scrub.refused.get(&tag).copied();
+        let outcome = self.repair(tag);
+        let is_refused = matches!(outcome, Ok(Repair::Refused(_)));
+        let failed = match outcome {
             Ok(Repair::Later) => return Verdict::Later,
             Ok(Repair::From(source)) => match self.judge(tag) {
                 Verdict::Bad(_) => format!("written anew from {source}, it is damaged again"),
@@ -670,6 +719,16 @@ impl Checkpointer {
                  the last, and neither the system's cache nor the disk has one that is whole"
                     .to_owned()
             }
+            Ok(Repair::Refused(failure)) if failure.shortage().is_none() => {
+                let tries = refused.map_or(0, |refused| refused.tries) + 1;
+                self.try_again(tag, tries);
+                if tries > 1 {
+                    // It has been told of.
+                    return Verdict::Bad(what);
+                }
+                format!("{failure} (it is tried again for a while)")
+            }
+            Ok(Repair::Refused(_)) => return Verdict::Short,
             Err(failure) if failure.shortage().is_some() => return Verdict::Short,
             Err(failure) => failure.to_string(),
         };
@@ -678,9 +737,23 @@ impl Checkpointer {
              restore the data directory from a backup (rd_verify tells what else is damaged)"
         );
         self.found_bad(false);
+        if !is_refused {
+            // The copy is gone by now.
+            self.scrub.refused.remove(&tag);
+        }
         self.scrub.bad.insert(tag);
         self.scrub.publish_bad(&self.store.shared.scrub);
         Verdict::Bad(what)
+    }
+
+    /// Sees to it that a repair is tried again that the disk has refused so often now, or no more.
+    fn try_again(&mut self, tag: PageTag, tries: u32) {
+        if tries >= REFUSED_TRIES_MAX {
+            self.scrub.refused.remove(&tag);
+            return;
+        }
+        let due_ns = self.now_ns() + (nanos(REFUSED_NAP) << (tries - 1));
+        self.scrub.refused.insert(tag, Refused { tries, due_ns });
     }
 
     fn found_bad(&mut self, is_repaired: bool) {
@@ -713,8 +786,10 @@ impl Checkpointer {
             },
         };
         complete_header(&shared.files, tag, &mut page);
-        self.write_repair(tag, &page)?;
-        Ok(Repair::From(source))
+        Ok(match self.write_repair(tag, &page) {
+            Ok(()) => Repair::From(source),
+            Err(failure) => Repair::Refused(failure),
+        })
     }
 
     /// Copies what was last written of a page that is not in shared buffers, if it is to be had, and
@@ -755,6 +830,8 @@ enum Repair {
     From(&'static str),
     /// There is nothing to repair it from.
     None,
+    /// There is, and it could not be written.
+    Refused(Failure),
     /// Somebody is at it.
     Later,
 }

@@ -171,9 +171,10 @@ impl Checkpointer {
         self.finish_batch(cause)
     }
 
-    /// Writes a page anew that is damaged in its place, when no batch is on its way; it is not
-    /// tried again by itself. A place that was written by half is as damaged as before, and noted as
-    /// unsynced, which keeps the copy that is in the double-write area now.
+    /// Writes a page anew that is damaged in its place, when no batch is on its way; it is for the scrub
+    /// to try that again. A place that was written by half is as damaged as before, and noted as unsynced,
+    /// which keeps the copy that is in the double-write area now, but only until the piece is synced the
+    /// next time, by whomever.
     ///
     /// # Errors
     /// When the disk refuses. Nothing waits for it then.

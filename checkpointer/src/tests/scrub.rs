@@ -517,6 +517,49 @@ fn a_repair_that_fails_holds_up_no_other_page() {
     }
 }
 
+/// Of room there may be more a moment later, and the last copy lasts for no longer than the area.
+#[test]
+fn a_repair_that_failed_is_tried_again_but_not_for_ever() {
+    for is_mended in [true, false] {
+        let disk = new_disk(17);
+        let mut history = History::default();
+        let off = [("scrub_rate", "0")];
+        let (mut world, _) = World::start_with(&disk, &mut history, &off);
+        world.make_dirty_file(&mut history, 2);
+        assert_eq!(world.checkpoint(manual()), TicketState::Done);
+        let page = PageTag::new(FileNo::new(2), BlockNo::new(3));
+        assert!(world.backend.shared.pool.discard(page.file));
+        damage(&disk, page);
+        fail_to_read(&world, page);
+        refuse(&disk, "base/2", ENOSPC);
+        world.checkpointer.turn();
+        assert_eq!(found(&world), (1, 0, vec![page]));
+        if is_mended {
+            disk.clear_injections();
+            world.pass(Duration::from_secs(2));
+            world.checkpointer.turn();
+            assert_eq!(found(&world).2, []);
+            assert!(is_whole(&world, page));
+            continue;
+        }
+        let stats = world.backend.shared.stats.clone();
+        let batches = || stats.get(Counter::DoubleWriteBatches);
+        let mut before = batches();
+        for minutes in [1, 10, 10] {
+            let earlier = std::mem::replace(&mut before, batches());
+            assert!(minutes == 1 || before - earlier < 20);
+            for _ in 0..minutes * 60 {
+                // Nobody has the disk write by half what is to be damaged.
+                damage(&disk, page);
+                world.pass(Duration::from_secs(1));
+                world.checkpointer.turn();
+            }
+        }
+        assert_eq!(batches(), before, "it is given up");
+        assert_eq!(found(&world), (1, 0, vec![page]), "and told of once");
+    }
+}
+
 /// The disk may be one that takes long for what it cannot read, and writers wait for the batch.
 #[test]
 fn a_batch_waits_for_one_page_that_could_not_be_read() {
