@@ -487,7 +487,7 @@ fn what_was_beyond_repair_is_forgotten_when_it_is_written_anew_or_dropped() {
     assert_eq!(found(&world).2, []);
 }
 
-/// A sector that cannot be written, or no room behind the end of a file that was cut off.
+/// No room behind the end of a file that was cut off, or whatever else is said at the write.
 #[test]
 fn a_repair_that_fails_holds_up_no_other_page() {
     for errno in [EIO, ENOSPC] {
