@@ -7,9 +7,9 @@
 //! * `dirty` pages are those written since their last sync; each keeps the versions it went
 //!   through, because the disk may have any of them, sector by sector.
 //! * `lost` pages are those a failed sync took for clean, or that have rotted since they were
-//!   written, on disk or in the cache alone: the cache shows them, the disk has not got them, and no later sync will bring
-//!   them there unless they are written again. Once the process is dead the cache may let go of
-//!   them at any time.
+//!   written, on disk or in the cache alone: the cache shows them, the disk has not got them, and no
+//!   later sync will bring them there unless they are written again. Once the process is dead the
+//!   cache may let go of them at any time.
 
 use super::Rng;
 use std::collections::{BTreeMap, BTreeSet};
