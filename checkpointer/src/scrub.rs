@@ -29,9 +29,10 @@
 //! - What could not be read for want of descriptors or memory is not judged: it is looked at again
 //!   when there may be some.
 
+mod repair;
+
+use crate::Checkpointer;
 use crate::turn::nanos;
-use crate::writer::complete_header;
-use crate::{Checkpointer, Failure};
 use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
 use rd_base::{BatchNo, BlockNo, FileNo, Lsn, PageTag};
@@ -58,12 +59,6 @@ const CHUNKS_PER_S: u64 = 16;
 const BUSY_NAP: Duration = Duration::from_millis(10);
 /// The same for pages that could not be read for want of descriptors or memory.
 const SHORTAGE_NAP: Duration = Duration::from_secs(1);
-/// How long to wait before a repair that the disk has refused is tried again; twice as long after
-/// each try.
-const REFUSED_NAP: Duration = Duration::from_secs(1);
-/// How often it is tried in a row. Each time takes a slot of the double-write area, and the last copy
-/// of some other page may be in that.
-const REFUSED_TRIES_MAX: u32 = 8;
 
 /// Blocks of one file to be read.
 #[derive(Clone, Copy, Debug)]
@@ -390,7 +385,9 @@ impl Checkpointer {
     /// written over soon.
     fn look_at_refused(&mut self) {
         let now_ns = self.now_ns();
-        let is_due = self.refused_next_ns().is_some_and(|due_ns| due_ns <= now_ns);
+        let is_due = self
+            .refused_next_ns()
+            .is_some_and(|due_ns| due_ns <= now_ns);
         if !is_due || !self.may_repair() {
             return;
         }
@@ -580,8 +577,8 @@ impl Checkpointer {
                     is_old || is_new || self.scrub.bad.contains(&tag)
                 }
             };
-            let has_its_time = self.scrub.reported.0.contains_key(&tag)
-                || self.scrub.refused.contains_key(&tag);
+            let has_its_time =
+                self.scrub.reported.0.contains_key(&tag) || self.scrub.refused.contains_key(&tag);
             if is_suspect && !has_its_time {
                 self.scrub.suspects.0.insert(tag, 0);
             }
@@ -595,29 +592,6 @@ impl Checkpointer {
         let last_ns = again.0.values().max().copied();
         self.scrub.ready_ns = self.scrub.ready_ns.max(last_ns.unwrap_or_default());
         self.scrub.suspects.0.extend(again.0);
-    }
-
-    /// Looks at pages once more, and repairs what is damaged; gives those that it could not look at.
-    fn look_at(&mut self, tags: Vec<PageTag>) -> Again {
-        let mut again = Again::default();
-        for tag in tags {
-            let verdict = match self.judge(tag) {
-                Verdict::Bad(what) => self.deal_with(tag, what),
-                verdict => verdict,
-            };
-            let nap = match verdict {
-                Verdict::Good => {
-                    let shared = &self.store.shared.scrub;
-                    self.scrub.forget_bad(shared, |bad| *bad == tag);
-                    continue;
-                }
-                Verdict::Bad(_) => continue,
-                Verdict::Later => BUSY_NAP,
-                Verdict::Short => SHORTAGE_NAP,
-            };
-            again.0.insert(tag, self.now_ns() + nanos(nap));
-        }
-        again
     }
 
     /// Reads a page from the disk and from the system's cache, and holds it against all that is known
@@ -698,140 +672,4 @@ impl Checkpointer {
              its content was lost"
         ))
     }
-
-    /// Repairs a damaged page if that can be, and says so either way; gives what has become of it.
-    fn deal_with(&mut self, tag: PageTag, what: String) -> Verdict {
-        let refused = self.scrub.refused.get(&tag).copied();
-        let outcome = self.repair(tag);
-        let is_refused = matches!(outcome, Ok(Repair::Refused(_)));
-        let failed = match outcome {
-            Ok(Repair::Later) => return Verdict::Later,
-            Ok(Repair::From(source)) => match self.judge(tag) {
-                Verdict::Bad(_) => format!("written anew from {source}, it is damaged again"),
-                Verdict::Good | Verdict::Later | Verdict::Short => {
-                    log::warn!("scrub: {what}; repaired from {source}");
-                    self.found_bad(true);
-                    return Verdict::Good;
-                }
-            },
-            Ok(Repair::None) => {
-                "it is not in shared buffers, the double-write area has no copy that is known to be \
-                 the last, and neither the system's cache nor the disk has one that is whole"
-                    .to_owned()
-            }
-            Ok(Repair::Refused(failure)) if failure.shortage().is_none() => {
-                let tries = refused.map_or(0, |refused| refused.tries) + 1;
-                self.try_again(tag, tries);
-                if tries > 1 {
-                    // It has been told of.
-                    return Verdict::Bad(what);
-                }
-                format!("{failure} (it is tried again for a while)")
-            }
-            Ok(Repair::Refused(_)) => return Verdict::Short,
-            Err(failure) if failure.shortage().is_some() => return Verdict::Short,
-            Err(failure) => failure.to_string(),
-        };
-        log::error!(
-            "scrub: {what}; it cannot be repaired: {failed}; reads of it fail, all else works: \
-             restore the data directory from a backup (rd_verify tells what else is damaged)"
-        );
-        self.found_bad(false);
-        if !is_refused {
-            // The copy is gone by now.
-            self.scrub.refused.remove(&tag);
-        }
-        self.scrub.bad.insert(tag);
-        self.scrub.publish_bad(&self.store.shared.scrub);
-        Verdict::Bad(what)
-    }
-
-    /// Sees to it that a repair is tried again that the disk has refused so often now, or no more.
-    fn try_again(&mut self, tag: PageTag, tries: u32) {
-        if tries >= REFUSED_TRIES_MAX {
-            self.scrub.refused.remove(&tag);
-            return;
-        }
-        let due_ns = self.now_ns() + (nanos(REFUSED_NAP) << (tries - 1));
-        self.scrub.refused.insert(tag, Refused { tries, due_ns });
-    }
-
-    fn found_bad(&mut self, is_repaired: bool) {
-        self.store.count(Counter::ScrubBad);
-        self.store
-            .add(Counter::ScrubRepaired, u64::from(is_repaired));
-        if let Some(round) = &mut self.scrub.round {
-            round.bad += 1;
-            round.repaired += u64::from(is_repaired);
-        }
-    }
-
-    /// Writes a damaged page anew, from wherever its last version is.
-    fn repair(&mut self, tag: PageTag) -> Result<Repair, Failure> {
-        let shared = Arc::clone(&self.store.shared);
-        let mut page = Box::new([0; PAGE_BYTES]);
-        // Pinned until it is written: whoever reads it in meanwhile would find it half-written.
-        let resident = shared.pool.copy_resident(tag, &mut page);
-        let source = match &resident {
-            Resident::Busy => return Ok(Repair::Later),
-            Resident::Unwritten(_) | Resident::Settled(_) => {
-                if page::verify_image(&page, tag).is_err() {
-                    return Ok(Repair::None);
-                }
-                "shared buffers"
-            }
-            Resident::Absent => match self.copy_elsewhere(tag, &mut page)? {
-                Some(source) => source,
-                None => return Ok(Repair::None),
-            },
-        };
-        complete_header(&shared.files, tag, &mut page);
-        Ok(match self.write_repair(tag, &page) {
-            Ok(()) => Repair::From(source),
-            Err(failure) => Repair::Refused(failure),
-        })
-    }
-
-    /// Copies what was last written of a page that is not in shared buffers, if it is to be had, and
-    /// says from where. What the system's cache has of it is as good as what anybody would read next;
-    /// where that is damaged alone, the disk has what was written.
-    fn copy_elsewhere(
-        &self,
-        tag: PageTag,
-        page: &mut PageBytes,
-    ) -> Result<Option<&'static str>, Failure> {
-        if let (Some(area), Some(since)) = (&self.area, self.scrub.copies_since)
-            && let Some(copy) = area.last_copy(tag, since)?
-        {
-            *page = *copy;
-            return Ok(Some("the double-write area"));
-        }
-        match self.read_cached(tag, page) {
-            Ok(()) => return Ok(Some("the system's cache")),
-            Err(error) if error.shortage().is_some() => return Err(error.into()),
-            Err(_) => {}
-        }
-        let mut memory = DirectBuffer::default();
-        let (there, read) = self.scrub.read_page(tag, &mut memory);
-        match read.and_then(|()| self.store.check_page_lsn(tag, there)) {
-            Ok(()) => {
-                *page = *there;
-                Ok(Some("the disk, past the system's cache"))
-            }
-            Err(error) if error.shortage().is_some() => Err(error.into()),
-            Err(_) => Ok(None),
-        }
-    }
-}
-
-/// What came of a repair.
-enum Repair {
-    /// The page is in its place again, from there.
-    From(&'static str),
-    /// There is nothing to repair it from.
-    None,
-    /// There is, and it could not be written.
-    Refused(Failure),
-    /// Somebody is at it.
-    Later,
 }

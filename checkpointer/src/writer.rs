@@ -173,16 +173,16 @@ impl Checkpointer {
         self.finish_batch(cause)
     }
 
-    /// Writes a page anew that is damaged in its place, when no batch is on its way; it is for the scrub
-    /// to try that again. A place that was written by half is as damaged as before, and noted as unsynced,
-    /// which keeps the copy that is in the double-write area now, but only until the piece is synced the
-    /// next time, by whomever.
+    /// Writes pages anew that are damaged in their places, sorted and at most a batch, when none is on
+    /// its way; it is for the scrub to try that again. A place that was written by half is as damaged as
+    /// before, and noted as unsynced, which keeps the copy that is in the double-write area now, but only
+    /// until the piece is synced the next time, by whomever.
     ///
     /// # Errors
     /// When the disk refuses. Nothing waits for it then.
-    pub(crate) fn write_repair(&mut self, tag: PageTag, page: &PageBytes) -> Result<(), Failure> {
+    pub(crate) fn write_repairs(&mut self, pages: &[(PageTag, PageBytes)]) -> Result<(), Failure> {
         assert!(self.batch.is_empty(), "what is on its way is not given up");
-        self.write_pages(&[(tag, *page)], Counter::PagesWrittenScrub)
+        self.write_pages(pages, Counter::PagesWrittenScrub)
             .inspect_err(|_| self.batch.clear())
     }
 

@@ -645,7 +645,54 @@ fn what_could_not_be_looked_at_is_left_alone_for_a_while() {
     for _ in 0..50 {
         world.checkpointer.turn();
     }
-    assert_eq!(found(&world), (0, 0, Vec::new()), "looked at again and again");
+    assert_eq!(
+        found(&world),
+        (0, 0, Vec::new()),
+        "looked at again and again"
+    );
+}
+
+/// The first repair's batch is written over the copies that the others need.
+#[test]
+fn pages_whose_copies_are_overwritten_next_are_all_repaired() {
+    for is_refused in [false, true] {
+        let disk = new_disk(22);
+        let mut history = History::default();
+        let mut world = world(&disk, &mut history);
+        let next = |world: &World| {
+            let area = world.checkpointer.area.as_ref().expect("it is used");
+            (area.next().get(), area.held().1)
+        };
+        for block in 2..=6 {
+            world.write_page(&mut history, tag(block), 1, 100);
+        }
+        let (batch, slots) = next(&world);
+        world.clean(|_| true);
+        assert_eq!(next(&world).0, batch + 1);
+        while next(&world).0 < batch + slots {
+            world.write_page(&mut history, tag(7), 1, 100);
+            world.clean(|_| true);
+        }
+        assert_eq!(next(&world).0, batch + slots);
+        forget(&world);
+        for block in 2..=6 {
+            damage(&disk, tag(block));
+            fail_to_read(&world, tag(block));
+        }
+        if is_refused {
+            // Once: the batch, which is then given up for one page after the other.
+            disk.inject(Injection {
+                kind: IoKind::Write,
+                path_contains: path_of(tag(2)),
+                skip: 0,
+                times: 1,
+                errno: ENOSPC,
+            });
+        }
+        world.checkpointer.turn();
+        assert_eq!(found(&world), (5, 5, Vec::new()), "refused: {is_refused}");
+        assert!((2..=6).all(|block| is_whole(&world, tag(block))));
+    }
 }
 
 /// From then on no start looks at the file, nor writes what is in the system's cache alone.
