@@ -245,6 +245,9 @@ impl Server {
 
     /// Throws the segment away, if there is one, and makes a new one.
     fn reset_shared_memory(&mut self) -> Result<()> {
+        // All children are dead, so what is there is whole; when it was looked at last, somebody may
+        // have been replacing it, or he has died before he told of it.
+        self.look_at_overrides();
         self.shared = None;
         if Segment::remove_name(&self.shm_name)? {
             log::debug!("removed the name {} of an earlier segment", self.shm_name);
@@ -385,8 +388,8 @@ impl Server {
     }
 
     /// Takes up what CONFIG SET has set since the last look, be it what was there before: whoever has
-    /// set what is there no more is to hear of it. While it is being replaced there is nothing to see:
-    /// whoever replaces it signals when that is done.
+    /// set what is there no more is to hear of it. What was replaced meanwhile is not to be had: whoever
+    /// has replaced it signals, or dies, and then it is looked at once more when all are dead.
     fn look_at_overrides(&mut self) {
         let Some(shared) = &self.shared else { return };
         let generation = shared.overrides_generation();

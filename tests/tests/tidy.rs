@@ -134,6 +134,37 @@ fn atomics_of_shared_memory_are_those_that_can_be_interleaved() {
     );
 }
 
+/// All of it takes no latch and waits for nothing, whoever has died: the scenario `deaths` of
+/// `interleavings` does all of it at any moment. What is added here is added there.
+#[test]
+fn the_postmaster_touches_little_of_shared_memory() {
+    const TOUCHED: [&str; 10] = [
+        "as_ref",
+        "change_overrides",
+        "checkpoint.is_cleaned",
+        "checkpoint.order_stop",
+        "count_file_read",
+        "file_reads",
+        "overrides_generation",
+        "peek_overrides",
+        "phase",
+        "redo_progress",
+    ];
+    let mut touched = BTreeSet::new();
+    for path in rust_files() {
+        if !path.starts_with(root().join("postmaster/src")) {
+            continue;
+        }
+        let text = fs::read_to_string(path).unwrap();
+        let code = text.lines().map(str::trim);
+        let code: String = code.filter(|line| !line.starts_with("//")).collect();
+        let uses = code.split("shared.").skip(1);
+        touched.extend(uses.map(|rest| rest.split('(').next().unwrap_or(rest).to_owned()));
+    }
+    let touched: Vec<&str> = touched.iter().map(String::as_str).collect();
+    assert_eq!(touched, TOUCHED);
+}
+
 #[test]
 fn nothing_is_left_for_later() {
     check("no mark of unfinished work", |path, text| {

@@ -71,7 +71,8 @@ pub enum Phase {
 struct Root {
     /// [`Phase`]. atomic: Release by startup, Acquire by all.
     phase: AtomicU32,
-    /// Generation of the text in `overrides`, odd while it is being replaced.
+    /// Generation of the text in `overrides`, which lies in the half of its parity: the next one is
+    /// written into the other half, so that whoever dies over it leaves this one whole.
     /// atomic: guard `overrides_latch` for writers; readers check it before and after.
     overrides_generation: AtomicU32,
     /// guard: itself; taken by backends, never by the postmaster.
@@ -87,8 +88,8 @@ struct Root {
     made_at_ns: AtomicU64,
     /// Number of the last connection. atomic: Relaxed.
     last_connection: AtomicU64,
-    /// Bytes in `overrides`. guard: `overrides_latch`.
-    overrides_bytes: AtomicU64,
+    /// Bytes in each half of `overrides`. guard: as `overrides_generation`.
+    overrides_bytes: [AtomicU64; 2],
     /// How often the configuration's files were read on the life of this segment.
     /// atomic: Release by the postmaster, Acquire by all.
     file_reads: AtomicU64,
@@ -105,10 +106,14 @@ pub struct RedoProgress {
     pub until: u64,
 }
 
+/// Words of one text of the parameters set by `CONFIG SET`.
+const OVERRIDES_WORDS: usize = CONFIG_OVERRIDES_BYTES_MAX / 8;
+
 /// Where everything lies.
 #[derive(Clone, Copy)]
 struct Regions {
     root: Region<Root>,
+    /// Two halves, of [`OVERRIDES_WORDS`] each.
     overrides: Region<AtomicU64>,
     procs: ProcsRegions,
     stats: StatsRegions,
@@ -182,7 +187,7 @@ fn plan(sizes: &Sizes) -> (Plan, Regions) {
     let mut plan = Plan::new();
     let regions = Regions {
         root: plan.reserve(1),
-        overrides: plan.reserve(CONFIG_OVERRIDES_BYTES_MAX / 8),
+        overrides: plan.reserve(2 * OVERRIDES_WORDS),
         procs: ProcsRegions::plan(&mut plan),
         stats: StatsRegions::plan(&mut plan),
         snapshots: SnapshotRegions::plan(&mut plan),
@@ -353,17 +358,25 @@ impl Shared {
             bytes.len() <= CONFIG_OVERRIDES_BYTES_MAX,
             "the overrides' own limit"
         );
-        root.overrides_generation.fetch_add(1, Ordering::SeqCst);
+        let next = self.overrides_generation().wrapping_add(1);
+        // Who still reads what was in this half before finds that there is a newer generation.
         fence(Ordering::SeqCst);
-        for (word, bytes) in self.overrides.iter().zip(bytes.chunks(8)) {
+        let (words, length) = self.overrides_half(next);
+        for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
             let mut padded = [0; 8];
             padded[..bytes.len()].copy_from_slice(bytes);
             word.store(u64::from_le_bytes(padded), Ordering::Relaxed);
         }
-        root.overrides_bytes
-            .store(bytes.len() as u64, Ordering::Relaxed);
-        root.overrides_generation.fetch_add(1, Ordering::SeqCst);
+        length.store(bytes.len() as u64, Ordering::Relaxed);
+        root.overrides_generation.store(next, Ordering::SeqCst);
         Ok(new)
+    }
+
+    /// Where the text of this generation lies, and its bytes.
+    fn overrides_half(&self, generation: u32) -> (&[AtomicU64], &AtomicU64) {
+        let half = (generation % 2) as usize;
+        let words = &self.overrides[half * OVERRIDES_WORDS..][..OVERRIDES_WORDS];
+        (words, &self.root.overrides_bytes[half])
     }
 
     /// The parameters set by `CONFIG SET`. While they are being replaced it waits for the new ones.
@@ -372,7 +385,7 @@ impl Shared {
         self.overrides_at_rest()
     }
 
-    /// How often they were replaced, times two, and one more while they are being replaced.
+    /// How often they were replaced.
     pub fn overrides_generation(&self) -> u32 {
         self.root.overrides_generation.load(Ordering::SeqCst)
     }
@@ -383,24 +396,24 @@ impl Shared {
             .expect("whoever holds the latch finds the overrides whole")
     }
 
-    /// The parameters set by `CONFIG SET`, or `None`, which says nothing about them: they are being
-    /// replaced, or cannot be made out. Takes no latch and trusts nothing, so that the postmaster
-    /// may call it; everybody else wants [`Shared::overrides`].
+    /// The parameters set by `CONFIG SET`, or `None`, which says nothing about them: they were
+    /// replaced meanwhile, or cannot be made out. Takes no latch and trusts nothing, so that the
+    /// postmaster may call it; everybody else wants [`Shared::overrides`]. When nobody else is left
+    /// it finds what was set last, be it that somebody has died while he set more.
     pub fn peek_overrides(&self) -> Option<Overrides> {
-        let root = &self.root;
-        let before = root.overrides_generation.load(Ordering::SeqCst);
-        let length = root.overrides_bytes.load(Ordering::Relaxed) as usize;
-        if before % 2 == 1 || length > CONFIG_OVERRIDES_BYTES_MAX {
+        let before = self.overrides_generation();
+        let (words, length) = self.overrides_half(before);
+        let length = length.load(Ordering::Relaxed) as usize;
+        if length > CONFIG_OVERRIDES_BYTES_MAX {
             return None;
         }
-        let words = self.overrides.iter().take(length.div_ceil(8));
+        let words = words.iter().take(length.div_ceil(8));
         let mut bytes: Vec<u8> = words
             .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
             .collect();
         bytes.truncate(length);
         fence(Ordering::SeqCst);
-        let after = root.overrides_generation.load(Ordering::SeqCst);
-        if before != after {
+        if before != self.overrides_generation() {
             return None;
         }
         Overrides::decode(&bytes).ok()

@@ -11,13 +11,13 @@ use rd_sys::simproc::{Pause, pause};
 use std::rc::Rc;
 
 /// What a value says: how often its key was set in a row, and how long it is.
-type Value = (u64, usize);
+pub type Value = (u64, usize);
 /// Of a value, so that it stays in its leaf.
 const BYTES_MAX: u64 = 1_400;
 /// Bytes of a key that say nothing.
 const KEY_FILLING: usize = 600;
 
-type Ledger = ledger::Ledger<Value>;
+pub type Ledger = ledger::Ledger<Value>;
 type Content = ledger::Content<Value>;
 
 fn value_bytes((count, bytes): Value) -> Vec<u8> {
@@ -58,7 +58,7 @@ fn read_at(engine: &Engine, view: View<'_>) -> Content {
 }
 
 /// Changes each of these keys by what it was; values have at least so many bytes.
-fn commit(
+pub fn commit(
     ledger: &Ledger,
     engine: &mut Engine,
     keys: &[u64],

@@ -18,11 +18,13 @@
 //! | `clean_frames`: a pool that is far too small | `frames` |
 //! | `epochs`: what was unlinked, and is given back; processes that die in a descent | `slots` |
 //! | `dying_children`: what the postmaster reads that a child has left half written | `slots` |
+//! | `deaths`: children that die anywhere, and the postmaster, which waits for none | `deaths` |
 //!
 //! Without arguments, as `cargo test` runs it, each runs a fixed set of seeds, sees that one repeats
 //! itself, and spends about a second on fresh ones.
 
 mod commits;
+mod deaths;
 mod frames;
 mod horizon;
 mod leaves;
@@ -57,7 +59,7 @@ struct Args {
 /// Runs a seed; gives a number that tells one run from another.
 type Run = fn(seed: u64) -> Result<u64, String>;
 
-const SCENARIOS: [(&str, Run); 10] = [
+const SCENARIOS: [(&str, Run); 11] = [
     ("wal_insertion", log::wal_insertion),
     ("group_commit", log::group_commit),
     ("commits", commits::commits),
@@ -68,6 +70,7 @@ const SCENARIOS: [(&str, Run); 10] = [
     ("clean_frames", frames::clean_frames),
     ("epochs", slots::epochs),
     ("dying_children", slots::dying_children),
+    ("deaths", deaths::deaths),
 ];
 
 /// Seeds that are always run, by `cargo test`.
