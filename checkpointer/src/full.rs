@@ -338,6 +338,11 @@ impl Checkpointer {
         let shared = Arc::clone(&self.store.shared);
         // A header on its way goes to the file that it was meant for, before that may be another one.
         self.finish_batch(cause)?;
+        // A header says nothing that a crash takes from the log: a start takes its word for it.
+        if self.log_is_written() {
+            let flushed = self.flusher.flush_until(redo);
+            flushed.expect("it was an insert position");
+        }
         let control = self.control.as_ref().expect("after the handover");
         let count = control.next_count();
         // Redo may have found all pages of a new file in their places.

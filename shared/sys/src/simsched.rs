@@ -10,7 +10,9 @@
 //!   random choice hardly ever does. As the length of a run is not known beforehand, change points
 //!   come all through it, at random distances; who pauses by itself, for an I/O say, is given any
 //!   priority anew; and who has gone on for very long without doing more than looking is put below,
-//!   too, or one that looks until another has done something would do so for ever.
+//!   too, or one that looks until another has done something would do so for ever. So would several that
+//!   pause between their looks, while he is below them all: who was passed over very often is given any
+//!   priority anew.
 //!
 //! A process that sleeps and was not woken goes on only now and then, or if nobody else can; one whose
 //! sleep has no limit does not go on at all. So a wake-up that is lost shows itself: nobody can go on.
@@ -20,6 +22,8 @@ use crate::simproc::{Pause, Process, Progress, Sleep};
 
 /// Steps after which a process that does not pause by itself comes below the others.
 const STEPS_AT_A_TIME_MAX: u64 = 20_000;
+/// Times that a process which could go on is passed over before it is given another priority.
+const PASSED_OVER_MAX: u64 = 100_000;
 /// Pauses of a crew after which it is taken to go on for ever.
 const PAUSES_MAX: u64 = 5_000_000;
 /// Times in a row, for each of a crew, that one looks in vain after which all are taken to hang.
@@ -51,6 +55,8 @@ struct Member {
     priority: u64,
     /// Steps since it last paused by itself.
     steps: u64,
+    /// Times in a row that it could go on, and another was chosen by his priority.
+    passed_over: u64,
 }
 
 /// Chooses among processes, which it knows by the order in which they came.
@@ -93,12 +99,32 @@ impl Scheduler {
         (count > 0).then(|| candidates[self.rng.below(count) as usize])
     }
 
+    /// The one with the highest priority.
+    fn first_of(&mut self, awake: &[usize]) -> Option<usize> {
+        for at in awake {
+            let member = &mut self.members[*at];
+            member.passed_over += 1;
+            if member.passed_over == PASSED_OVER_MAX {
+                member.passed_over = 0;
+                member.priority = self.rng.below(2 * FIRST_PRIORITY);
+            }
+        }
+        let priority = |at: &usize| self.members[*at].priority;
+        let first = awake.iter().copied().max_by_key(priority)?;
+        self.members[first].passed_over = 0;
+        Some(first)
+    }
+
     /// Who goes on, and for how many steps. `state` is what each does: none if it is over. None if
     /// nobody can go on.
     pub fn choose(&mut self, states: &[Option<Sleep>]) -> Option<(usize, u64)> {
         while self.members.len() < states.len() {
             let priority = FIRST_PRIORITY + self.rng.below(FIRST_PRIORITY);
-            self.members.push(Member { priority, steps: 0 });
+            self.members.push(Member {
+                priority,
+                steps: 0,
+                passed_over: 0,
+            });
         }
         let with = |wanted: Sleep| {
             let is_such = move |(_, state): &(usize, &Option<Sleep>)| **state == Some(wanted);
@@ -116,10 +142,7 @@ impl Scheduler {
         } else {
             match self.policy {
                 Policy::Random(_) => self.one_of(&awake)?,
-                Policy::Priorities(_) => {
-                    let first = |at: &usize| self.members[*at].priority;
-                    awake.into_iter().max_by_key(first)?
-                }
+                Policy::Priorities(_) => self.first_of(&awake)?,
             }
         };
         self.given = match self.policy {

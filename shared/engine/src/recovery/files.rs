@@ -94,7 +94,8 @@ pub(super) fn check(
                 }
             }
             Err(error) => return Err(error),
-            Ok(scn) if scn > newest.scn => {
+            // That of an offline one may have been stamped by a server that this one knows nothing of.
+            Ok(scn) if scn > newest.scn && !row.access.is_offline() => {
                 let whose = format!("the header of \"{}\"", path_of(meta_tag(row.file)));
                 newest = Stamp { scn, whose };
             }
