@@ -13,6 +13,7 @@ use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, SockaddrStorage, getsockname, send};
 use nix::unistd::read;
 use rd_base::handover::{Handover, MOVED_BYTES_MAX, Peer};
+use rd_base::room::make_room;
 use rd_sys::fdpass::Channel;
 use rd_wire::{Limits, RequestParser};
 use std::io;
@@ -149,10 +150,7 @@ impl Connection {
     pub fn receive(&mut self) -> Received {
         let old = self.input.len();
         let room = self.need.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
-        // What a client sends decides how much this is: that there is not so much must not end the
-        // process. First the usual room, to be moved seldom; then what is needed.
-        let is_short = self.input.try_reserve(room).is_err();
-        if is_short && self.input.try_reserve_exact(room).is_err() {
+        if make_room(&mut self.input, room).is_err() {
             return Received::NoRoom;
         }
         self.input.resize(old + room, 0);

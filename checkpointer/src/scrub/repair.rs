@@ -72,17 +72,15 @@ impl Checkpointer {
         let mut damaged = Vec::new();
         let mut pages: Vec<(PageTag, PageBytes)> = Vec::new();
         for tag in tags.iter().copied() {
-            let what = match self.judge(tag) {
-                Verdict::Bad(what) => what,
-                // Whether it may be empty cannot be told before its bitmap is mended.
-                Verdict::Good if pages.iter().any(|(other, _)| *other == bitmap_of(tag)) => {
-                    self.judged(tag, &Verdict::Later, again);
-                    continue;
-                }
-                verdict => {
-                    self.judged(tag, &verdict, again);
-                    continue;
-                }
+            let mut verdict = self.judge(tag);
+            let is_among = |other: PageTag| pages.iter().any(|(tag, _)| *tag == other);
+            // Whether it may be empty cannot be told before its bitmap is mended.
+            if matches!(verdict, Verdict::Good) && is_among(bitmap_of(tag)) {
+                verdict = Verdict::Later;
+            }
+            let Verdict::Bad(what) = verdict else {
+                self.judged(tag, &verdict, again);
+                continue;
             };
             let mut page = [0; PAGE_BYTES];
             let verdict = match self.find_copy(&shared.pool, tag, &mut page) {
@@ -117,14 +115,12 @@ impl Checkpointer {
         if pages.is_empty() {
             return;
         }
-        let mut all = Some(self.write_repairs(&pages));
-        let is_one = pages.len() == 1;
+        // If the batch is refused for one of them, the others are not to be.
+        let are_written = pages.len() > 1 && self.write_repairs(&pages).is_ok();
         for (damaged, page) in damaged.into_iter().zip(&pages) {
-            let written = match &all {
-                Some(Ok(())) => Ok(()),
-                // It is the fault of one of them; or its own.
-                _ if is_one => all.take().expect("there is one"),
-                _ => self.write_repairs(slice::from_ref(page)),
+            let written = match are_written {
+                true => Ok(()),
+                false => self.write_repairs(slice::from_ref(page)),
             };
             let tag = damaged.tag;
             let verdict = self.conclude(damaged, written);

@@ -16,6 +16,7 @@ pub mod logline;
 pub mod overrides;
 pub mod params;
 pub mod role;
+pub mod room;
 pub mod units;
 pub mod value;
 pub mod waits;

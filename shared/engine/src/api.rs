@@ -658,8 +658,7 @@ impl Engine {
         if fixed.file.is_none() {
             course.end();
         }
-        let now_ms = self.time_of(view);
-        Ok(self.cursor(fixed, course, limit, (now_ms, None)))
+        Ok(self.cursor(fixed, course, limit, self.time_of(view)))
     }
 
     pub(crate) fn cursor(
@@ -667,7 +666,7 @@ impl Engine {
         fixed: Fixed,
         course: Course,
         limit: u64,
-        (now_ms, merge): (u64, Option<Box<Merge>>),
+        now_ms: u64,
     ) -> RangeCursor {
         RangeCursor {
             file: fixed.file,
@@ -679,7 +678,7 @@ impl Engine {
             left: limit,
             depends_on: self.dependency(fixed.since),
             _snapshot: fixed.snapshot.map(Arc::new),
-            merge,
+            merge: None,
         }
     }
 
@@ -796,7 +795,7 @@ impl Engine {
                 }
             };
             let tree = Tree { store, file };
-            work.begin(store, namespace, file);
+            work.turn_to(namespace, file);
             let mut committed = write::run(tree, work, set, keys, program, None)?;
             if committed.lsn == Lsn::ZERO {
                 let since = not_found_since(store, namespace);

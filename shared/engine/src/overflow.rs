@@ -10,6 +10,7 @@
 use crate::btree::Tree;
 use crate::error::{EngineError, Result};
 use rd_base::BlockNo;
+use rd_base::room::make_room;
 use rd_format::OverflowStub;
 use rd_format::overflow::{self, OVERFLOW_DATA_BYTES, pages_for};
 use rd_format::page::{self, PageKind};
@@ -22,10 +23,8 @@ use rd_format::page::{self, PageKind};
 pub(crate) fn read(tree: Tree<'_>, stub: &OverflowStub, out: &mut Vec<u8>) -> Result<()> {
     check(tree, stub)?;
     let start = out.len();
-    if out.try_reserve(stub.value_bytes as usize).is_err() {
-        let bytes = stub.value_bytes as usize;
-        return Err(EngineError::no_memory(bytes, "a value that is read"));
-    }
+    let bytes = stub.value_bytes as usize;
+    make_room(out, bytes).map_err(|_| EngineError::no_memory(bytes, "a value that is read"))?;
     walk(tree, stub, |_, data| out.extend_from_slice(data))?;
     if !is_whole(stub, &out[start..]) {
         out.truncate(start);

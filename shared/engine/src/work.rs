@@ -157,10 +157,20 @@ impl Work {
 
     /// Begins with an operation on `namespace`, which lies in `file`.
     pub(crate) fn begin(&mut self, store: &Store, namespace: NamespaceId, file: FileNo) {
+        self.turn_to(namespace, file);
+        self.ask_clock(store);
+    }
+
+    /// As [`Work::begin`], for who asks the clock later.
+    pub(crate) fn turn_to(&mut self, namespace: NamespaceId, file: FileNo) {
         self.namespace = namespace;
-        self.now_us = store.clock.wall_us();
         self.marks.met.clear();
         self.marks.turn_to(file);
+    }
+
+    /// From now on it is the time that it is.
+    pub(crate) fn ask_clock(&mut self, store: &Store) {
+        self.now_us = store.clock.wall_us();
     }
 
     /// Takes out what was asked for to make `file` longer, by an operation that was parked then.

@@ -357,15 +357,13 @@ fn read_from(store: &Store, control: &ControlFile) -> ReadFrom {
 /// double-write area, `stamp` the highest in the headers of the files.
 fn known<'k>(control: &ControlFile, newest_copy: Lsn, stamp: &'k Stamp) -> Known<'k> {
     let witnesses = [
-        (control.durable_lsn, "\"global/pg_control\""),
-        (newest_copy, "a page in the double-write area"),
         (stamp.scn, stamp.whose.as_str()),
+        (newest_copy, "a page in the double-write area"),
+        (control.durable_lsn, "\"global/pg_control\""),
     ];
-    let [mut newest, others @ ..] = witnesses;
-    for other in others {
-        newest = if other.0 > newest.0 { other } else { newest };
-    }
-    let (promised, witness) = newest;
+    // Of several that say the same, the last.
+    let newest = witnesses.into_iter().max_by_key(|(lsn, _)| *lsn);
+    let (promised, witness) = newest.expect("there are three");
     Known {
         durable: control.durable_lsn,
         promised,
@@ -476,8 +474,19 @@ mod tests {
     use rd_format::meta::{self, Meta};
     use rd_format::page;
     use rd_store::control_file;
-    use rd_sys::simdisk::{Injection, IoKind};
+    use rd_sys::simdisk::{Injection, IoKind, SimStorage};
     use rd_sys::storage::{OpenMode, Storage};
+
+    /// Makes `pg_control` that of a server that fell.
+    fn was_running(disk: &SimStorage) -> ControlFile {
+        let mut slots = ControlStore::open(disk).expect("valid");
+        let running = ControlFile {
+            state: DbState::InProduction,
+            ..slots.newest().clone()
+        };
+        slots.write_both(running, 1).expect("a good disk");
+        slots.newest().clone()
+    }
 
     /// Whose copy of a page lay on a bad sector is not known, nor whether it was needed: until the redo
     /// point of this start's end, no start takes pages for proved.
@@ -485,12 +494,7 @@ mod tests {
     fn a_bad_sector_among_the_copies_is_remembered_over_a_start_that_is_cut_off() {
         for is_bad in [false, true] {
             let (store, disk) = startup();
-            let mut slots = ControlStore::open(&disk).expect("valid");
-            let running = ControlFile {
-                state: DbState::InProduction,
-                ..slots.newest().clone()
-            };
-            slots.write_both(running, 1).expect("a good disk");
+            was_running(&disk);
             if is_bad {
                 disk.inject(Injection {
                     kind: IoKind::Read,
@@ -511,13 +515,7 @@ mod tests {
     #[test]
     fn a_header_that_is_ahead_of_the_log_stops_the_start() {
         let (store, disk) = startup();
-        let mut slots = ControlStore::open(&disk).expect("valid");
-        let running = ControlFile {
-            state: DbState::InProduction,
-            ..slots.newest().clone()
-        };
-        slots.write_both(running, 1).expect("a good disk");
-        let control = slots.newest();
+        let control = was_running(&disk);
         let relations = RelationFiles::writer(Arc::new(disk.clone()));
         let tag = PageTag::new(CATALOG_FILE, META_BLOCK);
         let mut page = [0; PAGE_BYTES];

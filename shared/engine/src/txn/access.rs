@@ -6,6 +6,7 @@ use crate::btree::Tree;
 use crate::error::{EngineError, MAX_TRANSACTION_SIZE};
 use crate::overflow;
 use rd_base::limits::KEY_BYTES_MAX;
+use rd_base::room::make_room;
 use rd_base::{Config, Lsn};
 use rd_format::NodeRef;
 use rd_format::node::LeafEntry;
@@ -139,6 +140,11 @@ pub(crate) struct WriteSet {
     pub(crate) pages_refused: (usize, u64),
 }
 
+/// For want of memory for a value that is written.
+pub(crate) fn no_memory(value: &[u8]) -> EngineError {
+    EngineError::no_memory(value.len(), "a value that is written")
+}
+
 impl WriteSet {
     fn stage_put(
         &mut self,
@@ -147,13 +153,7 @@ impl WriteSet {
         expiry_ms: Option<u64>,
     ) -> Result<(), EngineError> {
         let at = self.arena.len();
-        let is_short = self.arena.try_reserve(value.len()).is_err();
-        if is_short && self.arena.try_reserve_exact(value.len()).is_err() {
-            return Err(EngineError::no_memory(
-                value.len(),
-                "a value that is written",
-            ));
-        }
+        make_room(&mut self.arena, value.len()).map_err(|_| no_memory(value))?;
         self.arena.extend_from_slice(value);
         let same_as = self.keys[index].same_as as usize;
         self.keys[same_as].staged = Staged::Put {

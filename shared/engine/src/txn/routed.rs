@@ -6,7 +6,7 @@
 //!
 //! Each command stands for itself: one that fails has written nothing, and the transaction goes on.
 
-use super::access::{Access, Base, Limits, Lookup, ProgramError, Staged, WriteSet};
+use super::access::{Access, Base, Limits, Lookup, ProgramError, Staged, WriteSet, no_memory};
 use super::commit::{self, TreePart};
 use super::transaction::{Isolation, Space, Transaction, Write};
 use super::validate::{self, Checks, Latched};
@@ -369,12 +369,8 @@ fn commit_steps(
 
 fn copy_of(value: &[u8]) -> Result<Box<[u8]>> {
     let mut copy = Vec::new();
-    if copy.try_reserve_exact(value.len()).is_err() {
-        return Err(EngineError::no_memory(
-            value.len(),
-            "a value that is written",
-        ));
-    }
+    copy.try_reserve_exact(value.len())
+        .map_err(|_| no_memory(value))?;
     copy.extend_from_slice(value);
     Ok(copy.into_boxed_slice())
 }

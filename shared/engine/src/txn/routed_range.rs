@@ -95,8 +95,9 @@ impl Engine {
             now_ms: self.clock_ms(),
             snapshot,
         };
-        let now_ms = self.now_ms();
-        Ok(self.cursor(fixed, course, limit, (now_ms, Some(Box::new(merge)))))
+        let mut cursor = self.cursor(fixed, course, limit, self.now_ms());
+        cursor.merge = Some(Box::new(merge));
+        Ok(cursor)
     }
 
     /// The file of the namespace as the transaction sees it.

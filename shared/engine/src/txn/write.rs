@@ -125,7 +125,7 @@ fn run_until_done<'s, R>(
         let mut leaves = latch(tree, work, set, keys)?;
         // No earlier than by the clock of whoever has seen one of the keys end: pages may have been waited
         // for, and a large value have been read, since the command began.
-        work.now_us = tree.store.clock.wall_us();
+        work.ask_clock(tree.store);
         match attempt(tree, work, set, keys, &leaves, loads >= LOADS_MAX, program) {
             Ok((result, told)) => {
                 let namespace = work.namespace;

@@ -73,12 +73,13 @@ impl RecordBuilder {
         }
     }
 
-    /// Sees to room for `bytes` of what is to be added.
+    /// Sees to room for a record of so many bytes, whatever is in the buffer now.
     ///
     /// # Errors
     /// When there is no memory for it.
     pub fn try_reserve(&mut self, bytes: usize) -> Result<(), TryReserveError> {
-        self.bytes.try_reserve_exact(bytes)
+        let more = bytes.saturating_sub(self.bytes.len());
+        self.bytes.try_reserve_exact(more)
     }
 
     /// Begins what the record does to the page at `tag`.

@@ -695,6 +695,13 @@ pub(super) fn read_page(
 /// # Errors
 /// When a file cannot be read or written; then the server must not start.
 pub fn secure_tail(storage: &dyn Storage, from: &ReadFrom, end: Lsn) -> Result<(), WalError> {
+    let path = |segment| segments::path(from.timeline, segment, from.segment_bytes);
+    let sync = |segment, file: &dyn StorageFile| {
+        if let Err(error) = file.sync_all() {
+            let path = path(segment);
+            rd_sys::crash::panic_abort(&format!("could not sync file \"{path}\": {error}"));
+        }
+    };
     let mut page = [0; WAL_PAGE_BYTES];
     let mut open: Option<(u64, Arc<dyn StorageFile>)> = None;
     let first = wal_page::page_start(from.lsn).get() / PAGE;
@@ -712,29 +719,16 @@ pub fn secure_tail(storage: &dyn Storage, from: &ReadFrom, end: Lsn) -> Result<(
             Some((of, file)) if of == segment => file,
             other => {
                 if let Some((of, done)) = other {
-                    sync(
-                        &*done,
-                        &segments::path(from.timeline, of, from.segment_bytes),
-                    );
+                    sync(of, &*done);
                 }
-                let path = segments::path(from.timeline, segment, from.segment_bytes);
-                storage.open(&path, OpenMode::ReadWrite)?
+                storage.open(&path(segment), OpenMode::ReadWrite)?
             }
         };
         file.write_all_at(&page, address.get() % from.segment_bytes)?;
         open = Some((segment, file));
     }
     if let Some((segment, last)) = open {
-        sync(
-            &*last,
-            &segments::path(from.timeline, segment, from.segment_bytes),
-        );
+        sync(segment, &*last);
     }
     Ok(())
-}
-
-fn sync(file: &dyn StorageFile, path: &str) {
-    if let Err(error) = file.sync_all() {
-        rd_sys::crash::panic_abort(&format!("could not sync file \"{path}\": {error}"));
-    }
 }

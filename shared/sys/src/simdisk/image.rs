@@ -367,25 +367,23 @@ impl Contents {
     /// Changes bytes on disk, while the cache goes on showing what was there. A page that is dirty
     /// will be written over them.
     pub(super) fn rot(&mut self, offset: u64, bytes: &[u8]) {
-        for (at, byte) in (offset..).zip(bytes) {
-            let (page, from) = place_of(at);
-            let mut rotten = *self.durable.slot(page).bytes();
-            rotten[from] = *byte;
-            self.durable.set(page, Slot::of(&rotten));
-            if !self.dirty.contains_key(&page) {
-                self.lost.insert(page);
-            }
-        }
+        self.part(offset, bytes, |contents| &mut contents.durable);
     }
 
     /// Changes bytes in the cache, while the disk keeps what it has. A page that is dirty takes them
     /// there.
     pub(super) fn rot_in_cache(&mut self, offset: u64, bytes: &[u8]) {
+        self.part(offset, bytes, |contents| &mut contents.live);
+    }
+
+    /// Changes bytes in one of the images, so that cache and disk part.
+    fn part(&mut self, offset: u64, bytes: &[u8], image: fn(&mut Contents) -> &mut Image) {
         for (at, byte) in (offset..).zip(bytes) {
             let (page, from) = place_of(at);
-            let mut rotten = *self.live.slot(page).bytes();
+            let image = image(self);
+            let mut rotten = *image.slot(page).bytes();
             rotten[from] = *byte;
-            self.live.set(page, Slot::of(&rotten));
+            image.set(page, Slot::of(&rotten));
             if !self.dirty.contains_key(&page) {
                 self.lost.insert(page);
             }
