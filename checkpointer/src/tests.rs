@@ -42,6 +42,17 @@ fn tag(block: u32) -> PageTag {
     PageTag::new(FIRST_FILE, BlockNo::new(block))
 }
 
+/// The disk refuses so many of the next writes to these files.
+fn refuse(disk: &SimStorage, path: &str, times: u64, errno: i32) {
+    disk.inject(Injection {
+        kind: IoKind::Write,
+        path_contains: path.to_owned(),
+        skip: 0,
+        times,
+        errno,
+    });
+}
+
 fn control(disk: &SimStorage) -> ControlFile {
     control_file::read(disk).expect("a valid slot").control
 }

@@ -1,7 +1,7 @@
 //! Attempts that fail: what they leave behind, and what becomes of those after them.
 
 use super::world::{FIRST_FILE, History, SEGMENT_BYTES, World, new_disk};
-use super::{EIO, control, manual, tag};
+use super::{EIO, control, manual, refuse, tag};
 use rd_base::counters::Counter;
 use rd_base::{BlockNo, FileNo, Lsn, PageTag};
 use rd_format::Access;
@@ -19,17 +19,6 @@ const PLACE: &str = "base/2";
 const AWAY: &str = "global/away";
 const NO_TARGET: &[(&str, &str)] = &[("recovery_time_target", "0")];
 
-/// The disk refuses the next writes to these files.
-fn refuse(disk: &SimStorage, path: &str, times: u64) {
-    disk.inject(Injection {
-        kind: IoKind::Write,
-        path_contains: path.to_owned(),
-        skip: 0,
-        times,
-        errno: EIO,
-    });
-}
-
 #[test]
 fn one_that_failed_is_tried_again_whatever_pause_is_to_be_kept() {
     let disk = new_disk(1);
@@ -38,7 +27,7 @@ fn one_that_failed_is_tried_again_whatever_pause_is_to_be_kept() {
     let (mut world, _) = World::start_with(&disk, &mut history, &parameters);
     world.write_page(&mut history, tag(1), 1, 100);
     let shared = world.backend.shared.clone();
-    refuse(&disk, "global/doublewrite", 1);
+    refuse(&disk, "global/doublewrite", 1, EIO);
     world.pass(Duration::from_secs(3601));
     world.checkpointer.turn();
     assert_eq!(shared.checkpoint.failed(), 1);
@@ -57,7 +46,7 @@ fn a_stop_that_fails_is_remembered_as_one() {
     world.flush(&mut history);
     // A heartbeat comes in its midst.
     world.pass(Duration::from_secs(10));
-    refuse(&disk, "base/1", 1);
+    refuse(&disk, "base/1", 1, EIO);
     let stats = world.backend.shared.stats.clone();
     let heartbeats = stats.get(Counter::Heartbeats);
     let stopped = world.checkpointer.shutdown_checkpoint();
@@ -108,7 +97,7 @@ fn checkpoint(world: &mut World, history: &mut History) {
 fn a_file_that_could_not_be_opened_can_be_opened_later_and_is_no_longer_what_was_closed() {
     let (disk, mut history, mut world) = with_closed_file(3);
     let closed = header(&disk);
-    refuse(&disk, PLACE, 1);
+    refuse(&disk, PLACE, 1, EIO);
     assert!(matches!(open(&mut world), TicketState::Failed(_)));
     assert_eq!(header(&disk).opened_from, closed.stop_scn);
     checkpoint(&mut world, &mut history);
@@ -125,7 +114,7 @@ fn a_file_that_could_not_be_opened_may_be_taken_away_and_put_back() {
     for is_forgotten in [false, true] {
         let (disk, mut history, mut world) = with_closed_file(4);
         // The header is on its way when the file is taken.
-        refuse(&disk, PLACE, 2);
+        refuse(&disk, PLACE, 2, EIO);
         assert!(matches!(open(&mut world), TicketState::Failed(_)));
         disk.rename(PLACE, AWAY).expect("nobody needs it");
         if is_forgotten {
@@ -153,7 +142,7 @@ fn an_old_copy_in_the_place_of_a_file_that_could_not_be_opened_does_not_pass_for
     let tag = PageTag::new(FILE, BlockNo::new(1));
     world.write_page(&mut history, tag, 1, 100);
     close(&mut world);
-    refuse(&disk, PLACE, 2);
+    refuse(&disk, PLACE, 2, EIO);
     assert!(matches!(open(&mut world), TicketState::Failed(_)));
     disk.rename(PLACE, AWAY).expect("nobody needs it");
     world.checkpointer.relations.forget(FILE);

@@ -3,8 +3,8 @@
 
 mod support;
 
-use rd_base::{Lsn, Role};
-use rd_engine::{Chunk, Engine, Swept, View};
+use rd_base::Role;
+use rd_engine::{Access, Chunk, Engine, ProgramError, Swept, View};
 use rd_store::expiry::NEVER_MS;
 use rd_store::{SlotNo, Store};
 use rd_sys::clock::Clock;
@@ -191,16 +191,13 @@ fn soon_ms(time_ns: &AtomicU64) -> u64 {
     (time_ns.load(Ordering::SeqCst) + SECOND_NS) / 1_000_000
 }
 
-/// As PERSIST does; whether it was there.
-fn persist(engine: &mut Engine) -> Result<(bool, Lsn), rd_engine::EngineError> {
-    let done = engine.write(DB0, &[b"key"], &mut |access| {
-        let Some(value) = access.newest(0)?.map(<[u8]>::to_vec) else {
-            return Ok(false);
-        };
-        access.put(0, &value, None)?;
-        Ok(true)
-    })?;
-    Ok((done.result, done.depends_on))
+/// What PERSIST does to a key; whether it was there.
+fn put_without_end(access: &mut Access<'_>) -> Result<bool, ProgramError> {
+    let Some(value) = access.newest(0)?.map(<[u8]>::to_vec) else {
+        return Ok(false);
+    };
+    access.put(0, &value, None)?;
+    Ok(true)
 }
 
 fn is_seen(engine: &Engine) -> bool {
@@ -224,11 +221,7 @@ fn a_key_that_ends_while_its_value_is_read_is_not_brought_back() {
                 assert!(access.meta(0)?.is_some(), "it is there");
                 time_ns.fetch_add(2 * SECOND_NS, Ordering::SeqCst);
             }
-            let Some(value) = access.newest(0)?.map(<[u8]>::to_vec) else {
-                return Ok(false);
-            };
-            access.put(0, &value, None)?;
-            Ok(true)
+            put_without_end(access)
         })
     });
     assert_eq!((runs, done.result), (2, false));
@@ -246,7 +239,7 @@ fn a_key_that_ends_while_operations_run_alone_is_not_brought_back() {
     let mut runs = 0;
     let committed = engine.write_across(&mut |engine| {
         runs += 1;
-        let done = persist(engine)?;
+        let done = engine.write(DB0, &[b"key"], &mut put_without_end)?;
         match runs {
             // In between, three times; afterwards nobody can.
             1..=3 => set(&rig, &mut other, b"key", b"newer", Some(expiry)),
@@ -256,7 +249,7 @@ fn a_key_that_ends_while_operations_run_alone_is_not_brought_back() {
             }
             _ => {}
         }
-        Ok(done)
+        Ok((done.result, done.depends_on))
     });
     let committed = committed.expect("nobody is in the way in the end");
     assert_eq!((runs, committed.result), (5, false));

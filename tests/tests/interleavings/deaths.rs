@@ -8,7 +8,7 @@
 use crate::commits::{Ledger, commit};
 use crate::ledger::namespace;
 use crate::server::{Server, little_memory};
-use rd_base::overrides::OverridesFull;
+use crate::slots::set_anew;
 use rd_base::{Lsn, Overrides, Param, Role, StartCount};
 use rd_engine::{Engine, NamespaceId};
 use rd_store::checkpoint::{EndOfLog, Flags, Request, StopOrder};
@@ -84,15 +84,7 @@ impl Truth {
 
     /// CONFIG SET, as a backend does it.
     fn set(&self, shared: &Shared, param: Param) {
-        let set = shared.change_overrides(|before| {
-            let mut next = before.clone();
-            let mut versions = self.versions.borrow_mut();
-            // None is like one before it.
-            next.insert(param, "1".repeat(7 * versions.len()))?;
-            versions.push(next.clone());
-            Ok::<_, OverridesFull>(next)
-        });
-        let at = self.position(&set.expect("few are set"));
+        let at = self.position(&set_anew(shared, &self.versions, param));
         pause(Pause::Step);
         self.usr1.set(true);
         self.acknowledged.set(self.acknowledged.get().max(at));

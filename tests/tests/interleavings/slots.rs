@@ -125,6 +125,19 @@ pub fn epochs(seed: u64) -> Result<u64, String> {
     Ok(crew.trace())
 }
 
+/// CONFIG SET of something that was never set before, as a backend does it; gives what is in force then.
+pub fn set_anew(shared: &Shared, versions: &RefCell<Vec<Overrides>>, param: Param) -> Overrides {
+    let set = shared.change_overrides(|before| {
+        let mut next = before.clone();
+        let mut versions = versions.borrow_mut();
+        // None is like one before it.
+        next.insert(param, "1".repeat(7 * versions.len()))?;
+        versions.push(next.clone());
+        Ok::<_, OverridesFull>(next)
+    });
+    set.expect("few are set")
+}
+
 /// Sessions that set parameters, one of which may be killed while it does; a neighbour, which waits for
 /// what is being set; and the postmaster, which reads them whatever has become of the others, for the
 /// next shared memory.
@@ -145,15 +158,8 @@ pub fn dying_children(seed: u64) -> Result<u64, String> {
             u64::MAX
         };
         crew.add_mortal("session", pauses, move || {
-            for turn in 0..SETTINGS {
-                let set = shared.change_overrides(|before| {
-                    let mut next = before.clone();
-                    let value = "1".repeat(1 + turn as usize * 7);
-                    next.insert(param, value)?;
-                    versions.borrow_mut().push(next.clone());
-                    Ok::<_, OverridesFull>(next)
-                });
-                set.expect("few are set");
+            for _ in 0..SETTINGS {
+                set_anew(&shared, &versions, param);
             }
         });
     }

@@ -218,10 +218,10 @@ impl Checks<'_> {
             0 => Some(ledger.memory.check(disk, &before)?),
             _ => None,
         };
-        let found_disk = doubt.map(|_| disk.fork());
-        let is_named = |text: &str| {
-            let found = doubt.zip(found_disk.as_ref());
-            found.map_or(Ok(false), |(doubt, disk)| doubt.explains(text, disk))
+        let doubted = doubt.map(|doubt| (doubt, disk.fork()));
+        let is_named = |text: &str| match &doubted {
+            Some((doubt, disk)) => doubt.explains(text, disk),
+            None => Ok(false),
         };
         let mut machine = Machine::boot(disk, manner, rng.next_u64());
         if doubt.is_some_and(|doubt| doubt.is_about(Subject::Copies)) {
@@ -275,7 +275,7 @@ impl Checks<'_> {
         let end = recovered.end;
         let mut found = ledger.clone();
         if end < ledger.promised() {
-            let Some((doubt, disk)) = doubt.zip(found_disk.as_ref()) else {
+            let Some((doubt, disk)) = &doubted else {
                 return Err(doubt::recedes(end, ledger));
             };
             let pages_are_ahead = doubt.may_end_at(end, ledger, disk)?;

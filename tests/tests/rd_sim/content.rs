@@ -115,8 +115,7 @@ pub enum Change {
     Empty(usize),
     EmptyAll,
     Swap(usize, usize),
-    /// What has been made is known when that is done.
-    Create(usize, Option<NamespaceId>),
+    Create(usize),
     Rename(usize, usize),
     Drop(usize),
     Access(usize, Access),
@@ -126,7 +125,7 @@ impl Change {
     /// Whether the namespace is there, or can be read and written, only before it, or only afterwards.
     pub fn makes_or_ends(&self, number: usize) -> bool {
         match self {
-            Change::Create(it, _) | Change::Drop(it) | Change::Access(it, _) => *it == number,
+            Change::Create(it) | Change::Drop(it) | Change::Access(it, _) => *it == number,
             Change::Rename(from, to) => [*from, *to].contains(&number),
             _ => false,
         }
@@ -156,7 +155,7 @@ impl Change {
     /// The namespaces whose being there, or not, may be why it is refused as `error` says.
     pub fn concerns(&self, error: &EngineError) -> Vec<usize> {
         match (self, error) {
-            (Change::Create(number, _), _) => vec![*number],
+            (Change::Create(number), _) => vec![*number],
             (Change::Rename(_, to), EngineError::NamespaceExists(_)) => vec![*to],
             (Change::EmptyAll, _) => (0..SPACES).collect(),
             _ => self.needs(),
@@ -192,7 +191,7 @@ impl Change {
 #[derive(Clone, Debug)]
 pub struct Commit {
     pub change: Change,
-    /// What those with these numbers were when they were looked for.
+    /// What those with these numbers were when they were looked for, or made.
     pub found: Vec<(usize, NamespaceId)>,
 }
 
@@ -220,7 +219,7 @@ impl Commit {
         has_all
             && match change {
                 Change::EmptyAll => content.iter().all(is_good),
-                Change::Create(number, _) | Change::Rename(_, number) => !content[*number].is_there,
+                Change::Create(number) | Change::Rename(_, number) => !content[*number].is_there,
                 _ => true,
             }
     }
@@ -316,9 +315,9 @@ pub fn apply(content: &mut Content, commit: &Commit) {
             let keys = std::mem::replace(&mut content[other].keys, keys);
             content[one].keys = keys;
         }
-        Change::Create(number, id) => {
+        Change::Create(number) => {
             content[*number] = Space {
-                id: *id,
+                id: commit.found(*number),
                 ..Space::of(BTreeMap::new())
             };
         }

@@ -3,7 +3,7 @@
 
 use crate::check::Checks;
 use crate::content::{Content, Key, SPACES, Space, Value, id_of, key_bytes, name_of};
-use crate::harm::{Harm, Subject};
+use crate::harm::Harm;
 use crate::ledger::Ledger;
 use crate::machine::{End, Failure, Machine, RefusedBecause};
 use crate::times;
@@ -21,7 +21,8 @@ use std::rc::Rc;
 type Seen = [Option<BTreeMap<Key, Option<Value>>>; SPACES];
 
 impl Checks<'_> {
-    /// Starts the server on `disk`, which has lied as `harm` says and crashed.
+    /// Starts the server on `disk`, which has lied as `harm` says and crashed. Gives whether it has named
+    /// what is damaged.
     ///
     /// # Errors
     /// When something is served that is not right, or refused without its name.
@@ -31,9 +32,8 @@ impl Checks<'_> {
         ledger: &Ledger,
         harm: &Harm,
         rng: &mut Rng,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         crate::beat();
-        self.tally.lied[Subject::Pages as usize] += 1;
         let manner = &self.manners[rng.below(self.manners.len() as u64) as usize];
         let mut machine = Machine::boot(disk, manner, rng.next_u64());
         machine.harm(harm.hides_pages());
@@ -44,12 +44,11 @@ impl Checks<'_> {
             }
             match machine.step()? {
                 Ok(_) => {}
-                Err(End::Refused(RefusedBecause::LogReceded)) => return Ok(()),
+                Err(End::Refused(RefusedBecause::LogReceded)) => return Ok(false),
                 Err(End::Refused(RefusedBecause::Other(text)) | End::Panic(text))
                     if harm.explains(&text) =>
                 {
-                    self.tally.named[Subject::Pages as usize] += 1;
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(end) => {
                     let text = format!("a start on a disk that has lied: {end:?}");
@@ -58,20 +57,19 @@ impl Checks<'_> {
             }
         };
         let Ok(recovered) = recovered else {
-            return Ok(());
+            return Ok(false);
         };
         if recovered.end < ledger.promised() {
             let text = format!("after a lie about pages the log ends at {}", recovered.end);
             return Err(Failure(text));
         }
         let Some(seen) = look(&mut machine, harm)? else {
-            self.tally.named[Subject::Pages as usize] += 1;
-            return Ok(());
+            return Ok(true);
         };
-        let is_short = |one: &BTreeMap<_, _>| one.len() < KEYS as usize;
-        self.tally.named[Subject::Pages as usize] += u64::from(seen.iter().flatten().any(is_short));
         self.tally.note(recovered.end.get());
-        hold(&seen, ledger, recovered.end)
+        hold(&seen, ledger, recovered.end)?;
+        let is_short = |one: &BTreeMap<_, _>| one.len() < KEYS as usize;
+        Ok(seen.iter().flatten().any(is_short))
     }
 }
 

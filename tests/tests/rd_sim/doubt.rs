@@ -57,10 +57,23 @@ impl Checks<'_> {
         rng: &mut Rng,
     ) -> Result<(), Failure> {
         let subject = harm.lies_about().expect("it has told one");
-        if subject == Subject::Pages {
-            return self.recover_damaged(disk, ledger, harm, rng);
-        }
         self.tally.lied[subject as usize] += 1;
+        let is_named = match subject {
+            Subject::Pages => self.recover_damaged(disk, ledger, harm, rng)?,
+            _ => self.recover_doubting(disk, ledger, (subject, told), rng)?,
+        };
+        self.tally.named[subject as usize] += u64::from(is_named);
+        Ok(())
+    }
+
+    /// The same, if that is about no pages. Gives whether the start has named what is damaged.
+    fn recover_doubting(
+        &mut self,
+        disk: &SimStorage,
+        ledger: &Ledger,
+        (subject, told): (Subject, Told),
+        rng: &mut Rng,
+    ) -> Result<bool, Failure> {
         let mut ledger = ledger.clone();
         if subject == Subject::Control {
             ledger.memory.may_be_ahead();
@@ -70,8 +83,7 @@ impl Checks<'_> {
         let started = self
             .recover_doubted(disk, &ledger, 0, rng)
             .map_err(|Failure(failure)| Failure(format!("{failure}\n  after a lie: {text}")))?;
-        self.tally.named[subject as usize] += u64::from(started.is_none());
-        Ok(())
+        Ok(started.is_none())
     }
 }
 
@@ -150,7 +162,11 @@ impl Doubt {
 /// From where on the disk a start can know up to where the log was durable.
 fn marks(disk: &SimStorage) -> io::Result<Vec<(Lsn, String)>> {
     let mut marks = Vec::new();
+    let mut offline = Vec::new();
     if let Ok(slots) = control_file::read(disk) {
+        let rows = slots.control.files.iter();
+        let rows = rows.filter(|row| row.access.is_offline());
+        offline.extend(rows.map(|row| row.file));
         let valid = slots.other.into_iter().chain([slots.control]);
         marks.extend(valid.map(|slot| (slot.durable_lsn, "pg_control".to_owned())));
     }
@@ -171,7 +187,8 @@ fn marks(disk: &SimStorage) -> io::Result<Vec<(Lsn, String)>> {
         marks.extend(copies.map(|copy| (copy.page_lsn, format!("a copy in slot {slot}"))));
     }
     for (tag, page) in pages(disk)? {
-        if tag.block == META_BLOCK && page::verify(&page, tag).is_ok() {
+        let is_header = tag.block == META_BLOCK && !offline.contains(&tag.file);
+        if is_header && page::verify(&page, tag).is_ok() {
             let scn = meta::read(&page).checkpoint_scn;
             marks.push((scn, format!("the header of file {}", tag.file)));
         }

@@ -119,7 +119,7 @@ impl Subject {
     ];
 
     /// What is in the paths of its files.
-    pub fn path(self) -> &'static str {
+    fn path(self) -> &'static str {
         match self {
             Subject::Pages => "base/",
             // Not what is zeroed ahead.

@@ -119,19 +119,10 @@ impl Ledger {
         self.under_way(backend)?.commit.found(number)
     }
 
-    /// The commit that this backend tries has found it to be this one.
+    /// The commit that this backend tries has found, or made, it to be this one.
     pub fn note_found(&mut self, backend: usize, number: usize, id: NamespaceId) {
         if let Some(under_way) = self.under_way(backend) {
             under_way.commit.found.push((number, id));
-        }
-    }
-
-    /// The namespace that this backend has made is this one.
-    pub fn note_made(&mut self, backend: usize, id: NamespaceId) {
-        if let Some(under_way) = self.under_way(backend)
-            && let Change::Create(_, made) = &mut under_way.commit.change
-        {
-            *made = Some(id);
         }
     }
 

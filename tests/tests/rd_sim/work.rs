@@ -107,19 +107,16 @@ fn draw(rng: &mut Rng, about: About, now_ms: u64) -> Op {
     if about == About::Names && rng.half() {
         return draw_of_name(rng);
     }
-    if times::is_about_end(rng, about) {
-        let number = match rng.below(6) {
-            0 => draw_named(rng),
-            _ => draw_database(rng),
-        };
-        let end_ms = times::draw_new_end(rng, now_ms);
-        let isolation = (rng.below(4) == 0).then(|| draw_isolation(rng));
-        return Op::Until(number, times::draw_key(rng, about), end_ms, isolation);
-    }
     let some = |rng: &mut Rng| match rng.below(6) {
         0 => draw_named(rng),
         _ => draw_database(rng),
     };
+    if times::is_about_end(rng, about) {
+        let number = some(rng);
+        let end_ms = times::draw_new_end(rng, now_ms);
+        let isolation = (rng.below(4) == 0).then(|| draw_isolation(rng));
+        return Op::Until(number, times::draw_key(rng, about), end_ms, isolation);
+    }
     match rng.below(100) {
         0..8 => {
             let from = (some(rng), times::draw_key(rng, about));
@@ -277,10 +274,10 @@ impl Backend {
                 let (one, other) = (self.find(one)?, self.find(other)?);
                 Ok(engine.swap_namespaces(one, other)?.lsn)
             }),
-            Op::Create(number) => self.commit(engine, Change::Create(number, None), |engine| {
+            Op::Create(number) => self.commit(engine, Change::Create(number), |engine| {
                 let made = engine.create_namespace(name_of(number).as_bytes())?;
                 let mut ledger = self.ledger.borrow_mut();
-                ledger.note_made(self.number, made.result);
+                ledger.note_found(self.number, number, made.result);
                 Ok(made.lsn)
             }),
             Op::Rename(from, to) => self.commit(engine, Change::Rename(from, to), |engine| {

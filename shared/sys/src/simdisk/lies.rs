@@ -59,17 +59,14 @@ impl Lies {
 
     /// What the next write to `path` is to be a lie about.
     pub(super) fn next(&mut self, path: &str) -> Option<Lie> {
-        let meant = |lie: &ToCome| path.contains(&lie.path_contains);
-        for lie in self.to_come.iter_mut().filter(|lie| meant(lie)) {
+        for at in 0..self.to_come.len() {
+            let lie = &mut self.to_come[at];
+            if !path.contains(&lie.path_contains) {
+                continue;
+            }
             match lie.skip.checked_sub(1) {
                 Some(left) => lie.skip = left,
-                None => {
-                    let told = lie.lie;
-                    let is_it = |other: &ToCome| other.skip == 0 && meant(other);
-                    let place = self.to_come.iter().position(is_it)?;
-                    self.to_come.remove(place);
-                    return Some(told);
-                }
+                None => return Some(self.to_come.remove(at).lie),
             }
         }
         None
@@ -96,7 +93,9 @@ pub(super) fn write(contents: &mut Contents, lie: Lie, bytes: &[u8], offset: u64
         }
         Lie::Doubled(by) => {
             contents.write(bytes, offset);
-            let second = offset.checked_add_signed(by).unwrap_or(u64::MAX);
+            let Some(second) = offset.checked_add_signed(by) else {
+                return offset..offset;
+            };
             let room = contents.len().saturating_sub(second).min(len);
             if room > 0 {
                 contents.write(&bytes[..room as usize], second);
