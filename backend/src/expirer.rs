@@ -3,7 +3,8 @@
 //! A key that has ended is invisible at once; removing it only gives its room back, by commits like
 //! any others. The remover sleeps until the soonest end that is known, then sweeps through all
 //! keys, a little in each turn: as many commits as `expire_rate` allows, and looking for more for
-//! [`LOOK_NS`].
+//! [`LOOK_NS`]. What lies on a page that cannot be read stays, and is looked for again after ten minutes;
+//! where the page above it cannot be read either, so does the rest of the namespace.
 //!
 //! Invariant: a commit of the remover deletes only keys that have ended at the time of the commit,
 //! by a clock that was found even in the same turn (`clock_guard.rs`).

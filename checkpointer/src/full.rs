@@ -6,8 +6,9 @@
 //!    A page whose latch is taken is passed over and tried again. Then all descriptors are looked
 //!    at once more, until none is left.
 //! 3. All files that were written and not synced are synced.
-//! 4. Each file of which a page was written gets the checkpoint's number and redo point into its
-//!    header; these are synced.
+//! 4. The log is flushed up to the redo point, since a start takes a header's word for that. Each
+//!    file of which a page was written gets the checkpoint's number and redo point into its header;
+//!    these are synced.
 //! 5. The checkpoint's record is inserted and flushed. The key counts are cut just before it, so
 //!    that everything below the cut is complete.
 //! 6. `pg_control` is written, both slots, one after the other.

@@ -6,9 +6,10 @@
 //! - A batch is one of three: empty, filled, or journaled. One that could not be written stays as
 //!   it is, and is finished before anything else is written: its frames are *writing* all the
 //!   time, so they keep their pages, and the redo point stays at or below their rec LSNs. Only a
-//!   repair whose write is refused (want of room, and the like) is given up: what is damaged may
-//!   stay so, and holds nothing up. It is a write into the system's cache as any other: a sector
-//!   that cannot be written is told by the sync, after which nothing goes on.
+//!   batch of repairs whose write is refused (want of room, and the like) is given up, and the scrub
+//!   tries that again: what is damaged may stay so, and holds nothing up. It is a write into the
+//!   system's cache as any other: a sector that cannot be written is told by the sync, after which
+//!   nothing goes on.
 //! - What is written in its place is noted as unsynced before.
 
 use crate::{Checkpointer, Failure};

@@ -2,7 +2,8 @@
 //! others.
 //!
 //! An expiry is a time of the wall clock in milliseconds since 1970, kept in the version. It is
-//! held against the clock once per command, when its keys are latched, so a clock that is set forward ends keys early, and
+//! held against the clock at one moment of each command, of one that writes when its keys are
+//! latched, so a clock that is set forward ends keys early, and
 //! one that is set back lets them be seen again until they are removed. What removes them guards
 //! itself against jumps (see `clock_guard.rs`).
 //!

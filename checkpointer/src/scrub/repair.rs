@@ -50,8 +50,8 @@ fn bitmap_of(tag: PageTag) -> PageTag {
 enum Found<'p> {
     /// Its last version, from there.
     Copy(&'static str, Resident<'p>),
-    /// Nothing.
-    None,
+    /// Nothing, because of this.
+    None(&'static str),
     /// Somebody is at it.
     Later,
 }
@@ -97,11 +97,8 @@ impl Checkpointer {
                     continue;
                 }
                 Ok(Found::Later) => Verdict::Later,
-                Ok(Found::None) => {
+                Ok(Found::None(why)) => {
                     self.scrub.refused.remove(&tag);
-                    let why = "it is not in shared buffers, the double-write area has no copy that \
-                               is known to be the last, and neither the system's cache nor the disk \
-                               has one that is whole";
                     self.give_up(tag, what, why)
                 }
                 Err(failure) if failure.shortage().is_some() => Verdict::Short,
@@ -169,7 +166,10 @@ impl Checkpointer {
                 self.give_up(
                     tag,
                     what,
-                    &format!("{failure} (it is tried again for a while)"),
+                    &format!(
+                        "{failure}; it is tried again for two minutes, and then by each round: see \
+                         to that first"
+                    ),
                 )
             }
         }
@@ -219,13 +219,19 @@ impl Checkpointer {
             Resident::Busy => return Ok(Found::Later),
             Resident::Unwritten(_) | Resident::Settled(_) => {
                 if page::verify_image(page, tag).is_err() {
-                    return Ok(Found::None);
+                    return Ok(Found::None("what shared buffers have of it is damaged"));
                 }
                 "shared buffers"
             }
             Resident::Absent => match self.copy_elsewhere(tag, page)? {
                 Some(source) => source,
-                None => return Ok(Found::None),
+                None => {
+                    return Ok(Found::None(
+                        "it is not in shared buffers, the double-write area has no copy that is \
+                         known to be the last, and neither the system's cache nor the disk has one \
+                         that is whole",
+                    ));
+                }
             },
         };
         complete_header(&self.store.shared.files, tag, page);

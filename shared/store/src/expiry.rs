@@ -4,10 +4,12 @@
 //! 2. Whoever commits a version that ends at some time lowers the word `next_ms` to it, if that is
 //!    sooner, and wakes the remover if it has lowered it.
 //! 3. The remover, when that time has come, sets the word to "never", looks through all keys,
-//!    removes those that have ended, and lowers the word to the soonest end among the others.
+//!    removes those that have ended, and lowers the word to the soonest end among the others; if a
+//!    page could not be read, to ten minutes from then at the latest.
 //!
 //! So a key that ends is noted either by 2, after the word was set to "never", or its version is
-//! found by 3. After a start the word is zero: nothing is known, and all is looked through.
+//! found by 3, or lies where 3 looks again. After a start the word is zero: nothing is known, and all
+//! is looked through.
 
 use crate::procs::{Procs, SlotNo};
 use rd_sys::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -62,9 +62,10 @@ pub(super) struct Stamp {
 }
 
 /// Holds every file that `control` names against its row: its header and its length, which is only
-/// ever written down when the room is on disk. Gives the highest stamp of all. After a crash a header may be ahead by the one checkpoint
-/// that was under way, and that of a closed file may say that it was to be opened. A file of an offline
-/// namespace is its owner's affair until it is brought online; what there is to say of it is said in the log.
+/// ever written down when the room is on disk. Gives the highest stamp of those that are not offline.
+/// After a crash a header may be ahead by the one checkpoint that was under way, and that of a closed
+/// file may say that it was to be opened. A file of an offline namespace is its owner's affair until it
+/// is brought online; what there is to say of it is said in the log.
 ///
 /// # Errors
 /// Names the first file that is missing, foreign, or from another time.

@@ -79,7 +79,8 @@ impl Engine {
     /// their result, what that depends on if nothing is written.
     ///
     /// # Errors
-    /// Theirs, but for conflicts; nothing has happened then.
+    /// Theirs, but for conflicts; one only if they have run alone in the end, and each time a key ended
+    /// that they had read and written. Nothing has happened then.
     pub fn write_across<R>(
         &mut self,
         operations: &mut dyn FnMut(&mut Engine) -> Result<(R, Lsn)>,

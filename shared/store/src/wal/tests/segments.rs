@@ -496,7 +496,6 @@ fn who_is_told_to_stop_finishes_no_segment_that_is_not_needed_soon() {
     preparer.run(&is_told);
     assert!(is_told.load(Ordering::SeqCst));
     let segments = files::list(&rig.disk, TIMELINE, bytes).expect("a good disk");
-    // Half of what is to be ahead, with the one that the log is in.
     // Half of what is kept ahead; the next one is made when there is time.
     assert_eq!(segments, [1, 2, 3, 4]);
     assert_eq!(rig.disk.list("wal").expect("there").len(), segments.len());
