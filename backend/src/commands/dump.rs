@@ -1,7 +1,7 @@
 //! DUMP and RESTORE: strings in the form in which Redis servers exchange them.
 
 use super::Call;
-use super::expiry::{Base, Passed, put_until};
+use super::expiry::{Base, Until, put_until};
 use crate::dispatch::{Failure, Flow, Outcome};
 use rd_wire::num::{is_word, parse_i64};
 use rd_wire::rdb::{self, RestoreError};
@@ -54,13 +54,14 @@ fn restore_options(call: &Call<'_>) -> Result<(bool, bool), &'static str> {
 }
 
 /// Value and end of the key that is to be restored.
-fn restored(call: &Call<'_>, absolute: bool) -> Result<(Vec<u8>, Option<u64>), Failure> {
+fn restored(call: &mut Call<'_>, absolute: bool) -> Result<(Vec<u8>, Until), Failure> {
     let ttl = parse_i64(call.arg(2)).ok_or(texts::NOT_AN_INTEGER)?;
     let ttl = u64::try_from(ttl).map_err(|_| texts::INVALID_TTL)?;
-    let expiry_ms = match (ttl, absolute) {
-        (0, _) => None,
-        (ttl, true) => Some(ttl),
-        (ttl, false) => Some(call.now_ms().saturating_add(ttl)),
+    let now_ms = call.now_ms();
+    let until = match (ttl, absolute) {
+        (0, _) => Until::NEVER,
+        (ttl, true) => Until::new(call, Base::Epoch, ttl, now_ms),
+        (ttl, false) => Until::new(call, Base::Now, now_ms.saturating_add(ttl), now_ms),
     };
     let bytes_max = call.server.config.proto_max_bulk_len_bytes() as usize;
     let value = rdb::restore(call.arg(3), bytes_max).map_err(|error| match error {
@@ -71,7 +72,7 @@ fn restored(call: &Call<'_>, absolute: bool) -> Result<(Vec<u8>, Option<u64>), F
             Failure::Reply(format!("ERR payload of a {name}; {}", texts::STRINGS_ONLY))
         }
     })?;
-    Ok((value, expiry_ms))
+    Ok((value, until))
 }
 
 /// RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME s] [FREQ n]; the last two say nothing here.
@@ -80,14 +81,12 @@ pub fn restore(call: &mut Call<'_>) -> Outcome {
     let key = call.arg(1);
     // That the key is there comes before what else may be wrong.
     let restored = restored(call, absolute);
-    let base = if absolute { Base::Epoch } else { Base::Now };
-    let passed = Passed::of(call, base);
     let is_busy = call.write(&[key], &mut |access| {
         if !replace && access.meta(0)?.is_some() {
             return Ok(true);
         }
-        if let Ok((value, expiry_ms)) = &restored {
-            put_until(access, 0, value, *expiry_ms, passed)?;
+        if let Ok((value, until)) = &restored {
+            put_until(access, 0, value, *until)?;
         }
         Ok(false)
     })?;

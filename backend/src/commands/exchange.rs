@@ -2,7 +2,7 @@
 //! SETEX, MSETNX, RENAME, COPY. Each is one commit.
 
 use super::Call;
-use super::expiry::{Base, Passed, Unit, When, expiry_of, put_until, set_expiry};
+use super::expiry::{Base, Unit, Until, When, expiry_of, put_until, set_expiry};
 use super::namespaces::{self, Place};
 use crate::dispatch::{Flow, Outcome};
 use rd_engine::{Access, ProgramError};
@@ -38,25 +38,24 @@ pub fn getex(call: &mut Call<'_>) -> Outcome {
     }
     let key = call.arg(1);
     // A time that is none is an error only if the key is there.
-    let (mut expiry_ms, mut passed) = (Ok(None), Passed::Deleted);
-    if let Some(when) = when {
-        expiry_ms = when.at_ms(call.now_ms(), "getex").map(Some);
-        passed = Passed::of(call, when.base);
-    }
+    let until = match when {
+        Some(when) => when.until(call, "getex"),
+        None => Ok(Until::NEVER),
+    };
     let found = call.write(&[key], &mut |access| {
         let Some(value) = access.newest(0)?.map(<[u8]>::to_vec) else {
             return Ok(None);
         };
-        if let Ok(expiry_ms) = expiry_ms
+        if let Ok(until) = until
             && (!persist || expiry_of(access, 0)?.is_some())
         {
-            set_expiry(access, 0, expiry_ms, passed)?;
+            set_expiry(access, 0, until)?;
         }
         Ok(Some(value))
     })?;
     call.count_lookup(found.is_some());
     if found.is_some() {
-        expiry_ms?;
+        until?;
     }
     call.reply().bulk_or_null(found.as_deref());
     Ok(Flow::Done)
@@ -113,10 +112,8 @@ pub fn setnx(call: &mut Call<'_>) -> Outcome {
 pub fn setex(call: &mut Call<'_>, unit: Unit, command: &str) -> Outcome {
     let (key, text, value) = (call.arg(1), call.arg(2), call.arg(3));
     let base = Base::Now;
-    let expiry_ms = When { text, unit, base }.at_ms(call.now_ms(), command)?;
-    call.write(&[key], &mut |access| {
-        put_until(access, 0, value, Some(expiry_ms), Passed::Deleted)
-    })?;
+    let until = When { text, unit, base }.until(call, command)?;
+    call.write(&[key], &mut |access| put_until(access, 0, value, until))?;
     call.reply().ok();
     Ok(Flow::Done)
 }

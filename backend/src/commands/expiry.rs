@@ -13,9 +13,11 @@
 //! For EXEC time stands still, as in Redis. A key that has ended since it began cannot be given a value by
 //! it: others may have seen that it is gone, and its commit conflicts as if the key had been removed.
 //!
-//! Invariant: a key that is given an expiry which has passed is deleted; unless that is a time of the wall
-//! clock, which may be wrong: then it is hidden, and stays until what removes keys trusts the clock
-//! ([`Passed`]). What keeps the expiry that a key has writes it whether or not it has passed.
+//! Invariant: a key that is given an expiry which has passed when the command begins is deleted; unless that
+//! is a time of the wall clock, which may be wrong: then it is hidden, and stays until what removes keys
+//! trusts the clock ([`Until`]). So does a key whose new expiry passes while the command waits for its pages:
+//! that, too, may be a clock that was set. What keeps the expiry that a key has writes it whether or not it has
+//! passed.
 
 use super::Call;
 use crate::dispatch::{Failure, Flow, Outcome};
@@ -41,29 +43,30 @@ pub enum Base {
     Epoch,
 }
 
-/// What becomes of a key whose expiry has passed when it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passed {
-    /// It is deleted.
-    Deleted,
-    /// It is written with that expiry, and nobody sees it: it is there again once the clock is right.
-    Hidden,
+/// Until when a key is to be there, as a command says it.
+#[derive(Clone, Copy, Debug)]
+pub struct Until {
+    /// In milliseconds since 1970; `None` if it never ends.
+    expiry_ms: Option<u64>,
+    /// Whether that has passed, and the key is deleted.
+    is_over: bool,
 }
 
-impl Passed {
-    /// For a time that counts from `base`.
-    pub fn of(call: &mut Call<'_>, base: Base) -> Passed {
-        match base {
-            Base::Epoch if !call.server.trusts_clock() => Passed::Hidden,
-            _ => Passed::Deleted,
-        }
-    }
+impl Until {
+    /// It never ends.
+    pub const NEVER: Until = Until {
+        expiry_ms: None,
+        is_over: false,
+    };
 
-    /// Whether a key that ends at `expiry_ms` is to be deleted. Zero stands for all that lies before 1970,
-    /// which has passed by any clock.
-    fn deletes(self, access: &Access<'_>, expiry_ms: Option<u64>) -> bool {
-        let is_sure = |expiry| self == Passed::Deleted || expiry == 0;
-        expiry_ms.is_some_and(|expiry| expiry <= access.now_ms() && is_sure(expiry))
+    /// Until `expiry_ms`, a time that counts from `base`, for a command that began at `now_ms`.
+    pub fn new(call: &mut Call<'_>, base: Base, expiry_ms: u64, now_ms: u64) -> Until {
+        // Zero stands for all that lies before 1970, which has passed by any clock.
+        let mut is_sure = || base == Base::Now || expiry_ms == 0 || call.server.trusts_clock();
+        Until {
+            expiry_ms: Some(expiry_ms),
+            is_over: expiry_ms <= now_ms && is_sure(),
+        }
     }
 }
 
@@ -110,16 +113,18 @@ impl<'a> When<'a> {
         at.ok_or_else(|| invalid(command))
     }
 
-    /// In milliseconds since 1970, for commands that want a time above zero.
+    /// What it says, for commands that want a time above zero.
     ///
     /// # Errors
     /// The reply that names `command`.
-    pub fn at_ms(&self, now_ms: u64, command: &str) -> Result<u64, Failure> {
+    pub fn until(&self, call: &mut Call<'_>, command: &str) -> Result<Until, Failure> {
         let number = parse_i64(self.text).ok_or(texts::NOT_AN_INTEGER)?;
         if number <= 0 {
             return Err(invalid(command));
         }
-        Ok(self.at(now_ms, command)?.unsigned_abs())
+        let now_ms = call.now_ms();
+        let expiry_ms = self.at(now_ms, command)?.unsigned_abs();
+        Ok(Until::new(call, self.base, expiry_ms, now_ms))
     }
 }
 
@@ -127,7 +132,7 @@ fn invalid(command: &str) -> Failure {
     Failure::Reply(format!("ERR invalid expire time in '{command}' command"))
 }
 
-/// Gives key `index` the value, until `expiry_ms`; `passed` says what if that is over.
+/// Gives key `index` the value, until then.
 ///
 /// # Errors
 /// To be handed on.
@@ -135,13 +140,12 @@ pub fn put_until(
     access: &mut Access<'_>,
     index: usize,
     value: &[u8],
-    expiry_ms: Option<u64>,
-    passed: Passed,
+    until: Until,
 ) -> Result<(), ProgramError> {
-    if passed.deletes(access, expiry_ms) {
+    if until.is_over {
         return access.delete(index).map(|_| ());
     }
-    access.put(index, value, expiry_ms)
+    access.put(index, value, until.expiry_ms)
 }
 
 /// When key `index` ends to be there; `None` if never, or if it is not there.
@@ -152,24 +156,22 @@ pub fn expiry_of(access: &mut Access<'_>, index: usize) -> Result<Option<u64>, P
     Ok(access.meta(index)?.and_then(|meta| meta.expiry_ms))
 }
 
-/// Gives key `index` another expiry, its value staying as it is; `passed` says what if that is over.
-/// False if it is not there.
+/// Lets key `index` be there until then, its value staying as it is; false if it is not there.
 ///
 /// # Errors
 /// To be handed on.
 pub fn set_expiry(
     access: &mut Access<'_>,
     index: usize,
-    expiry_ms: Option<u64>,
-    passed: Passed,
+    until: Until,
 ) -> Result<bool, ProgramError> {
-    if passed.deletes(access, expiry_ms) {
+    if until.is_over {
         return access.delete(index);
     }
     let Some(value) = access.newest(index)?.map(<[u8]>::to_vec) else {
         return Ok(false);
     };
-    access.put_again(index, &value, expiry_ms)?;
+    access.put_again(index, &value, until.expiry_ms)?;
     Ok(true)
 }
 
@@ -228,10 +230,10 @@ impl Condition {
 pub fn expire(call: &mut Call<'_>, unit: Unit, base: Base, command: &str) -> Outcome {
     let condition = Condition::parse(call)?;
     let (key, text) = (call.arg(1), call.arg(2));
-    let at = When { text, unit, base }.at(call.now_ms(), command)?;
+    let now_ms = call.now_ms();
+    let at = When { text, unit, base }.at(now_ms, command)?;
     // What lies before 1970 has passed as well as 1970 has.
-    let expiry_ms = u64::try_from(at).unwrap_or(0);
-    let passed = Passed::of(call, base);
+    let until = Until::new(call, base, u64::try_from(at).unwrap_or(0), now_ms);
     let is_set = call.write(&[key], &mut |access| {
         let Some(meta) = access.meta(0)? else {
             return Ok(false);
@@ -239,7 +241,7 @@ pub fn expire(call: &mut Call<'_>, unit: Unit, base: Base, command: &str) -> Out
         if !condition.allows(meta.expiry_ms, at) {
             return Ok(false);
         }
-        set_expiry(access, 0, Some(expiry_ms), passed)
+        set_expiry(access, 0, until)
     })?;
     call.reply().integer(i64::from(is_set));
     Ok(Flow::Done)
@@ -249,7 +251,7 @@ pub fn expire(call: &mut Call<'_>, unit: Unit, base: Base, command: &str) -> Out
 pub fn persist(call: &mut Call<'_>) -> Outcome {
     let key = call.arg(1);
     let is_set = call.write(&[key], &mut |access| match expiry_of(access, 0)? {
-        Some(_) => set_expiry(access, 0, None, Passed::Deleted),
+        Some(_) => set_expiry(access, 0, Until::NEVER),
         None => Ok(false),
     })?;
     call.reply().integer(i64::from(is_set));

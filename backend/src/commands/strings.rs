@@ -1,7 +1,7 @@
 //! Strings: SET, GET and their kin.
 
 use super::Call;
-use super::expiry::{Base, Passed, When, expiry_of, put_until};
+use super::expiry::{Until, When, expiry_of, put_until};
 use crate::dispatch::{Flow, Outcome};
 use rd_wire::longdouble::{LongDouble, Parsed};
 use rd_wire::num::{Decimal, is_word, parse_i64};
@@ -79,12 +79,10 @@ pub fn set(call: &mut Call<'_>) -> Outcome {
         return Ok(Flow::Done);
     }
     let options = set_options(call)?;
-    let expiry_ms = match options.when {
-        Some(when) => Some(when.at_ms(call.now_ms(), "set")?),
-        None => None,
+    let until = match options.when {
+        Some(when) => when.until(call, "set")?,
+        None => Until::NEVER,
     };
-    let base = options.when.map_or(Base::Now, |when| when.base);
-    let passed = Passed::of(call, base);
     let sets_if = |is_there: bool| match is_there {
         true => !options.only_if_absent,
         false => !options.only_if_present,
@@ -100,7 +98,7 @@ pub fn set(call: &mut Call<'_>) -> Outcome {
         if is_set {
             match options.keep_ttl {
                 true => access.put(0, value, there.and_then(|meta| meta.expiry_ms))?,
-                false => put_until(access, 0, value, expiry_ms, passed)?,
+                false => put_until(access, 0, value, until)?,
             }
         }
         Ok((old, is_set))

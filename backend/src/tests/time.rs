@@ -166,6 +166,36 @@ fn a_clock_that_may_be_wrong_deletes_no_key_that_is_to_end_at_a_time() {
     assert_eq!(ask(&[b"GET", b"1"]), b"$-1\r\n");
 }
 
+/// Time that a command waits ends no key that was to be there for a while: the clock may have been set.
+#[test]
+fn a_key_that_ends_while_it_is_written_is_hidden_and_not_deleted() {
+    let (rig, time) = Rig::in_haste(&[], 1_700_000_000 * SECOND_NS);
+    let mut server = rig.server(0);
+    let mut client = Client::new(&mut server);
+    let mut ask = |line: &[u8]| {
+        let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        client.send(&rig, &mut server, &words);
+        rig.flush();
+        client.received(&server)
+    };
+    for write in [
+        "SET k v PX 1",
+        "SET k v GET PX 1",
+        "PSETEX k 1 v",
+        "PEXPIRE k 1",
+        "GETEX k PX 1",
+    ] {
+        assert_eq!(ask(b"SET k v"), b"+OK\r\n");
+        let began_ns = time.load(Ordering::SeqCst);
+        assert!(!ask(write.as_bytes()).starts_with(b"-"), "{write}");
+        assert_eq!(ask(b"GET k"), b"$-1\r\n", "{write}: it has ended");
+        assert_eq!(ask(b"DBSIZE"), b":1\r\n", "{write}: nobody has removed it");
+        time.store(began_ns - 20 * MS_NS, Ordering::SeqCst);
+        let got = ask(b"GET k");
+        assert_eq!(got, b"$1\r\nv\r\n", "{write}: the clock is set back");
+    }
+}
+
 /// A reply about several keys is of one moment, also if it takes several turns.
 #[test]
 fn no_key_ends_between_the_pieces_of_a_reply() {
