@@ -470,6 +470,9 @@ impl Cluster {
     /// Sends what [`Cluster::kill_all`] does, and gives the children that got it: for processes that
     /// cannot end yet.
     pub fn send_kills(&mut self) -> Vec<Child> {
+        // A server that has just recovered says in pg_control that it is in production when its
+        // checkpointer comes to it.
+        self.announce("starts before this one did not finish");
         // Held still, the postmaster neither sees children go nor makes new ones.
         self.signal(Signal::SIGSTOP);
         let children = self.children();

@@ -42,6 +42,16 @@ impl RawClient {
         self.stream.write_all(bytes)
     }
 
+    /// Reads again what a stop and SIGCONT have interrupted, as they do a read with a timeout.
+    fn read(&mut self, chunk: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            match self.stream.read(chunk) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+
     /// All that the server sends until it closes the connection.
     ///
     /// # Panics
@@ -76,7 +86,7 @@ impl RawClient {
                     );
                     return received;
                 }
-                None => match self.stream.read(&mut chunk) {
+                None => match self.read(&mut chunk) {
                     Ok(count) if count > 0 => received.extend_from_slice(&chunk[..count]),
                     other => panic!("{other:?} after {:?}", escape(&received)),
                 },
@@ -100,7 +110,7 @@ impl RawClient {
         let mut received = Vec::new();
         let mut chunk = [0; 4096];
         while !received.ends_with(&end) {
-            match self.stream.read(&mut chunk) {
+            match self.read(&mut chunk) {
                 Ok(0) => return received,
                 Ok(count) => received.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return received,
