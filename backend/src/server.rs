@@ -217,8 +217,8 @@ impl Server {
 
     /// Looks whether the wall clock goes evenly.
     pub fn look_at_clock(&mut self) {
-        let monotonic_us = self.store.clock.monotonic_ns() / 1000;
-        let has_jumped = self.clock_guard.look(self.wall_us(), monotonic_us);
+        let (wall_us, monotonic_us) = self.store.clock.both_us();
+        let has_jumped = self.clock_guard.look(wall_us, monotonic_us);
         // Once is enough.
         if has_jumped && self.store.shared.expiry.is_remover(self.store.slot) {
             log::warn!(

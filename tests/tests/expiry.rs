@@ -68,7 +68,7 @@ fn what_has_ended_is_invisible_at_once_and_removed_soon() {
     wait_for("the keys to be removed", || {
         (int(&mut client, &["DBSIZE"]) == 610).then_some(())
     });
-    assert_eq!(expired(&cluster), 3001);
+    wait_for("the count", || (expired(&cluster) == 3001).then_some(()));
     // It is in the log: the same after a crash and after an orderly stop.
     cluster.kill_all();
     cluster.start();
@@ -114,13 +114,12 @@ fn removing_keeps_to_its_rate_and_waits_for_the_clock() {
     while Instant::now() < until {
         assert_eq!(int(&mut client, &["DBSIZE"]), 300);
     }
+    let begin = Instant::now();
     let change = ["CONFIG", "SET", "expire_clock_settle", "0"];
     assert!(client.call(&change).unwrap().is_ok());
-    wait_for("the first", || (expired(&cluster) > 0).then_some(()));
-    let (begin, before) = (Instant::now(), expired(&cluster));
     wait_for("the last", || (expired(&cluster) == 300).then_some(()));
-    let rate = (300 - before) as f64 / begin.elapsed().as_secs_f64();
-    assert!(rate < 150.0, "{rate} keys in a second");
+    let took = begin.elapsed();
+    assert!(took > Duration::from_secs(2), "300 keys in {took:?}");
 }
 
 #[test]
@@ -136,5 +135,5 @@ fn keys_of_every_database_go_wherever_it_is_swapped_to() {
     wait_for("the keys to be removed", || {
         (int(&mut client, &["DBSIZE"]) == 7).then_some(())
     });
-    assert_eq!(expired(&cluster), 200);
+    wait_for("the count", || (expired(&cluster) == 200).then_some(()));
 }

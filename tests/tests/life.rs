@@ -13,7 +13,6 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 const CLEAN_START: &str = "redo starts";
 const SHUTTING_DOWN: &str = "ERR Redoubt is shutting down";
@@ -200,7 +199,9 @@ fn stops_of_every_kind_from_a_busy_server() {
 /// A smart stop serves those who are there, and turns away who comes.
 fn smart_waits(cluster: &mut Cluster, load: &Load) {
     load.wait_for(load.acknowledged() + 200);
-    assert_eq!(cluster.status(), "stopping");
+    wait_for("the status", || {
+        (cluster.status() == "stopping").then_some(())
+    });
     assert!(cluster.poll_exit().is_none());
     let mut late = Client::connect_unix(cluster.socket()).expect("the socket is open");
     let reply = late.receive().expect("a refusal");
@@ -264,14 +265,20 @@ fn who_does_not_leave_is_killed() {
     cluster.wait_log("received fast shutdown request");
     cluster.signal(Signal::SIGQUIT);
     assert_eq!(cluster.wait_exit().code(), Some(0));
+    let log = cluster.log_since_start();
     assert_order(
-        &cluster.log_since_start(),
+        &log,
         &[
             "received fast shutdown request",
             "received immediate shutdown request",
-            "backend 0 did not leave within shutdown_kill_timeout",
+            "did not leave within shutdown_kill_timeout",
         ],
     );
+    // On a slow machine, with others that were only late.
+    let mut killed = log
+        .lines()
+        .filter(|line| line.contains("did not leave within"));
+    assert!(killed.any(|line| line.contains("backend 0")), "{log}");
 }
 
 #[test]
@@ -691,13 +698,11 @@ fn a_postmaster_that_is_killed_takes_its_children_along() {
     let children = cluster.children();
     cluster.signal(Signal::SIGKILL);
     cluster.wait_exit();
-    let started = Instant::now();
     let acknowledged = load.join();
     wait_for("the children to leave", || {
         let alive = children.iter().any(|child| is_alive(child.pid));
         (!alive).then_some(())
     });
-    assert!(started.elapsed() < Duration::from_secs(10));
     cluster.start();
     acknowledged.assert_there(&mut cluster.client());
 }

@@ -49,6 +49,9 @@ pub enum Clock {
     Hasty(Arc<AtomicU64>),
 }
 
+/// For so long it is one moment.
+const ONE_MOMENT_NS: u64 = 50_000_000;
+
 /// What a look at a hasty clock takes.
 const LOOK_NS: u64 = 1_000_000;
 
@@ -73,6 +76,18 @@ impl Clock {
         match self {
             Clock::Real => wall_us(),
             Clock::Manual(_) | Clock::Hasty(_) => self.monotonic_ns() / 1000,
+        }
+    }
+
+    /// Wall clock and monotonic clock at one moment, in microseconds: who is held up between his looks looks
+    /// again, or would take it for a jump of one of them.
+    pub fn both_us(&self) -> (u64, u64) {
+        loop {
+            let before_ns = self.monotonic_ns();
+            let wall_us = self.wall_us();
+            if self.monotonic_ns() - before_ns < ONE_MOMENT_NS {
+                return (wall_us, before_ns / 1000);
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ const WAITS: &str = "waiting for what is left of an earlier server";
 const HELD: &str = "is held by processes of an earlier server";
 /// How the postmaster tells that it restarts after the fall of a child.
 const FALLEN: &str = "terminating all other server processes";
+const READY: &str = "server is ready to accept connections";
 /// What the postmaster says last.
 const STOPPED: &str = "server is shut down";
 /// How long the beginning of a checkpoint is waited for that may not come.
@@ -383,20 +384,21 @@ fn kill_postmaster_and_start(cluster: &mut Cluster, random: &mut Random) -> Done
     cluster.signal(Signal::SIGKILL);
     cluster.wait_exit();
     cluster.spawn();
-    let Some((orphan, role)) = orphan else {
-        return Done::new("kill of the postmaster, start at once", Then::Serves);
-    };
-    let held = Held(orphan);
     let next = cluster.pid().expect("just started");
-    wait_for("a start that waits, or its end", || {
-        let has_told = cluster.log_since_start().contains(WAITS);
-        (has_told || !is_alive(next)).then_some(())
-    });
-    // It does not wait for more than seconds.
-    pause(random, 500);
-    let end = [Signal::SIGCONT, Signal::SIGKILL][random.below(2) as usize];
-    cluster.send(orphan, end);
-    drop(held);
+    let mut kind = "kill of the postmaster, start at once".to_owned();
+    if let Some((orphan, role)) = orphan {
+        let held = Held(orphan);
+        wait_for("a start that waits, or its end", || {
+            let has_told = cluster.log_since_start().contains(WAITS);
+            (has_told || !is_alive(next)).then_some(())
+        });
+        // It does not wait for more than seconds.
+        pause(random, 500);
+        let end = [Signal::SIGCONT, Signal::SIGKILL][random.below(2) as usize];
+        cluster.send(orphan, end);
+        drop(held);
+        kind = format!("kill of the postmaster, start beside an orphaned {role}");
+    }
     wait_for("the start to go on, or its end", || {
         let goes_on = cluster.log_since_start().contains("starting Redoubt");
         (goes_on || !is_alive(next)).then_some(())
@@ -406,10 +408,7 @@ fn kill_postmaster_and_start(cluster: &mut Cluster, random: &mut Random) -> Done
         cluster.wait_exit();
         cluster.spawn();
     }
-    Done::new(
-        format!("kill of the postmaster, start beside an orphaned {role}"),
-        Then::Serves,
-    )
+    Done::new(kind, Then::Serves)
 }
 
 fn kill_in_stop(cluster: &mut Cluster, random: &mut Random) -> Done {
@@ -561,16 +560,25 @@ fn crash_loop(cluster: &mut Cluster, random: &mut Random) -> Done {
     cluster.set("crash_restart_max", &LOOP_MAX.to_string());
     cluster.spawn();
     cluster.set("crash_restart_max", super::RESTARTS_MAX);
-    let mut falls = 0;
     while cluster.wait_ready().is_ok() {
-        // What looks ready may have begun to fall: then nobody is there to be killed, or one fall
-        // has two causes.
+        let said = |cluster: &Cluster, text| cluster.log_since_start().matches(text).count();
+        let falls = said(cluster, FALLEN);
         if falls > 4 * LOOP_MAX {
-            done.wrong = Some(format!("after {falls} kills the server still comes back"));
+            done.wrong = Some(format!("after {falls} falls the server still comes back"));
             return done;
         }
-        falls += 1;
-        kill_role(cluster, "", random);
+        let Some((pid, _)) = one_of(cluster, "", random) else {
+            pause(random, 10);
+            continue;
+        };
+        let starts = said(cluster, READY);
+        let postmaster = cluster.pid().expect("a server");
+        cluster.send(pid, Signal::SIGKILL);
+        wait_for("a fall", || {
+            // What looked ready may have begun to fall before: then this fall has two causes.
+            let has_fallen = said(cluster, FALLEN) > falls || said(cluster, READY) > starts;
+            (has_fallen || !is_alive(postmaster)).then_some(())
+        });
         pause(random, 100);
     }
     let log = cluster.log_since_start();
