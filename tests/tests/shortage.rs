@@ -347,6 +347,36 @@ fn a_want_of_memory_for_a_request_or_its_reply_ends_nobody() {
             "{part}: {refusals:?}"
         );
     }
+    // And for what a command makes of a value.
+    for (key, byte) in [("first", "1"), ("second", "2")] {
+        assert!(call(&mut client, &["SET", key, &byte.repeat(7000)]).is_ok());
+    }
+    let mut refusals = Vec::new();
+    for megabytes in (8..68).step_by(6) {
+        for request in [
+            "GETRANGE large 0 -1",
+            "DUMP large",
+            "GETEX large PERSIST",
+            "BITFIELD_RO large GET u8 0",
+            "BITOP NOT other large",
+            "COPY large other REPLACE",
+            "APPEND other more",
+            "SETRANGE other 15000000 more",
+            "SETBIT other 120000000 1",
+            "BITFIELD other SET u8 120000000 1",
+            "LCS first second",
+        ] {
+            assert!(allow_more(megabytes * MB));
+            let words: Vec<&str> = request.split(' ').collect();
+            if let Some(error) = call(&mut client, &words).error() {
+                refusals.push(format!("{request}: {error}"));
+            }
+        }
+        assert_eq!(call(&mut client, &["GET", "small"]).as_str(), Some("value"));
+    }
+    // Where in a command it is met depends on what was freed before; but this takes more than that.
+    let lengths = |refusal: &String| refusal.contains("the values of LCS");
+    assert!(refusals.iter().any(lengths), "{refusals:#?}");
     assert!(limit(backend, "--as=unlimited:"));
     assert_eq!(
         call(&mut client, &["GET", "large"]).as_bytes(),

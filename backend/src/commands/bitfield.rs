@@ -201,8 +201,8 @@ pub fn bitfield(call: &mut Call<'_>, read_only: bool) -> Outcome {
     let key = call.arg(1);
     let replies: Vec<Option<i128>> = match reach {
         None => call.read(key, |value| {
-            let mut bytes = value.map_or(&[][..], |value| value.bytes).to_vec();
-            let run = |operation: &Operation| operation.run(&mut bytes);
+            let bytes = value.map_or(&[][..], |value| value.bytes);
+            let run = |operation: &Operation| Some(operation.field.get(bytes, operation.offset));
             operations.iter().map(run).collect()
         })?,
         Some(reach) => {
@@ -210,11 +210,7 @@ pub fn bitfield(call: &mut Call<'_>, read_only: bool) -> Outcome {
                 return Err(texts::STRING_TOO_LONG.into());
             }
             call.write(&[key], &mut |access| {
-                let mut bytes = access.newest(0)?.unwrap_or(&[]).to_vec();
-                if bytes.len() < reach {
-                    access.check_length(reach)?;
-                    bytes.resize(reach, 0);
-                }
+                let mut bytes = access.lengthened(0, reach)?;
                 let run = |operation: &Operation| operation.run(&mut bytes);
                 let replies = operations.iter().map(run).collect();
                 let expiry_ms = expiry_of(access, 0)?;

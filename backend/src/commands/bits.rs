@@ -5,6 +5,7 @@ use super::Call;
 use super::expiry::expiry_of;
 use super::substrings::clamp;
 use crate::dispatch::{Failure, Flow, Outcome};
+use rd_base::room::make_room;
 use rd_engine::{Access, EngineError, ProgramError, View};
 use rd_wire::num::{is_word, parse_i64};
 use rd_wire::texts;
@@ -48,12 +49,8 @@ pub fn setbit(call: &mut Call<'_>) -> Outcome {
     };
     let key = call.arg(1);
     let old = call.write(&[key], &mut |access| {
-        let mut bytes = access.newest(0)?.unwrap_or(&[]).to_vec();
+        let mut bytes = access.lengthened(0, offset / 8 + 1)?;
         let old = bit_at(&bytes, offset);
-        if bytes.len() <= offset / 8 {
-            access.check_length(offset / 8 + 1)?;
-            bytes.resize(offset / 8 + 1, 0);
-        }
         if let Some(byte) = bytes.get_mut(offset / 8) {
             let mask = 0x80 >> (offset % 8);
             *byte = if bit { *byte | mask } else { *byte & !mask };
@@ -265,8 +262,19 @@ impl Operation {
 
     /// Puts `source`, which is named so many `times`, to what came of those before it; nothing, if it
     /// `is_first`.
-    fn apply(self, result: &mut Vec<u8>, source: &[u8], times: usize, is_first: bool) {
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    fn apply(
+        self,
+        result: &mut Vec<u8>,
+        source: &[u8],
+        times: usize,
+        is_first: bool,
+    ) -> Result<(), EngineError> {
         let length = result.len().max(source.len());
+        make_room(result, length - result.len())
+            .map_err(|_| EngineError::no_memory(length, "the result of BITOP"))?;
         let is_all = self == Operation::And && is_first;
         result.resize(length, if is_all { 0xFF } else { 0 });
         match self {
@@ -282,6 +290,7 @@ impl Operation {
             Operation::Xor => combine(result, source, |byte, other| byte ^ other),
             Operation::Not => combine(result, source, |_, other| !other),
         }
+        Ok(())
     }
 }
 
@@ -329,7 +338,7 @@ pub fn bitop(call: &mut Call<'_>) -> Outcome {
             let mut result = Vec::new();
             for (seen, &(index, times)) in sources.values().enumerate() {
                 let source = access.newest(index)?.unwrap_or(&[]);
-                operation.apply(&mut result, source, times, seen == 0);
+                operation.apply(&mut result, source, times, seen == 0)?;
             }
             put_or_delete(access, &result)
         })?,
@@ -352,11 +361,13 @@ fn combine_beforehand(
     for (key, (_, times)) in sources {
         let is_first = stamps.is_empty();
         let engine = &call.server.engine;
+        let mut applied = Ok(());
         let read = engine.get(namespace, key, View::Newest, |value| {
             let source = value.map_or(&[][..], |value| value.bytes);
-            operation.apply(&mut result, source, *times, is_first);
+            applied = operation.apply(&mut result, source, *times, is_first);
             value.map(|value| value.stamp)
         })?;
+        applied?;
         stamps.push(read.result);
     }
     call.write(keys, &mut |access| {

@@ -12,8 +12,17 @@ pub fn dump(call: &mut Call<'_>) -> Outcome {
     let payload = call.read(call.arg(1), |value| {
         value.map(|value| rdb::dump(value.bytes))
     })?;
-    call.reply().bulk_or_null(payload.as_deref());
+    match payload {
+        None => call.reply().null(),
+        Some(Some(payload)) => call.reply().bulk(&payload),
+        Some(None) => return Err(no_room(call)),
+    }
     Ok(Flow::Done)
+}
+
+fn no_room(call: &Call<'_>) -> Failure {
+    let what = "could not make room for a value that is dumped or restored";
+    call.server.no_memory(what.to_owned()).into()
 }
 
 /// RESTORE's words: whether it replaces, and whether its time counts from 1970.
@@ -68,6 +77,7 @@ fn restored(call: &mut Call<'_>, absolute: bool) -> Result<(Vec<u8>, Until), Fai
         RestoreError::Footer => Failure::from(texts::DUMP_FOOTER),
         RestoreError::Format => Failure::from(texts::DUMP_FORMAT),
         RestoreError::TooLong => Failure::from(texts::STRING_TOO_LONG),
+        RestoreError::NoRoom => no_room(call),
         RestoreError::Type(name) => {
             Failure::Reply(format!("ERR payload of a {name}; {}", texts::STRINGS_ONLY))
         }

@@ -43,7 +43,7 @@ pub fn getex(call: &mut Call<'_>) -> Outcome {
         None => Ok(Until::NEVER),
     };
     let found = call.write(&[key], &mut |access| {
-        let Some(value) = access.newest(0)?.map(<[u8]>::to_vec) else {
+        let Some(value) = access.newest_copy(0)? else {
             return Ok(None);
         };
         if let Ok(until) = until
@@ -61,16 +61,11 @@ pub fn getex(call: &mut Call<'_>) -> Outcome {
     Ok(Flow::Done)
 }
 
-/// The value of key 0, if it has one.
-fn value_of(access: &mut Access<'_>) -> Result<Option<Vec<u8>>, ProgramError> {
-    Ok(access.newest(0)?.map(<[u8]>::to_vec))
-}
-
 /// GETDEL key.
 pub fn getdel(call: &mut Call<'_>) -> Outcome {
     let key = call.arg(1);
     let old = call.write(&[key], &mut |access| {
-        let old = value_of(access)?;
+        let old = access.newest_copy(0)?;
         if old.is_some() {
             access.delete(0)?;
         }
@@ -85,7 +80,7 @@ pub fn getdel(call: &mut Call<'_>) -> Outcome {
 pub fn getset(call: &mut Call<'_>) -> Outcome {
     let (key, value) = (call.arg(1), call.arg(2));
     let old = call.write(&[key], &mut |access| {
-        let old = value_of(access)?;
+        let old = access.newest_copy(0)?;
         access.put(0, value, None)?;
         Ok(old)
     })?;
@@ -160,7 +155,7 @@ fn transfer(
     target: Target,
     moved: bool,
 ) -> Result<Transfer, ProgramError> {
-    let Some(value) = value_of(access)? else {
+    let Some(value) = access.newest_copy(0)? else {
         return Ok(Transfer::NoSource);
     };
     let is_same = access.key(0) == access.key(1);

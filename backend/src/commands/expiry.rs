@@ -168,7 +168,7 @@ pub fn set_expiry(
     if until.is_over {
         return access.delete(index);
     }
-    let Some(value) = access.newest(index)?.map(<[u8]>::to_vec) else {
+    let Some(value) = access.newest_copy(index)? else {
         return Ok(false);
     };
     access.put_again(index, &value, until.expiry_ms)?;

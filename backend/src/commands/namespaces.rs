@@ -72,7 +72,7 @@ pub fn transfer(
 ) -> Result<bool, EngineError> {
     let done = call.server.engine.write_across(&mut |engine| {
         let found = engine.write(from.namespace, &[from.key], &mut |access| {
-            let value = access.newest(0)?.map(<[u8]>::to_vec);
+            let value = access.newest_copy(0)?;
             let expiry_ms = access.meta(0)?.and_then(|meta| meta.expiry_ms);
             Ok(value.map(|value| (value, expiry_ms)))
         })?;

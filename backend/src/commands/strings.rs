@@ -89,7 +89,7 @@ pub fn set(call: &mut Call<'_>) -> Outcome {
     };
     let (old, is_set) = call.write(&[key], &mut |access| {
         let old = if options.get {
-            access.newest(0)?.map(<[u8]>::to_vec)
+            access.newest_copy(0)?
         } else {
             None
         };
@@ -133,16 +133,18 @@ pub fn mset(call: &mut Call<'_>) -> Outcome {
 pub fn append(call: &mut Call<'_>) -> Outcome {
     let (namespace, key, tail) = (call.namespace(), call.arg(1), call.arg(2));
     let bytes_max = call.server.config.proto_max_bulk_len_bytes() as usize;
-    let mut joined = Vec::new();
     let committed = call.server.engine.write(namespace, &[key], &mut |access| {
-        joined.clear();
-        joined.extend_from_slice(access.newest(0)?.unwrap_or(&[]));
-        joined.extend_from_slice(tail);
-        if joined.len() <= bytes_max {
-            let expiry_ms = expiry_of(access, 0)?;
-            access.put(0, &joined, expiry_ms)?;
+        let old = access.meta(0)?;
+        let old_bytes = old.map_or(0, |old| old.bytes);
+        let length = old_bytes + tail.len();
+        if length <= bytes_max {
+            let mut joined = access.lengthened(0, length)?;
+            if let Some(end) = joined.get_mut(old_bytes..) {
+                end.copy_from_slice(tail);
+            }
+            access.put(0, &joined, old.and_then(|old| old.expiry_ms))?;
         }
-        Ok(joined.len())
+        Ok(length)
     })?;
     let length = call.after(committed);
     if length > bytes_max {

@@ -3,6 +3,7 @@
 use super::Call;
 use super::expiry::expiry_of;
 use crate::dispatch::{Flow, Outcome};
+use rd_base::room::make_room;
 use rd_wire::num::{is_word, parse_i64};
 use rd_wire::{ReplyWriter, texts};
 use std::ops::Range;
@@ -25,14 +26,17 @@ pub fn clamp(start: i64, end: i64, len: usize) -> Range<usize> {
 pub fn getrange(call: &mut Call<'_>) -> Outcome {
     let start = parse_i64(call.arg(2)).ok_or(texts::NOT_AN_INTEGER)?;
     let end = parse_i64(call.arg(3)).ok_or(texts::NOT_AN_INTEGER)?;
-    let part = call.read(call.arg(1), |value| {
+    let view = call.server.view(call.session);
+    let (namespace, key) = (call.namespace(), call.arg(1));
+    let mut reply = ReplyWriter::new(call.output.bytes(), call.session.proto);
+    let read = call.server.engine.get(namespace, key, view, |value| {
         let bytes = value.map_or(&[][..], |value| value.bytes);
-        bytes
-            .get(clamp(start, end, bytes.len()))
-            .unwrap_or(&[])
-            .to_vec()
+        let part = bytes.get(clamp(start, end, bytes.len()));
+        reply.bulk(part.unwrap_or(&[]));
+        value.is_some()
     })?;
-    call.reply().bulk(&part);
+    call.count_lookup(read.result);
+    call.depends_on(read.depends_on);
     Ok(Flow::Done)
 }
 
@@ -49,11 +53,7 @@ pub fn setrange(call: &mut Call<'_>) -> Outcome {
         return Err(texts::STRING_TOO_LONG.into());
     }
     let length = call.write(&[key], &mut |access| {
-        let mut bytes = access.newest(0)?.unwrap_or(&[]).to_vec();
-        if bytes.len() < end {
-            access.check_length(end)?;
-            bytes.resize(end, 0);
-        }
+        let mut bytes = access.lengthened(0, end)?;
         if let Some(part) = bytes.get_mut(offset..end) {
             part.copy_from_slice(value);
         }
@@ -106,13 +106,17 @@ pub fn lcs(call: &mut Call<'_>) -> Outcome {
     let view = call.server.view(call.session);
     let keys = [call.arg(1), call.arg(2)];
     let mut values = [Vec::new(), Vec::new()];
+    let mut has_room = true;
     let namespace = call.namespace();
     let depends_on =
         call.server
             .engine
             .multi_get(namespace, &keys, view, &mut |index, value| {
                 if let (Some(place), Some(value)) = (values.get_mut(index), value) {
-                    *place = value.bytes.to_vec();
+                    has_room &= make_room(place, value.bytes.len()).is_ok();
+                    if has_room {
+                        place.extend_from_slice(value.bytes);
+                    }
                 }
             })?;
     call.depends_on(depends_on);
@@ -122,7 +126,12 @@ pub fn lcs(call: &mut Call<'_>) -> Outcome {
     if cells.saturating_mul(4) > call.server.config.proto_max_bulk_len_bytes() as usize {
         return Err(texts::LCS_TOO_LARGE.into());
     }
-    let table = Lengths::of(&a, &b);
+    let mut table = Vec::new();
+    if !has_room || table.try_reserve_exact(cells).is_err() {
+        let what = "could not make room for the values of LCS and the lengths of what they share";
+        return Err(call.server.no_memory(what.to_owned()).into());
+    }
+    let table = Lengths::of(&a, &b, table);
     let mut reply = call.reply();
     if options.only_length {
         reply.integer(i64::from(table.at(a.len(), b.len())));
@@ -152,9 +161,10 @@ struct Match {
 }
 
 impl Lengths {
-    fn of(a: &[u8], b: &[u8]) -> Lengths {
+    /// `cells` is empty, and may have room.
+    fn of(a: &[u8], b: &[u8], mut cells: Vec<u32>) -> Lengths {
         let width = b.len() + 1;
-        let mut cells = vec![0; width * (a.len() + 1)];
+        cells.resize(width * (a.len() + 1), 0);
         for (row, byte) in a.iter().enumerate() {
             let (above, here) = cells.split_at_mut((row + 1) * width);
             let above = above.get(row * width..).unwrap_or(&[]);
@@ -276,7 +286,7 @@ mod tests {
                     .collect()
             };
             let (a, b) = (bytes(1), bytes(2));
-            let table = Lengths::of(&a, &b);
+            let table = Lengths::of(&a, &b, Vec::new());
             let (common, matches) = table.trace(&a, &b);
             assert_eq!(common.len(), longest(&a, &b), "{a:?} {b:?}");
             assert_eq!(table.at(a.len(), b.len()) as usize, common.len());

@@ -195,7 +195,7 @@ const KEY_SHOWN_BYTES: usize = 100;
 
 impl EngineError {
     /// For want of memory for `bytes` of something.
-    pub(crate) fn no_memory(bytes: usize, of: &str) -> EngineError {
+    pub fn no_memory(bytes: usize, of: &str) -> EngineError {
         EngineError::Shortage {
             what: format!("could not make room for {bytes} bytes of {of}"),
             shortage: Shortage::Memory,

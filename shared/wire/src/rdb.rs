@@ -5,6 +5,8 @@
 //! A value is a length and bytes; or a number of 8, 16 or 32 bits; or bytes compressed by LZF,
 //! which is read and not written. Strings have had this form since version 1.
 
+use rd_base::room::make_room;
+
 /// The type: a string.
 const TYPE_STRING: u8 = 0;
 /// The version that is written: that of Redis 5, so that it and all later ones take it.
@@ -27,6 +29,8 @@ pub enum RestoreError {
     Type(&'static str),
     /// The value is longer than allowed.
     TooLong,
+    /// There is no memory for the value.
+    NoRoom,
 }
 
 /// The checksum of Redis: reflected, polynomial 0xad93d23594c935a9, begins at zero.
@@ -63,9 +67,12 @@ const CRC64: [u64; 256] = {
     table
 };
 
-/// The payload of a string.
-pub fn dump(value: &[u8]) -> Vec<u8> {
-    let mut payload = Vec::with_capacity(value.len().saturating_add(20));
+/// The payload of a string; none if there is no memory for it.
+pub fn dump(value: &[u8]) -> Option<Vec<u8>> {
+    let mut payload = Vec::new();
+    payload
+        .try_reserve_exact(value.len().saturating_add(20))
+        .ok()?;
     payload.push(TYPE_STRING);
     let number = Some(value)
         .filter(|value| value.len() <= NUMBER_BYTES_MAX)
@@ -80,7 +87,7 @@ pub fn dump(value: &[u8]) -> Vec<u8> {
     }
     payload.extend_from_slice(&VERSION.to_le_bytes());
     payload.extend_from_slice(&crc64(&payload).to_le_bytes());
-    payload
+    Some(payload)
 }
 
 fn push_number(payload: &mut Vec<u8>, number: i32) {
@@ -198,7 +205,10 @@ fn read_string(value: &[u8], bytes_max: usize) -> Result<Vec<u8>, RestoreError> 
             if length > bytes_max {
                 return Err(RestoreError::TooLong);
             }
-            bytes.to_vec()
+            let mut string = Vec::new();
+            make_room(&mut string, length).map_err(|_| RestoreError::NoRoom)?;
+            string.extend_from_slice(bytes);
+            string
         }
     };
     if rest.0.is_empty() {
@@ -208,14 +218,21 @@ fn read_string(value: &[u8], bytes_max: usize) -> Result<Vec<u8>, RestoreError> 
     }
 }
 
+/// What a control byte can make of bytes at most.
+const STEP_BYTES_MAX: usize = 7 + 2 + 255;
+
 /// Undoes LZF: a control byte below 32 stands before so many bytes and one; another names a place
 /// further up, and how much of what is there comes again.
 fn decompress(bytes: &[u8], length: usize) -> Result<Vec<u8>, RestoreError> {
     let mut rest = Rest(bytes);
     // The length is only announced: room is taken as bytes come.
-    let mut out: Vec<u8> = Vec::with_capacity(length.min(bytes.len().saturating_mul(4)));
+    let mut out: Vec<u8> = Vec::new();
+    let mut soon = length.min(bytes.len().saturating_mul(4));
     while !rest.0.is_empty() {
         let control = usize::from(rest.byte()?);
+        out.try_reserve(soon.max(STEP_BYTES_MAX))
+            .map_err(|_| RestoreError::NoRoom)?;
+        soon = 0;
         if control < 32 {
             out.extend_from_slice(rest.take(control.saturating_add(1))?);
         } else {
@@ -263,7 +280,7 @@ mod tests {
             ("2147483648", b"\0\x0a2147483648"),
             ("007", b"\0\x03007"),
         ] {
-            let payload = dump(text.as_bytes());
+            let payload = dump(text.as_bytes()).expect("there is memory");
             assert_eq!(payload.len(), form.len() + FOOTER_BYTES);
             assert!(payload.starts_with(form), "{text}");
             assert_eq!(restore(&payload, 100), Ok(text.as_bytes().to_vec()));
@@ -290,7 +307,7 @@ mod tests {
 
     #[test]
     fn what_is_no_payload_is_refused() {
-        let good = dump(b"hello");
+        let good = dump(b"hello").expect("there is memory");
         for index in 0..good.len() {
             let mut bad = good.clone();
             bad[index] ^= 1;
@@ -312,9 +329,11 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_dumped_is_restored(value: Vec<u8>, long in 0usize..70_000) {
-            prop_assert_eq!(restore(&dump(&value), 70_000), Ok(value));
+            let payload = dump(&value).expect("there is memory");
+            prop_assert_eq!(restore(&payload, 70_000), Ok(value));
             let long = vec![7; long];
-            prop_assert_eq!(restore(&dump(&long), 70_000), Ok(long));
+            let payload = dump(&long).expect("there is memory");
+            prop_assert_eq!(restore(&payload, 70_000), Ok(long));
         }
 
         #[test]

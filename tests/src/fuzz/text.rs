@@ -106,7 +106,8 @@ pub fn numbers(input: &[u8]) {
         );
     }
     let _ = rdb::restore(input, 10_000);
-    if let Ok(value) = rdb::restore(&rdb::dump(input), input.len()) {
+    let dumped = rdb::dump(input).unwrap_or_default();
+    if let Ok(value) = rdb::restore(&dumped, input.len()) {
         assert_eq!(value, input);
     }
 }
@@ -165,7 +166,7 @@ pub(super) fn numbers_seeds() -> Vec<Vec<u8>> {
         "18446744073709551615",
     ]);
     for value in [&b"12345"[..], b"-7", &[b'a'; 70], b""] {
-        seeds.push(rdb::dump(value));
+        seeds.extend(rdb::dump(value));
     }
     // 40 times "a", as Redis writes it; its checksum is that of another payload.
     seeds.push(b"\0\xC3\x06\x28\x01aa\xE0\x1D\x00\x09\x00\0\0\0\0\0\0\0\0".to_vec());

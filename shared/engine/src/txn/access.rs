@@ -140,6 +140,17 @@ pub(crate) struct WriteSet {
     pub(crate) pages_refused: (usize, u64),
 }
 
+/// A copy of `value`, followed by zeros if it has less than `bytes_min` bytes.
+fn copy_of(value: &[u8], bytes_min: usize) -> Result<Vec<u8>, EngineError> {
+    let bytes = value.len().max(bytes_min);
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes)
+        .map_err(|_| EngineError::no_memory(bytes, "a value that is changed or copied"))?;
+    copy.extend_from_slice(value);
+    copy.resize(bytes, 0);
+    Ok(copy)
+}
+
 /// For want of memory for a value that is written.
 pub(crate) fn no_memory(value: &[u8]) -> EngineError {
     EngineError::no_memory(value.len(), "a value that is written")
@@ -356,6 +367,28 @@ impl Access<'_> {
         self.large.clear();
         overflow::read(tree, &stub, &mut self.large)?;
         Ok(Some(&self.large))
+    }
+
+    /// A copy of the newest value of a key; `None` if it has none.
+    ///
+    /// # Errors
+    /// None that the program should handle: hand them on.
+    pub fn newest_copy(&mut self, index: usize) -> Result<Option<Vec<u8>>, ProgramError> {
+        let copy = self.newest(index)?.map(|value| copy_of(value, 0));
+        Ok(copy.transpose()?)
+    }
+
+    /// A copy of the newest value of a key, none being one without bytes, followed by zeros if it has less than
+    /// `bytes_min` bytes: what is to be changed in part, and put.
+    ///
+    /// # Errors
+    /// When [`Access::put`] would not take what is made longer; to be handed on.
+    pub fn lengthened(&mut self, index: usize, bytes_min: usize) -> Result<Vec<u8>, ProgramError> {
+        let is_longer = self.meta(index)?.map_or(0, |meta| meta.bytes) < bytes_min;
+        if is_longer {
+            self.check_length(bytes_min)?;
+        }
+        Ok(copy_of(self.newest(index)?.unwrap_or(&[]), bytes_min)?)
     }
 
     /// Gives the key a value, which ends to be there at `expiry_ms` (milliseconds since 1970).
