@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use rd_base::Lsn;
 use rd_tests::support::cluster::{Cluster, send};
-use rd_tests::support::load::Load;
+use rd_tests::support::load::{Load, fill};
 use rd_tests::support::{DEADLINE, wait_for};
 use rd_wire::Client;
 use std::collections::BTreeMap;
@@ -156,9 +156,7 @@ fn a_command_makes_one_and_waits_for_it_or_not() {
     assert_eq!(done_by(&cluster, "manual"), 5);
 
     // One that is spread takes its time over thousands of pages; nobody waits for it ...
-    let load = Load::start(&cluster.socket(), 4, 1500);
-    load.wait_for(10_000);
-    load.stop();
+    fill(&cluster.socket(), 4, 1500, 10_000);
     for words in [&["CHECKPOINT", "NOWAIT", "SPREAD"][..], &["BGSAVE"]] {
         let asked = Instant::now();
         ok(&mut client, words);
@@ -361,13 +359,6 @@ fn a_pause_is_kept_between_those_that_are_not_urgent() {
     assert_eq!(number(&cluster, "checkpoints_done"), done + 1);
 }
 
-/// Writes so many values of 1500 bytes.
-fn fill(cluster: &Cluster, writes: u64) {
-    let load = Load::start(&cluster.socket(), 4, 1500);
-    load.wait_for(writes);
-    load.stop();
-}
-
 /// The part of its pages that the checkpoint under way has dealt with.
 fn done_part(now: &BTreeMap<String, String>) -> f64 {
     let number = |field: &str| -> f64 { now[field].parse().expect("a number") };
@@ -392,7 +383,7 @@ fn a_spread_checkpoint_goes_as_the_log_goes() {
         ("checkpoint_timeout", "1h"),
         ("checkpoint_heartbeat", "1min"),
     ]);
-    fill(&cluster, 6_000);
+    fill(&cluster.socket(), 4, 1500, 6_000);
     let mut client = cluster.client();
     ok(&mut client, &["CHECKPOINT", "NOWAIT", "SPREAD"]);
     let under_way = || cluster.stat(&["CHECKPOINT"]).remove(0);
@@ -447,7 +438,7 @@ fn a_spread_checkpoint_rests_while_commits_suffer() {
         ("recovery_time_target", "0"),
         ("checkpoint_timeout", "30s"),
     ]);
-    fill(&cluster, 8_000);
+    fill(&cluster.socket(), 4, 1500, 8_000);
     // Which shows for some time what a flush takes otherwise.
     let load = Load::start(&cluster.socket(), 1, 100);
     load.wait_for(5_000);
@@ -525,7 +516,7 @@ fn the_system_is_asked_to_begin_writing_unless_that_is_left_to_the_sync() {
             ("recovery_time_target", "0"),
             ("checkpoint_flush_after", after),
         ]);
-        fill(&cluster, 2_000);
+        fill(&cluster.socket(), 4, 1500, 2_000);
         assert_eq!(number(&cluster, "relation_file_writebacks"), 0);
         ok(&mut cluster.client(), &["CHECKPOINT"]);
         let row = cluster.stat(&["CHECKPOINTS"]).remove(0);

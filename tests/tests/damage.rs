@@ -9,7 +9,7 @@ use rd_format::control::SLOT_BYTES;
 use rd_format::page::{self, PageBytes};
 use rd_format::wal_page::segment_name;
 use rd_tests::support::cluster::Cluster;
-use rd_tests::support::load::{Acknowledged, Load};
+use rd_tests::support::load::{Acknowledged, fill};
 use rd_tests::support::wait_for;
 use rd_wire::Reply;
 use std::fs::{self, File};
@@ -78,9 +78,7 @@ fn killed_with_log() -> (Cluster, Acknowledged, u64, u64) {
     ];
     let mut cluster = Cluster::started(&cluster_settings);
     cluster.client().call(&["CHECKPOINT"]).expect("answered");
-    let load = Load::start(&cluster.socket(), 4, 1000);
-    load.wait_for(5_000);
-    let acknowledged = load.stop();
+    let acknowledged = fill(&cluster.socket(), 4, 1000, 5_000);
     let durable = lsn(&cluster.info("wal", "durable_lsn"));
     cluster.kill_all();
     let redo = lsn(&cluster.control("Latest checkpoint's REDO location"));
@@ -274,9 +272,7 @@ fn stopped_with_keys() -> (Cluster, Acknowledged) {
     // What is said here is said by those who read, not by the scrub.
     let settings = [("shared_buffers", "64MB"), ("scrub_rate", "0")];
     let mut cluster = Cluster::started(&settings);
-    let load = Load::start(&cluster.socket(), 4, 1000);
-    load.wait_for(4_000);
-    let acknowledged = load.stop();
+    let acknowledged = fill(&cluster.socket(), 4, 1000, 4_000);
     cluster.stop(Signal::SIGINT);
     assert!(
         cluster
@@ -387,9 +383,7 @@ fn a_data_page_that_recovery_needs() {
     cluster.announce("does not start");
     cluster.start();
     // The same keys again, so that redo has to do with every page.
-    let load = Load::start(&cluster.socket(), 4, 1000);
-    load.wait_for(acknowledged.total());
-    let acknowledged = load.stop();
+    let acknowledged = fill(&cluster.socket(), 4, 1000, acknowledged.total());
     cluster.kill_all();
     let path = cluster.path(KEYS_FILE);
     flip(&path, 100 * PAGE + 5000);
@@ -428,9 +422,7 @@ fn a_data_page_that_the_log_has_whole() {
             ("torn_page_protection", protection),
         ];
         let mut cluster = Cluster::started(&settings);
-        let load = Load::start(&cluster.socket(), 4, 1000);
-        load.wait_for(2_000);
-        let acknowledged = load.stop();
+        let acknowledged = fill(&cluster.socket(), 4, 1000, 2_000);
         let mut client = cluster.client();
         assert!(client.call(&["CHECKPOINT"]).expect("answered").is_ok());
         let path = cluster.path(KEYS_FILE);

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use rd_tests::support::cluster::Cluster;
-use rd_tests::support::load::Load;
+use rd_tests::support::load::{Load, fill};
 use rd_tests::support::log::assert_order;
 use rd_tests::support::{DEADLINE, skip, wait_for};
 use rd_tests::torture::disk::SmallDisk;
@@ -194,9 +194,7 @@ fn a_sync_that_fails_is_a_panic_and_what_was_acknowledged_is_recovered() {
     ] {
         let mut cluster = Cluster::started(&[]);
         cluster.announce("");
-        let load = Load::start(&cluster.socket(), 4, 100);
-        load.wait_for(200);
-        let acknowledged = load.stop();
+        let acknowledged = fill(&cluster.socket(), 4, 100, 200);
         cluster.arm(&format!("{point}=eio"));
         let mut client = cluster.client();
         let mut is_ok = |words: &[&str]| client.call(words).is_ok_and(|reply| reply.is_ok());
@@ -220,9 +218,7 @@ fn a_checkpoint_that_takes_too_long_turns_fast() {
         ("recovery_time_target", "0"),
         ("checkpoint_timeout_max", "1s"),
     ]);
-    let load = Load::start(&cluster.socket(), 4, 1500);
-    load.wait_for(6_000);
-    load.stop();
+    fill(&cluster.socket(), 4, 1500, 6_000);
     // At its pace, 5 min times the completion target, it would take minutes.
     let mut client = cluster.client();
     ok(&mut client, &["CHECKPOINT", "NOWAIT", "SPREAD"]);

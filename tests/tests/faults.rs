@@ -5,7 +5,7 @@
 
 use rd_sys::fault::Fault;
 use rd_tests::support::cluster::Cluster;
-use rd_tests::support::load::{Acknowledged, Load};
+use rd_tests::support::load::{Acknowledged, Load, fill};
 use rd_tests::support::wait_for;
 
 /// Points that only a start passes.
@@ -137,9 +137,7 @@ fn killed_in_recovery() {
         // Records and keys of its own: the last start has put all others behind.
         let reply = cluster.client().call(&["FLUSHALL"]).expect("answered");
         assert!(reply.is_ok(), "before {}: {reply:?}", fault.name());
-        let load = Load::start(&cluster.socket(), 3, 700);
-        load.wait_for(1_000);
-        let acknowledged = load.stop();
+        let acknowledged = fill(&cluster.socket(), 3, 700, 1_000);
         cluster.kill_all();
         let text = format!("{}=kill@{nth}", fault.name());
         cluster.set("fault_points", &text);

@@ -3,7 +3,7 @@
 
 use nix::sys::signal::Signal;
 use rd_tests::support::cluster::{Cluster, run};
-use rd_tests::support::load::Load;
+use rd_tests::support::load::{Load, fill};
 use rd_tests::support::wait_for;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -202,9 +202,7 @@ fn dirty_server() -> Cluster {
         ("recovery_time_target", "0"),
         ("checkpoint_timeout", "1h"),
     ]);
-    let load = Load::start(&cluster.socket(), 4, 1500);
-    load.wait_for(10_000);
-    load.stop();
+    fill(&cluster.socket(), 4, 1500, 10_000);
     cluster
 }
 

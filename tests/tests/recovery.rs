@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use rd_base::Lsn;
 use rd_tests::support::cluster::{Cluster, send};
-use rd_tests::support::load::{Acknowledged, Load};
+use rd_tests::support::load::{Acknowledged, fill};
 use rd_tests::support::process::is_stopped;
 use rd_tests::support::wait_for;
 use rd_wire::{Client, Reply};
@@ -47,9 +47,7 @@ fn lazy() -> Cluster {
 /// keys it had.
 fn killed() -> (Cluster, Acknowledged, Reply) {
     let mut cluster = lazy();
-    let load = Load::start(&cluster.socket(), 4, 700);
-    load.wait_for(20_000);
-    let acknowledged = load.stop();
+    let acknowledged = fill(&cluster.socket(), 4, 700, 20_000);
     let keys = keys(&cluster);
     cluster.kill_all();
     (cluster, acknowledged, keys)
@@ -124,9 +122,7 @@ fn pages_that_are_on_disk_are_read_ahead() {
         count.parse::<u64>().expect("a number")
     };
     assert_eq!(read_ahead(&cluster), 0, "there was nothing to redo");
-    let load = Load::start(&cluster.socket(), 4, 700);
-    load.wait_for(10_000);
-    load.stop();
+    fill(&cluster.socket(), 4, 700, 10_000);
     let mut client = cluster.client();
     assert!(client.call(&["CHECKPOINT"]).expect("answered").is_ok());
     // Keys of many leaves, all of which are on disk.
@@ -296,9 +292,7 @@ fn the_lead_of_a_repeated_start_is_a_third_of_what_it_has_put_behind() {
 #[test]
 fn a_database_made_during_a_checkpoint_holds_up_no_repeated_start() {
     let mut cluster = lazy();
-    let load = Load::start(&cluster.socket(), 4, 700);
-    load.wait_for(6_000);
-    let first = load.stop();
+    let first = fill(&cluster.socket(), 4, 700, 6_000);
     let mut client = cluster.client();
     let ok = |client: &mut Client, words: &[&str]| {
         let reply = client.call(words).expect("answered");
@@ -309,9 +303,7 @@ fn a_database_made_during_a_checkpoint_holds_up_no_repeated_start() {
     cluster.wait_log("checkpoint starting");
     ok(&mut client, &["SELECT", "5"]);
     ok(&mut client, &["SET", "made", "meanwhile"]);
-    let load = Load::start(&cluster.socket(), 4, 700);
-    load.wait_for(20_000);
-    let second = load.stop();
+    let second = fill(&cluster.socket(), 4, 700, 20_000);
     let before = keys(&cluster);
     // Now it ends at once, and no other one does.
     cluster.arm("checkpoint_begun=pause");

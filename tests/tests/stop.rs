@@ -4,7 +4,7 @@
 use nix::sys::signal::Signal;
 use rd_store::STRAY_STOP;
 use rd_tests::support::cluster::{Cluster, run, send};
-use rd_tests::support::load::Load;
+use rd_tests::support::load::{Acknowledged, Load, fill};
 use rd_tests::support::log::assert_order;
 use rd_tests::support::wait_for;
 use rd_wire::Client;
@@ -31,7 +31,7 @@ fn written_last(log: &str) -> u64 {
 }
 
 /// A server with some thousand dirty pages.
-fn dirty_server() -> (Cluster, rd_tests::support::load::Acknowledged) {
+fn dirty_server() -> (Cluster, Acknowledged) {
     let mut cluster = Cluster::started(&[
         ("shared_buffers", "64MB"),
         ("recovery_time_target", "0"),
@@ -40,13 +40,12 @@ fn dirty_server() -> (Cluster, rd_tests::support::load::Acknowledged) {
     cluster.announce(PAUSED);
     // Pages that were on their way when the server was stopped for good.
     cluster.announce("was torn or damaged; mended from the double-write area");
-    let load = Load::start(&cluster.socket(), 4, 1500);
-    load.wait_for(8_000);
-    (cluster, load.stop())
+    let acknowledged = fill(&cluster.socket(), 4, 1500, 8_000);
+    (cluster, acknowledged)
 }
 
 /// As [`dirty_server`], and nothing of it can be written; with a client that can change that.
-fn held_server() -> (Cluster, rd_tests::support::load::Acknowledged, Client) {
+fn held_server() -> (Cluster, Acknowledged, Client) {
     let (cluster, acknowledged) = dirty_server();
     cluster.arm("page_write=pause");
     let client = cluster.client();
@@ -205,9 +204,7 @@ fn a_deadline_is_kept_by_a_server_that_cannot_write() {
 fn a_server_of_which_every_process_is_told_to_stop_does_so_in_order() {
     let mut cluster = Cluster::started(&[]);
     cluster.announce(STRAY_STOP);
-    let load = Load::start(&cluster.socket(), 2, 100);
-    load.wait_for(100);
-    let acknowledged = load.stop();
+    let acknowledged = fill(&cluster.socket(), 2, 100, 100);
     let children = cluster.children();
     assert!(children.len() > 3, "{children:?}");
     for child in children {

@@ -1,8 +1,12 @@
 //! Clients that write as fast as they are answered, and know what was acknowledged.
+//!
+//! A load that is stopped has written more than what was waited for, by as much as the test was held up; where
+//! the amount matters, [`fill`] writes just that.
 
 use super::DEADLINE;
 use rd_wire::Client;
-use std::path::{Path, PathBuf};
+use rd_wire::client::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -37,37 +41,84 @@ fn value(number: u64, bytes: usize) -> Vec<u8> {
     value
 }
 
-/// Writes until told to stop, or until the server refuses or goes away.
-fn write(socket: &Path, writer: usize, bytes: usize, stop: &AtomicBool, count: &AtomicU64) {
-    let Ok(mut client) = Client::connect_unix(socket) else {
-        return;
-    };
-    if client.set_timeout(Some(DEADLINE)).is_err() {
-        return;
-    }
-    while !stop.load(Ordering::Relaxed) {
-        let first = count.load(Ordering::Relaxed);
-        for number in first..first + PIPELINE {
-            client.send(&[b"SET", &key(writer, number)[..], &value(number, bytes)]);
-        }
-        for _ in 0..PIPELINE {
-            match client.receive() {
-                Ok(reply) if reply.is_ok() => count.fetch_add(1, Ordering::Relaxed),
-                _ => return,
-            };
+/// A connection that is served.
+fn connect(socket: &Path) -> Client {
+    let mut client = Client::connect_unix(socket).expect("a writer is connected");
+    let limited = client.set_timeout(Some(DEADLINE));
+    limited.expect("a timeout can be set");
+    // One that waits to be accepted would outlive a fall of the server, and its writer would have no end.
+    let reply = client.call(&["PING"]).expect("a writer is served");
+    assert!(reply.error().is_none(), "{reply:?}");
+    client
+}
+
+/// What a writer does.
+struct Writer {
+    number: usize,
+    value_bytes: usize,
+    /// How many of its keys, at most.
+    keys: u64,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Writes until told to stop, all is written, or the server refuses or goes away.
+    fn write(&self, client: &mut Client) {
+        let mut first = 0;
+        while first < self.keys && !self.stop.load(Ordering::Relaxed) {
+            let numbers = first..(first + PIPELINE).min(self.keys);
+            first = numbers.end;
+            for number in numbers.clone() {
+                let value = value(number, self.value_bytes);
+                client.send(&[b"SET", &key(self.number, number)[..], &value]);
+            }
+            for _ in numbers {
+                match client.receive() {
+                    Ok(reply) if reply.is_ok() => self.count.fetch_add(1, Ordering::Relaxed),
+                    _ => return,
+                };
+            }
         }
     }
 }
 
+/// Writes so many values of so many bytes, and no more, by so many writers that share them evenly: a second
+/// time the same keys.
+///
+/// # Panics
+/// When one is not acknowledged.
+pub fn fill(socket: &Path, writers: usize, value_bytes: usize, writes: u64) -> Acknowledged {
+    let keys = writes.div_ceil(writers as u64);
+    let acknowledged = Load::of(socket, writers, value_bytes, keys).join();
+    assert_eq!(
+        acknowledged.total(),
+        keys * writers as u64,
+        "all is written"
+    );
+    acknowledged
+}
+
 impl Load {
-    /// Starts so many writers of values of so many bytes.
+    /// Starts so many writers of values of so many bytes, which go on until they are stopped.
     pub fn start(socket: &Path, writers: usize, value_bytes: usize) -> Load {
+        Load::of(socket, writers, value_bytes, u64::MAX)
+    }
+
+    /// Starts so many writers, of so many keys each.
+    fn of(socket: &Path, writers: usize, value_bytes: usize, keys: u64) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let counts: Vec<Arc<AtomicU64>> = (0..writers).map(|_| Arc::default()).collect();
-        let threads = counts.iter().enumerate().map(|(writer, count)| {
-            let (stop, count) = (Arc::clone(&stop), Arc::clone(count));
-            let socket: PathBuf = socket.to_owned();
-            std::thread::spawn(move || write(&socket, writer, value_bytes, &stop, &count))
+        let threads = counts.iter().enumerate().map(|(number, count)| {
+            let mut client = connect(socket);
+            let writer = Writer {
+                number,
+                value_bytes,
+                keys,
+                stop: Arc::clone(&stop),
+                count: Arc::clone(count),
+            };
+            std::thread::spawn(move || writer.write(&mut client))
         });
         let threads = threads.collect();
         Load {
@@ -130,15 +181,26 @@ impl Acknowledged {
     /// Looks for every acknowledged write.
     ///
     /// # Panics
-    /// When one is not there.
+    /// When one is not there, or the server does not answer.
     pub fn assert_there(&self, client: &mut Client) {
+        self.look(client).expect("MGET is answered");
+    }
+
+    /// Looks for every acknowledged write on a server that may fall, or not be open yet.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    ///
+    /// # Panics
+    /// When a write is not there.
+    pub fn look(&self, client: &mut Client) -> Result<(), Error> {
         for (writer, count) in self.counts.iter().enumerate() {
             let mut first = 0;
             while first < *count {
                 let numbers = first..(first + LOOK).min(*count);
                 let mut words = vec![b"MGET".to_vec()];
                 words.extend(numbers.clone().map(|number| key(writer, number)));
-                let reply = client.call(&words).expect("MGET is answered");
+                let reply = client.call(&words)?.into_result()?;
                 let found = reply.as_slice().expect("MGET gives an array");
                 for (number, found) in numbers.zip(found) {
                     assert_eq!(
@@ -150,5 +212,6 @@ impl Acknowledged {
                 first += LOOK;
             }
         }
+        Ok(())
     }
 }
