@@ -33,23 +33,32 @@ fn checkpoints_that_fail_turn_the_server_read_only_until_one_succeeds() {
         cluster.announce("failed: ");
         let mut client = cluster.client();
         ok(&mut client, &["SET", "key", "value"]);
-        // Each attempt falls at the point that comes next.
-        let points = ["checkpoint_begun", "checkpoint_sync", "checkpoint_synced"];
-        let armed: Vec<String> = points
-            .iter()
-            .map(|name| format!("{name}={action}"))
-            .collect();
-        cluster.arm(&armed.join(","));
-        let reply = call(&mut client, &["CHECKPOINT", "WAIT", "FAST"]);
-        let error = reply
-            .error()
-            .unwrap_or_else(|| panic!("{reply:?}"))
-            .to_owned();
-        assert!(error.contains("checkpoint"), "{error}");
+        let fails = |client: &mut Client, points: &str| {
+            cluster.arm(points);
+            let reply = call(client, &["CHECKPOINT", "WAIT", "FAST"]);
+            let error = reply.error().unwrap_or_else(|| panic!("{reply:?}"));
+            assert!(error.contains("checkpoint"), "{error}");
+        };
+        fails(&mut client, &format!("checkpoint_begun={action}"));
         ok(&mut client, &["SET", "key", "after one failure"]);
-        cluster.wait_log("trying again in 1 s");
+        // It counts no more when one has succeeded.
+        ok(&mut client, &["CHECKPOINT", "WAIT", "FAST"]);
+        ok(&mut client, &["SET", "key", "before three failures"]);
+        // Each attempt falls at the point that comes next; the fourth, which finds the disk whole, stands still
+        // before it mends anything.
+        let points = format!(
+            "checkpoint_begun={action},checkpoint_sync={action},checkpoint_synced={action},\
+             checkpoint_done=pause"
+        );
+        fails(&mut client, &points);
+        cluster.wait_log_times("trying again in 1 s", 2);
         cluster.wait_log("trying again in 2 s");
         cluster.wait_log("trying again in 4 s; writes are refused until one succeeds");
+        // Said before it is done.
+        wait_for("a refusal", || {
+            let reply = call(&mut client, &["SET", "other", "v"]);
+            reply.error().is_some().then_some(())
+        });
         for words in [&["SET", "key", "v"][..], &["INCR", "n"], &["DEL", "key"]] {
             let reply = call(&mut client, words);
             let error = reply
@@ -59,9 +68,9 @@ fn checkpoints_that_fail_turn_the_server_read_only_until_one_succeeds() {
             assert!(error.contains("read-only: checkpoints fail"), "{error}");
         }
         let reply = call(&mut client, &["GET", "key"]);
-        assert_eq!(reply.as_str(), Some("after one failure"));
-        assert_eq!(cluster.info("checkpoint", "checkpoints_failed"), "3");
-        // The fourth finds the disk whole.
+        assert_eq!(reply.as_str(), Some("before three failures"));
+        assert_eq!(cluster.info("checkpoint", "checkpoints_failed"), "4");
+        cluster.arm("");
         wait_for("writes to go on", || {
             call(&mut client, &["SET", "key", "mended"])
                 .error()
@@ -192,7 +201,11 @@ fn a_sync_that_fails_is_a_panic_and_what_was_acknowledged_is_recovered() {
         // To write it is to sync it.
         ("control_sync", "could not write", "\"global/pg_control\""),
     ] {
-        let mut cluster = Cluster::started(&[]);
+        // Else pages, or pg_control, may be written by themselves before anybody asks.
+        let mut cluster = Cluster::started(&[
+            ("recovery_time_target", "0"),
+            ("checkpoint_heartbeat", "1min"),
+        ]);
         cluster.announce("");
         let acknowledged = fill(&cluster.socket(), 4, 100, 200);
         cluster.arm(&format!("{point}=eio"));
