@@ -6,7 +6,8 @@
 use rd_sys::fault::Fault;
 use rd_tests::support::cluster::Cluster;
 use rd_tests::support::load::{Acknowledged, Load, fill};
-use rd_tests::support::wait_for;
+use rd_tests::support::{DEADLINE, wait_for};
+use rd_wire::Client;
 
 /// Points that only a start passes.
 const OF_RECOVERY: [Fault; 3] = [
@@ -45,14 +46,15 @@ fn actions(cluster: &Cluster, fault: Fault) -> usize {
 
 /// Asks for a checkpoint, if there is somebody to ask.
 fn checkpoint(cluster: &Cluster, words: &[&str]) -> bool {
-    let Ok(mut client) = rd_wire::Client::connect_unix(cluster.socket()) else {
-        return false;
-    };
-    let timeout = Some(rd_tests::support::DEADLINE);
-    let reply = client
-        .set_timeout(timeout)
-        .and_then(|()| client.call(words));
-    reply.is_ok_and(|reply| reply.error().is_none())
+    let reply = connect(cluster).and_then(|mut client| client.call(words).ok());
+    reply.is_some_and(|reply| reply.error().is_none())
+}
+
+/// A connection, if there is one to be had.
+fn connect(cluster: &Cluster) -> Option<Client> {
+    let mut client = Client::connect_unix(cluster.socket()).ok()?;
+    client.set_timeout(Some(DEADLINE)).ok()?;
+    Some(client)
 }
 
 /// Writes, arms the point in the midst of it, and goes on until the action is done.
@@ -90,11 +92,19 @@ fn all_points(action: &str) {
         let reply = cluster.client().call(&["FLUSHALL"]).expect("answered");
         assert!(reply.is_ok(), "before {}: {reply:?}", fault.name());
         let acknowledged = pass(&cluster, *fault, action);
+        // Who ends by it says so before that, and may serve for a while.
+        if action != "eio" {
+            cluster.wait_log_times("server is ready to accept connections", 2);
+            cluster.wait_ready().expect("service goes on");
+        }
         // Whatever it took: the server serves again, checkpoints again, and has everything.
         wait_for(&format!("service after {}", fault.name()), || {
             checkpoint(&cluster, &["CHECKPOINT", "WAIT", "FAST"]).then_some(())
         });
-        acknowledged.assert_there(&mut cluster.client());
+        // Of an error some end as well, later.
+        wait_for("a server that tells what it has", || {
+            acknowledged.look(&mut connect(&cluster)?).ok()
+        });
         // And once more from what is on disk.
         cluster.kill_all();
         cluster.start();
@@ -122,6 +132,7 @@ fn killed_in_recovery() {
     let mut cluster = cluster();
     // Else the redo point follows the load, and leaves nothing to be redone.
     cluster.set("recovery_time_target", "0");
+    cluster.set("max_wal_size", "1GB");
     cluster.start();
     let cases = [
         (Fault::RecoveryBegun, 1),
@@ -144,5 +155,7 @@ fn killed_in_recovery() {
         cluster.start();
         assert_eq!(actions(&cluster, fault), 1, "{text}");
         acknowledged.assert_there(&mut cluster.client());
+        // Else it may put the next load behind it.
+        cluster.wait_log("checkpoint complete: end-of-recovery");
     }
 }
