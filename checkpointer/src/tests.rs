@@ -10,9 +10,10 @@ mod world;
 
 use crate::full::Full;
 use crate::{Checkpointer, Workers};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rd_base::counters::Counter;
 use rd_base::limits::PAGE_BYTES;
-use rd_base::{BlockNo, FileNo, Lsn, PageTag, Role};
+use rd_base::{BlockNo, FileNo, Lsn, PageTag};
 use rd_format::control::{ControlFile, DbState, SLOT_BYTES};
 use rd_format::page;
 use rd_store::checkpoint::{Flags, TicketState};
@@ -22,6 +23,7 @@ use rd_store::history::CheckpointRow;
 use rd_store::relation::RelationFiles;
 use rd_store::wal::segments;
 use rd_sys::crash::catch_panics;
+use rd_sys::event::Event;
 use rd_sys::simdisk::{Injection, IoKind, Rng, SimStorage};
 use rd_sys::storage::Storage;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -507,19 +509,31 @@ fn a_full_disk_fails_a_growth_and_room_ahead_of_need_is_given_up_first() {
     assert!(matches!(files.growth(&ticket), Growth::Ready));
 }
 
-/// Runs `turn` while the clock goes on by itself, by a `tick` each time something happens.
+/// Whether the checkpointer sleeps, and has not been woken: who was woken has the event to read until it
+/// really runs.
+fn is_at_rest(event: &Event) -> bool {
+    let mut fds = [PollFd::new(event.fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).expect("it can be asked") == 0 && event.is_sleeping()
+}
+
+/// Runs `turn` while the clock goes on by itself, by a `tick` each time the checkpointer has gone to sleep: time
+/// stands while the machine lets it wait.
 fn with_a_clock_that_runs<R>(
     world: &mut World,
     tick: Duration,
     turn: impl FnOnce(&mut World) -> R,
 ) -> R {
     let (time_ns, procs) = (world.time_ns.clone(), world.backend.shared.procs.clone());
+    let event = procs.event(world.checkpointer.store.slot).clone();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::SeqCst) {
-                time_ns.fetch_add(tick.as_nanos() as u64, Ordering::SeqCst);
-                procs.notify(Role::Checkpointer);
+                if is_at_rest(&event) {
+                    time_ns.fetch_add(tick.as_nanos() as u64, Ordering::SeqCst);
+                    event.notify();
+                }
+                // Between two looks.
                 thread::sleep(Duration::from_micros(200));
             }
         });
@@ -558,7 +572,6 @@ fn time_makes_a_checkpoint_if_there_is_something_to_write_and_spreads_it() {
     assert_eq!(shared.checkpoint.done(), done, "not before its time");
     world.pass(Duration::from_secs(2));
     let before = seconds(&world);
-    // Small steps: a checkpointer that the system lets wait for some of them is not late by much.
     let tick = Duration::from_millis(100);
     with_a_clock_that_runs(&mut world, tick, |world| world.checkpointer.turn());
     assert_eq!(shared.checkpoint.done(), done + 1);
