@@ -578,10 +578,17 @@ mod tests {
         segment.frames(region);
     }
 
+    /// A name of this process. One that had its number may have been killed and left it behind.
+    fn free_name(suffix: &str) -> String {
+        let name = format!("/redoubt-test-{}{suffix}", std::process::id());
+        let _ = Segment::remove_name(&name);
+        name
+    }
+
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no /dev/shm")]
     fn a_named_segment_is_exclusive_and_leaves_no_name() {
-        let name = format!("/redoubt-test-{}", std::process::id());
+        let name = free_name("");
         let mut plan = Plan::new();
         plan.reserve::<AtomicU64>(1);
         let kept = Segment::create(&plan, &name, true).expect("memory");
@@ -604,7 +611,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no /dev/shm")]
     fn a_segment_too_large_is_an_error_that_says_what_to_do() {
-        let name = format!("/redoubt-test-large-{}", std::process::id());
+        let name = free_name("-large");
         let mut plan = Plan::new();
         plan.reserve::<u8>(1 << 50);
         let error = Segment::create(&plan, &name, true)
@@ -620,8 +627,9 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no /dev/shm")]
     fn what_is_in_the_way_is_named_with_what_to_do() {
-        let name = format!("/redoubt-test-foreign-{}", std::process::id());
+        let name = format!("/redoubt-test-{}-foreign", std::process::id());
         let path = format!("/dev/shm{name}");
+        let _ = std::fs::remove_dir(&path);
         // Even root cannot unlink a directory.
         std::fs::create_dir(&path).expect("made");
         let error = Segment::remove_name(&name).expect_err("not ours");

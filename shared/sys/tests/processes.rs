@@ -184,6 +184,8 @@ fn frames_are_whole_across_processes(_: &Signals) {
     let mut plan = Plan::new();
     let region = plan.reserve_frames(2);
     let name = format!("/redoubt-test-{}", std::process::id());
+    // A process that had this number may have been killed and left it behind.
+    let _ = Segment::remove_name(&name);
     let segment = Segment::create(&plan, &name, false).expect("memory");
     let frames = segment.frames(region);
     let pids = [1u16, 2].map(|number| {

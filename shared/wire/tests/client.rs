@@ -261,6 +261,8 @@ fn a_conversation_over_tcp_and_unix_sockets() {
     server.join().unwrap();
 
     let path = std::env::temp_dir().join(format!("rd-wire-client-{}.sock", std::process::id()));
+    // A process that had this number may have been killed before it came to the end.
+    let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path).unwrap();
     let server = std::thread::spawn(move || echo_arguments(listener.accept().unwrap().0));
     converse(Client::connect_unix(&path).unwrap());
