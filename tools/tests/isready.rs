@@ -45,7 +45,7 @@ fn each_answer_has_its_exit_code() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("bound").port().to_string();
         let server = answer(listener, reply);
-        let ran = run("rd_isready", &["-p", &port]);
+        let ran = run("rd_isready", &["-p", &port, "-t", "60"]);
         server.join().expect("it answered");
         assert_eq!(
             (ran.code, ran.out),
@@ -80,7 +80,7 @@ fn a_host_with_a_slash_is_a_directory_of_sockets() {
             .write_all(b"-LOADING not yet\r\n")
             .expect("it is there");
     });
-    let ran = run("rd_isready", &["-h", path]);
+    let ran = run("rd_isready", &["-h", path, "-t", "60"]);
     server.join().expect("it answered");
     assert_eq!(
         (ran.code, ran.out),

@@ -9,6 +9,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use support::{Ran, command, deaf_to_hangups, finish, private_dir, run};
 
+/// Seconds for which nothing runs that is not interrupted.
+const LONG: &str = "600";
+
 #[test]
 fn every_method_has_a_line_for_each_load() {
     let dir = private_dir();
@@ -65,7 +68,8 @@ fn signalled(mut command: Command, path: &Path, secs: &str, signal: Signal) -> R
     let out = child.stdout.as_mut().expect("piped");
     let mut first = [0; 1];
     out.read_exact(&mut first).expect("it says something");
-    assert!(path.exists());
+    // A short run may be over by now.
+    assert!(path.exists() || secs != LONG);
     let pid = i32::try_from(child.id()).ok().and_then(Pid::new);
     kill(pid.expect("a child"), signal).expect("ours");
     finish(child.wait_with_output().expect("ours"))
@@ -78,7 +82,7 @@ fn who_is_interrupted_leaves_nothing() {
     // Who runs the tests in the background of a shell may have them ignore SIGINT.
     let heeded = |signal: &Signal| !is_ignored(*signal).expect("it can be asked");
     for signal in [Signal::Int, Signal::Term].into_iter().filter(heeded) {
-        let ran = signalled(command("rd_test_fsync"), &path, "600", signal);
+        let ran = signalled(command("rd_test_fsync"), &path, LONG, signal);
         assert_eq!(ran.code, 1);
         assert!(ran.err.contains("interrupted"), "{}", ran.err);
         assert!(!path.exists(), "{signal}");
