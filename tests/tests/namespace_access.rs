@@ -25,6 +25,14 @@ const QUIET: &[(&str, &str)] = &[
     ("scrub_rate", "0"),
 ];
 
+/// Waits for the checkpoint that a start after a fall makes beside its clients.
+fn wait_recovered(cluster: &Cluster) {
+    wait_for("the checkpoint after recovery", || {
+        let done = cluster.info("checkpoint", "checkpoints_end_of_recovery");
+        (done == "1").then_some(())
+    });
+}
+
 /// One field of NAMESPACE INFO.
 fn info(client: &mut Client, name: &str, field: &str) -> String {
     let shown = ask(client, &format!("NAMESPACE INFO {name}"));
@@ -186,10 +194,7 @@ fn a_namespace_that_is_read_only_is_read_and_not_written() {
     // Neither a crash nor a stop changes it, or the file.
     cluster.kill_all();
     cluster.start();
-    wait_for("the checkpoint after recovery", || {
-        let done = cluster.info("checkpoint", "checkpoints_end_of_recovery");
-        (done == "1").then_some(())
-    });
+    wait_recovered(&cluster);
     assert_read_only(&cluster);
     assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
     cluster.start();
@@ -480,12 +485,17 @@ fn a_change_that_fails_leaves_file_and_control_file_in_agreement() {
                 assert_eq!(ask(&mut client, "CHECKPOINT"), "OK");
                 let is_started_anew = round % 3 < 2;
                 match round % 3 {
-                    0 => cluster.kill_all(),
-                    1 => assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0)),
+                    0 => {
+                        cluster.kill_all();
+                        cluster.start();
+                        // It would meet the point that the next round arms.
+                        wait_recovered(&cluster);
+                    }
+                    1 => {
+                        assert_eq!(cluster.stop(Signal::SIGINT).code(), Some(0));
+                        cluster.start();
+                    }
                     _ => {}
-                }
-                if is_started_anew {
-                    cluster.start();
                 }
                 client = in_orders(&cluster);
                 assert_ne!(ask(&mut client, "SET key1 other"), "OK", "{change} {point}");

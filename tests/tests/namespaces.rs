@@ -53,7 +53,7 @@ fn databases_are_as_in_redis() {
          b MOVE key z -> -ERR value is not an integer or out of range
          b MOVE none 1 -> 0
          b MOVE key 3 -> 0
-         b SET timed value PX 5000000 -> OK
+         b SET timed value PX 4999999 -> OK
          b MOVE timed 2 -> 1
          b EXISTS timed -> 0
          b SELECT 2 -> OK

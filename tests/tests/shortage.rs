@@ -159,7 +159,9 @@ fn a_postmaster_that_may_have_fewer_descriptors_than_it_has_goes_on() {
 /// The postmaster makes the segment anew before any child is there that could lack something.
 #[test]
 fn a_restart_for_which_there_is_no_segment_is_tried_again() {
-    let mut cluster = Cluster::started(&[("backends", "2")]);
+    // One attempt a second, for as long as this test takes to see the first.
+    let settings = [("backends", "2"), ("crash_restart_max", "1000")];
+    let mut cluster = Cluster::started(&settings);
     cluster.announce("");
     assert!(call(&mut cluster.client(), &["SET", "key", "value"]).is_ok());
     let postmaster = cluster.pid().expect("it runs");

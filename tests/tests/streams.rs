@@ -89,6 +89,7 @@ fn what_a_client_sent_before_it_left_is_carried_out() {
 #[test]
 fn commits_that_wait_for_room_in_the_log_go_on_when_there_is_some() {
     const COMMITS: usize = 200;
+    const LATE: Duration = TICK.checked_div(2).expect("not by zero");
     let settings = [("wal_buffers", "256kB"), ("backends", "1")];
     let cluster = Cluster::started(&settings);
     let value = vec![b'v'; 100_000];
@@ -104,14 +105,21 @@ fn commits_that_wait_for_room_in_the_log_go_on_when_there_is_some() {
     let (mut stalls, mut before) = (0_usize, Instant::now());
     for _ in 0..COMMITS {
         expect(&mut stream, b"+OK\r\n");
-        stalls += usize::from(before.elapsed() > TICK / 2);
+        stalls += usize::from(before.elapsed() > LATE);
         before = Instant::now();
     }
     thread.join().expect("all was sent");
-    // The ring is full some 80 times. A disk may take that long now and then, too.
+    // The ring is full some 80 times. A disk may take that long, too, and then it has taken all that time; a machine
+    // that does other things may now and then.
+    let disk_us = ["wal_write_us", "wal_sync_us"].map(|field| {
+        let text = cluster.info("wal", field);
+        text.parse::<u64>().expect("a number")
+    });
+    let disk = Duration::from_micros(disk_us.iter().sum());
+    let late_by_disk = disk.div_duration_f64(LATE) as usize;
     assert!(
-        stalls < COMMITS / 8,
-        "{stalls} commits waited for the next tick"
+        stalls < COMMITS / 8 + late_by_disk,
+        "{stalls} commits waited for the next tick, {late_by_disk} for the disk"
     );
 }
 
@@ -172,6 +180,9 @@ fn clients_that_do_not_read_what_they_asked_for() {
             .count();
         (said == STALLED).then_some(())
     });
+    // This one reads, and may take its time.
+    let patience = ["CONFIG", "SET", "long_read_stall_timeout", "1h"];
+    assert!(client.call(&patience).expect("served").is_ok());
     let reply = client.call(&["RANGE", "", ""]).expect("served");
     assert_eq!(reply.as_slice().map(<[_]>::len), Some(2 * 51));
 }
