@@ -22,11 +22,20 @@ pub fn parent_and_state(pid: u32) -> Option<(u32, char)> {
 
 /// Whether a process, with all its threads, is stopped by a signal.
 pub fn is_stopped(pid: u32) -> bool {
+    is_in_state(pid, 'T')
+}
+
+/// Whether a process, with all its threads, sleeps: it waits neither for a processor nor for the disk.
+pub fn is_asleep(pid: u32) -> bool {
+    is_in_state(pid, 'S')
+}
+
+fn is_in_state(pid: u32, wanted: char) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return false;
     };
     let mut stats = threads.filter_map(|thread| Some(thread.ok()?.path().join("stat")));
-    stats.all(|stat| read_stat(&stat).is_some_and(|(_, state)| state == 'T'))
+    stats.all(|stat| read_stat(&stat).is_some_and(|(_, state)| state == wanted))
 }
 
 /// A process that is stopped, which goes on when this is dropped: nothing that fails meanwhile leaves it behind.
