@@ -16,9 +16,10 @@ use crate::torture::workload::{Look, Writer, ask, is_permitted};
 use crate::torture::{self, Random, Report};
 use nix::sys::signal::Signal;
 use rd_wire::{Client, Reply, client};
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Harms that the server survives as it is.
@@ -186,6 +187,8 @@ struct Course {
     /// Texts of errors with which the server may refuse while it is harmed.
     permitted: &'static [&'static str],
     is_measured: AtomicBool,
+    /// Operations that were answered while it was.
+    measured: AtomicU64,
     is_over: AtomicBool,
 }
 
@@ -240,11 +243,14 @@ impl MixedClient<'_> {
             match self.one(client) {
                 Ok(()) if is_measured => {
                     self.seen.response_us.push(due.elapsed().as_micros() as u64);
+                    self.course.measured.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(()) => {}
                 Err(Unanswered::Broken) => return,
+                // The quiet part may have come to its end since the operation was sent.
                 Err(Unanswered::Refused(error))
-                    if !is_measured && is_permitted(&error, self.course.permitted) =>
+                    if !self.course.is_measured.load(Ordering::Relaxed)
+                        && is_permitted(&error, self.course.permitted) =>
                 {
                     return;
                 }
@@ -442,6 +448,7 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&Sample)) -> (Vec<Sample>, Report) 
             every: Duration::from_secs(1) * plan.clients as u32 / plan.rate.max(1) as u32,
             permitted: harm.refusals(),
             is_measured: AtomicBool::new(true),
+            measured: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
         };
         let (mut sample, done, seen) = std::thread::scope(|scope| {
@@ -457,6 +464,11 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&Sample)) -> (Vec<Sample>, Report) 
                 .collect();
             // The load itself is what is wanted here, for as long as the plan says.
             std::thread::sleep(plan.quiet);
+            // A sample is of something: on a busy machine the first answer may be late.
+            let last = Instant::now() + DEADLINE;
+            while course.measured.load(Ordering::Relaxed) == 0 && Instant::now() < last {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             let sample = look(&cluster, began);
             course.is_measured.store(false, Ordering::Relaxed);
             let (back, done) = torture::under_load(
@@ -585,21 +597,30 @@ fn look(cluster: &Cluster, began: Instant) -> Sample {
     let data = cluster.data_dir();
     sample.base_bytes = bytes_below(&data.join("base"));
     sample.wal_bytes = bytes_below(&data.join("wal"));
-    sample.other_bytes = bytes_below(&data) - sample.base_bytes - sample.wal_bytes;
+    // Each on its own: what grows between two looks is not counted as something else.
+    let entries = fs::read_dir(&data).into_iter().flatten().flatten();
+    let others = entries.filter(|entry| {
+        !["base", "wal"]
+            .map(OsStr::new)
+            .contains(&&*entry.file_name())
+    });
+    sample.other_bytes = others.map(|entry| bytes_of(&entry)).sum();
     sample
 }
 
-/// Bytes of all files below a directory. One that goes away meanwhile does not count.
+/// Bytes of all files below a directory.
 fn bytes_below(directory: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(directory) else {
-        return 0;
-    };
-    let bytes = entries.flatten().map(|entry| match entry.metadata() {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| bytes_of(&entry)).sum()
+}
+
+/// Bytes of a file, or of all files below a directory. One that goes away meanwhile does not count.
+fn bytes_of(entry: &DirEntry) -> u64 {
+    match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
         Ok(metadata) => metadata.len(),
         Err(_) => 0,
-    });
-    bytes.sum()
+    }
 }
 
 #[cfg(test)]
