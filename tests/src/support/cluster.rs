@@ -525,8 +525,10 @@ impl Cluster {
         let reply = self
             .client()
             .call(&["CONFIG", "SET", "fault_points", points]);
-        let reply = reply.expect("answered");
-        assert!(reply.is_ok(), "{points}: {reply:?}");
+        // Who met a point at once may have taken the answer with it; the log tells.
+        if let Ok(reply) = reply {
+            assert!(reply.is_ok(), "{points}: {reply:?}");
+        }
         self.wait_log_times(&changed, before + 1);
     }
 
