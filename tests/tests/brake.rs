@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const MB: u64 = 1 << 20;
 /// What the brake is set by is looked at by the checkpointer alone: while a busy machine holds it up, log comes
 /// without a bound. Of so many servers one must have been left alone.
-const TRIES: usize = 3;
+const TRIES: usize = 5;
 
 fn number(cluster: &Cluster, field: &str) -> u64 {
     cluster.info("checkpoint", field).parse().expect("a number")

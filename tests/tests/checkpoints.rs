@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How many servers are tried where a machine that is busy elsewhere may spoil what is looked at.
-const TRIES: usize = 3;
+const TRIES: usize = 5;
 
 /// Of `checkpoints_by_cause`: how many had this cause.
 fn done_by(cluster: &Cluster, cause: &str) -> u64 {
