@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use rd_tests::linear::History;
 use rd_tests::linear::check::check;
 use rd_tests::linear::record::{Recorder, Way};
+use rd_tests::support::arguments::fresh_seed;
 use rd_tests::support::cluster::{Cluster, send};
 use rd_tests::support::wait_for;
 
@@ -73,8 +74,7 @@ fn single_commands_are_linearizable() {
 
 #[test]
 fn single_commands_are_linearizable_with_any_seed() {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    assert_right(now.map_or(0, |since| since.as_nanos() as u64));
+    assert_right(fresh_seed());
 }
 
 #[test]

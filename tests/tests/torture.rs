@@ -1,9 +1,10 @@
 //! A short run of the torture program: one seed that is always the same, and a fresh one that is
 //! printed. The long run is `cargo run --release -p rd-tests --bin rd_torture`.
 
+use rd_tests::support::arguments::fresh_seed;
 use rd_tests::torture::victim::Harm;
 use rd_tests::torture::{Plan, run};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 fn torture(seed: u64, rounds: usize) {
     println!("seed {seed}");
@@ -37,6 +38,5 @@ fn nothing_is_lost_from_a_known_seed() {
 
 #[test]
 fn nothing_is_lost_from_a_fresh_seed() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    torture(now.map_or(1, |since| since.as_nanos() as u64), 10);
+    torture(fresh_seed(), 10);
 }

@@ -15,8 +15,15 @@ pub fn setting(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// A seed from the clock, so short that it can be typed.
+/// A seed from the clock, so short that it can be typed; or the one in `RD_SEED`, for tests that are to do the
+/// same whenever they are run.
+///
+/// # Panics
+/// When that is no number.
 pub fn fresh_seed() -> u64 {
+    if let Ok(text) = std::env::var("RD_SEED") {
+        return text.parse().expect("RD_SEED is a number");
+    }
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(1, |since| {
         since.as_nanos() as u64 / 1_000 % 1_000_000_000_000
