@@ -368,10 +368,18 @@ fn a_want_of_memory_for_a_request_or_its_reply_ends_nobody() {
             "BITFIELD other SET u8 120000000 1",
             "LCS first second",
         ] {
-            assert!(allow_more(megabytes * MB));
             let words: Vec<&str> = request.split(' ').collect();
-            if let Some(error) = call(&mut client, &words).error() {
-                refusals.push(format!("{request}: {error}"));
+            for is_in_transaction in [false, true] {
+                if is_in_transaction {
+                    assert!(call(&mut client, &["BEGIN"]).is_ok());
+                }
+                assert!(allow_more(megabytes * MB));
+                if let Some(error) = call(&mut client, &words).error() {
+                    refusals.push(format!("{request}: {error}"));
+                }
+                if is_in_transaction {
+                    assert!(call(&mut client, &["ROLLBACK"]).is_ok());
+                }
             }
         }
         assert_eq!(call(&mut client, &["GET", "small"]).as_str(), Some("value"));

@@ -1,11 +1,11 @@
 //! When a key ends to be there: EXPIRE, TTL and their kin, and the words EX, PX, EXAT and PXAT of
 //! others.
 //!
-//! An expiry is a time of the wall clock in milliseconds since 1970, kept in the version. It is
-//! held against the clock at one moment of each command, of one that writes when its keys are
-//! latched, so a clock that is set forward ends keys early, and
-//! one that is set back lets them be seen again until they are removed. What removes them guards
-//! itself against jumps (see `clock_guard.rs`).
+//! An expiry is a time of the wall clock in milliseconds since 1970, kept in the version. One that a key has is
+//! held against the clock at one moment of each command, of one that writes when its keys are latched; one that
+//! a command gives, when that begins. So a clock that is set forward ends keys early, and one that is set back
+//! lets them be seen again until they are removed. What removes them guards itself against jumps (see
+//! `clock_guard.rs`).
 //!
 //! An open transaction sees the keys that were there when it began, whatever ends meanwhile; but a time
 //! that a client gives counts from the command, and what a transaction has written itself ends when

@@ -85,7 +85,7 @@ impl Clock {
         loop {
             let before_ns = self.monotonic_ns();
             let wall_us = self.wall_us();
-            if self.monotonic_ns() - before_ns < ONE_MOMENT_NS {
+            if self.monotonic_ns().saturating_sub(before_ns) < ONE_MOMENT_NS {
                 return (wall_us, before_ns / 1000);
             }
         }

@@ -227,12 +227,13 @@ fn decompress(bytes: &[u8], length: usize) -> Result<Vec<u8>, RestoreError> {
     let mut rest = Rest(bytes);
     // The length is only announced: room is taken as bytes come.
     let mut out: Vec<u8> = Vec::new();
-    let mut soon = length.min(bytes.len().saturating_mul(4));
+    let likely = length.min(bytes.len().saturating_mul(4));
+    // And what the last step may make too much.
+    out.try_reserve_exact(likely.saturating_add(STEP_BYTES_MAX))
+        .map_err(|_| RestoreError::NoRoom)?;
     while !rest.0.is_empty() {
         let control = usize::from(rest.byte()?);
-        out.try_reserve(soon.max(STEP_BYTES_MAX))
-            .map_err(|_| RestoreError::NoRoom)?;
-        soon = 0;
+        make_room(&mut out, STEP_BYTES_MAX).map_err(|_| RestoreError::NoRoom)?;
         if control < 32 {
             out.extend_from_slice(rest.take(control.saturating_add(1))?);
         } else {

@@ -465,14 +465,18 @@ impl Cluster {
     pub fn kill_all(&mut self) {
         let children = self.send_kills();
         self.wait_gone(&children);
+        // A server that has recovered says in pg_control that it is in production when its checkpointer
+        // comes to it; the next start tells of one that was killed before that.
+        let directory = self.data_dir();
+        let (_, text, _) = run("rd_controldata", &[&directory.to_string_lossy()]);
+        if text.contains("in crash recovery") {
+            self.announce("starts before this one did not finish");
+        }
     }
 
     /// Sends what [`Cluster::kill_all`] does, and gives the children that got it: for processes that
     /// cannot end yet.
     pub fn send_kills(&mut self) -> Vec<Child> {
-        // A server that has just recovered says in pg_control that it is in production when its
-        // checkpointer comes to it.
-        self.announce("starts before this one did not finish");
         // Held still, the postmaster neither sees children go nor makes new ones.
         self.signal(Signal::SIGSTOP);
         let children = self.children();
@@ -592,7 +596,8 @@ pub fn send(pid: u32, signal: Signal) {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.server.is_some() {
-            self.kill_all();
+            let children = self.send_kills();
+            self.wait_gone(&children);
         }
         if !std::thread::panicking() {
             let unknown = self.unannounced();

@@ -567,12 +567,15 @@ fn crash_loop(cluster: &mut Cluster, random: &mut Random) -> Done {
             done.wrong = Some(format!("after {falls} falls the server still comes back"));
             return done;
         }
-        let Some((pid, _)) = one_of(cluster, "", random) else {
-            pause(random, 10);
-            continue;
-        };
         let starts = said(cluster, READY);
         let postmaster = cluster.pid().expect("a server");
+        let found = wait_for("a child, or the server's end", || {
+            let child = one_of(cluster, "", random);
+            (child.is_some() || !is_alive(postmaster)).then_some(child)
+        });
+        let Some((pid, _)) = found else {
+            continue;
+        };
         cluster.send(pid, Signal::SIGKILL);
         wait_for("a fall", || {
             // What looked ready may have begun to fall before: then this fall has two causes.

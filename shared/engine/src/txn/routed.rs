@@ -19,6 +19,7 @@ use crate::namespace;
 use crate::namespace::access::{check_readable, check_writable, share};
 use crate::work::Work;
 use rd_base::Lsn;
+use rd_base::room::make_room;
 use rd_format::catalog::CATALOG_FILE;
 use rd_store::Store;
 use rd_store::namespaces::{Lies, NamespaceId};
@@ -387,17 +388,22 @@ impl Lookup for InTransaction<'_> {
         let mut found = None;
         let wants_bytes = value.is_some();
         let mut value = value;
+        let mut has_room = Ok(());
         let engine = self.engine;
-        let read = |shown: Option<Value<'_>>, meta| {
+        let mut read = |shown: Option<Value<'_>>, meta| {
             found = meta;
             if let (Some(shown), Some(value)) = (shown, value.as_deref_mut()) {
                 value.clear();
-                value.extend_from_slice(shown.bytes);
+                has_room = make_room(value, shown.bytes.len());
+                if has_room.is_ok() {
+                    value.extend_from_slice(shown.bytes);
+                }
             }
         };
-        let mut read = read;
         let (namespace, now_ms) = (self.namespace, self.now_ms);
         let told = engine.read_in_transaction(namespace, key, now_ms, wants_bytes, &mut read)?;
+        let bytes = found.map_or(0, |meta: Meta| meta.bytes);
+        has_room.map_err(|_| EngineError::no_memory(bytes, "a value that is read"))?;
         Ok((found, told))
     }
 }
