@@ -141,19 +141,19 @@ pub(crate) struct WriteSet {
 }
 
 /// A copy of `value`, followed by zeros if it has less than `bytes_min` bytes.
-fn copy_of(value: &[u8], bytes_min: usize) -> Result<Vec<u8>, EngineError> {
+pub(crate) fn copy_of(value: &[u8], bytes_min: usize) -> Result<Vec<u8>, EngineError> {
     let bytes = value.len().max(bytes_min);
     let mut copy = Vec::new();
     copy.try_reserve_exact(bytes)
-        .map_err(|_| EngineError::no_memory(bytes, "a value that is changed or copied"))?;
+        .map_err(|_| no_memory(bytes))?;
     copy.extend_from_slice(value);
     copy.resize(bytes, 0);
     Ok(copy)
 }
 
 /// For want of memory for a value that is written.
-pub(crate) fn no_memory(value: &[u8]) -> EngineError {
-    EngineError::no_memory(value.len(), "a value that is written")
+fn no_memory(bytes: usize) -> EngineError {
+    EngineError::no_memory(bytes, "a value that is written")
 }
 
 impl WriteSet {
@@ -164,7 +164,7 @@ impl WriteSet {
         expiry_ms: Option<u64>,
     ) -> Result<(), EngineError> {
         let at = self.arena.len();
-        make_room(&mut self.arena, value.len()).map_err(|_| no_memory(value))?;
+        make_room(&mut self.arena, value.len()).map_err(|_| no_memory(value.len()))?;
         self.arena.extend_from_slice(value);
         let same_as = self.keys[index].same_as as usize;
         self.keys[same_as].staged = Staged::Put {

@@ -6,7 +6,7 @@
 //!
 //! Each command stands for itself: one that fails has written nothing, and the transaction goes on.
 
-use super::access::{Access, Base, Limits, Lookup, ProgramError, Staged, WriteSet, no_memory};
+use super::access::{Access, Base, Limits, Lookup, ProgramError, Staged, WriteSet, copy_of};
 use super::commit::{self, TreePart};
 use super::transaction::{Isolation, Space, Transaction, Write};
 use super::validate::{self, Checks, Latched};
@@ -257,7 +257,7 @@ impl Engine {
                     bytes,
                     expiry_ms,
                 } => Write::Put {
-                    value: copy_of(&set.arena[at..at + bytes])?,
+                    value: copy_of(&set.arena[at..at + bytes], 0)?.into_boxed_slice(),
                     expiry_ms,
                 },
                 _ => Write::Delete,
@@ -366,14 +366,6 @@ fn commit_steps(
         })
         .collect();
     commit::commit(store, work, &mut parts, &mut claim, None)
-}
-
-fn copy_of(value: &[u8]) -> Result<Box<[u8]>> {
-    let mut copy = Vec::new();
-    copy.try_reserve_exact(value.len())
-        .map_err(|_| no_memory(value))?;
-    copy.extend_from_slice(value);
-    Ok(copy.into_boxed_slice())
 }
 
 /// A program's view of its keys in a transaction.
